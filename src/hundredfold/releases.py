@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .data.checksums import parsed_json
+from .data.checksums import parse_json
 from .errors import DamagedFile
 from .job import releases_of as releases_folder
 from .pipeline.publish import Release
@@ -25,7 +25,7 @@ def parse_release(store: Store, job: str, version: int, data: bytes) -> Release:
     """
     key = f"{release_folder(job, version)}/release.json"
     try:
-        facts: dict[str, Any] = parsed_json(store, key, data)
+        facts: dict[str, Any] = parse_json(store, key, data)
         return Release(**facts)
     except (TypeError, DamagedFile) as error:
         raise ValueError(str(error)) from error

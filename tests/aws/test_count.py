@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.progress import ProgressReader
 from hundredfold.data.checksums import put_sealed
-from hundredfold.data.outcomes import UnitStatus, pack_accounts
+from hundredfold.data.outcomes import UnitStatus, pack_ledger
 from hundredfold.job import Layout, Message
 from support.emulator import Emulator
 
@@ -47,7 +47,7 @@ def test_the_last_outcome_of_each_unit_counts(
                 for unit in sorted(wrong)
                 if first <= unit <= last_
             ]
-            accounts = pack_accounts(
+            accounts = pack_ledger(
                 message, np.zeros(message.units), np.ones(message.units, np.int64), bad, []
             )
             put_sealed(store, layout.outcome(message, "ledger"), accounts)

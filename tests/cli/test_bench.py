@@ -26,7 +26,7 @@ from hundredfold.bench.loops import time_loops
 from hundredfold.bench.sample import costs, draw, scaled, total
 from hundredfold.cli.bench import headline, show_comparison
 from hundredfold.cli.display import TimingDisplay
-from hundredfold.data.manifest import ROWS, UnitList
+from hundredfold.data.manifest import ROWS_COLUMN, UnitList
 from hundredfold.errors import JobError, UsageError
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
@@ -264,7 +264,7 @@ def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(
         .append_column("day", day)
         .append_column("price", pa.array(100.0 * numbers + np.arange(20)))
     )
-    units = UnitList(keys.append_column(ROWS, pa.array([5] * 4)))
+    units = UnitList(keys.append_column(ROWS_COLUMN, pa.array([5] * 4)))
     frame = kind(form, False, rows, numbers, units, frozenset({"shop"}))
     frame.once_sorted(("day",))
     if cuts == "grouped" and not frame.groups:

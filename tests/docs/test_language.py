@@ -41,7 +41,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/aws/stack",
     "src/hundredfold/bench",
     "src/hundredfold/cli",
-    "src/hundredfold/data",
     "src/hundredfold/local",
     "src/hundredfold/pipeline",
     "src/hundredfold/runs",

@@ -42,8 +42,8 @@ from typing_extensions import ReadOnly, TypeAliasType, TypedDict
 
 from hundredfold import Job, Model, Source, Unit
 from hundredfold.contract import read_contract
-from hundredfold.data.batch import form_of
-from hundredfold.data.result_contract import returned_by
+from hundredfold.data.batch import row_form
+from hundredfold.data.result_contract import return_type
 from hundredfold.errors import JobError
 from support.in_process import InProcessRunner
 
@@ -232,7 +232,7 @@ class Checked(pydantic.BaseModel):
     Named, Typed, Checked, list[Annotated[Typed, "a note"]],
 ])  # fmt: skip
 def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
-    contract = returned_by(Model("m", unit=(), work=rows_of(annotation))).contract
+    contract = return_type(Model("m", unit=(), work=rows_of(annotation))).contract
     assert contract is not None
     assert [(c.name, c.arrow, len(c.checks)) for c in contract.columns] == [
         ("price", pa.float64(), 2)
@@ -250,7 +250,7 @@ def test_an_annotation_without_a_contract_asks_for_nothing(annotation: Any) -> N
     work = rows_of(annotation)
     if annotation is None:
         del work.__annotations__["return"]
-    assert returned_by(Model("m", unit=(), work=work)).contract is None
+    assert return_type(Model("m", unit=(), work=work)).contract is None
 
 
 class Attribute:
@@ -274,24 +274,24 @@ class Schema(Generic[Element]):
 ])  # fmt: skip
 def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, words: str) -> None:
     with pytest.raises(JobError, match=words) as caught:
-        returned_by(Model("m", unit=(), work=rows_of(annotation)))
+        return_type(Model("m", unit=(), work=rows_of(annotation)))
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("work", [hiding(price), Holding(price), functools.partial(lambda f, rows: f(rows), price)])  # fmt: skip
 def test_a_decorator_that_hides_a_contract_is_refused(work: Any) -> None:
     with pytest.raises(JobError, match="whose rows have a contract"):
-        returned_by(Model("m", unit=(), work=work))
-    assert returned_by(Model("m", unit=(), work=work, returns=Price)).contract is not None
+        return_type(Model("m", unit=(), work=work))
+    assert return_type(Model("m", unit=(), work=work, returns=Price)).contract is not None
 
 
 @pytest.mark.parametrize("returns", [Other, float, list[Other]])
 def test_returns_that_differ_from_the_annotation_are_refused(returns: Any) -> None:
     with pytest.raises(JobError, match="annotated to return Price, and returns= names"):
-        returned_by(Model("m", unit=(), work=price, returns=returns))
-    assert returned_by(Model("m", unit=(), work=price, returns=list[Price])).contract is not None
+        return_type(Model("m", unit=(), work=price, returns=returns))
+    assert return_type(Model("m", unit=(), work=price, returns=list[Price])).contract is not None
     with pytest.raises(JobError, match="registered with its singledispatch"):
-        returned_by(Model("m", unit=(), work=Dispatched(Other).function))
+        return_type(Model("m", unit=(), work=Dispatched(Other).function))
 
 
 async def later(rows: Any) -> Price:
@@ -333,4 +333,4 @@ def test_the_form_of_rows_is_read_in_every_way_to_write_it(annotation: Any, form
         kind().partial,
         naming(kind().work),
     ):
-        assert form_of(Model("m", unit=(), work=callable_)) == form
+        assert row_form(Model("m", unit=(), work=callable_)) == form

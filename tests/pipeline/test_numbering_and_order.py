@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.data import row_order as order
-from hundredfold.data.arrays import UNIT, from_numpy, numpy_of
-from hundredfold.data.row_order import _numbers_within, canonical_order
+from hundredfold.data.numpy_columns import UNIT, from_numpy, to_numpy
+from hundredfold.data.row_order import _with_plain_numbers, canonical_order
 from hundredfold.errors import ConservationError, QueryError
 from hundredfold.local.filesystem import FileStore
 from hundredfold.pipeline.units import DenseIndex, JoinIndex, number_units
@@ -271,7 +271,7 @@ def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as Python's values, dates and times as the numbers that they are stored as."""
     kinds = [
-        _numbers_within(f.type) if not pa.types.is_dictionary(f.type) else f.type
+        _with_plain_numbers(f.type) if not pa.types.is_dictionary(f.type) else f.type
         for f in table.schema
     ]
     return pa.table(
@@ -315,7 +315,7 @@ def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(
     batch: tuple[pa.Table, list[str]],
 ) -> None:
     table, order_by = batch
-    unit = numpy_of(table.column(UNIT), False)
+    unit = to_numpy(table.column(UNIT), False)
     order = canonical_order(table, unit, order_by)
     assert sorted(order.tolist()) == list(range(len(table)))
     names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
@@ -366,10 +366,10 @@ def test_wide_values_have_the_order_that_narrow_ones_have(
     )
     orders = []
     for wide, block in ((-1, 1), (-1, 2**20), (2**60, 2**20)):
-        monkeypatch.setattr(order, "WIDE_BYTES", wide)
-        monkeypatch.setattr(order, "BLOCK_BYTES", block)
+        monkeypatch.setattr(order, "MIN_WIDE_VALUE_BYTES", wide)
+        monkeypatch.setattr(order, "MAX_BLOCK_BYTES", block)
         orders += [
-            canonical_order(table, numpy_of(table.column(UNIT), False), by).tolist()
+            canonical_order(table, to_numpy(table.column(UNIT), False), by).tolist()
             for by in ([], [name], ["few", name])
         ]
     assert orders[:3] == orders[3:6] == orders[6:]
@@ -395,7 +395,7 @@ def test_the_order_of_rows_of_every_type_depends_on_the_rows_alone(
     for order_by in ([], [name], ["few"]):
         first, second = (
             plain_rows(
-                t.take(from_numpy(canonical_order(t, numpy_of(t.column(UNIT), False), order_by)))
+                t.take(from_numpy(canonical_order(t, to_numpy(t.column(UNIT), False), order_by)))
             )
             for t in (table, other)
         )

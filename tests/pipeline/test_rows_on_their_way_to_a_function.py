@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit, Units
-from hundredfold.data import arrays, batch
-from hundredfold.data.arrays import numpy_of
+from hundredfold.data import batch, numpy_columns
 from hundredfold.data.manifest import Manifest, UnitList, key_text, open_batch
+from hundredfold.data.numpy_columns import to_numpy
 from hundredfold.errors import SourceError
 from hundredfold.runs.replay import find_unit
 from support.in_process import InProcessRun, InProcessRunner
@@ -278,7 +278,7 @@ def test_every_value_reaches_the_function_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        batch, "WHOLE_BYTES", whole
+        batch, "MAX_WHOLE_COLUMN_BYTES", whole
     )  # beyond it, nested values are converted for one unit after the other
     strategy, arrow = VALUES[kind]
     values = data.draw(st.lists(st.one_of(st.none(), strategy), min_size=1, max_size=6))
@@ -317,7 +317,7 @@ def test_lists_of_numbers_are_what_their_values_one_by_one_are(
             None if v is None else [abs(x) if x is not None else None for x in v] for v in values
         ]
     column = pa.array(values, pa.list_(inner)).slice(min(cut, len(values)))
-    fast, slow = numpy_of(column, False), arrays._objects(column)
+    fast, slow = to_numpy(column, False), numpy_columns._to_objects(column)
     assert [None if v is None else (v.dtype, v.tolist()) for v in fast] == [
         None if v is None else (v.dtype, v.tolist()) for v in slow
     ]
@@ -334,7 +334,7 @@ def test_one_unit_is_shown_as_it_was_given(runner: InProcessRunner) -> None:
         run.layout,
         run.store,
     )
-    assert opened.one("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
+    assert opened.unit_rows("pandas", 3)["day"][0] == dt.date(2024, 10, 5)
 
 
 def test_keys_of_many_units_are_of_their_own_type(runner: InProcessRunner) -> None:

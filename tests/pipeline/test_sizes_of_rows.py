@@ -86,7 +86,7 @@ def test_what_is_stored_under_a_null_does_not_count():
 
 
 def test_row_groups_do_not_depend_on_how_rows_of_fixed_lists_came(monkeypatch):
-    monkeypatch.setattr(rowgroups, "GROUP_BYTES", 4_000)
+    monkeypatch.setattr(rowgroups, "MAX_ROW_GROUP_BYTES", 4_000)
     rng = np.random.default_rng(7)
     words = ["x" * int(n) for n in rng.integers(0, 200, 600)]
     kind = pa.list_(pa.string(), 3)

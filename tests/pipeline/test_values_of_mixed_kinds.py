@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
-from hundredfold.data.columns import UNFIT, column_of
-from hundredfold.data.result_contract import Returned
-from hundredfold.data.results import ResultBuilder, table_of
+from hundredfold.data.arrow_columns import COLUMN_ERRORS, to_column
+from hundredfold.data.result_contract import ReturnType
+from hundredfold.data.results import ResultBuilder, to_table
 from hundredfold.errors import ResultError, SourceError
 from hundredfold.sql.sources.files import as_table
 from support.in_process import InProcessRunner
@@ -61,13 +61,13 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(
         as_table("s", with_objects(values))
     with pytest.raises(SourceError, match=r"^s: v holds "):
         as_table("s", {"shop": ["A"] * len(values), "v": values})
-    with pytest.raises(UNFIT):
-        table_of(with_objects(values))
-    gather = ResultBuilder(Returned(), {})
-    add = gather.adder()
+    with pytest.raises(COLUMN_ERRORS):
+        to_table(with_objects(values))
+    gather = ResultBuilder(ReturnType(), {})
+    add = gather.appender()
     for unit, value in enumerate(values):
         add(unit, {"v": [value]})
-    tables, bad = gather.finish()
+    tables, bad = gather.build()
     kept = [value for table in tables for value in table.column("v").to_pylist()]
     assert bad or all(
         any(value == [v] for v in values) for value in kept
@@ -121,8 +121,8 @@ def test_masked_arrays_and_records_of_a_dict_are_exact() -> None:
     record = np.array([(1, 2.5)], dtype=[("p", "i4"), ("q", "f8")])
     table = as_table("s", {"m": np.ma.array([1], mask=[True]), "r": record})
     assert table.to_pylist() == [{"m": None, "r": {"p": 1, "q": 2.5}}]
-    assert column_of([record[0]]).to_pylist() == [{"p": 1, "q": 2.5}]
-    assert column_of([record]).to_pylist() == [[{"p": 1, "q": 2.5}]]
+    assert to_column([record[0]]).to_pylist() == [{"p": 1, "q": 2.5}]
+    assert to_column([record]).to_pylist() == [[{"p": 1, "q": 2.5}]]
 
 
 def test_a_named_index_is_a_column_of_the_source() -> None:
@@ -144,9 +144,9 @@ def test_an_enum_is_its_value_and_a_list_in_itself_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["category", object])
 def test_a_result_with_categories_of_two_kinds_is_refused(kind: Any) -> None:
     with pytest.raises(ResultError, match="date and timestamp"):
-        table_of(pd.DataFrame({"v": pd.Series([DAY, MOMENT], dtype=object).astype(kind)}))
+        to_table(pd.DataFrame({"v": pd.Series([DAY, MOMENT], dtype=object).astype(kind)}))
     with pytest.raises(ResultError, match="Python objects"):
-        table_of(pl.DataFrame({"v": pl.Series([object()], dtype=pl.Object)}))
+        to_table(pl.DataFrame({"v": pl.Series([object()], dtype=pl.Object)}))
 
 
 LEAVES = st.one_of(
@@ -270,9 +270,9 @@ def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(
 @pytest.mark.parametrize("name", ["", " ", "a\0b"], ids=repr)
 def test_a_result_whose_column_has_no_usable_name_fails(name: str) -> None:
     for value in ({name: 1}, [{name: 1}], pa.table({name: [1]}), pd.DataFrame({name: [1]})):
-        gather = ResultBuilder(Returned(), {})
+        gather = ResultBuilder(ReturnType(), {})
         with pytest.raises(ResultError, match="wanted names that SQL can use"):
-            gather.adder()(0, value)
+            gather.appender()(0, value)
 
 
 @pytest.mark.parametrize(
@@ -289,15 +289,15 @@ def test_a_result_whose_column_has_no_usable_name_fails(name: str) -> None:
 )
 def test_a_table_of_results_is_exact_in_the_contracts_types(values: pa.Array, kind: Any) -> None:
     gather = ResultBuilder(
-        Returned(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {}
+        ReturnType(read_contract(dataclasses.make_dataclass("Out", [("v", kind)]))), {}
     )
-    gather.adder()(0, pa.table({"v": values}))
-    assert [account.unit for account in gather.finish()[1]] == [0]
+    gather.appender()(0, pa.table({"v": values}))
+    assert [account.unit for account in gather.build()[1]] == [0]
 
 
 def test_lists_of_nulls_are_whole() -> None:
     """Arrow's cast of such a list to its own type breaks it."""
     for values in ([[None, None]], [[{"a": None, "c": 1}, {}]]):
-        column = column_of(values)
+        column = to_column(values)
         column.validate(full=True)
         assert len(column.to_pylist()[0]) == 2

@@ -181,14 +181,14 @@ def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
         ({"a": object()}, "a"),
         ({"a": {1, "x"}}, "returned a set of int and str, which cannot be sorted"),
         ({"a": [{"b": {1, "x"}}]}, "returned a set of int and str, which cannot be sorted"),
-        ({"a": {1: "x"}}, "a dict inside a row has the key 1, wanted texts as keys"),
+        ({"a": {1: "x"}}, "a dict inside a row has the key 1, wanted strings as keys"),
         ({"a": 2**70}, "a"),
         ({"a": "\ud800"}, "a"),
         ({"a": [1, "x"]}, "a"),
         (Price, "wanted a dict, dataclass"),
         ({"a": 1, "u": 99}, "returned u = 99, but the unit's key is 1"),
         ([{"a": 1}, {"b": 1}], "returned other columns than"),
-        ([{"a": 1}, {"a": "x"}], "returned as a what no column can hold"),
+        ([{"a": 1}, {"a": "x"}], "returned as a a value that no column can hold"),
         (ZeroDivisionError("by hand"), "by hand"),
     ],
 )
@@ -523,7 +523,7 @@ GOOD: dict[str, Any] = {
     "name": None,
 }
 BROKEN = [
-    ({"price": None}, "price is null, and Strict says that it never is"),
+    ({"price": None}, "price is null, and Strict does not allow null"),
     ({"price": -1.0}, "price must be > 0 (-1.0)"),
     ({"price": float("nan")}, "price must not be NaN or infinite"),
     ({"price": "1.0"}, "price is '1.0' (str), wanted double"),
@@ -800,9 +800,9 @@ class Mute(Exception):
         ({"a": Mute()}, "a"),
         ({"__unit": 1}, "begins with __"),
         ({"a\udcff": 1}, "wanted names"),
-        ({"a": 1, "A": 2}, "for the same"),
-        ({"U": 1}, "for the same"),
-        (pa.table([[1], [2]], names=["a", "a"]), "for the same"),
+        ({"a": 1, "A": 2}, "are the same"),
+        ({"U": 1}, "are the same"),
+        (pa.table([[1], [2]], names=["a", "a"]), "are the same"),
     ],
 )
 def test_what_cannot_even_be_told_fails_that_unit_and_no_process(
@@ -961,7 +961,7 @@ KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.
     (lambda rows: rows[["u", "x"]], "with u and without v"),
     (lambda rows: rows.iloc[:-1], "have none, such as"),
     (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
-    (lambda rows: rows.assign(v="z"), "whose key is no unit's of this call, such as"),
+    (lambda rows: rows.assign(v="z"), "whose key belongs to no unit of this call, such as"),
 ])  # fmt: skip
 def test_rows_of_many_units_are_matched_by_their_keys(
     runner: InProcessRunner, value: Any, words: str | None

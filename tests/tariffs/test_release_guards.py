@@ -12,8 +12,8 @@ from test_release_bench import CATALOGUE, MONDAY, NOW, bundle, changed, table, v
 
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
-from tariffs.release.guards import CODES, GUARDS, Limits, run_guards
-from tariffs.release.guards.context import GuardContext
+from tariffs.release.guards import CODES, GUARDS, run_guards
+from tariffs.release.guards.context import GuardContext, Limits
 
 USUAL = GuardContext(table(), table(), CATALOGUE, NOW)
 SOLD = pa.table(

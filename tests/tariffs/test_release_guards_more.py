@@ -16,8 +16,7 @@ from test_release_bench import CATALOGUE, NOW, bundle, changed, table, voice
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
-from tariffs.release.guards import Limits
-from tariffs.release.guards.context import GuardContext
+from tariffs.release.guards.context import GuardContext, Limits
 
 SIZES = pa.table(
     {

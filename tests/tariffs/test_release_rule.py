@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_release_bench import SCHEMA, bundle, changed, table, voice
 
-from tariffs.release.guards import Limits
+from tariffs.release.guards.context import Limits
 from tariffs.release.rule import REASON, frozen_table, rule_table, step_to_rule
 
 

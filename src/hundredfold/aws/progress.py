@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..data.checksums import get_sealed
-from ..data.outcomes import UnitStatus, unpack_accounts
+from ..data.outcomes import UnitStatus, unpack_ledger
 from ..job import Layout
 from ..pipeline.coverage import Coverage
 from ..pipeline.work import Progress
@@ -59,6 +59,6 @@ class ProgressReader:
 
     def _bad(self, key: str) -> Sequence[UnitStatus]:
         try:
-            return unpack_accounts(get_sealed(self.store, key)).bad
+            return unpack_ledger(get_sealed(self.store, key)).not_ok
         except KeyError:  # it was put together with others, or is forgotten for a retry
             return ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..data.batch import form_of
+from ..data.batch import row_form
 from ..errors import HundredfoldError, UsageError
 from ..job import Job, Layout
 from ..local.home import Home
@@ -147,7 +147,7 @@ def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
         ["call"]
         if not model.unit
         else ["filter"]
-        if library_of(form_of(model)) == "NumPy"
+        if library_of(row_form(model)) == "NumPy"
         else ["filter", "groupby"]
     )
     return [
@@ -190,7 +190,7 @@ def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
         "rows": worked.rows,
         "crashed": len(worked.crashed),
         "batched": model.batched,
-        "form": form_of(model),
+        "form": row_form(model),
     }
 
 

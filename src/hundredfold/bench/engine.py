@@ -14,7 +14,7 @@ import numpy as np
 from ..api import resume, run
 from ..data.checksums import get_sealed
 from ..data.manifest import UnitList
-from ..data.outcomes import UnitStatus, unpack_accounts
+from ..data.outcomes import UnitStatus, unpack_ledger
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Layout, Model
 from ..local.home import Home
@@ -293,9 +293,9 @@ def _accounts(
     for key in home.store.list(layout.outcomes(model) + "/"):
         message = layout.parse_outcome_key(key)
         if message is not None:
-            ledger = unpack_accounts(get_sealed(home.store, key))
+            ledger = unpack_ledger(get_sealed(home.store, key))
             done[message.first : message.last + 1] = True
             seconds[message.first : message.last + 1] = ledger.seconds
-            bad += ledger.bad
+            bad += ledger.not_ok
     crashed = tuple(sorted(account.unit for account in bad if account.status == "crashed"))
     return done, seconds, len(bad), crashed

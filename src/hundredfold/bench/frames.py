@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..data.arrays import UNIT, from_numpy, numpy_of, to_pandas
 from ..data.batch import Unit, Units
 from ..data.manifest import UnitList
+from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_pandas
 
 Numbers = NDArray[np.int64]
 Cuts = tuple[Numbers, Iterator[Any]]
@@ -328,7 +328,7 @@ class NumpyFrame(_Light):
 
     def filtered(self, units: Numbers) -> Cuts:
         table = self.units.keys.take(from_numpy(units))
-        columns = [numpy_of(table.column(name), name in self.nullable) for name in self.keys]
+        columns = [to_numpy(table.column(name), name in self.nullable) for name in self.keys]
 
         def rows() -> Iterator[Any]:
             arrays, names = self.arrays, self.keys
@@ -359,5 +359,5 @@ class NumpyFrame(_Light):
 
     def _arrays(self) -> Mapping[str, Any]:
         return {
-            name: numpy_of(self.table.column(name), name in self.nullable) for name in self.names
+            name: to_numpy(self.table.column(name), name in self.nullable) for name in self.names
         }

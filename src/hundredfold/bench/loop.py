@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..data.arrays import UNIT, from_numpy, numpy_of
-from ..data.batch import form_of
+from ..data.batch import row_form
 from ..data.manifest import Manifest, UnitList, open_batch
+from ..data.numpy_columns import UNIT, from_numpy, to_numpy
 from ..data.upstream import UpstreamResults
 from ..job import Model
 from ..sql.sources.files import Files
@@ -53,7 +53,7 @@ class Looped:
 
 def read(context: WorkerContext, files: Mapping[str, Files]) -> Iterator[Looped]:
     """All sources' files into frames, as one would without an engine."""
-    libraries = {library_of(form_of(model)) for model in context.job.models}
+    libraries = {library_of(row_form(model)) for model in context.job.models}
     library = libraries.pop() if len(libraries) == 1 else library_of("")
     read_file = {"pandas": _by_pandas, "polars": _by_polars, "NumPy": _by_arrow}[library]()
     began = time.perf_counter()
@@ -133,7 +133,7 @@ class Timing:
     """A model's rows as a frame, and the units of the draw that were timed so far."""
 
     def __init__(self, context: WorkerContext, model: Model, task: Task) -> None:
-        self.model, self.kind, self.form = model, task.kind, form_of(model)
+        self.model, self.kind, self.form = model, task.kind, row_form(model)
         self.units = UnitList.read(context.layout, model.name, context.store)
         self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
         self.drawn: Draw = draw(self.units.rows[self.alive])
@@ -220,7 +220,7 @@ def _frame(context: WorkerContext, model: Model, form: str, units: UnitList) -> 
                 table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
         tables.append(table)
     rows = pa.concat_tables(tables)
-    numbers = numpy_of(rows.column(UNIT), False).astype(np.int64)
+    numbers = to_numpy(rows.column(UNIT), False).astype(np.int64)
     rows = rows.drop_columns([UNIT])
     keys = units.keys.take(from_numpy(numbers))
     for i, field in enumerate(keys.schema):

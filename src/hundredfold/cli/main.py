@@ -170,11 +170,11 @@ def failures(
     from rich.markup import escape
 
     from ..api import open_run
-    from ..data.arrays import rows_of
+    from ..data.numpy_columns import to_python_rows
     from . import display
 
     found = open_run(run, home=target.open())
-    rows = rows_of(found.failures(model).arrow())
+    rows = to_python_rows(found.failures(model).arrow())
     if as_json:
         display.print_json(rows)
         return

@@ -1,1 +1,1 @@
-"""Data that passes between the stages of a run, and its bytes: batches, manifests, results, outcomes, checksums."""
+"""The data that the stages of a run exchange, and its storage: batches, manifests, results, ..."""

@@ -1,8 +1,9 @@
-"""A batch: its file, its units, and one unit's rows in the form that the user's function asks for.
+"""A batch: its file, its units, and one unit's rows in the form that the user's function requests.
 
-A file holds the rows of many whole units in any order; whoever reads it puts them into the one canonical order: by unit,
-inside a unit by `order_by`, and ties by the other columns from left to right.  So the order depends on the rows alone,
-and neither on threads nor on the backend that wrote the file, and no float sum depends on luck.
+A file holds the rows of many whole units in any order; its reader sorts them into the canonical
+order: by unit, inside a unit by `order_by`, and ties by the other columns from left to right. So
+the order depends only on the rows, not on threads or on the backend that wrote the file, and no
+float sum depends on chance.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from numpy.typing import NDArray
 from ..annotations import one_type, unevaluated
 from ..errors import ConservationError, ConversionError, JobError
 from ..job import Model
-from .arrays import UNIT, Array, from_numpy, numpy_of, to_pandas, value_of
+from .numpy_columns import UNIT, Array, from_numpy, to_numpy, to_pandas, to_python
 from .row_order import canonical_order
-from .row_sizes import objects_bytes
+from .row_sizes import python_bytes
 
-UNREADABLE = (
-    ValueError,
-    OverflowError,
-    pa.ArrowException,
-)  # what making a form of rows may raise for a value in them
-WHOLE_BYTES = 2**25  # of Python's values that a column of nested values is converted to at once
-REMEDY = (
+# errors of a library that converts values which its form cannot hold
+CONVERSION_ERRORS = (ValueError, OverflowError, pa.ArrowException)
+# a larger column of nested values is converted slice by slice
+MAX_WHOLE_COLUMN_BYTES = 2**25
+CONVERSION_HINT = (
     "bound the column in the source's contract, cast it in the query, or take the rows as pa.Table"
 )
 
 
 class Unit(Mapping[str, Array]):
-    """One unit's rows, the light form: a mapping of column names to NumPy arrays, sliced when they are read.
+    """One unit's rows in the light form: a mapping of column names to NumPy arrays, sliced when
+    they are read.
 
-    `key` is the unit's key as a tuple. Nullable integers come as float64 with NaN (as objects with None where one is beyond
-    2**53), nullable booleans, strings and decimals as objects with None, timestamps and dates as datetime64 with NaT (in UTC).
+    `key` is the unit's key as a tuple. Nullable integers are float64 with NaN (objects with None if
+    one is beyond 2**53); nullable booleans, strings and decimals are objects with None; timestamps
+    and dates are datetime64 with NaT (in UTC).
     """
 
     __slots__ = ("_columns", "_number", "_span")
@@ -71,15 +72,18 @@ class Unit(Mapping[str, Array]):
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(
-            f"the rows of a unit come as a mapping of NumPy arrays and have no .{name}; "
-            "annotate the parameter with pd.DataFrame, pl.DataFrame or pa.Table to be given such a table"
+            f"the rows of a unit are a mapping of NumPy arrays and have no .{name}; "
+            "annotate the parameter with pd.DataFrame, pl.DataFrame or pa.Table to receive such a"
+            " table"
         )
 
 
 class Units(Mapping[str, Array]):
-    """All units of a slice at once: whole columns, sorted by unit; `offsets[u]:offsets[u + 1]` are the rows of unit u.
+    """All units of a slice at once: whole columns, sorted by unit; `offsets[u]:offsets[u + 1]` are
+    the rows of unit u.
 
-    `offsets` has shape (units + 1,), int64. `keys` maps each key column to an array of shape (units,).
+    `offsets` has shape (units + 1,), int64. `keys` maps each key column to an array of shape
+    (units,).
     """
 
     __slots__ = ("_columns", "_first", "_last", "keys_table", "offsets")
@@ -90,9 +94,10 @@ class Units(Mapping[str, Array]):
         self.keys_table = keys
 
     @property
-    def keys(self) -> Mapping[str, Array]:  # type: ignore[override]  # the units' keys are what a reader means here
+    # here `keys` are the keys of the units
+    def keys(self) -> Mapping[str, Array]:  # type: ignore[override]
         return {
-            name: numpy_of(self.keys_table.column(name), *self._columns.facts(name))
+            name: to_numpy(self.keys_table.column(name), *self._columns.type_facts(name))
             for name in self.keys_table.column_names
         }
 
@@ -103,12 +108,14 @@ class Units(Mapping[str, Array]):
         return iter(self._columns.names)
 
     def __len__(self) -> int:
-        """How many units."""
+        """Return the number of units."""
         return len(self.offsets) - 1
 
 
 class Columns(dict[str, Array]):
-    """The columns of a sorted batch as NumPy arrays, each converted when it is first read, and from then on as fast to find as in a dict."""
+    """The columns of a sorted batch as NumPy arrays, each converted when it is first read, and
+    found as fast as in a dict from then on.
+    """
 
     def __init__(
         self,
@@ -128,51 +135,58 @@ class Columns(dict[str, Array]):
             large,
         )
         self.names = (*keys.column_names, *(n for n in table.column_names if n != UNIT))
-        self.exhausted = False  # memory ran out while a column of all these units was converted: that is no unit's fault
+        # memory ran out while a column of all these units was converted, which is no unit's fault
+        self.exhausted = False
 
     def key(self, unit: int) -> tuple[Any, ...]:
-        return tuple(value_of(column[unit]) for column in self._keys.columns)
+        return tuple(to_python(column[unit]) for column in self._keys.columns)
 
-    def facts(self, name: str) -> tuple[bool, bool]:
-        """Whether the column has a null, and an integer beyond 2**53, anywhere in the data set."""
+    def type_facts(self, name: str) -> tuple[bool, bool]:
+        """Return whether the column has a null, and an integer beyond 2**53, anywhere in the data
+        set.
+        """
         return name in self._nullable, name in self._large
 
     def __missing__(self, name: str) -> Array:
         try:
-            array = self._converted(name)
+            array = self._convert(name)
         except MemoryError:
             self.exhausted = True
             raise
         self[name] = array
         return array
 
-    def _converted(self, name: str) -> Array:
+    def _convert(self, name: str) -> Array:
         array: Array
         if name not in self.names:
             raise KeyError(f"{name!r} is not among the columns {', '.join(self.names)}")
-        facts = self.facts(name)
+        facts = self.type_facts(name)
         if name in self._keys.column_names:
-            array = np.repeat(numpy_of(self._keys.column(name), *facts), self._sizes)
+            array = np.repeat(to_numpy(self._keys.column(name), *facts), self._sizes)
         else:
             column = self._table.column(name)
-            if pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES:
-                return Slices(name, column, self._order, facts)  # type: ignore[return-value]  # which is an array to whoever takes a slice
+            if pa.types.is_nested(column.type) and python_bytes(column) > MAX_WHOLE_COLUMN_BYTES:
+                # behaves like an array when it is sliced
+                return SlicedColumn(name, column, self._order, facts)  # type: ignore[return-value]
             try:
-                array = numpy_of(column, *facts)
+                array = to_numpy(column, *facts)
             except MemoryError:
                 raise
-            except UNREADABLE:
-                array = Slices(name, column, self._order, facts)  # type: ignore[assignment]  # which is an array to whoever takes a slice
+            except CONVERSION_ERRORS:
+                # behaves like an array when it is sliced
+                array = SlicedColumn(name, column, self._order, facts)  # type: ignore[assignment]
             else:
-                array = (
-                    array.copy() if self._order is None else array.take(self._order)
-                )  # the user's own: it may be written to
+                # a copy, which the user's function may write to
+                array = array.copy() if self._order is None else array.take(self._order)
         return array
 
 
-class Slices:
-    """A column that is converted slice by slice: one with a value that NumPy and Python cannot hold, so that only the units that
-    have such a value fail; or one of nested values that together would take too much memory as Python's own."""
+class SlicedColumn:
+    """A column that is converted slice by slice.
+
+    Either it has a value that NumPy and Python cannot hold, so that only the units with such a
+    value fail; or its nested values would together take too much memory as Python objects.
+    """
 
     def __init__(
         self,
@@ -181,31 +195,30 @@ class Slices:
         order: NDArray[np.intp] | None,
         facts: tuple[bool, bool],
     ) -> None:
-        self.name, self.column, self.order, self.facts = name, column, order, facts
-        self._last: tuple[slice, Array] | None = (
-            None  # a function may ask for its column again and again
-        )
+        self.name, self.column, self.order, self.type_facts = name, column, order, facts
+        # a function may read its column repeatedly
+        self._last: tuple[slice, Array] | None = None
 
     def __getitem__(self, span: slice) -> Array:
         if self._last is None or self._last[0] != span:
             self._last = None
-            self._last = span, self._converted(span)
+            self._last = span, self._convert(span)
         return self._last[1]
 
-    def _converted(self, span: slice) -> Array:
+    def _convert(self, span: slice) -> Array:
         own = (
             self.column[span]
             if self.order is None
             else self.column.take(from_numpy(self.order[span]))
         )
         try:
-            return numpy_of(own, *self.facts).copy()
-        except UNREADABLE as error:
-            raise unreadable(pa.table({self.name: own}), "NumPy or Python", error) from error
+            return to_numpy(own, *self.type_facts).copy()
+        except CONVERSION_ERRORS as error:
+            raise conversion_error(pa.table({self.name: own}), "NumPy or Python", error) from error
 
 
-def unreadable(rows: pa.Table, form: str, error: Exception) -> ConversionError:
-    """What to say of rows that cannot come in a form: the column and the value to blame, and what can be done."""
+def conversion_error(rows: pa.Table, form: str, error: Exception) -> ConversionError:
+    """Return the error for rows that cannot be converted: the column, the value, and a remedy."""
     for name in rows.column_names:
         found: list[str] = []
         for value in (
@@ -214,21 +227,25 @@ def unreadable(rows: pa.Table, form: str, error: Exception) -> ConversionError:
             else rows.column(name)
         ):
             try:
-                numpy_of(pa.chunked_array([pa.array([value], value.type)]), False)
+                to_numpy(pa.chunked_array([pa.array([value], value.type)]), False)
                 value.as_py()
-            except (*UNREADABLE, TypeError):
-                found.append(str(value_of(value))[:80])
+            except (*CONVERSION_ERRORS, TypeError):
+                found.append(str(to_python(value))[:80])
         if found:
             return ConversionError(
-                f"the rows cannot come as {form} ({error}): {name} is {found[0]}; {REMEDY}"
+                f"the rows cannot be converted to {form} ({error}): {name} is {found[0]};"
+                f" {CONVERSION_HINT}"
             )
     return ConversionError(
-        f"the rows cannot come as {form}: {type(error).__name__}: {error}; {REMEDY}"
+        f"the rows cannot be converted to {form}: {type(error).__name__}: {error};"
+        f" {CONVERSION_HINT}"
     )
 
 
 class OpenBatch:
-    """A batch in memory, in canonical order. `keys` and `sizes` are those of its units, from the manifest's list."""
+    """A batch in memory, in canonical order; `keys` and `sizes` are those of its units, from the
+    manifest.
+    """
 
     def __init__(
         self,
@@ -248,13 +265,14 @@ class OpenBatch:
             nullable,
             large,
         )
-        unit = numpy_of(self.table.column(UNIT), False) - first
+        unit = to_numpy(self.table.column(UNIT), False) - first
         counted = (
             np.bincount(unit, minlength=len(sizes)) if len(unit) else np.zeros(len(sizes), np.int64)
         )
         if len(counted) != len(sizes) or not np.array_equal(counted, sizes):
             raise ConservationError(
-                f"a batch file holds other rows than its manifest says: {len(unit):,} for {int(sizes.sum()):,}",
+                f"a batch file has {len(unit):,} rows, and its manifest lists {int(sizes.sum()):,};"
+                " the counts must be equal for each unit",
                 hint="run the job again",
             )
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -265,43 +283,47 @@ class OpenBatch:
 
     @property
     def arrow(self) -> pa.Table:
-        """All columns, keys first, in canonical order."""
+        """Return all columns, keys first, in canonical order."""
         if self._sorted is None:
             index = from_numpy(np.repeat(np.arange(len(self.sizes)), self.sizes))
             keys, rows = (
                 self.keys.take(index),
                 self.table.drop_columns([UNIT]).take(from_numpy(self.order)),
             )
-            # from the columns of both: a table that has no column but its key knows no number of rows
+            # the schema of both, since a table whose only columns are keys has no number of rows of
+            # its own
             schema = pa.schema([*keys.schema, *rows.schema], metadata=rows.schema.metadata)
             self._sorted = pa.table([*keys.columns, *rows.columns], schema=schema).combine_chunks()
         return self._sorted
 
-    def each(self, form: str, first: int, last: int) -> Iterator[Any]:
-        """The rows of units first..last of the batch, one unit after the other, in that form."""
+    def iter_units(self, form: str, first: int, last: int) -> Iterator[Any]:
+        """Return the rows of units first..last of the batch, one unit after the other, in that
+        form.
+        """
         ends = self.offsets[first : last + 2].tolist()
         spans = map(slice, ends, ends[1:])
         if form == "light":
             return map(Unit, repeat(self.columns), spans, range(first, last + 1))
         if form == "dict":
             columns = [(name, self.columns[name]) for name in self.columns.names]
-            if any(isinstance(column, Slices) for _, column in columns):
-                raise ConversionError(f"the rows of a unit cannot come as NumPy arrays; {REMEDY}")
+            if any(isinstance(column, SlicedColumn) for _, column in columns):
+                raise ConversionError(
+                    f"the rows of a unit cannot be converted to NumPy arrays; {CONVERSION_HINT}"
+                )
             return ({name: column[span] for name, column in columns} for span in spans)
         if form == "pandas":
             if any(
-                pa.types.is_nested(column.type) and objects_bytes(column) > WHOLE_BYTES
+                pa.types.is_nested(column.type) and python_bytes(column) > MAX_WHOLE_COLUMN_BYTES
                 for column in self.table.columns
             ):
-                raise ConversionError(
-                    "all rows at once take too much memory as a frame"
-                )  # see calls
-            return map(_own_frame(self._pandas()), spans)
+                # see calls
+                raise ConversionError("all rows at once take too much memory as a frame")
+            return map(_frame_slicer(self._pandas()), spans)
         cut = (self._polars() if form == "polars" else self.arrow).slice
         return map(cut, ends, self.sizes[first : last + 1].tolist())
 
     def units(self, form: str, first: int, last: int) -> Any:
-        """Units first..last of the batch at once, in that form."""
+        """Return units first..last of the batch at once, in that form."""
         offsets = self.offsets[first : last + 2]
         if form in ("light", "dict"):
             return Units(self.columns, offsets, self.keys.slice(first, last - first + 1))
@@ -310,7 +332,9 @@ class OpenBatch:
             return self.arrow.slice(start, stop - start)
         try:
             whole = self._pandas() if form == "pandas" else self._polars()
-        except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold: these units may not have it
+        except Exception:  # noqa: BLE001
+            # a library may raise any error for a value that it cannot hold: these units may have
+            # none
             return self._frame(form, self.arrow.slice(start, stop - start))
         return (
             whole.iloc[start:stop].reset_index(drop=True)
@@ -321,22 +345,26 @@ class OpenBatch:
     def calls(
         self, form: str, first: int, last: int, work: Callable[..., Any]
     ) -> tuple[Callable[..., Any], Iterator[Any]]:
-        """A function to call for each of units first..last, and what to call it with: `work` itself and the rows of each unit.
+        """Return a function to call for each of units first..last, and its arguments.
 
-        Where the batch as a whole cannot come in that form, each unit's rows are made when it is called, so that only the
-        units fail that have a value which the form cannot hold.
+        These are `work` itself and the rows of each unit. If the batch as a whole cannot be
+        converted to that form, each unit's rows are converted in its own call, so that only the
+        units with a value that the form cannot hold fail.
         """
         try:
-            return work, self.each(form, first, last)
+            return work, self.iter_units(form, first, last)
         except MemoryError:
             raise
-        except Exception:  # noqa: BLE001  # whatever a library raises for a value that it cannot hold
-            return lambda unit, **given: work(self.one(form, unit), **given), iter(
+        except Exception:  # noqa: BLE001
+            # a library may raise any error for a value that it cannot hold
+            return lambda unit, **given: work(self.unit_rows(form, unit), **given), iter(
                 range(first, last + 1)
             )
 
-    def one(self, form: str, unit: int) -> Any:
-        """The rows of one unit of the batch in that form; ConversionError if it cannot hold a value of theirs."""
+    def unit_rows(self, form: str, unit: int) -> Any:
+        """Return the rows of one unit in that form; ConversionError if it cannot hold one of their
+        values.
+        """
         start, stop = int(self.offsets[unit]), int(self.offsets[unit + 1])
         if form == "light":
             return Unit(self.columns, slice(start, stop), unit)
@@ -347,36 +375,40 @@ class OpenBatch:
 
     def _frame(self, form: str, rows: pa.Table) -> Any:
         try:
-            return to_pandas(rows, self.nullable, self.large) if form == "pandas" else _polars(rows)
+            return (
+                to_pandas(rows, self.nullable, self.large) if form == "pandas" else _to_polars(rows)
+            )
         except MemoryError:
             raise
-        except Exception as error:  # whatever a library raises for a value that it cannot hold
-            raise unreadable(rows, form, error) from error
+        except Exception as error:  # a library may raise any error for a value that it cannot hold
+            raise conversion_error(rows, form, error) from error
 
     def _pandas(self) -> Any:
         if "pandas" not in self._frames:
             frame = to_pandas(self.arrow, self.nullable, self.large)
-            frame.index = np.arange(len(frame)) - np.repeat(
-                self.offsets[:-1], self.sizes
-            )  # a unit's rows count from 0
+            # the index of a unit's rows starts at 0
+            frame.index = np.arange(len(frame)) - np.repeat(self.offsets[:-1], self.sizes)
             self._frames["pandas"] = frame
         return self._frames["pandas"]
 
     def _polars(self) -> Any:
         if "polars" not in self._frames:
-            self._frames["polars"] = _polars(self.arrow)
+            self._frames["polars"] = _to_polars(self.arrow)
         return self._frames["polars"]
 
 
-def _polars(rows: pa.Table) -> Any:
+def _to_polars(rows: pa.Table) -> Any:
     import polars as pl
 
     return pl.from_arrow(rows)
 
 
-def _own_frame(frame: Any) -> Callable[[slice], Any]:
-    """Takes rows out of a frame, which the function may write to. Before pandas 3, which copies them when they are
-    written to, they are copied at once: pandas 2 warns of each write to a part of a frame."""
+def _frame_slicer(frame: Any) -> Callable[[slice], Any]:
+    """Return a function that takes rows out of a frame, which the user's function may write to.
+
+    Since pandas 3 such rows are copied on write. Before, they are copied at once, since pandas 2
+    warns of each write to a part of a frame.
+    """
     import pandas as pd
 
     rows: Callable[[slice], Any] = frame.iloc.__getitem__
@@ -385,20 +417,22 @@ def _own_frame(frame: Any) -> Callable[[slice], Any]:
     return lambda span: rows(span).copy()
 
 
-def form_of(model: Model) -> str:
-    """Which form the function's first parameter asks for; the light one if it does not say."""
+def row_form(model: Model) -> str:
+    """Return the form that the function's first parameter requests; the light one by default."""
     name, annotation = next(iter(model.annotations.items()))
-    form = form_named(annotation)
+    form = form_of_annotation(annotation)
     if form is None:
         raise JobError(
-            f"model {model.name}: its parameter {name} is annotated with {annotation}, which is no form of rows",
-            hint="wanted pandas.DataFrame, polars.DataFrame, pyarrow.Table, dict[str, np.ndarray], hundredfold.Unit (or Units with batched=True), or no annotation",
+            f"model {model.name}: its parameter {name} is annotated with {annotation},"
+            " which is no form of rows",
+            hint="wanted pandas.DataFrame, polars.DataFrame, pyarrow.Table, dict[str, np.ndarray],"
+            " hundredfold.Unit (or Units with batched=True), or no annotation",
         )
     return form
 
 
-def form_named(annotation: Any) -> str | None:
-    """The form that an annotation stands for, also where it is only text; None if for none."""
+def form_of_annotation(annotation: Any) -> str | None:
+    """Return the form that an annotation requests, even as text; None if there is none."""
     if annotation is None or annotation is Any:
         return "light"
     text = unevaluated(annotation)

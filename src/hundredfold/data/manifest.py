@@ -1,4 +1,6 @@
-"""What prepare left for a model: its units in the order of their keys, and the batches that they lie in."""
+"""The output of prepare for a model: its units in the order of their keys, and the batches that
+contain them.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,23 @@ from numpy.typing import NDArray
 
 from ..job import Batch, Layout
 from ..ports.interfaces import MarkedStore, Store
-from .arrays import UNIT, from_numpy, numpy_of, value_of
 from .batch import OpenBatch
-from .checksums import damaged, get_json, json_text, missing, needed, unsealed
+from .checksums import damage_error, get_json, make_json, missing_error, require, unseal
+from .numpy_columns import UNIT, from_numpy, to_numpy, to_python
 from .row_sizes import row_bytes
 
-ROWS = "__rows"  # the column that counts a unit's rows, in the list of units
+ROWS_COLUMN = "__rows"  # the column with a unit's number of rows, in the list of units
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every batch with its units, rows and cost; `nullable` names the columns in which any row holds a null,
-    and `large` those of integers in which any is beyond 2**53.
+    """The batches of a model with their units, rows and cost.
 
-    Where others wrote the batches, `files` lists the Parquet objects of each, `marks` the store's mark of each, and `schema` says,
-    serialized and in hex, of which types its columns are.
+    nullable: the columns in which any row has a null. large: the columns of integers in which any
+    is beyond 2**53.
+
+    If another program wrote the batches: files: the Parquet objects of each batch. marks: the
+    store's version mark of each object. schema: the types of its columns, serialized, in hex.
     """
 
     model: str
@@ -43,11 +47,14 @@ class Manifest:
 
     def text(self, key: str) -> bytes:
         """Return the manifest as the object of that key, with its checksum."""
-        return json_text(key, asdict(self))
+        return make_json(key, asdict(self))
 
     @classmethod
     def read(cls, layout: Layout, model: str, store: Store, *, settled: bool = False) -> Manifest:
-        """The manifest; KeyError before prepare is done. Before all that it lists is on the disk too (`settled`), a draft stands for it."""
+        """Return the manifest; KeyError before prepare is done.
+
+        Until every object that it lists is durable, a draft is returned, unless `settled`.
+        """
         try:
             fields = get_json(store, layout.manifest(model))
         except KeyError:
@@ -79,42 +86,45 @@ class UnitList:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
-        self.keys = table.drop_columns([ROWS])
+        self.keys = table.drop_columns([ROWS_COLUMN])
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The row counts of all units: 8 bytes each, which are not kept."""
-        return numpy_of(self.table.column(ROWS), False)
+        """Return the row counts of all units: 8 bytes each, which are not cached."""
+        return to_numpy(self.table.column(ROWS_COLUMN), False)
 
     def sizes(self, first: int, last: int) -> NDArray[np.int64]:
-        """The row counts of units first..last."""
-        return numpy_of(self.table.column(ROWS).slice(first, last - first + 1), False)
+        """Return the row counts of units first..last."""
+        return to_numpy(self.table.column(ROWS_COLUMN).slice(first, last - first + 1), False)
 
     @classmethod
     def read(cls, layout: Layout, model: str, store: Store) -> UnitList:
         key = layout.units(model)
-        return cls(pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all())
+        return cls(pa.ipc.open_stream(unseal(store, key, require(store, key))).read_all())
 
     def slice(self, first: int, last: int) -> tuple[pa.Table, NDArray[np.int64]]:
-        """Keys and row counts of units first..last."""
+        """Return keys and row counts of units first..last."""
         return self.keys.slice(first, last - first + 1).combine_chunks(), self.sizes(first, last)
 
     def key(self, unit: int) -> tuple[object, ...]:
-        return tuple(value_of(column[unit]) for column in self.keys.columns)
+        return tuple(to_python(column[unit]) for column in self.keys.columns)
 
 
 def open_batch(
     manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store
 ) -> OpenBatch:
-    """Read a batch into memory, in canonical order: all its units, or, of a batch with other ends than in the manifest, some."""
+    """Read a batch into memory, in canonical order.
+
+    It has all its units, or some, if its first and last unit are not those of the manifest.
+    """
     keys, sizes = units.slice(batch.first, batch.last)
-    rows = _stored_rows(manifest, batch, layout, store)
+    rows = _read_rows(manifest, batch, layout, store)
     whole = manifest.batches[batch.number]
     if (batch.first, batch.last) != (whole.first, whole.last):
-        rows = _only(rows, batch.first, batch.last)
+        rows = _select_units(rows, batch.first, batch.last)
     return OpenBatch(
         rows,
         keys,
@@ -126,34 +136,36 @@ def open_batch(
     )
 
 
-def _stored_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
+def _read_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
     if manifest.files:
         keys = manifest.files[batch.number]
         marks = manifest.marks[batch.number] if manifest.marks else ("",) * len(keys)
-        found = [_marked(store, key, mark) for key, mark in zip(keys, marks, strict=True)]
+        found = [_get_unchanged(store, key, mark) for key, mark in zip(keys, marks, strict=True)]
         try:
-            return rows_of(batch.number, found, manifest.schema)
+            return read_batch_rows(batch.number, found, manifest.schema)
         except pa.ArrowException as error:
-            raise damaged(store, " and ".join(keys), f"cannot be read: {error}") from error
+            raise damage_error(store, " and ".join(keys), f"cannot be read: {error}") from error
     key = layout.batch(manifest.model, batch.number)
-    return pa.ipc.open_stream(unsealed(store, key, needed(store, key))).read_all()
+    return pa.ipc.open_stream(unseal(store, key, require(store, key))).read_all()
 
 
-def _marked(store: Store, key: str, mark: str) -> pa.Buffer:
-    """The bytes of an object that another program wrote; DamagedFile if it is missing, or is not the one that had this mark."""
+def _get_unchanged(store: Store, key: str, mark: str) -> pa.Buffer:
+    """Return the bytes of an object of another program; DamagedFile if it is missing or was
+    replaced.
+    """
     if not mark or not isinstance(store, MarkedStore):
-        return needed(store, key)
+        return require(store, key)
     try:
         return store.get_marked(key, mark)
     except KeyError:
-        raise missing(store, key) from None
+        raise missing_error(store, key) from None
 
 
-def _only(rows: pa.Table, first: int, last: int) -> pa.Table:
-    """Return the rows of some units; what lies in a mapped file is not copied as a whole."""
+def _select_units(rows: pa.Table, first: int, last: int) -> pa.Table:
+    """Return the rows of some units; the data of a mapped file is not copied as a whole."""
     found = []
     for part in rows.to_batches():
-        unit = numpy_of(part.column(UNIT), False)
+        unit = to_numpy(part.column(UNIT), False)
         mine = np.flatnonzero((unit >= first) & (unit <= last))
         if len(mine) == part.num_rows:
             found.append(part)
@@ -162,21 +174,22 @@ def _only(rows: pa.Table, first: int, last: int) -> pa.Table:
     return pa.Table.from_batches(found, rows.schema)
 
 
-def bytes_of_units(
+def stored_bytes(
     manifest: Manifest, batch: Batch, first: int, last: int, layout: Layout, store: Store
 ) -> int:
     """Return how many bytes the rows of units first..last of a batch take in Arrow."""
     size = 0
-    for part in _stored_rows(manifest, batch, layout, store).to_batches():
-        unit = numpy_of(part.column(UNIT), False)
+    for part in _read_rows(manifest, batch, layout, store).to_batches():
+        unit = to_numpy(part.column(UNIT), False)
         size += int(row_bytes(part)[(unit >= first) & (unit <= last)].sum())
     return size
 
 
-def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
-    """The rows of a batch from Parquet files, which may hold others too, in the types of the model's query.
+def read_batch_rows(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
+    """Return the rows of a batch from Parquet files, in the types of the model's query.
 
-    The files' columns are those of the schema, in its order, and then the number of each row's batch.
+    The files may contain rows of other batches too. Their columns are those of the schema, in its
+    order, and then the number of each row's batch.
     """
     import pyarrow.parquet as pq
 
@@ -184,17 +197,20 @@ def rows_of(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.Table:
     tables = []
     for file in files:
         found = pq.ParquetFile(pa.BufferReader(file)).read()
-        mine = numpy_of(found.column(len(wanted)), False) == batch
+        mine = to_numpy(found.column(len(wanted)), False) == batch
         found = found.select(range(len(wanted))).rename_columns(wanted.names)
         for place, field in enumerate(wanted):
-            if pa.types.is_null(field.type):  # which no other type can be cast to
+            if pa.types.is_null(field.type):  # no other type can be cast to it
                 found = found.set_column(place, field, pa.nulls(found.num_rows))
         tables.append((found if mine.all() else found.filter(pa.array(mine))).cast(wanted))
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
 def key_text(key: Sequence[object]) -> str:
-    """A unit's key as people write it: PREMIUM,Accra,1GB. As in CSV a null is nothing, an empty text is "", and a comma is quoted."""
+    """Return a unit's key as text for people: PREMIUM,Accra,1GB.
+
+    As in CSV a null is nothing, an empty text is "", and a comma is quoted.
+    """
     return ",".join(map(_part_text, key)) if key else "(all rows)"
 
 

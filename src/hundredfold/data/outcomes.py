@@ -1,4 +1,4 @@
-"""What a slice of units left: packed results, and one account for each unit."""
+"""The outcome of a slice of units: packed results, and the ledger with a status for each unit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from .._package import FOLDER
 from ..errors import ConversionError, ResultError
 from ..job import Message
-from .arrays import UNIT, from_numpy, numpy_of, spelled
-from .columns import text_of_type
+from .arrow_columns import type_to_hex
+from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
 
-SMALL = 2**20  # bytes of results that are packed without counting them first
-LONGEST_TEXT = 20_000  # characters of an error's message, or of its traceback, that are kept
-ACCOUNT = pa.schema(
+MAX_UNSIZED_BYTES = 2**20  # larger results are measured before they are packed
+# of an error's message or traceback; the middle of a longer one is left out
+MAX_TEXT_CHARACTERS = 20_000
+LEDGER_SCHEMA = pa.schema(
     [
         ("unit", pa.int64()),
         ("status", pa.string()),  # ok, failed, crashed
@@ -37,7 +38,7 @@ ACCOUNT = pa.schema(
 
 @dataclass(slots=True)
 class UnitStatus:
-    """One unit that did not end well: why."""
+    """A unit that is not ok, and the reason."""
 
     unit: int
     status: str
@@ -47,7 +48,7 @@ class UnitStatus:
 
 
 def failed_unit(unit: int, error: BaseException) -> UnitStatus:
-    """A failed unit's account; the traceback begins in the user's own code."""
+    """Return the status of a failed unit; its traceback begins in the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(FOLDER)] or list(frames)
     told = describe(error)
@@ -60,65 +61,69 @@ def failed_unit(unit: int, error: BaseException) -> UnitStatus:
     return UnitStatus(unit, "failed", name, told, _writable(text))
 
 
-def describe(value: Any, say: Callable[[Any], str] = str) -> str:
-    """str or repr of what the user's code made, which may itself raise, as text that can be written."""
+def describe(value: Any, convert: Callable[[Any], str] = str) -> str:
+    """Return str or repr of a user's object as writable text; both may raise."""
     try:
-        return _writable(say(value))
-    except Exception as error:  # noqa: BLE001  # whatever their own str raises
-        return f"({type(value).__name__}, whose {say.__name__} raises {type(error).__name__})"
+        return _writable(convert(value))
+    except Exception as error:  # noqa: BLE001  # the object's own method may raise any error
+        return f"({type(value).__name__}, whose {convert.__name__} raises {type(error).__name__})"
 
 
 def _writable(text: str) -> str:
     """Return text that can be encoded; of a very long one its beginning and its end."""
-    if len(text) > LONGEST_TEXT:
-        half = LONGEST_TEXT // 2
+    if len(text) > MAX_TEXT_CHARACTERS:
+        half = MAX_TEXT_CHARACTERS // 2
         text = (
             f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
         )
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def accounts_table(
+def ledger_table(
     first: int,
     rows_in: NDArray[np.int64],
     rows_out: NDArray[np.int64],
     seconds: NDArray[np.float64],
     attempts: NDArray[np.int64],
-    bad: Mapping[int, UnitStatus],
+    not_ok: Mapping[int, UnitStatus],
 ) -> pa.Table:
-    """One row for each unit from `first` on; `bad` are those of them that did not end well."""
-    known = [b"ok", *sorted({account.status.encode() for account in bad.values()})]
-    status = np.zeros(len(seconds), np.int32)
-    words: dict[str, Any] = {
+    """Return one row for each unit from `first` on; `not_ok` are the units among them that are not
+    ok.
+    """
+    known = [b"ok", *sorted({each.status.encode() for each in not_ok.values()})]
+    codes = np.zeros(len(seconds), np.int32)
+    texts: dict[str, Any] = {
         name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")
     }
-    if bad:
-        for account in bad.values():
-            status[account.unit - first] = known.index(account.status.encode())
-        for name in words:
-            texts: list[str | None] = [None] * len(seconds)
-            for account in bad.values():
-                texts[account.unit - first] = getattr(account, name)
-            words[name] = pa.array(texts, pa.string())
+    if not_ok:
+        for each in not_ok.values():
+            codes[each.unit - first] = known.index(each.status.encode())
+        for name in texts:
+            values: list[str | None] = [None] * len(seconds)
+            for each in not_ok.values():
+                values[each.unit - first] = getattr(each, name)
+            texts[name] = pa.array(values, pa.string())
     columns = {
         "unit": from_numpy(np.arange(first, first + len(seconds))),
-        "status": spelled(known, status),
+        "status": repeat_texts(known, codes),
         "rows_in": from_numpy(rows_in),
         "rows_out": from_numpy(rows_out),
         "seconds": from_numpy(seconds),
-        **words,
+        **texts,
         "attempt": from_numpy(attempts),
     }
-    return pa.Table.from_arrays([columns[name] for name in ACCOUNT.names], schema=ACCOUNT)
+    return pa.Table.from_arrays(
+        [columns[name] for name in LEDGER_SCHEMA.names], schema=LEDGER_SCHEMA
+    )
 
 
 def pack_results(tables: Sequence[pa.Table]) -> pa.Buffer:
-    """Tables of different columns as one object: Arrow streams one after the other."""
-    if sum(table.nbytes for table in tables) < SMALL:
+    """Return tables with different columns as one object: consecutive Arrow streams."""
+    if sum(table.nbytes for table in tables) < MAX_UNSIZED_BYTES:
         sink = pa.BufferOutputStream()
         _write_streams(tables, sink)
         return sink.getvalue()
-    counted = pa.MockOutputStream()  # a sink that grows takes up to three times the memory
+    counted = pa.MockOutputStream()  # a growing sink would take up to three times the memory
     _write_streams(tables, counted)
     buffer = pa.allocate_buffer(counted.size())
     _write_streams(tables, pa.FixedSizeBufferWriter(buffer))
@@ -141,16 +146,18 @@ def unpack_results(data: pa.Buffer) -> list[pa.Table]:
 
 @dataclass(frozen=True, slots=True)
 class SliceSummary:
-    """The accounts of one slice: what each unit took and left, those that did not end well, and the shapes of the results."""
+    """The summary of a slice: the time and rows of each unit, the units that are not ok, and the
+    schemas of the result tables.
+    """
 
     seconds: NDArray[np.float64]
     rows_out: NDArray[np.int64]
-    bad: tuple[UnitStatus, ...]
+    not_ok: tuple[UnitStatus, ...]
     tables: tuple[dict[str, Any], ...]
 
 
-_MADE = pa.schema([("seconds", pa.float64()), ("rows_out", pa.int64())])
-_BAD = pa.schema(
+_UNITS_SCHEMA = pa.schema([("seconds", pa.float64()), ("rows_out", pa.int64())])
+_NOT_OK_SCHEMA = pa.schema(
     [
         ("unit", pa.int64()),
         *((name, pa.string()) for name in ("status", "error", "message", "traceback")),
@@ -158,25 +165,26 @@ _BAD = pa.schema(
 )
 
 
-def pack_accounts(
+def pack_ledger(
     message: Message,
     seconds: NDArray[np.float64],
     rows_out: NDArray[np.int64],
-    bad: Sequence[UnitStatus],
+    not_ok: Sequence[UnitStatus],
     tables: Sequence[pa.Table],
 ) -> bytes:
-    """The unit ledger of a slice, with a summary of the result tables in its metadata, so that types are settled without reading them.
+    """Return the unit ledger of a slice, with a summary of its result tables in the metadata.
 
-    What the message and the manifest know of a unit (its number, attempt and rows) is not written again.
+    The summary lets `collect` determine the types without reading the tables. Facts that the
+    message and the manifest have of a unit (its number, attempt and rows) are not written again.
     """
     assert len(seconds) == len(rows_out) == message.units
     summary = [
         {
-            "units": _units_of(t),
+            "units": _first_and_count(t),
             "rows": t.num_rows,
             "bytes": t.nbytes,
             "columns": [
-                [f.name, text_of_type(f.type), len(t) - t.column(f.name).null_count]
+                [f.name, type_to_hex(f.type), len(t) - t.column(f.name).null_count]
                 for f in t.schema
                 if f.name != UNIT
             ],
@@ -185,31 +193,34 @@ def pack_accounts(
     ]
     made = pa.Table.from_arrays(
         [from_numpy(seconds), from_numpy(rows_out)],
-        schema=_MADE.with_metadata({"results": json.dumps(summary)}),
+        schema=_UNITS_SCHEMA.with_metadata({"results": json.dumps(summary)}),
     )
     streams = [made]
-    if bad:
+    if not_ok:
         streams.append(
             pa.Table.from_pylist(
-                [{name: getattr(account, name) for name in _BAD.names} for account in bad],
-                schema=_BAD,
+                [
+                    {name: getattr(status, name) for name in _NOT_OK_SCHEMA.names}
+                    for status in not_ok
+                ],
+                schema=_NOT_OK_SCHEMA,
             )
         )
     return bytes(pack_results(streams))
 
 
-def _units_of(table: pa.Table) -> list[int]:
-    """First unit and how many different ones."""
-    units = numpy_of(table.column(UNIT), False)
+def _first_and_count(table: pa.Table) -> list[int]:
+    """Return the first unit and the number of distinct units."""
+    units = to_numpy(table.column(UNIT), False)
     if not (units[1:] >= units[:-1]).all():
         units = np.sort(units)
     return [int(units[0]), int(np.count_nonzero(units[1:] != units[:-1])) + 1]
 
 
-def unpack_accounts(data: pa.Buffer) -> SliceSummary:
-    made, *bad = unpack_results(data)
-    accounts = tuple(UnitStatus(**row) for row in bad[0].to_pylist()) if bad else ()
-    seconds, rows_out = (numpy_of(made.column(name), False) for name in _MADE.names)
+def unpack_ledger(data: pa.Buffer) -> SliceSummary:
+    made, *not_ok = unpack_results(data)
+    accounts = tuple(UnitStatus(**row) for row in not_ok[0].to_pylist()) if not_ok else ()
+    seconds, rows_out = (to_numpy(made.column(name), False) for name in _UNITS_SCHEMA.names)
     return SliceSummary(
         seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"]))
     )

@@ -1,4 +1,6 @@
-"""Parquet files whose bytes depend on their rows alone, and neither on how these came nor on who wrote them."""
+"""A writer of Parquet files whose bytes depend only on their rows, not on how these arrive or on
+which program writes them.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,18 @@ import pyarrow.parquet as pq
 
 from .row_sizes import row_bytes
 
-ROW_GROUP = 131_072  # rows
-GROUP_BYTES = 2**25  # of a row group's values at most, but of a single row that is larger
+ROW_GROUP_ROWS = 131_072
+MAX_ROW_GROUP_BYTES = 2**25  # of values, unless a single row is larger
 
 
 class ParquetWriter:
-    """A Parquet file of row groups of a fixed size, written as the rows come."""
+    """A Parquet file of row groups of a fixed size, written as the rows arrive."""
 
     def __init__(self, path: Any, schema: pa.Schema) -> None:
-        # a result of no column cannot be a Parquet file: it is given one that is always null
+        # a Parquet file must have a column: a result without one is given a column of nulls
         self.schema = schema if len(schema) else pa.schema([("nothing", pa.null())])
         self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self.waiting: list[pa.Table] = []
+        self.pending: list[pa.Table] = []
         self.rows = self.bytes = 0
 
     def add(self, table: pa.Table) -> None:
@@ -32,13 +34,15 @@ class ParquetWriter:
         start = 0
         while start < table.num_rows:
             before = int(ends[start - 1]) if start else 0
-            fits = int(np.searchsorted(ends, before + GROUP_BYTES - self.bytes, side="right"))
-            stop = min(max(fits, start + (self.rows == 0)), start + ROW_GROUP - self.rows)
+            fits = int(
+                np.searchsorted(ends, before + MAX_ROW_GROUP_BYTES - self.bytes, side="right")
+            )
+            stop = min(max(fits, start + (self.rows == 0)), start + ROW_GROUP_ROWS - self.rows)
             if stop > start:
-                self.waiting.append(table.slice(start, stop - start))
+                self.pending.append(table.slice(start, stop - start))
                 self.rows += stop - start
                 self.bytes += int(ends[stop - 1]) - before
-            if stop < table.num_rows or self.rows >= ROW_GROUP:
+            if stop < table.num_rows or self.rows >= ROW_GROUP_ROWS:
                 self._write()
             start = stop
 
@@ -49,6 +53,6 @@ class ParquetWriter:
 
     def _write(self) -> None:
         self.writer.write_table(
-            pa.concat_tables(self.waiting).combine_chunks(), row_group_size=self.rows
+            pa.concat_tables(self.pending).combine_chunks(), row_group_size=self.rows
         )
-        self.waiting, self.rows, self.bytes = [], 0, 0
+        self.pending, self.rows, self.bytes = [], 0, 0

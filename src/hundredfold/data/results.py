@@ -1,7 +1,8 @@
-"""What the user's function returned, unit by unit, as tables of equal columns.
+"""Results of the user's function, collected unit by unit into tables of equal columns.
 
-A function returns what it likes: a null here, an int there, now a row and now a table.  Every value is kept, and what
-type a column has is decided once, over all units, when they are collected; no first row decides for the others.
+A function may return values of different types: a null for one unit and an int for another,
+sometimes a row and sometimes a table. Every value is kept. The type of a column is determined once,
+from all units, when the results are collected; no first row decides for the others.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..errors import ResultError
-from .arrays import UNIT, from_numpy, nulls_of, numpy_of, pylist_of
-from .columns import (
-    UNFIT,
+from .arrow_columns import (
+    COLUMN_ERRORS,
     cast,
-    column_of,
+    cast_exactly,
     has_objects,
-    holdable,
     is_opaque,
-    is_usable,
-    same_values,
-    wide,
+    is_storable,
+    is_valid_name,
+    to_column,
+    widest_type,
 )
-from .members import COLLECTIONS, IN_ORDER, UNORDERED, members_of
+from .numpy_columns import UNIT, from_numpy, null_mask, to_numpy, to_python_list
+from .ordered_collections import COLLECTION_TYPES, ORDERED_TYPES, UNORDERED_TYPES, ordered_members
 from .outcomes import UnitStatus, describe
-from .result_contract import VALUE, Returned
+from .result_contract import VALUE_COLUMN, ReturnType
 from .row_sizes import value_bytes
 
-SAMPLED = 8  # rows of numbers that are looked at for their size
+SAMPLED_ROWS = 8  # of rows of numbers, to estimate their size
 Row = tuple[str, ...]
-ROWS = (list, tuple, Iterator, *COLLECTIONS)  # what holds several rows
-VALUES = (
+ROW_COLLECTIONS = (list, tuple, Iterator, *COLLECTION_TYPES)  # types that hold several rows
+SCALAR_TYPES = (
     bool,
     int,
     float,
@@ -59,26 +60,27 @@ VALUES = (
 )
 
 
-class WrongShape(ResultError):
-    """A result of many units that cannot be used, whichever units it is of: the call need not be tried with fewer of them."""
+class UnusableBatchResult(ResultError):
+    """A result of many units that is unusable for all of them: a call with fewer units would not
+    help.
+    """
 
 
-class Group:
-    """Result rows that have the same columns: the unit of each, and its values in the order of `names`."""
+class RowGroup:
+    """Result rows with the same columns: units, and values in the order of `names`."""
 
-    __slots__ = ("names", "pick", "rows", "units", "weighed")
+    __slots__ = ("names", "pick_row", "rows", "sampled", "units")
 
     def __init__(self, names: Row) -> None:
         self.names = names
         self.units: list[int] = []
         self.rows: list[Sequence[Any]] = []
-        self.weighed = 0  # rows whose size was looked at
-        self.pick = itemgetter(
-            *names, names[0]
-        )  # one name alone would give a value and not a tuple
+        self.sampled = 0  # rows whose size is part of the estimate
+        # with one name alone, itemgetter would return a value instead of a tuple
+        self.pick_row = itemgetter(*names, names[0])
 
-    def without(self, units: Container[int]) -> Group:
-        rest = Group(self.names)
+    def without(self, units: Container[int]) -> RowGroup:
+        rest = RowGroup(self.names)
         kept = [place for place, unit in enumerate(self.units) if unit not in units]
         rest.units = [self.units[place] for place in kept]
         rest.rows = [self.rows[place] for place in kept]
@@ -89,50 +91,52 @@ class Group:
 
 
 class ResultBuilder:
-    """Takes what the function returned for each unit, and gives it back as tables of equal columns."""
+    """Collects the results of units into tables of equal columns."""
 
-    def __init__(self, returned: Returned, keys: Mapping[str, Callable[[int], Any]]) -> None:
+    def __init__(self, returned: ReturnType, keys: Mapping[str, Callable[[int], Any]]) -> None:
         self.contract, self.optional = returned.contract, returned.optional
         self.keys = keys
-        self.groups: dict[Row, Group] = {}
+        self.groups: dict[Row, RowGroup] = {}
         self.tables: list[pa.Table] = []
-        self.nones: list[int] = []
-        self.last: Group | None = None
-        self.only_numbers = True  # as far as was looked
-        self._weighed, self._bytes = (
-            0,
-            0,
-        )  # tables that were looked at, and about how many bytes all that was looked at takes
+        self.none_units: list[int] = []
+        self.last_group: RowGroup | None = None
+        self.only_numbers = True  # as far as results were sampled
+        # tables that were sampled, and the estimated bytes of all results so far
+        self._sampled_tables, self._estimated_bytes = (0, 0)
 
-    def weigh(self) -> int:
-        """Return about how many bytes the kept results take as columns. Of rows of numbers, and of tables, a few are looked at."""
+    def estimate_bytes(self) -> int:
+        """Return about how many bytes the results take as columns.
+
+        Of rows of numbers, and of tables, a few are sampled.
+        """
         for group in self.groups.values():
-            new = group.rows[group.weighed :]
+            new = group.rows[group.sampled :]
             if new:
-                some = new[:: len(new) // SAMPLED + 1]
+                some = new[:: len(new) // SAMPLED_ROWS + 1]
                 sizes = [sum(map(value_bytes, row[:-1])) for row in some]
                 if max(sizes) > 8 * len(group.names):
                     self.only_numbers = False
                     sizes = [sum(map(value_bytes, row[:-1])) for row in new]
-                self._bytes += sum(sizes) * len(new) // len(sizes)
-                group.weighed = len(group.rows)
-        tables = self.tables[self._weighed :]
+                self._estimated_bytes += sum(sizes) * len(new) // len(sizes)
+                group.sampled = len(group.rows)
+        tables = self.tables[self._sampled_tables :]
         if tables:
             self.only_numbers = False
-            some_tables = tables[:: len(tables) // SAMPLED + 1]
+            some_tables = tables[:: len(tables) // SAMPLED_ROWS + 1]
             rows = sum(table.num_rows for table in some_tables)
-            self._bytes += (
+            self._estimated_bytes += (
                 sum(table.nbytes for table in some_tables)
                 * sum(table.num_rows for table in tables)
                 // max(rows, 1)
             )
-            self._weighed = len(self.tables)
-        return self._bytes
+            self._sampled_tables = len(self.tables)
+        return self._estimated_bytes
 
-    def adder(self) -> Callable[[int, Any], None]:
-        """A function that keeps one unit's result, and raises ResultError if it is none, or not what the contract says.
+    def appender(self) -> Callable[[int, Any], None]:
+        """Return a function that keeps one unit's result.
 
-        It is called for every unit: what it needs for a row like the last one, it has at hand.
+        It is called for every unit, so everything that it needs for a row like the last one is in
+        its closure. It raises ResultError for a value that is no result, or violates the contract.
         """
         width, array = -1, np.ndarray
         pick: Callable[[Any], tuple[Any, ...]] = tuple
@@ -152,11 +156,11 @@ class ResultBuilder:
                         note(unit)
                         return
             self._add(unit, value)
-            last = self.last
+            last = self.last_group
             if last is not None:
                 width, pick, keep, note = (
                     len(last.names),
-                    last.pick,
+                    last.pick_row,
                     last.rows.append,
                     last.units.append,
                 )
@@ -165,71 +169,89 @@ class ResultBuilder:
 
     def _add(self, unit: int, value: Any) -> None:
         if isinstance(value, dict) and not _is_table(value, self.contract):
-            self._row(unit, tuple(value), value.values())
+            self._add_row(unit, tuple(value), value.values())
             return
         if value is None:
             self._add_none(unit)
             return
-        if is_value(value):
-            self._row(unit, (VALUE,), (value,))
+        if is_scalar(value):
+            self._add_row(unit, (VALUE_COLUMN,), (value,))
             return
-        table = table_of(value)
+        table = to_table(value)
         if table is not None:
-            self._keep(table, np.full(table.num_rows, unit, np.int64))
-        elif isinstance(value, ROWS) and not hasattr(value, "_fields"):
-            rows = _aligned(
+            self._keep_table(table, np.full(table.num_rows, unit, np.int64))
+        elif isinstance(value, ROW_COLLECTIONS) and not hasattr(value, "_fields"):
+            rows = _align_rows(
                 [
-                    row_of(item)
-                    for item in (members_of(value) if isinstance(value, COLLECTIONS) else value)
+                    to_row(item)
+                    for item in (
+                        ordered_members(value) if isinstance(value, COLLECTION_TYPES) else value
+                    )
                 ]
             )
             for names in dict.fromkeys(names for names, _ in rows):
-                self._check_names(
-                    names
-                )  # of all rows before the first is kept: a failed unit leaves none behind
+                # check all rows before any is kept: a failed unit must leave none behind
+                self._check_names(names)
             for names, values in rows:
-                self._row(unit, names, values)
+                self._add_row(unit, names, values)
         else:
-            self._row(unit, *row_of(value))
+            self._add_row(unit, *to_row(value))
 
     def _add_none(self, unit: int) -> None:
-        """Keep a None: no row where the annotation says so, a null where a result is a single value; which of them is settled with all units."""
+        """Keep a None.
+
+        It is no row if the annotation allows that, and a null if a result is a single value;
+        without a contract that is decided when all units are known.
+        """
         if self.contract is None:
-            self.nones.append(unit)
-        elif self.contract.names == (VALUE,):
-            self._row(unit, (VALUE,), (None,))
+            self.none_units.append(unit)
+        elif self.contract.names == (VALUE_COLUMN,):
+            self._add_row(unit, (VALUE_COLUMN,), (None,))
         elif not self.optional:
             raise ResultError(
-                f"returned None, wanted {self.contract.name}; write `| None` in the return annotation if a unit may have no row"
+                f"returned None, wanted {self.contract.name}; write `| None` in the return"
+                " annotation if a unit may have no row"
             )
 
-    def add_many(self, first: int, units: int, value: Any) -> None:
+    def add_batched(self, first: int, units: int, value: Any) -> None:
         """Keep the result of `units` units at once, the first of which is `first`.
 
-        Rows belong to the unit that their column `unit` numbers from 0, or whose key they bring, or else, but not in a table, to
-        the unit in whose place they are. Raises ResultError where that is not one row for each unit, or a row is nobody's.
+        Rows belong to the unit that their column `unit` numbers from 0, or whose key they have.
+        Otherwise they are in the order of the units, except in a table.
+
+        Raises:
+            ResultError: there is not one row for each unit, or a row belongs to no unit.
         """
-        table, ordered = _many_table(value)
+        table, ordered = _batched_to_table(value)
         present = [name for name in self.keys if name in table.column_names]
         if "unit" in table.column_names and "unit" not in self.keys:
             self._add_numbered(first, units, table)
             return
-        wanted = f"wanted one for each, with the key ({', '.join(self.keys)}), or rows with a column `unit` that numbers the units from 0"
+        wanted = (
+            f"wanted one for each, with the key ({', '.join(self.keys)}), or rows with a column"
+            " `unit`"
+            " that numbers the units from 0"
+        )
         if self.keys and len(present) == len(self.keys):
-            places = self._places(first, units, table)
+            places = self._match_keys(first, units, table)
         elif present:
             missing = ", ".join(name for name in self.keys if name not in present)
             raise ResultError(
-                f"returned rows for {units:,} units with {', '.join(present)} and without {missing}: whose they are is unknown; {wanted}"
+                f"returned rows for {units:,} units with {', '.join(present)} and without"
+                f" {missing},"
+                f" so it is unknown which units they belong to; {wanted}"
             )
         elif not ordered and self.keys:
-            raise WrongShape(
-                f"returned a table for {units:,} units without their keys, and the order of a table's rows is no proof of whose they are; {wanted}, "
+            raise UnusableBatchResult(
+                f"returned a table for {units:,} units without their keys, and the order of a"
+                " table's"
+                f" rows does not prove which units they belong to; {wanted}, "
                 "or one dict of arrays in the order of the units"
             )
         elif table.num_rows != units:
             raise ResultError(
-                f"returned {table.num_rows:,} rows for {units:,} units; {wanted}, or one dict of arrays in the order of the units"
+                f"returned {table.num_rows:,} rows for {units:,} units; {wanted},"
+                " or one dict of arrays in the order of the units"
             )
         else:
             places = np.arange(units)
@@ -238,7 +260,8 @@ class ResultBuilder:
     def _add_numbered(self, first: int, units: int, table: pa.Table) -> None:
         if not pa.types.is_integer(table.column("unit").type):
             raise ResultError(
-                f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers from 0"
+                f"returned a column `unit` of {table.column('unit').type}, wanted whole numbers"
+                " from 0"
             )
         if table.column("unit").null_count:
             raise ResultError("returned a null in the column `unit`, wanted whole numbers from 0")
@@ -251,27 +274,32 @@ class ResultBuilder:
         self._keep_sorted(table.drop_columns(["unit"]), unit + first)
 
     def _keep_sorted(self, table: pa.Table, units: NDArray[np.int64]) -> None:
-        """Keep rows by their units; those of one unit stay as they are."""
+        """Keep rows sorted by their units; those of one unit keep their order."""
         if (units[1:] < units[:-1]).any():
             order = np.argsort(units, kind="stable")
             table, units = table.take(from_numpy(order)), units[order]
-        self._keep(table, units)
+        self._keep_table(table, units)
 
-    def _places(self, first: int, units: int, table: pa.Table) -> NDArray[np.int64]:
-        """For each row, the number in the slice of the unit whose key it brings; ResultError unless each unit has just one row."""
+    def _match_keys(self, first: int, units: int, table: pa.Table) -> NDArray[np.int64]:
+        """Return the unit of each row by its key, as a number in the slice.
+
+        Raises:
+            ResultError: a unit has not exactly one row.
+        """
         names = tuple(self.keys)
         whose: dict[tuple[Any, ...], int] = {}
         for unit in range(units):
             key = tuple(self.keys[name](first + unit) for name in names)
-            whose.setdefault(tuple(map(_same_key, key)), unit)
+            whose.setdefault(tuple(map(_comparable_part, key)), unit)
         found = [
-            tuple(map(_same_key, key))
-            for key in zip(*(pylist_of(table.column(name)) for name in names), strict=True)
+            tuple(map(_comparable_part, key))
+            for key in zip(*(to_python_list(table.column(name)) for name in names), strict=True)
         ]
         strange = [key for key in found if key not in whose]
         if strange:
             raise ResultError(
-                f"returned {len(strange):,} rows whose key is no unit's of this call, such as {_key_words(strange[0])}"
+                f"returned {len(strange):,} rows whose key belongs to no unit of this call,"
+                f" such as {_key_text(strange[0])}"
             )
         places = np.array([whose[key] for key in found], np.int64)
         counts = np.bincount(places, minlength=units)
@@ -280,37 +308,38 @@ class ResultBuilder:
         keys = {place: key for key, place in whose.items()}
         twice, without = np.flatnonzero(counts > 1), np.flatnonzero(counts == 0)
         parts = (
-            [f"{len(twice):,} units have several rows, such as {_key_words(keys[int(twice[0])])}"]
+            [f"{len(twice):,} units have several rows, such as {_key_text(keys[int(twice[0])])}"]
             if len(twice)
             else []
         )
         parts += (
-            [f"{len(without):,} have none, such as {_key_words(keys[int(without[0])])}"]
+            [f"{len(without):,} have none, such as {_key_text(keys[int(without[0])])}"]
             if len(without)
             else []
         )
         raise ResultError(
-            f"returned {len(found):,} rows for {units:,} units by their keys: {' and '.join(parts)}; wanted one for each "
-            "(a column `unit` that numbers the units from 0 allows any number)"
+            f"returned {len(found):,} rows for {units:,} units by their keys:"
+            f" {' and '.join(parts)};"
+            " wanted one for each (a column `unit` that numbers the units from 0 allows any number)"
         )
 
-    def _keep(self, table: pa.Table, units: NDArray[np.int64]) -> None:
+    def _keep_table(self, table: pa.Table, units: NDArray[np.int64]) -> None:
         self._check_names(tuple(table.column_names))
-        odd = [f"{f.name} ({f.type})" for f in table.schema if not holdable(f.type)]
+        odd = [f"{f.name} ({f.type})" for f in table.schema if not is_storable(f.type)]
         if odd:
             raise ResultError(f"returned columns that no file can hold: {', '.join(odd)}")
         if self.contract is None:
-            table = _widened(table)
+            table = _widen(table)
         self.tables.append(table.append_column(UNIT, from_numpy(units)))
 
-    def _row(self, unit: int, names: Row, values: Any) -> None:
-        group = self.last
+    def _add_row(self, unit: int, names: Row, values: Any) -> None:
+        group = self.last_group
         if group is None or group.names != names:
             known = self.groups.get(names)
             if known is None:
                 self._check_names(names)
-                known = self.groups[names] = Group(names)
-            group = self.last = known
+                known = self.groups[names] = RowGroup(names)
+            group = self.last_group = known
         row = (*values,)
         if len(row) != len(names):
             raise ResultError(f"returned {len(row)} values for the columns {', '.join(names)}")
@@ -321,21 +350,27 @@ class ResultBuilder:
         strange = [
             describe(n, repr)
             for n in names
-            if not isinstance(n, str) or n.startswith("__") or describe(n) != n or not is_usable(n)
+            if not isinstance(n, str)
+            or n.startswith("__")
+            or describe(n) != n
+            or not is_valid_name(n)
         ]
         if strange:
             raise ResultError(
-                f"returned columns {', '.join(strange)}; wanted names that SQL can use, and none that begins with __"
+                f"returned columns {', '.join(strange)}; wanted names that SQL can use,"
+                " and none that begins with __"
             )
         if len({n.lower() for n in (*names, *(k for k in self.keys if k not in names))}) < len(
             {*names, *self.keys}
         ) or len(set(names)) < len(names):
             raise ResultError(
-                f"returned columns {', '.join(names)}; SQL takes two of them, or one and a key, for the same"
+                f"returned columns {', '.join(names)}; in SQL two of them, or one and a key, are"
+                " the same"
             )
         if not names:
             raise ResultError(
-                "returned an empty dict; wanted one with at least one column, such as {'price': 1.5}"
+                "returned an empty dict; wanted one with at least one column, such as {'price':"
+                " 1.5}"
             )
         if self.contract is None:
             return
@@ -349,94 +384,104 @@ class ResultBuilder:
                 f"returned other columns than {self.contract.name} has: {' and '.join(parts)}"
             )
 
-    def finish(self) -> tuple[list[pa.Table], list[UnitStatus]]:
-        """The result tables, each with the column UNIT, and the units whose values fit no column."""
-        bad: dict[int, UnitStatus] = {}
-        tables = [t for group in self.groups.values() for t in self._tables(group, bad)]
-        tables += [self._conform(table, bad) for table in _merged(self.tables)]
-        tables = [self._without_keys(table, bad) for table in tables]
-        if (
-            bad and self.contract is None
-        ):  # values of a failed unit must not decide the types of its neighbours' columns
-            groups = [group.without(bad) for group in self.groups.values()]
+    def build(self) -> tuple[list[pa.Table], list[UnitStatus]]:
+        """Return the result tables, each with the column UNIT, and the units whose values fit no
+        column.
+        """
+        not_ok: dict[int, UnitStatus] = {}
+        tables = [t for group in self.groups.values() for t in self._tables(group, not_ok)]
+        tables += [self._conform(table, not_ok) for table in _merge_tables(self.tables)]
+        tables = [self._without_keys(table, not_ok) for table in tables]
+        if not_ok and self.contract is None:
+            # values of a failed unit must not decide the types of its neighbours' columns
+            groups = [group.without(not_ok) for group in self.groups.values()]
             tables = [t for group in groups if group.rows for t in self._tables(group, {})]
-            tables += [_without(self._conform(table, {}), bad) for table in _merged(self.tables)]
+            tables += [
+                _drop_units(self._conform(table, {}), not_ok)
+                for table in _merge_tables(self.tables)
+            ]
             tables = [self._without_keys(table, {}) for table in tables]
-        elif bad:
-            tables = [_without(table, bad) for table in tables]
-        if (
-            self.nones
-        ):  # a table without a column: what a None stands for depends on the other units
-            units = [unit for unit in self.nones if unit not in bad]
+        elif not_ok:
+            tables = [_drop_units(table, not_ok) for table in tables]
+        if self.none_units:
+            # a table without a column: the meaning of a None depends on the other units
+            units = [unit for unit in self.none_units if unit not in not_ok]
             tables.append(pa.table({UNIT: from_numpy(np.array(units, np.int64))}))
-        return [t for t in tables if t.num_rows], list(bad.values())
+        return [t for t in tables if t.num_rows], list(not_ok.values())
 
-    def _tables(self, group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
+    def _tables(self, group: RowGroup, not_ok: dict[int, UnitStatus]) -> Iterator[pa.Table]:
         units = from_numpy(np.array(group.units, np.int64))
         if self.contract is not None:
             columns = [
-                self._typed(name, values, group.units, bad)
+                self._typed_columns(name, values, group.units, not_ok)
                 for name, values in zip(group.names, group.columns(), strict=True)
             ]
             yield pa.table([*columns, units], [*group.names, UNIT])
             return
         try:
-            yield pa.table([*map(column_of, group.columns()), units], [*group.names, UNIT])
-        except UNFIT:
-            yield from _split(group, bad)
+            yield pa.table([*map(to_column, group.columns()), units], [*group.names, UNIT])
+        except COLUMN_ERRORS:
+            yield from _split_by_types(group, not_ok)
 
-    def _typed(
-        self, name: str, values: Sequence[Any], units: Sequence[int], bad: dict[int, UnitStatus]
+    def _typed_columns(
+        self, name: str, values: Sequence[Any], units: Sequence[int], not_ok: dict[int, UnitStatus]
     ) -> pa.Array:
-        """A column of the contract's type; where that fails, the units to blame are put to `bad` and their values to null."""
+        """Return a column of the contract's type.
+
+        If that fails, the units at fault are added to `not_ok` and their values become null.
+        """
         column = (
             next((c for c in self.contract.columns if c.name == name), None)
             if self.contract
             else None
         )
-        if column is None:  # a key column that came along
-            return column_of(values)
+        if column is None:  # a key column that was returned too
+            return to_column(values)
         try:
-            array = column_of(values, column.arrow)
-        except UNFIT:
+            array = to_column(values, column.arrow)
+        except COLUMN_ERRORS:
             array = pa.array(
                 [
-                    self._or_blame(column, v, unit, bad)
+                    self._check_value(column, v, unit, not_ok)
                     for v, unit in zip(values, units, strict=True)
                 ],
                 column.arrow,
             )
         if not column.nullable and array.null_count:
-            for row in np.flatnonzero(nulls_of(array)).tolist():
-                bad.setdefault(
+            for row in np.flatnonzero(null_mask(array)).tolist():
+                not_ok.setdefault(
                     units[row],
                     UnitStatus(
                         units[row],
                         "failed",
                         "ResultError",
-                        f"{name} is null, and {self.contract.name if self.contract else ''} says that it never is",
+                        f"{name} is null, and {self.contract.name if self.contract else ''} does"
+                        " not allow null",
                     ),
                 )
         return array
 
-    def _or_blame(self, column: Any, value: Any, unit: int, bad: dict[int, UnitStatus]) -> Any:
+    def _check_value(
+        self, column: Any, value: Any, unit: int, not_ok: dict[int, UnitStatus]
+    ) -> Any:
         try:
-            return column_of([value], column.arrow)[0].as_py()
-        except UNFIT:
-            bad.setdefault(
+            return to_column([value], column.arrow)[0].as_py()
+        except COLUMN_ERRORS:
+            not_ok.setdefault(
                 unit,
                 UnitStatus(
                     unit,
                     "failed",
                     "ResultError",
-                    f"{column.name} is {_short(value)} ({type(value).__name__}), wanted {column.arrow}",
+                    f"{column.name} is {_shorten(value)} ({type(value).__name__}), wanted"
+                    f" {column.arrow}",
                 ),
             )
             return None
 
-    def _conform(self, table: pa.Table, bad: dict[int, UnitStatus]) -> pa.Table:
-        """A table that the function returned, in the contract's types or in the wide ones."""
-        units = numpy_of(table.column(UNIT), False).tolist()
+    def _conform(self, table: pa.Table, not_ok: dict[int, UnitStatus]) -> pa.Table:
+        """Return a table of the function in the contract's types, or in the widest ones."""
+        units = to_numpy(table.column(UNIT), False).tolist()
         arrays = []
         for name in table.column_names:
             values = table.column(name).combine_chunks()
@@ -448,43 +493,46 @@ class ResultBuilder:
             if name == UNIT:
                 arrays.append(values)
             elif column is None:
-                arrays.append(cast(values, wide(values.type)))
+                arrays.append(cast(values, widest_type(values.type)))
             else:
                 try:
-                    arrays.append(same_values(values, column.arrow))
-                except UNFIT:
+                    arrays.append(cast_exactly(values, column.arrow))
+                except COLUMN_ERRORS:
                     arrays.append(
                         pa.array(
                             [
-                                self._or_blame(column, v, u, bad)
-                                for v, u in zip(pylist_of(values), units, strict=True)
+                                self._check_value(column, v, u, not_ok)
+                                for v, u in zip(to_python_list(values), units, strict=True)
                             ],
                             column.arrow,
                         )
                     )
                 if not column.nullable and arrays[-1].null_count:
-                    for row in np.flatnonzero(nulls_of(arrays[-1])).tolist():
-                        bad.setdefault(
+                    for row in np.flatnonzero(null_mask(arrays[-1])).tolist():
+                        not_ok.setdefault(
                             units[row],
                             UnitStatus(
                                 units[row],
                                 "failed",
                                 "ResultError",
-                                f"{name} is null, and its contract says that it never is",
+                                f"{name} is null, and its contract does not allow null",
                             ),
                         )
         return pa.table(arrays, table.column_names)
 
-    def _without_keys(self, table: pa.Table, bad: dict[int, UnitStatus]) -> pa.Table:
-        """Key columns in a result must repeat the unit's own key; the engine writes them itself."""
+    def _without_keys(self, table: pa.Table, not_ok: dict[int, UnitStatus]) -> pa.Table:
+        """Check that key columns in a result repeat the unit's own key, and drop them: the engine
+        adds keys.
+        """
         for name in [n for n in table.column_names if n in self.keys]:
-            units = numpy_of(table.column(UNIT), False).tolist()
-            for unit, value in zip(units, pylist_of(table.column(name)), strict=True):
+            units = to_numpy(table.column(UNIT), False).tolist()
+            for unit, value in zip(units, to_python_list(table.column(name)), strict=True):
                 wanted = self.keys[name](unit)
                 if value != wanted and not (
                     value != value and (wanted != wanted or wanted is None)
-                ):  # a null number is read as NaN
-                    bad.setdefault(
+                ):
+                    # a null number is read as NaN
+                    not_ok.setdefault(
                         unit,
                         UnitStatus(
                             unit,
@@ -498,7 +546,10 @@ class ResultBuilder:
 
 
 def _is_table(value: Mapping[Any, Any], contract: Contract | None) -> bool:
-    """A dict whose values are all 1-D arrays of one length is several rows, unless the contract says that a value is a list."""
+    """Return whether a dict holds several rows: its values are all 1-D arrays of one length.
+
+    It does not if the contract declares that a value is a list.
+    """
     first = next(iter(value.values()), None)
     if not isinstance(first, np.ndarray) or first.ndim != 1:
         return False
@@ -509,17 +560,19 @@ def _is_table(value: Mapping[Any, Any], contract: Contract | None) -> bool:
     )
 
 
-def is_value(value: Any) -> bool:
-    """Whether a result is a single value: a number, a text, a date, ..., but neither a row nor a table."""
-    if isinstance(value, VALUES):
+def is_scalar(value: Any) -> bool:
+    """Return whether a result is a single value: a number, a text, a date, ..., but no row or
+    table.
+    """
+    if isinstance(value, SCALAR_TYPES):
         return not isinstance(value, np.void)
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and not value.dtype.names
     return isinstance(value, pa.Scalar) or type(value).__name__ in ("NaTType", "NAType")
 
 
-def row_of(value: Any) -> tuple[Row, Any]:
-    """Names and values of one result row; ResultError for what is none."""
+def to_row(value: Any) -> tuple[Row, Any]:
+    """Return names and values of one result row; ResultError if it is none."""
     if isinstance(value, Mapping):
         return tuple(value), value.values()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -532,44 +585,54 @@ def row_of(value: Any) -> tuple[Row, Any]:
         return tuple(f.alias or n for n, f in fields.items()), [getattr(value, n) for n in fields]
     if isinstance(value, np.void) and value.dtype.names:
         return value.dtype.names, [value[name] for name in value.dtype.names]
-    raise _no_row(value)
+    raise _not_a_row_error(value)
 
 
-def _no_row(value: Any) -> ResultError:
-    """What is wrong with a result that is no row, and what to return in its place."""
+def _not_a_row_error(value: Any) -> ResultError:
+    """Return the error for a result that is no row: the fault, and a remedy."""
     kind = type(value)
-    what = "None" if value is None else f"{kind.__name__} {describe(value)[:80]!r}"
-    wanted = "wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, a table, or a single value"
+    found = "None" if value is None else f"{kind.__name__} {describe(value)[:80]!r}"
+    wanted = (
+        "wanted a dict, dataclass, NamedTuple or pydantic row, a list of them, a table, or a"
+        " single value"
+    )
     if isinstance(value, Awaitable):
-        getattr(value, "close", lambda: None)()  # or Python warns that nobody awaited it
+        # to avoid Python's warning that it was never awaited
+        getattr(value, "close", lambda: None)()
         return ResultError(
-            f"returned {what}: the function is asynchronous, and its result was not awaited; {wanted}"
+            f"returned {found}: the function is asynchronous, and its result was not awaited;"
+            f" {wanted}"
         )
     if isinstance(value, np.ndarray):
         return ResultError(
-            f"returned an array of shape {value.shape}; {wanted}: {{'value': array}} is a row for each element, {{'value': array.tolist()}} is one"
+            f"returned an array of shape {value.shape}; {wanted}: {{'value': array}} is a row for"
+            " each"
+            " element, {'value': array.tolist()} is one"
         )
-    if is_value(value) or value is None:
+    if is_scalar(value) or value is None:
         return ResultError(
-            f"returned {what} in a list; a list holds rows, each with named columns: {{'value': ...}}"
+            f"returned {found} in a list; a list holds rows, each with named columns:"
+            " {'value': ...}"
         )
-    if isinstance(value, ROWS):
-        return ResultError(f"returned {what}; {wanted}")
+    if isinstance(value, ROW_COLLECTIONS):
+        return ResultError(f"returned {found}; {wanted}")
     module = kind.__module__.partition(".")[0]
     if module == "pandas":
         return ResultError(
-            f"returned a pandas {kind.__name__}; {wanted}: series.to_dict() is a row, series.to_frame() a table"
+            f"returned a pandas {kind.__name__}; {wanted}: series.to_dict() is a row,"
+            " series.to_frame() a table"
         )
     if module in ("polars", "pyarrow"):
         return ResultError(f"returned a {module} {kind.__name__}; {wanted}")
     return ResultError(
-        f"returned a {kind.__module__}.{kind.__qualname__} object; {wanted}. An object, such as a fitted model, is kept as bytes: "
-        'return {"model": pickle.dumps(model)}, and pickle.loads(...) gives it back'
+        f"returned a {kind.__module__}.{kind.__qualname__} object; {wanted}."
+        " Store an object, such as a fitted model, as bytes:"
+        ' return {"model": pickle.dumps(model)}, and read it with pickle.loads(...)'
     )
 
 
-def table_of(value: Any) -> pa.Table | None:
-    """An Arrow table of a table that a function returned; None if it is no table."""
+def to_table(value: Any) -> pa.Table | None:
+    """Return an Arrow table of a table that a function returned; None if it is no table."""
     if isinstance(value, pa.Table):
         return value
     if isinstance(value, pa.RecordBatch):
@@ -577,20 +640,20 @@ def table_of(value: Any) -> pa.Table | None:
     if isinstance(value, pa.RecordBatchReader):
         return value.read_all()
     if isinstance(value, dict):
-        return pa.table({name: column_of(v) for name, v in value.items()})
+        return pa.table({name: to_column(v) for name, v in value.items()})
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.names:
-        return pa.table({name: column_of(value[name]) for name in value.dtype.names})
+        return pa.table({name: to_column(value[name]) for name in value.dtype.names})
     module = type(value).__module__.split(".")[0]
-    if hasattr(value, "iloc") and hasattr(value, "columns"):  # pandas, and what is derived from it
-        return _of_pandas(value)
+    if hasattr(value, "iloc") and hasattr(value, "columns"):  # pandas, and subclasses of its frames
+        return _pandas_to_table(value)
     if module == "polars" and hasattr(value, "collect") and hasattr(value, "collect_schema"):
         value = value.collect()
     if module == "polars" and hasattr(value, "to_arrow") and hasattr(value, "columns"):
-        return _of_polars(value)
+        return _polars_to_table(value)
     return None
 
 
-def _of_polars(frame: Any) -> pa.Table:
+def _polars_to_table(frame: Any) -> pa.Table:
     try:
         table = frame.to_arrow()
     except pa.ArrowException as error:
@@ -599,15 +662,17 @@ def _of_polars(frame: Any) -> pa.Table:
         ) from error
     if opaque := [f.name for f in table.schema if is_opaque(f.type)]:
         raise ResultError(
-            f"returned a polars frame with Python objects as {', '.join(opaque)}; cast these columns, or return them as bytes"
+            f"returned a polars frame with Python objects as {', '.join(opaque)};"
+            " cast these columns, or return them as bytes"
         )
     return table
 
 
-def _of_pandas(frame: Any) -> pa.Table:
-    """A pandas frame as an Arrow table, with the columns of its index where these have names.
+def _pandas_to_table(frame: Any) -> pa.Table:
+    """Return a pandas frame as an Arrow table, with the columns of its index if these have names.
 
-    A column of objects holds values of one sort, as everywhere: what Arrow makes of a mixture depends on the first of them.
+    As everywhere, a column of objects must have values of one kind, since Arrow infers the type of
+    a mixture from the value that comes first.
     """
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
@@ -615,7 +680,8 @@ def _of_pandas(frame: Any) -> pa.Table:
     strange = [describe(name, repr) for name in names if not isinstance(name, str)]
     if strange:
         raise ResultError(
-            f"returned a frame with the columns {', '.join(strange)}; wanted names (frame.rename(columns=...))"
+            f"returned a frame with the columns {', '.join(strange)}; wanted names"
+            " (frame.rename(columns=...))"
         )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -625,7 +691,7 @@ def _of_pandas(frame: Any) -> pa.Table:
         frame.drop(columns=objects), preserve_index=False
     ).replace_schema_metadata(None)
     made = {
-        name: column_of(
+        name: to_column(
             [None if isinstance(v, float) and v != v else v for v in frame[name].tolist()]
         )
         for name in objects
@@ -637,12 +703,12 @@ def _of_pandas(frame: Any) -> pa.Table:
     )
 
 
-def _many_table(value: Any) -> tuple[pa.Table, bool]:
-    """What was returned for a whole slice, as a table, and whether its rows are in the order of the units by what it is."""
+def _batched_to_table(value: Any) -> tuple[pa.Table, bool]:
+    """Return the result of a slice as a table, and whether its rows are in the units' order."""
     if isinstance(value, dict):
-        frame = _of_series(value)
+        frame = _series_to_frame(value)
         if frame is not None:
-            return _of_pandas(frame), False
+            return _pandas_to_table(frame), False
         lengths = {
             name: len(v) if hasattr(v, "__len__") and not isinstance(v, str | bytes) else None
             for name, v in value.items()
@@ -650,38 +716,45 @@ def _many_table(value: Any) -> tuple[pa.Table, bool]:
         unordered = [
             name
             for name, v in value.items()
-            if isinstance(v, Mapping) or (isinstance(v, UNORDERED) and not isinstance(v, IN_ORDER))
+            if isinstance(v, Mapping)
+            or (isinstance(v, UNORDERED_TYPES) and not isinstance(v, ORDERED_TYPES))
         ]
         if unordered:
             raise ResultError(
-                f"returned as {unordered[0]} a {type(value[unordered[0]]).__name__} for a whole batch: whose each value is, it does not say;"
+                f"returned as {unordered[0]} a {type(value[unordered[0]]).__name__} for a whole"
+                " batch,"
+                " so it is unknown which unit each value belongs to;"
                 " wanted an array or a list in the order of the units"
             )
         if None in lengths.values() or len(set(lengths.values())) > 1:
             raise ResultError(f"returned columns of different lengths: {lengths}")
-        return pa.table({name: column_of(v) for name, v in value.items()}), True
-    table = table_of(value)
+        return pa.table({name: to_column(v) for name, v in value.items()}), True
+    table = to_table(value)
     if table is not None:
         return table, isinstance(value, np.ndarray)
     if isinstance(value, list | Iterator):
-        gather = ResultBuilder(Returned(), {})
+        gather = ResultBuilder(ReturnType(), {})
         for number, item in enumerate(value):
-            gather._row(number, *row_of(item))
-        tables, bad = gather.finish()
-        if bad:
-            raise ResultError(bad[0].message)
+            gather._add_row(number, *to_row(item))
+        tables, not_ok = gather.build()
+        if not_ok:
+            raise ResultError(not_ok[0].message)
         if len(tables) != 1:
             raise ResultError(f"returned rows of {len(tables)} different shapes; wanted one")
         return tables[0].drop_columns([UNIT]), True
-    if not is_value(value):
-        row_of(value)  # says what is wrong with it
+    if not is_scalar(value):
+        to_row(value)  # raises the error for it
     raise ResultError(
-        f"returned {type(value).__name__} {describe(value)[:80]!r} for a whole batch; wanted a dict of arrays, a list of rows or a table"
+        f"returned {type(value).__name__} {describe(value)[:80]!r} for a whole batch;"
+        " wanted a dict of arrays, a list of rows or a table"
     )
 
 
-def _of_series(value: Mapping[Any, Any]) -> Any:
-    """A dict of pandas Series with a named index, which says whose each value is, as a frame; None for any other dict."""
+def _series_to_frame(value: Mapping[Any, Any]) -> Any:
+    """Return a dict of pandas Series with a named index as a frame; None for any other dict.
+
+    The index determines the unit of each value.
+    """
     series = [
         v
         for v in value.values()
@@ -696,32 +769,39 @@ def _of_series(value: Mapping[Any, Any]) -> Any:
     return series[0].to_frame().set_axis([next(iter(value))], axis=1).assign(**dict(value))
 
 
-def _same_key(part: Any) -> Any:
-    """A part of a key as it is looked for: a null may have become NaN on its way through the function."""
+def _comparable_part(part: Any) -> Any:
+    """Return a part of a key for comparison: the function may have converted a null to NaN."""
     return None if part != part else part
 
 
-def _key_words(key: Sequence[Any]) -> str:
+def _key_text(key: Sequence[Any]) -> str:
     return ", ".join(describe(part)[:80] for part in key)
 
 
-def _widened(table: pa.Table) -> pa.Table:
-    """A table in the wide types of its columns; ResultError names the column that has a value which its wide type cannot hold."""
+def _widen(table: pa.Table) -> pa.Table:
+    """Return a table in the widest types of its columns.
+
+    Raises:
+        ResultError: a column has a value that its widest type cannot hold.
+    """
     for position, field in enumerate(table.schema):
-        kind = wide(field.type)
+        kind = widest_type(field.type)
         if kind == field.type:
             continue
         try:
             table = table.set_column(position, field.name, cast(table.column(position), kind))
-        except UNFIT as error:
+        except COLUMN_ERRORS as error:
             raise ResultError(
                 f"returned as {field.name} ({field.type}) a value that no column can hold: {error}"
             ) from error
     return table
 
 
-def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
-    """Rows of one unit with equal columns in another order, in the order of the first: they must stay beside each other."""
+def _align_rows(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
+    """Return the rows of one unit with their columns in the order of the first row's.
+
+    Rows with the same columns in another order must remain next to each other.
+    """
     if len({names for names, _ in rows}) < 2:
         return rows
     first = rows[0][0]
@@ -737,10 +817,11 @@ def _aligned(rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
     ]
 
 
-def _split(group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
-    """A group whose columns mix sorts from unit to unit, as one table for each combination of types (slow, and rare).
+def _split_by_types(group: RowGroup, not_ok: dict[int, UnitStatus]) -> Iterator[pa.Table]:
+    """Split a group whose columns mix kinds into a table for each combination of types.
 
-    A unit's rows stay together, so that their order does not depend on who its neighbours were.
+    A unit's rows stay together, so that their order does not depend on its neighbours. This is
+    slow, and rare.
     """
     units = np.array(group.units, np.int64)
     starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]])).tolist()
@@ -750,11 +831,14 @@ def _split(group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
         columns = []
         for name, values in zip(group.names, lists, strict=True):
             try:
-                columns.append(column_of(values[start:stop]))
-            except UNFIT as error:
+                columns.append(to_column(values[start:stop]))
+            except COLUMN_ERRORS as error:
                 value = values[start:stop] if stop - start > 1 else values[start]
-                why = f"returned as {name} what no column can hold: {_short(value)} ({error}){_kept_as_bytes(value)}"
-                bad.setdefault(
+                why = (
+                    f"returned as {name} a value that no column can hold:"
+                    f" {_shorten(value)} ({error}){_pickle_hint(value)}"
+                )
+                not_ok.setdefault(
                     group.units[start], UnitStatus(group.units[start], "failed", "ResultError", why)
                 )
         if len(columns) == len(group.names):
@@ -767,8 +851,8 @@ def _split(group: Group, bad: dict[int, UnitStatus]) -> Iterator[pa.Table]:
         )
 
 
-def _kept_as_bytes(value: Any) -> str:
-    """How to keep an object that is no value, such as a fitted model."""
+def _pickle_hint(value: Any) -> str:
+    """Return how to store an object that is no value, such as a fitted model."""
     known = type(value).__module__.partition(".")[0] in (
         "builtins",
         "numpy",
@@ -781,12 +865,12 @@ def _kept_as_bytes(value: Any) -> str:
     return (
         ""
         if known
-        else "; an object is kept as bytes: pickle.dumps(...), and pickle.loads(...) gives it back"
+        else "; store an object as bytes: pickle.dumps(...), and read it with pickle.loads(...)"
     )
 
 
-def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Tables of equal columns put together."""
+def _merge_tables(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Return tables of equal columns concatenated."""
     by_schema: dict[str, list[pa.Table]] = {}
     for table in tables:
         by_schema.setdefault(str([(f.name, str(f.type)) for f in table.schema]), []).append(table)
@@ -796,11 +880,11 @@ def _merged(tables: Sequence[pa.Table]) -> list[pa.Table]:
     ]
 
 
-def _without(table: pa.Table, bad: Mapping[int, UnitStatus]) -> pa.Table:
-    units = numpy_of(table.column(UNIT), False)
-    return table.filter(pa.array((~np.isin(units, list(bad))).tolist(), pa.bool_()))
+def _drop_units(table: pa.Table, not_ok: Mapping[int, UnitStatus]) -> pa.Table:
+    units = to_numpy(table.column(UNIT), False)
+    return table.filter(pa.array((~np.isin(units, list(not_ok))).tolist(), pa.bool_()))
 
 
-def _short(value: Any, most: int = 80) -> str:
+def _shorten(value: Any, max_characters: int = 80) -> str:
     text = describe(value, repr)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."

@@ -1,6 +1,7 @@
-"""The one canonical order of a batch's rows: by unit, inside a unit by `order_by`, and ties by the other columns.
+"""The canonical order of a batch's rows: by unit, inside a unit by `order_by`, and ties by the
+other columns.
 
-It depends on the rows alone: neither on threads nor on the backend that wrote the file.
+It depends only on the rows, not on threads or on the backend that wrote the file.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import UNIT, Array, from_numpy, nulls_of, numpy_of, stored_numbers
+from .numpy_columns import UNIT, Array, buffer_numbers, from_numpy, null_mask, to_numpy
 
-WIDE_BYTES = 64  # on average: longer values are first compared by how they begin
-BLOCK_BYTES = 2**20  # of wide values that are looked at at a time
+MIN_WIDE_VALUE_BYTES = 64  # on average: longer values are first compared by their prefixes
+MAX_BLOCK_BYTES = 2**20  # of wide values that are compared at a time
 Ranking = Callable[[pa.ChunkedArray, NDArray[np.intp]], list[Array]]
 
 
 def canonical_order(
     table: pa.Table, unit: NDArray[np.int64], order_by: Sequence[str]
 ) -> NDArray[np.intp]:
-    """The permutation that puts a batch into canonical order. Each further column is looked at only where rows still tie."""
-    further = [
-        n for n in order_by if n in table.column_names
-    ]  # a column of the key is the same in all rows of a unit
+    """Return the permutation that sorts a batch into canonical order.
+
+    A further column is examined only for rows that still tie.
+    """
+    # a column of the key is the same in all rows of a unit
+    further = [n for n in order_by if n in table.column_names]
     further += [n for n in table.column_names if n not in order_by and n != UNIT]
     order, group, settled = _first_order(unit, table, further)
     tied = np.arange(len(order))
@@ -49,13 +52,16 @@ def canonical_order(
 
 
 def _rankings(column: pa.ChunkedArray) -> list[Ranking]:
-    """The ways to rank a column's values, one after the other where rows still tie: wide ones first by how they begin, since
-    to compare them in full takes several copies of them."""
-    return [beginnings_of, ranks_of] if _is_wide(column) else [ranks_of]
+    """Return the rankings of a column's values, each applied to the rows that still tie.
+
+    Wide values are first ranked by their prefixes, since comparing them in full takes several
+    copies.
+    """
+    return [prefix_ranks, ranks_of] if _is_wide(column) else [ranks_of]
 
 
 def _is_wide(column: pa.ChunkedArray) -> bool:
-    """Whether values take so much memory that not all are looked at in full."""
+    """Return whether values take too much memory to be compared in full at once."""
     t, kind = pa.types, column.type
     varied = (
         t.is_string(kind)
@@ -64,23 +70,23 @@ def _is_wide(column: pa.ChunkedArray) -> bool:
         or t.is_large_binary(kind)
         or t.is_nested(kind)
     )
-    return bool(varied and column.nbytes > WIDE_BYTES * len(column))
+    return bool(varied and column.nbytes > MIN_WIDE_VALUE_BYTES * len(column))
 
 
 def _first_order(
     unit: NDArray[np.int64], table: pa.Table, further: Sequence[str]
 ) -> tuple[NDArray[np.intp], NDArray[Any], int]:
-    """Rows by unit and then by the first column, as far as it fits into the bits that are left; groups of rows that still tie; and
-    how many columns have been looked at in full (0 or 1).
+    """Return the rows sorted by unit and, as far as bits are left, by the first column.
 
-    Unit, value and row number are packed into one integer, since NumPy sorts integers tens of times faster than it sorts
-    rows by several columns.
+    Return also the groups of rows that still tie, and how many columns were compared in full (0 or
+    1). Unit, value and row number are packed into one integer, since NumPy sorts integers tens of
+    times faster than it sorts rows by several columns.
     """
     units, rows = int(unit.max(initial=0)), len(unit)
     free = 64 - units.bit_length() - max(rows - 1, 0).bit_length()
     packed, settled = unit.astype(np.uint64), 0
     if further and rows:
-        value, settled = _coarse(table.column(further[0]), max(free, 0))
+        value, settled = _coarse_keys(table.column(further[0]), max(free, 0))
         packed = (packed << np.uint64(max(free, 0))) | value
     low = np.uint64(max(rows - 1, 0).bit_length())
     packed = (packed << low) | np.arange(rows, dtype=np.uint64)
@@ -89,64 +95,70 @@ def _first_order(
     return order, packed >> low, settled
 
 
-def _coarse(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64], int]:
-    """Whole numbers below 2**bits that never fall where the column's values rise, and 1 if they tell all of them apart, else 0."""
+def _coarse_keys(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64], int]:
+    """Return integers below 2**bits in the order of the column's values, and whether they are
+    distinct.
+
+    They never fall where the values rise. The second result is 1 if they distinguish all values,
+    else 0.
+    """
     wide = _is_wide(column)
     if wide and pa.types.is_nested(column.type):  # their texts begin alike
         return np.zeros(len(column), np.uint64), 0
-    *special, value = beginnings_of(column, count=1) if wide else ranks_of(column)
+    *special, value = prefix_ranks(column, count=1) if wide else ranks_of(column)
     special = [rank for rank in special if rank.any()]  # NaN and nulls: the two largest numbers
     plain = value[~np.any(special, axis=0)] if special else value
     if bits < 3 or not len(plain):
         return np.zeros(len(value), np.uint64), 0
     lowest = int(plain.min())
     over = max((int(plain.max()) - lowest + 2 * len(special)).bit_length() - bits, 0)
-    coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(
-        over
-    )  # modulo 2**64, and so without overflow
-    for place, rank in reversed(
-        list(enumerate(special, 1))
-    ):  # nulls last: a null may count as NaN too
+    # modulo 2**64, so without overflow
+    coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(over)
+    for place, rank in reversed(list(enumerate(special, 1))):
+        # nulls last: a null may also count as NaN
         coarse[rank] = 2**bits - place
     return coarse, int(over == 0 and not special and not wide)
 
 
 def _regroup(group: NDArray[Any], ranks: Sequence[Array]) -> NDArray[np.int64]:
-    """Numbers that rise wherever the group or one of the ranks changes."""
+    """Return group numbers that rise wherever the group or one of the ranks changes."""
     changes = group[1:] != group[:-1]
     for rank in ranks:
         changes = changes | (rank[1:] != rank[:-1])
     return np.concatenate([[0], np.cumsum(changes)])
 
 
-def beginnings_of(
+def prefix_ranks(
     column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None, count: int = 8
 ) -> list[Array]:
-    """Arrays whose joint order is that of the first 7 * count bytes of each value, as a text, and nulls last.
+    """Return arrays whose joint order is that of the first 7 * count bytes of each value as text.
 
-    Values that begin alike have equal numbers. A few rows at a time are looked at.
+    Nulls are last. Values with equal prefixes have equal numbers. A few rows are processed at a
+    time.
     """
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     places = np.arange(len(whole)) if rows is None else rows
-    step = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
+    step = max(1, MAX_BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
     found = [np.zeros((0, count), np.int64)]
     missing = [np.zeros(0, bool)]
     for start in range(0, len(places), step):
         part = whole.take(from_numpy(places[start : start + step]))
         found.append(
             _first_bytes(
-                pa.array(_texts(part), pa.string()) if pa.types.is_nested(part.type) else part,
+                pa.array(_sortable_texts(part), pa.string())
+                if pa.types.is_nested(part.type)
+                else part,
                 count,
             )
         )
-        missing.append(nulls_of(part))
+        missing.append(null_mask(part))
     nulls, numbers = np.concatenate(missing), np.concatenate(found)
     numbers[nulls] = 0
     return [*([nulls] if nulls.any() else []), *numbers.T]
 
 
 def _first_bytes(texts: pa.Array, count: int) -> NDArray[np.int64]:
-    """Return the first bytes of each text, seven to a number, shape (rows, count)."""
+    """Return the first bytes of each text, seven in a number, shape (rows, count)."""
     wide = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
     offset = np.dtype(np.int64 if wide else np.int32)
     _, ends_buffer, data = texts.buffers()
@@ -165,21 +177,23 @@ def _first_bytes(texts: pa.Array, count: int) -> NDArray[np.int64]:
 
 
 def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> list[Array]:
-    """Arrays whose joint order is the order of the column's values (those at `rows`): nulls last, NaN before them, -0.0 before 0.0."""
+    """Return arrays whose joint order is the order of the column's values (those at `rows`).
+
+    Nulls are last, NaN before them, and -0.0 before 0.0.
+    """
     t = pa.types
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if t.is_dictionary(whole.type) or t.is_run_end_encoded(whole.type):
         whole = whole.cast(whole.type.value_type)
     values = whole if rows is None or len(whole) == 0 else whole.take(from_numpy(rows))
-    missing = [] if values.null_count == 0 else [nulls_of(values)]
+    missing = [] if values.null_count == 0 else [null_mask(values)]
     if t.is_floating(values.type):
-        array = numpy_of(values, True).astype(np.float64)
+        array = to_numpy(values, True).astype(np.float64)
         bits = array.view(np.int64)
-        rising = bits ^ (
-            (bits >> 63) & np.int64(2**63 - 1)
-        )  # of a negative number all but the sign turned round
+        # of a negative number, invert all bits except the sign
+        rising = bits ^ ((bits >> 63) & np.int64(2**63 - 1))
         return [*missing, np.isnan(array), rising]
-    whole_numbers = _whole_numbers(values)
+    whole_numbers = _as_integers(values)
     if whole_numbers is not None:
         return [
             *missing,
@@ -187,47 +201,47 @@ def ranks_of(column: pa.ChunkedArray, rows: NDArray[np.intp] | None = None) -> l
             if missing
             else whole_numbers,
         ]
-    codes, distinct = _codes(values)
+    codes, distinct = _dictionary_codes(values)
     rank = np.empty(len(distinct), np.int64)
-    rank[_sorted_places(distinct)] = np.arange(len(distinct))
+    rank[_sorted_positions(distinct)] = np.arange(len(distinct))
     return [*missing, rank.take(codes) if len(distinct) else codes]
 
 
-def _sorted_places(distinct: list[Any] | pa.Array) -> Sequence[int] | Array:
-    """The places of different values in their order, texts by their bytes."""
+def _sorted_positions(distinct: list[Any] | pa.Array) -> Sequence[int] | Array:
+    """Return the positions that sort distinct values, texts by their bytes."""
     if isinstance(distinct, pa.Array):
-        if distinct.nbytes > BLOCK_BYTES and (
+        if distinct.nbytes > MAX_BLOCK_BYTES and (
             pa.types.is_string(distinct.type) or pa.types.is_binary(distinct.type)
         ):
-            import pyarrow.compute as pc  # it makes no Python values
+            import pyarrow.compute as pc  # it creates no Python values
 
-            return numpy_of(pc.sort_indices(distinct.view(pa.binary())).cast(pa.int64()), False)
+            return to_numpy(pc.sort_indices(distinct.view(pa.binary())).cast(pa.int64()), False)
         distinct = distinct.to_pylist()
     values = distinct
     return sorted(range(len(values)), key=lambda i: _sortable(values[i]))
 
 
-def _whole_numbers(values: pa.Array) -> Array | None:
-    """The numbers that integers, booleans, dates and times are stored as; None for other types."""
+def _as_integers(values: pa.Array) -> Array | None:
+    """Return the numbers that store integers, booleans, dates and times; None for other types."""
     t, kind = pa.types, values.type
     if t.is_null(kind):
         return np.zeros(len(values), np.int8)
     if t.is_boolean(kind):
-        return numpy_of(values.cast(pa.uint8()).fill_null(0), False)
+        return to_numpy(values.cast(pa.uint8()).fill_null(0), False)
     if t.is_integer(kind):
-        return stored_numbers(values, np.dtype(str(kind)))
+        return buffer_numbers(values, np.dtype(str(kind)))
     if t.is_temporal(kind) and not t.is_interval(kind):
-        return stored_numbers(values, np.dtype(f"int{kind.bit_width}"))
+        return buffer_numbers(values, np.dtype(f"int{kind.bit_width}"))
     return None
 
 
-def _codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any] | pa.Array]:
-    """The values as numbers into a list of those that differ (0 for a null)."""
+def _dictionary_codes(values: pa.Array) -> tuple[NDArray[np.int64], list[Any] | pa.Array]:
+    """Return the values as indices into a list of the distinct ones (0 for a null)."""
     try:
         encoded = (
-            values if _is_plain(values.type) else pa.array(_texts(values), pa.string())
+            values if _is_plain(values.type) else pa.array(_sortable_texts(values), pa.string())
         ).dictionary_encode()
-        return numpy_of(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary
+        return to_numpy(encoded.indices.fill_null(0), False).astype(np.int64), encoded.dictionary
     except pa.ArrowNotImplementedError:  # a rare type
         found = values.to_pylist()
         numbers = {
@@ -245,29 +259,28 @@ def _is_plain(kind: pa.DataType) -> bool:
     )
 
 
-def _texts(values: pa.Array) -> list[str | None]:
-    """A text for each nested value; equal values have equal texts."""
+def _sortable_texts(values: pa.Array) -> list[str | None]:
+    """Return a text for each nested value; equal values have equal texts."""
     with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        values = values.cast(
-            _numbers_within(values.type)
-        )  # Python has no date beyond the year 9999
+        # Python has no date beyond the year 9999
+        values = values.cast(_with_plain_numbers(values.type))
     return [repr(value) for value in values.to_pylist()]
 
 
-def _numbers_within(kind: pa.DataType) -> pa.DataType:
-    """A nested type with the numbers that dates and times are stored as."""
+def _with_plain_numbers(kind: pa.DataType) -> pa.DataType:
+    """Return a nested type with the numbers that store its dates and times."""
     t = pa.types
     if t.is_temporal(kind) and not t.is_interval(kind):
         return pa.int32() if kind.bit_width == 32 else pa.int64()
     if t.is_struct(kind):
-        return pa.struct([field.with_type(_numbers_within(field.type)) for field in kind])
+        return pa.struct([field.with_type(_with_plain_numbers(field.type)) for field in kind])
     if t.is_map(kind):
-        return pa.map_(_numbers_within(kind.key_type), _numbers_within(kind.item_type))
+        return pa.map_(_with_plain_numbers(kind.key_type), _with_plain_numbers(kind.item_type))
     if t.is_large_list(kind):
-        return pa.large_list(_numbers_within(kind.value_type))
+        return pa.large_list(_with_plain_numbers(kind.value_type))
     if t.is_fixed_size_list(kind):
-        return pa.list_(_numbers_within(kind.value_type), kind.list_size)
-    return pa.list_(_numbers_within(kind.value_type)) if t.is_list(kind) else kind
+        return pa.list_(_with_plain_numbers(kind.value_type), kind.list_size)
+    return pa.list_(_with_plain_numbers(kind.value_type)) if t.is_list(kind) else kind
 
 
 def _sortable(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How many bytes rows and values take, counted without copying them."""
+"""The number of bytes that rows and values take, determined without copying them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .arrays import nulls_of, numpy_of
-from .members import COLLECTIONS
+from .numpy_columns import null_mask, to_numpy
+from .ordered_collections import COLLECTION_TYPES
 
-OBJECT = 64  # bytes, about, of a value of a kind that is not looked into
-DICT = 232  # bytes, about, of a small dict
-_EMPTY = 4  # bytes of a value beside what it holds: where it begins
-ELEMENTS = 16  # of a list of Python values that are looked at
+OBJECT_BYTES = 64  # estimate for a value of any other type
+DICT_BYTES = 232  # estimate for a small dict
+_OFFSET_BYTES = 4  # of a value beside its content: the offset at which it begins
+SAMPLED_ELEMENTS = 16  # of a list of Python values
 
 
 def row_bytes(rows: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
-    """Return how many bytes each row takes in Arrow, shape (rows,). It depends on the values alone, not on how they are stored."""
+    """Return how many bytes each row takes in Arrow, by its values alone; shape (rows,)."""
     size = np.zeros(rows.num_rows, np.int64)
     for column in rows.columns:
         size += _value_bytes(column)
@@ -27,7 +27,7 @@ def row_bytes(rows: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
 
 
 def _value_bytes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return how many bytes each value takes; a null what an empty value takes, whatever is stored under it."""
+    """Return how many bytes each value takes; a null counts as an empty value."""
     if isinstance(column, pa.ChunkedArray):
         return np.concatenate([np.zeros(0, np.int64), *map(_value_bytes, column.chunks)])
     t, kind = pa.types, column.type
@@ -46,19 +46,19 @@ def _value_bytes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
             else pa.binary()
         )
         return _value_bytes(column.cast(plain))
-    size = _varied_bytes(column)
+    size = _variable_bytes(column)
     if column.null_count and not t.is_dictionary(kind):
-        size[nulls_of(column)] = _EMPTY
+        size[null_mask(column)] = _OFFSET_BYTES
     return size
 
 
-def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
-    """Return how many bytes the values of a type take whose values differ in length, and _EMPTY for each."""
+def _variable_bytes(column: pa.Array) -> NDArray[np.int64]:
+    """Return how many bytes values of variable length take, including _OFFSET_BYTES for each."""
     t, kind = pa.types, column.type
     if t.is_string(kind) or t.is_binary(kind) or t.is_large_string(kind) or t.is_large_binary(kind):
         return (
             _lengths(column, np.int32 if t.is_string(kind) or t.is_binary(kind) else np.int64)
-            + _EMPTY
+            + _OFFSET_BYTES
         )
     if t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind):
         inner = (
@@ -67,19 +67,19 @@ def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
             else row_bytes(pa.RecordBatch.from_arrays([column.keys, column.items], ["k", "v"]))
         )
         ends = np.concatenate([[0], np.cumsum(inner)])
-        offsets = numpy_of(column.offsets, False)
+        offsets = to_numpy(column.offsets, False)
         return (
-            ends.take(offsets[1:]) - ends.take(offsets[:-1]) + _EMPTY
+            ends.take(offsets[1:]) - ends.take(offsets[:-1]) + _OFFSET_BYTES
             if len(column)
             else np.zeros(0, np.int64)
         )
     if t.is_struct(kind):
-        size = np.full(len(column), _EMPTY, np.int64)
+        size = np.full(len(column), _OFFSET_BYTES, np.int64)
         for field in column.flatten():
             size += _value_bytes(field)
         return size
     if t.is_fixed_size_list(kind):
-        size = np.full(len(column), _EMPTY, np.int64)
+        size = np.full(len(column), _OFFSET_BYTES, np.int64)
         size += (
             _value_bytes(
                 column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size)
@@ -89,15 +89,15 @@ def _varied_bytes(column: pa.Array) -> NDArray[np.int64]:
         )
         return size
     if t.is_dictionary(kind):
-        words = np.append(_value_bytes(column.dictionary), _EMPTY)
+        words = np.append(_value_bytes(column.dictionary), _OFFSET_BYTES)
         return words.take(
-            numpy_of(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False)
+            to_numpy(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False)
         )
-    return np.full(len(column), OBJECT, np.int64)
+    return np.full(len(column), OBJECT_BYTES, np.int64)
 
 
 def _lengths(column: pa.Array, offset: Any) -> NDArray[np.int64]:
-    """Return the length in bytes of each text, from where it begins and ends in the column's memory."""
+    """Return the length of each text in bytes, from its offsets."""
     buffer = column.buffers()[1]
     if buffer is None or not len(column):
         return np.zeros(len(column), np.int64)
@@ -105,27 +105,27 @@ def _lengths(column: pa.Array, offset: Any) -> NDArray[np.int64]:
     return np.diff(ends).astype(np.int64)
 
 
-def objects_bytes(column: pa.Array | pa.ChunkedArray) -> int:
-    """Return about how many bytes a column's values take as Python's own."""
+def python_bytes(column: pa.Array | pa.ChunkedArray) -> int:
+    """Return about how many bytes a column's values take as Python objects."""
     if isinstance(column, pa.ChunkedArray):
-        return sum(map(objects_bytes, column.chunks))
+        return sum(map(python_bytes, column.chunks))
     t, kind = pa.types, column.type
     if t.is_struct(kind):
-        return DICT * len(column) + sum(map(objects_bytes, column.flatten()))
+        return DICT_BYTES * len(column) + sum(map(python_bytes, column.flatten()))
     if (t.is_list(kind) or t.is_large_list(kind)) and (
         t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
     ):
-        return OBJECT * len(column) + int(column.flatten().nbytes)  # as arrays
+        return OBJECT_BYTES * len(column) + int(column.flatten().nbytes)  # as arrays
     if t.is_map(kind):
         return (
-            OBJECT * len(column)
-            + OBJECT * len(column.keys)
-            + objects_bytes(column.keys)
-            + objects_bytes(column.items)
+            OBJECT_BYTES * len(column)
+            + OBJECT_BYTES * len(column.keys)
+            + python_bytes(column.keys)
+            + python_bytes(column.items)
         )
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
-        return OBJECT * len(column) + objects_bytes(column.flatten())
-    return OBJECT * len(column) + int(column.nbytes)
+        return OBJECT_BYTES * len(column) + python_bytes(column.flatten())
+    return OBJECT_BYTES * len(column) + int(column.nbytes)
 
 
 def value_bytes(value: Any) -> int:
@@ -142,14 +142,14 @@ def value_bytes(value: Any) -> int:
         return _elements_bytes(value)
     if isinstance(value, Mapping):
         return sum(map(value_bytes, value.values()))
-    if isinstance(value, COLLECTIONS):
+    if isinstance(value, COLLECTION_TYPES):
         return _elements_bytes(list(value))
-    return OBJECT
+    return OBJECT_BYTES
 
 
 def _elements_bytes(values: list[Any] | tuple[Any, ...]) -> int:
-    if len(values) <= ELEMENTS:
+    if len(values) <= SAMPLED_ELEMENTS:
         return 4 + sum(map(value_bytes, values))
-    step = len(values) // ELEMENTS
+    step = len(values) // SAMPLED_ELEMENTS
     some = values[::step]
     return 4 + sum(map(value_bytes, some)) * len(values) // len(some)

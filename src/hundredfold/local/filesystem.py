@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from ..data.checksums import checksum, extend, trailer
+from ..data.checksums import checksum, extend_checksum, make_trailer
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
 
@@ -204,7 +204,7 @@ class LocalAppendFiles:
                     self._append(
                         name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00"
                     )  # Arrow's end of stream
-                    _write_all(handle, trailer(*self._streams[name]))
+                    _write_all(handle, make_trailer(*self._streams[name]))
                 finally:
                     os.close(handle)
 
@@ -225,7 +225,7 @@ class LocalAppendFiles:
     def _append(self, name: str, handle: int, data: bytes | pa.Buffer) -> None:
         size, crc = self._streams[name]
         _write_all(handle, data)
-        self._streams[name] = size + len(memoryview(data)), extend(crc, data)
+        self._streams[name] = size + len(memoryview(data)), extend_checksum(crc, data)
 
     def _handle(self, name: str, mode: int) -> int:
         path = self.folder / name

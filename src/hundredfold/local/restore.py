@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..data.checksums import get_sealed, recomputed_from, verify_listed
+from ..data.checksums import get_sealed, keys_to_delete, verify_listed
 from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Job, Layout
@@ -22,10 +22,10 @@ def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
     """
     found = list(find_damage(record, job, store))
     for one in found:
-        if not one.key.startswith("releases/") and not recomputed_from(one.key):
+        if not one.key.startswith("releases/") and not keys_to_delete(one.key):
             raise one
     for one in found:
-        for key in recomputed_from(one.key):
+        for key in keys_to_delete(one.key):
             store.delete(key)
     return found
 
@@ -37,7 +37,7 @@ def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> N
         layout.model(name): int(model.get("units", 0))
         for name, model in counts.get("models", {}).items()
     }
-    keys = [key for one in found for key in recomputed_from(one.key)]
+    keys = [key for one in found for key in keys_to_delete(one.key)]
     slices = [slice_ for slice_ in map(layout.parse_outcome_key, keys) if slice_ is not None]
     units = sum(slice_.units for slice_ in slices) + sum(models.get(key, 0) for key in keys)
     ledger.note(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..data.checksums import recomputed_from
+from ..data.checksums import keys_to_delete
 from ..data.manifest import Manifest, UnitList
 from ..errors import (
     TRACEBACK_HINT,
@@ -150,7 +150,7 @@ class LocalRunner:
                 self._walk()
             except DamagedFile as damage:
                 keys = (
-                    recomputed_from(damage.key)
+                    keys_to_delete(damage.key)
                     if damage.key.startswith(f"{self.layout.root}/")
                     else []
                 )

@@ -20,13 +20,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..contract import Contract, literal, quote
-from ..data.arrays import UNIT, from_numpy, nulls_of, numpy_of, rows_of
-from ..data.checksums import checksum_of, get_json, listed, needed, put_json, unsealed
-from ..data.columns import agree, cast, kind_of, merge, type_of_text, writable
+from ..data.arrow_columns import (
+    are_compatible,
+    cast,
+    common_type,
+    is_parquet_type,
+    kind_of,
+    type_from_hex,
+)
+from ..data.checksums import checksum_of, get_json, get_listed, put_json, require, unseal
 from ..data.manifest import Manifest, UnitList
-from ..data.outcomes import ACCOUNT, UnitStatus, accounts_table, unpack_accounts, unpack_results
-from ..data.parquet import GROUP_BYTES, ROW_GROUP, ParquetWriter
-from ..data.result_contract import VALUE, result_contract
+from ..data.numpy_columns import UNIT, from_numpy, null_mask, to_numpy, to_python_rows
+from ..data.outcomes import LEDGER_SCHEMA, UnitStatus, ledger_table, unpack_ledger, unpack_results
+from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
+from ..data.result_contract import VALUE_COLUMN, result_contract
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
 from ..ports.interfaces import RunStore, Store, Warehouse
@@ -217,7 +224,7 @@ def choose_columns(
         for t, names in others
         if names and names != chosen
     }
-    if chosen != {VALUE}:  # where a result is a single value, None is a null
+    if chosen != {VALUE_COLUMN}:  # where a result is a single value, None is a null
         refused |= dict.fromkeys(
             nones, f"returned None; most units returned {', '.join(first[chosen][1])}"
         )
@@ -229,7 +236,7 @@ def choose_columns(
 def _column_types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
     """For each column the type that holds all values of its right sort."""
     found = [
-        (name, type_of_text(text), values)
+        (name, type_from_hex(text), values)
         for table in summaries
         for name, text, values in table["columns"]
     ]
@@ -242,9 +249,9 @@ def _column_types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]
     }
     types: dict[str, pa.DataType] = dict.fromkeys(sorts, pa.null())
     for name, kind, _ in found:
-        if agree(kind_of(kind), right[name]):
-            types[name] = merge(types[name], kind) or types[name]
-    return {name: kind if writable(kind) else pa.null() for name, kind in types.items()}
+        if are_compatible(kind_of(kind), right[name]):
+            types[name] = common_type(types[name], kind) or types[name]
+    return {name: kind if is_parquet_type(kind) else pa.null() for name, kind in types.items()}
 
 
 def _mismatch_reason(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
@@ -264,7 +271,7 @@ def _list_outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
 def _read_part(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
     """The bytes of a part of an outcome that must be there."""
     key = layout.outcome(outcome, part)
-    return unsealed(store, key, needed(store, key))
+    return unseal(store, key, require(store, key))
 
 
 def _choose_outcomes(
@@ -280,9 +287,9 @@ def _choose_outcomes(
     loads: list[tuple[int, int]] = []
     for number, outcome in enumerate(outcomes):
         packed = _read_part(outcome, "ledger", layout, store)
-        ledger = unpack_accounts(packed)
+        ledger = unpack_ledger(packed)
         status = np.full(outcome.units, STATUS_RANK["ok"] + outcome.attempt * 4, np.int32)
-        for account in ledger.bad:
+        for account in ledger.not_ok:
             status[account.unit - outcome.first] = STATUS_RANK[account.status] + outcome.attempt * 4
         span = slice(outcome.first, outcome.last + 1)
         better = status > score[span]
@@ -323,7 +330,7 @@ def _ranges(
     reached = -1
     for outcome, load in counting:
         if outcome.first > reached and (
-            rows >= ROW_GROUP or size >= GROUP_BYTES
+            rows >= ROW_GROUP_ROWS or size >= MAX_ROW_GROUP_BYTES
         ):  # no outcome lies on both sides
             yield first, outcome.first - 1
             first, rows, size = outcome.first, 0, 0
@@ -360,7 +367,7 @@ def _collect_range(
     tables = []
     for number in _distinct(span):
         outcome = outcomes[number]
-        ledger = unpack_accounts(_read_part(outcome, "ledger", layout, store))
+        ledger = unpack_ledger(_read_part(outcome, "ledger", layout, store))
         mine = slice(outcome.first - first, outcome.last + 1 - first)
         counts = span[mine] == number
         seconds[mine][counts], rows_out[mine][counts], attempts[mine][counts] = (
@@ -371,7 +378,7 @@ def _collect_range(
         bad.update(
             {
                 account.unit: account
-                for account in ledger.bad
+                for account in ledger.not_ok
                 if counts[account.unit - outcome.first]
             }
         )
@@ -383,11 +390,11 @@ def _collect_range(
         for position, table in enumerate(packed):
             if not counts.all():
                 table = table.filter(
-                    _mask(counts[numpy_of(table.column(UNIT), False) - outcome.first])
+                    _mask(counts[to_numpy(table.column(UNIT), False) - outcome.first])
                 )
             why = refused.get((number, position))
             if why:
-                late.update(dict.fromkeys(numpy_of(table.column(UNIT), False).tolist(), why))
+                late.update(dict.fromkeys(to_numpy(table.column(UNIT), False).tolist(), why))
             elif table.num_rows:
                 tables.append(_convert_table(table, shape, late))
     table = (
@@ -399,12 +406,12 @@ def _collect_range(
     if contract is not None:
         late.update(_contract_violations(table, contract, warehouse))
     if late:
-        table = table.filter(_mask(~np.isin(numpy_of(table.column(UNIT), False), list(late))))
+        table = table.filter(_mask(~np.isin(to_numpy(table.column(UNIT), False), list(late))))
         rows_out[np.array(list(late)) - first] = 0
         bad.update(
             {unit: UnitStatus(unit, "failed", "ResultError", why) for unit, why in late.items()}
         )
-    account = accounts_table(
+    account = ledger_table(
         first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad
     )
     return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
@@ -421,7 +428,7 @@ def _distinct(numbers: NDArray[np.int32]) -> list[int]:
 
 def _sorted_by_unit(table: pa.Table) -> pa.Table:
     """By unit; the rows of one unit stay as they are."""
-    unit = numpy_of(table.column(UNIT), False)
+    unit = to_numpy(table.column(UNIT), False)
     return (
         table
         if (unit[1:] >= unit[:-1]).all()
@@ -440,7 +447,7 @@ def _convert_table(table: pa.Table, shape: ResultColumns, late: dict[int, str]) 
     """A table in the types of the whole result; units with a value that does not fit are put to
     `late`, and the value to null.
     """
-    units = numpy_of(table.column(UNIT), False)
+    units = to_numpy(table.column(UNIT), False)
     if not set(shape.names) <= set(table.column_names):  # units that returned None
         return pa.Table.from_arrays(
             [
@@ -464,16 +471,16 @@ def _convert_column(
     late: dict[int, str],
 ) -> pa.ChunkedArray:
     found = kind_of(column.type)
-    if not writable(column.type) and pa.types.is_null(kind):
-        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+    if not is_parquet_type(column.type) and pa.types.is_null(kind):
+        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
             late.setdefault(
                 int(units[row]),
                 f"returned {column[row].as_py()} as {name}: a dict without a key cannot be "
                 "stored, and no unit returned a key there; return None instead",
             )
         return pa.nulls(len(column), kind)
-    if not agree(found, kind_of(kind)):
-        for row in np.flatnonzero(~nulls_of(column.combine_chunks())).tolist():
+    if not are_compatible(found, kind_of(kind)):
+        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
             late.setdefault(
                 int(units[row]),
                 f"returned a {found} as {name}; for most units it is a {kind_of(kind)}",
@@ -540,7 +547,7 @@ def _contract_violations(
 
 def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     """The units' keys as the first columns, instead of their numbers."""
-    number = numpy_of(table.column(column), False)
+    number = to_numpy(table.column(column), False)
     first = int(number[0]) if len(number) else 0
     if not units.keys.num_columns:
         keys = None
@@ -564,7 +571,7 @@ class _ModelFiles:
     ) -> None:
         self.results = ParquetWriter(results, result_schema)
         self.accounts = ParquetWriter(
-            accounts, pa.schema([*keys, *(f for f in ACCOUNT if f.name != "unit")])
+            accounts, pa.schema([*keys, *(f for f in LEDGER_SCHEMA if f.name != "unit")])
         )
 
     def add(self, table: pa.Table, account: pa.Table) -> None:
@@ -577,9 +584,9 @@ class _ModelFiles:
 
 
 def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
-    counts["rows_in"] += int(numpy_of(account.column("rows_in"), False).sum())
-    counts["ms"] += round(1000 * float(numpy_of(account.column("seconds"), False).sum()))
-    promised = int(numpy_of(account.column("rows_out"), False).sum())
+    counts["rows_in"] += int(to_numpy(account.column("rows_in"), False).sum())
+    counts["ms"] += round(1000 * float(to_numpy(account.column("seconds"), False).sum()))
+    promised = int(to_numpy(account.column("rows_out"), False).sum())
     if promised != table.num_rows:
         raise ConservationError(
             f"the accounts of a batch speak of {promised:,} result rows, and there are "
@@ -600,9 +607,9 @@ def _check_totals(collected: Collected, manifest: Manifest) -> None:
 def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
     """The units that failed or crashed, with their keys and the reasons."""
     file = pq.ParquetFile(
-        pa.BufferReader(listed(store, layout.accounts(model), layout.collected(model)))
+        pa.BufferReader(get_listed(store, layout.accounts(model), layout.collected(model)))
     )
     for group in range(file.num_row_groups):
-        for row in rows_of(file.read_row_group(group)):
+        for row in to_python_rows(file.read_row_group(group)):
             if row["status"] != "ok":
                 yield row

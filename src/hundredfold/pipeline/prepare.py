@@ -18,9 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import quote
-from ..data.arrays import UNIT, from_numpy, has_large, taken
 from ..data.manifest import Manifest, UnitList
-from ..data.outcomes import ACCOUNT
+from ..data.numpy_columns import UNIT, from_numpy, has_large, take_rows
+from ..data.outcomes import LEDGER_SCHEMA
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
@@ -253,7 +253,7 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
             f"{', '.join(reserved + twice)}",
             hint="a name must stand once, and not begin with __",
         )
-    taken = [name for name in model.unit if name in ACCOUNT.names]
+    taken = [name for name in model.unit if name in LEDGER_SCHEMA.names]
     if taken:
         raise QueryError(
             f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of "
@@ -347,7 +347,7 @@ def _split_by_batch(
         number.astype(np.uint16) if batch_of_unit[-1] < 2**16 else number, kind="stable"
     )  # 16 bits: radix sort
     moved = pa.RecordBatch.from_arrays(
-        [taken(column, order) for column in chunk.columns], schema=chunk.schema
+        [take_rows(column, order) for column in chunk.columns], schema=chunk.schema
     )
     counts = np.bincount(number)
     stops = np.cumsum(counts)

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..contract import Contract, accepts, literal, quote, read_contract
-from ..data.arrays import infinite_dates, rows_of
-from ..data.checksums import damaged, get_json, missing, needed, parsed_json, put_json
+from ..data.checksums import damage_error, get_json, missing_error, parse_json, put_json, require
+from ..data.numpy_columns import columns_with_infinite_dates, to_python_rows
 from ..data.outcomes import describe
 from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
@@ -216,15 +216,15 @@ def read_release(job: str, version: int, store: Store) -> Release:
     written.
     """
     key = f"{release_folder(job, version)}/release.json"
-    return Release(**parsed_json(store, key, needed(store, key).to_pybytes()))
+    return Release(**parse_json(store, key, require(store, key).to_pybytes()))
 
 
 def verify_file(release: Release, key: str, store: Store) -> None:
     """Raise DamagedFile if a file of a release is missing, or does not have the SHA-256 that the
     release has for it.
     """
-    if _sha256(needed(store, key)) != release.files[key]:
-        raise damaged(store, key, "does not have the SHA-256 with which it was published")
+    if _sha256(require(store, key)) != release.files[key]:
+        raise damage_error(store, key, "does not have the SHA-256 with which it was published")
 
 
 def _sha256(data: pa.Buffer) -> str:
@@ -278,7 +278,7 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
             raise
         now = to  # the pointer is written anew
     if now is None and known and to is None:
-        raise missing(store, _pointer(job))
+        raise missing_error(store, _pointer(job))
     if not known:
         raise StateError(
             f"{job} has no release, so there is nothing to roll back", hint="hundredfold status"
@@ -331,7 +331,7 @@ def _create_release(
     if parent is None and versions(
         job.name, store
     ):  # which release this one builds upon, only the pointer says
-        raise missing(store, _pointer(job.name))
+        raise missing_error(store, _pointer(job.name))
     if parent is not None:
         read_release(
             job.name, parent, store
@@ -392,7 +392,7 @@ def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunS
         closing(ParquetWriter(path, warehouse.columns(select))) as file,
     ):
         for batch in warehouse.stream(select):
-            if endless := infinite_dates(batch):
+            if endless := columns_with_infinite_dates(batch):
                 raise PublishRefused(
                     f"{key.rpartition('/')[2]} is not published: its query gives dates of "
                     f"infinity in {', '.join(endless)}, which Parquet has not",
@@ -451,7 +451,9 @@ def _json_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and
     infinity, which JSON lacks, are texts.
     """
-    return [{name: _json_value(value) for name, value in row.items()} for row in rows_of(table)]
+    return [
+        {name: _json_value(value) for name, value in row.items()} for row in to_python_rows(table)
+    ]
 
 
 def _json_value(value: object) -> Any:

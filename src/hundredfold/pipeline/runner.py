@@ -13,7 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.checksums import listed, verify_listed
+from ..data.checksums import get_listed, verify_listed
 from ..data.manifest import Manifest
 from ..errors import NoSuchRun
 from ..job import Job, Layout, Model
@@ -194,7 +194,7 @@ class StageRunner:
         """
         if not several:
             return {collected.attempt: collected.ok} if collected.ok else {}
-        data = listed(
+        data = get_listed(
             self.store,
             self.layout.accounts(collected.model),
             self.layout.collected(collected.model),

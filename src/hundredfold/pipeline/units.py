@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import quote
-from ..data.arrays import UNIT, from_numpy, numpy_of, taken
-from ..data.manifest import ROWS
+from ..data.manifest import ROWS_COLUMN
+from ..data.numpy_columns import UNIT, from_numpy, take_rows, to_numpy
 from ..errors import ConservationError, QueryError
 from ..ports.interfaces import StreamingWarehouse
 from ..sql.queries import rows_with_unit_number, unit_sizes
@@ -91,8 +91,10 @@ class SingleUnit:
         self._select, self._warehouse = select, warehouse
 
     def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:  # noqa: ARG002  # one unit
-        counted = self._warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({self._select}) AS q")
-        if sum(numpy_of(counted.column(ROWS), False)):
+        counted = self._warehouse.query(
+            f"SELECT count(*) AS {ROWS_COLUMN} FROM ({self._select}) AS q"
+        )
+        if sum(to_numpy(counted.column(ROWS_COLUMN), False)):
             yield from map(_with_int64_sizes, counted.combine_chunks().to_batches())
 
     def set_units(self, units: pa.Table) -> None: ...
@@ -119,13 +121,15 @@ class JoinIndex:
 
     def set_units(self, units: pa.Table) -> None:
         numbers = from_numpy(np.arange(units.num_rows, dtype=np.int32))
-        self._warehouse.register("__units", units.drop_columns([ROWS]).append_column(UNIT, numbers))
+        self._warehouse.register(
+            "__units", units.drop_columns([ROWS_COLUMN]).append_column(UNIT, numbers)
+        )
 
     def query(self, columns: Sequence[str]) -> str:
         return rows_with_unit_number(self._select, self._unit, columns, "__units")
 
     def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
-        return numpy_of(codes, False)
+        return to_numpy(codes, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class Values:
     values: pa.Array
 
     def at(self, places: NDArray[np.int64]) -> pa.Array:
-        return taken(self.values, places)
+        return take_rows(self.values, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ class DenseIndex:
                 keys[column.name] = column.values.at(place)
             if len(codes):
                 columns = {column.name: keys[column.name] for column in self._digits}
-                yield pa.RecordBatch.from_pydict({**columns, ROWS: from_numpy(part[there])})
+                yield pa.RecordBatch.from_pydict({**columns, ROWS_COLUMN: from_numpy(part[there])})
         self._rows = None
 
     def set_units(self, units: pa.Table) -> None: ...
@@ -240,7 +244,7 @@ class DenseIndex:
         return rows
 
     def _codes(self, column: pa.Array) -> NDArray[np.int32]:
-        codes = numpy_of(column, False) if column.null_count == 0 else np.array([-1])
+        codes = to_numpy(column, False) if column.null_count == 0 else np.array([-1])
         if len(codes) and (codes.min() < 0 or codes.max() >= self._cells):
             raise ConservationError(
                 f"{self._model}: the query gave keys that it had not given a moment before",
@@ -331,5 +335,5 @@ def _value_column(
 
 
 def _with_int64_sizes(units: pa.RecordBatch) -> pa.RecordBatch:
-    rows = numpy_of(units.column(ROWS), False).astype(np.int64)
-    return units.set_column(units.num_columns - 1, ROWS, from_numpy(rows))
+    rows = to_numpy(units.column(ROWS_COLUMN), False).astype(np.int64)
+    return units.set_column(units.num_columns - 1, ROWS_COLUMN, from_numpy(rows))

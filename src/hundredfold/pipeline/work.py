@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ..data.checksums import put_sealed
 from ..data.manifest import Manifest, UnitList, key_text
-from ..data.outcomes import UnitStatus, pack_accounts, unpack_accounts
+from ..data.outcomes import UnitStatus, pack_ledger, unpack_ledger
 from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
@@ -410,7 +410,7 @@ class WorkDispatcher:
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
-        bad = unpack_accounts(pa.py_buffer(accounts)).bad
+        bad = unpack_ledger(pa.py_buffer(accounts)).not_ok
         if message.units == 1:
             self._count_retry(message.first, failed=bool(bad))
         if bad:
@@ -463,7 +463,7 @@ def accounts_without_result(message: Message, status: str, error: str, reason: s
     """The accounts of units that have no result, and why."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
-    return pack_accounts(
+    return pack_ledger(
         message,
         zero.astype(float),
         zero,

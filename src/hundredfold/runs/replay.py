@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from ..data.arrays import pylist_of
-from ..data.batch import form_of
+from ..data.batch import row_form
 from ..data.manifest import Manifest, UnitList, key_text, open_batch
+from ..data.numpy_columns import to_python_list
 from ..data.upstream import UpstreamResults
 from ..errors import StateError, UsageError
 from ..job import Job, Layout
@@ -51,8 +51,8 @@ def replay_unit(
         name: UpstreamResults(name, declared, job.model(name), layout, home.store)
         for name in declared.inputs or ()
     }
-    form = form_of(declared)
-    rows = batch.units(form, own, own) if declared.batched else batch.one(form, own)
+    form = row_form(declared)
+    rows = batch.units(form, own, own) if declared.batched else batch.unit_rows(form, own)
     keys = batch.keys.slice(own, 1)
     values = {
         name: g.for_many(keys) if declared.batched else g.for_units(batch.keys)(own)
@@ -63,7 +63,7 @@ def replay_unit(
 
 def find_unit(units: UnitList, key: str, model: str) -> int:
     """The number of the unit whose key is written like this; UsageError names those that are near."""
-    columns = [pylist_of(column) for column in units.keys.columns]
+    columns = [to_python_list(column) for column in units.keys.columns]
     texts = [key_text(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
     wanted = key if columns else key_text(())
     if wanted in texts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.checksums import listed, missing
+from ..data.checksums import get_listed, missing_error
 from ..data.manifest import Manifest, UnitList
 from ..errors import HundredfoldError, StateError
 from ..job import Job, Layout, Model
@@ -63,7 +63,7 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
             collected = read_collected(layout, model.name, home.store)
         except KeyError:
             if record.state is State.DONE:
-                raise missing(home.store, layout.collected(model.name)) from None
+                raise missing_error(home.store, layout.collected(model.name)) from None
             continue
         if collected.bad:
             units = UnitList.read(layout, model.name, home.store)
@@ -89,7 +89,7 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
 def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
     table = pq.ParquetFile(
         pa.BufferReader(
-            listed(home.store, layout.accounts(model.name), layout.collected(model.name))
+            get_listed(home.store, layout.accounts(model.name), layout.collected(model.name))
         )
     ).read(["status"])
     if table.num_rows != len(units):

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data import checksums
-from ..data.arrays import pylist_of, rows_of
-from ..data.checksums import listed, verified
+from ..data.checksums import get_listed, get_verified
 from ..data.manifest import key_text
-from ..data.outcomes import ACCOUNT
+from ..data.numpy_columns import to_python_list, to_python_rows
+from ..data.outcomes import LEDGER_SCHEMA
 from ..errors import StateError, UsageError
 from ..job import Layout
 from ..pipeline import publish as publishing
@@ -61,7 +61,7 @@ class Rows:
         """The first rows as a table, for a notebook."""
         head = self.table.slice(0, HTML_ROWS)
         names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
-        columns = [map(_html_cell, pylist_of(column)) for column in head.columns]
+        columns = [map(_html_cell, to_python_list(column)) for column in head.columns]
         rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
         more = self.table.num_rows - head.num_rows
         note = (
@@ -137,9 +137,9 @@ class Run:
         for name in names:
             table = self.units(name).table
             bad = table.filter(table.column("error").is_valid())
-            keys = [c for c in table.column_names if c not in ACCOUNT.names]
+            keys = [c for c in table.column_names if c not in LEDGER_SCHEMA.names]
             key = (
-                [key_text([row[k] for k in keys]) for row in rows_of(bad.select(keys))]
+                [key_text([row[k] for k in keys]) for row in to_python_rows(bad.select(keys))]
                 if keys
                 else [key_text(())] * bad.num_rows
             )
@@ -179,7 +179,7 @@ class Run:
             raise UsageError(f"run {self.id} has no source {source!r}")
         wanted = verdicts[source].checksums.get(key)
         if wanted:
-            return _read_rows(verified(self.home.store, key, wanted))
+            return _read_rows(get_verified(self.home.store, key, wanted))
         fields = [
             ("__file", pa.string()),
             ("__row", pa.int64()),
@@ -227,9 +227,9 @@ class Run:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except (KeyError, FileNotFoundError):
-            raise checksums.missing(self.home.store, found[0]) from None
+            raise checksums.missing_error(self.home.store, found[0]) from None
         if digest != release.files[found[0]]:
-            raise checksums.damaged(
+            raise checksums.damage_error(
                 self.home.store, found[0], "does not have the SHA-256 with which it was published"
             )
         return path
@@ -265,10 +265,10 @@ class Run:
 
     def _read(self, key: str, lister: str, missing: str) -> Rows:
         try:
-            return _read_rows(listed(self.home.store, key, lister))
+            return _read_rows(get_listed(self.home.store, key, lister))
         except KeyError:
             if is_collected(self.record):  # it was collected, and is not there
-                raise checksums.missing(self.home.store, lister) from None
+                raise checksums.missing_error(self.home.store, lister) from None
             raise StateError(
                 f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}"
             ) from None

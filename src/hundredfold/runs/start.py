@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from ..data.batch import form_of
-from ..data.result_contract import returned_by
+from ..data.batch import row_form
+from ..data.result_contract import return_type
 from ..data.upstream import check_inputs
 from ..errors import UsageError
 from ..job import Job, check_limit
@@ -73,8 +73,8 @@ def check_declared(job: Job) -> None:
     """Raise what is wrong with queries and functions before anything is done."""
     for model in job.models:
         query_of(model, job)
-        form_of(model)
-        returned_by(model)
+        row_form(model)
+        return_type(model)
         check_inputs(model, job)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from ..data.arrays import rows_of
 from ..data.manifest import UnitList, key_text
+from ..data.numpy_columns import to_python_rows
 from ..pipeline import publish
 from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
@@ -98,7 +98,7 @@ def failure_reasons(run: Run) -> list[FailureReason]:
         return []
     counts: dict[tuple[str, str, str], int] = {}
     firsts: dict[tuple[str, str, str], str] = {}
-    for row in rows_of(run.failures().arrow()):
+    for row in to_python_rows(run.failures().arrow()):
         lines = (row["message"] or "").strip().splitlines()
         reason = row["model"], row["error"], _cut(lines[0]) if lines else ""
         counts[reason] = counts.get(reason, 0) + 1

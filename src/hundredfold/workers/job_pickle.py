@@ -9,7 +9,7 @@ from typing import Any
 
 import cloudpickle
 
-from ..data.result_contract import returned_by
+from ..data.result_contract import return_type
 from ..errors import JobError
 from ..job import Job
 from .isolation import format_error
@@ -30,7 +30,7 @@ def pickle_job(thing: WorkerContext | Job) -> bytes:
     for model in (thing.job if isinstance(thing, WorkerContext) else thing).models:
         # annotations are evaluated now, while every name in them is defined; the model keeps the
         # result
-        returned_by(model)
+        return_type(model)
     data = io.BytesIO()
     try:
         _JobPickler(data).dump(thing)

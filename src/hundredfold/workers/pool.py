@@ -266,9 +266,9 @@ class WorkerPool:
                     slot.progress[0],
                     "reported" if memory else "",
                 )
-            case ("chunk", first, last, results, accounts) if message is not None:
+            case ("chunk", first, last, results, ledger) if message is not None:
                 slot.done = last
-                yield slot, ChunkDone(message.part(first, last), results, accounts)
+                yield slot, ChunkDone(message.part(first, last), results, ledger)
             case ("finished", last, replace) if message is not None:
                 slot.message = None
                 if replace:

@@ -41,7 +41,7 @@ class ChunkDone:
 
     message: Message
     results: bytes | pa.Buffer
-    accounts: bytes
+    ledger: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..data.arrays import UNIT, numpy_of, value_of
-from ..data.batch import OpenBatch, form_of
-from ..data.manifest import Manifest, UnitList, bytes_of_units, open_batch
-from ..data.outcomes import UnitStatus, failed_unit, pack_accounts, pack_results
-from ..data.result_contract import returned_by
-from ..data.results import ResultBuilder, WrongShape
+from ..data.batch import OpenBatch, row_form
+from ..data.manifest import Manifest, UnitList, open_batch, stored_bytes
+from ..data.numpy_columns import UNIT, to_numpy, to_python
+from ..data.outcomes import UnitStatus, failed_unit, pack_ledger, pack_results
+from ..data.result_contract import return_type
+from ..data.results import ResultBuilder, UnusableBatchResult
 from ..data.upstream import UpstreamResults
 from ..errors import WorkerError
 from ..job import Batch, Message, Model
@@ -166,14 +166,14 @@ class ModelRunner:
 
     def __init__(self, context: WorkerContext, model: Model) -> None:
         self.context, self.model = context, model
-        self.form = form_of(model)
+        self.form = row_form(model)
         self.manifest = Manifest.read(context.layout, model.name, context.store)
         self.units = UnitList.read(context.layout, model.name, context.store)
         self.inputs = [
             UpstreamResults(name, model, context.job.model(name), context.layout, context.store)
             for name in model.inputs or ()
         ]
-        self.contract = returned_by(model)
+        self.contract = return_type(model)
         self.units_done = 0  # in this process
         self._open: tuple[tuple[int, int, int], OpenBatch] | None = None
 
@@ -210,7 +210,7 @@ class ModelRunner:
         """Return about how many bytes it takes to pass the units of a message to the function."""
         batch = self.manifest.batches[message.batch]
         rows = int(self.units.sizes(message.first, message.last).sum())
-        size = bytes_of_units(
+        size = stored_bytes(
             self.manifest,
             batch,
             message.first,
@@ -230,7 +230,7 @@ class ModelRunner:
 
 def _key_reader(batch: OpenBatch, name: str) -> Callable[[int], Any]:
     column, first = batch.keys.column(name), batch.first
-    return lambda unit: value_of(column[unit - first])
+    return lambda unit: to_python(column[unit - first])
 
 
 def raise_fatal(error: BaseException) -> None:
@@ -312,7 +312,7 @@ def _fill_chunk(
     """Call the function for units from `chunk.first` on, until the chunk is to be sent."""
     clock, progress = time.monotonic_ns, runner.progress
     builder, failed, stamps, first = chunk.builder, chunk.failed, chunk.stamps_ns, chunk.first
-    add, (work, units), unit = builder.adder(), calls, chunk.unit
+    add, (work, units), unit = builder.appender(), calls, chunk.unit
     stretch_units = 1 if runner.is_fresh() else FIRST_STRETCH_UNITS
     max_stretch = MAX_NUMERIC_STRETCH_UNITS if builder.only_numbers else MAX_STRETCH_UNITS
     now = clock()
@@ -346,7 +346,7 @@ def _fill_chunk(
                     break
                 next_check = now + STOP_CHECK_INTERVAL_NS
         else:
-            size, done = builder.weigh() + failed.bytes, unit + 1 - first
+            size, done = builder.estimate_bytes() + failed.bytes, unit + 1 - first
             stretch_units = _next_stretch(stretch_units, size, done, max_stretch)
             runner.gauge.note_first_unit()
     chunk.unit = unit
@@ -439,7 +439,7 @@ def _run_batched(
             batch.units(model_runner.form, offset, offset + message.units - 1),
             **{each.name: each.for_many(keys) for each in model_runner.inputs},
         )
-        builder.add_many(message.first, message.units, value)
+        builder.add_batched(message.first, message.units, value)
     # the failure of several units is located by halving; that of one unit is a value
     except BaseException as error:  # noqa: BLE001
         raise_fatal(error)
@@ -483,7 +483,7 @@ def _failed_slice(
             raise ResourcesExhausted(reason, unit) from None
     runner.units_started += message.units
     model_runner.close()  # the function may have written to the columns before it raised
-    if message.units > 1 and not isinstance(error, WrongShape):
+    if message.units > 1 and not isinstance(error, UnusableBatchResult):
         return []
     others = range(message.first + 1, message.last + 1)
     return [status, *(failed_unit(unit, error) for unit in others)]
@@ -496,11 +496,11 @@ def _send_chunk(
     seconds: NDArray[np.float64],
     message: Message,
 ) -> None:
-    tables, unfit = builder.finish()
+    tables, unfit = builder.build()
     rows_out = np.zeros(message.units, np.int64)
     for rows in tables:
         rows_out += np.bincount(
-            numpy_of(rows.column(UNIT), False) - message.first, minlength=message.units
+            to_numpy(rows.column(UNIT), False) - message.first, minlength=message.units
         )
-    accounts = pack_accounts(message, seconds, rows_out, [*failed, *unfit], tables)
-    runner.send(("chunk", message.first, message.last, pack_results(tables), accounts))
+    ledger = pack_ledger(message, seconds, rows_out, [*failed, *unfit], tables)
+    runner.send(("chunk", message.first, message.last, pack_results(tables), ledger))

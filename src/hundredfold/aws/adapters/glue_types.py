@@ -12,7 +12,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...data.arrays import numpy_of
+from ...data.numpy_columns import to_numpy
 from ...errors import SourceError
 
 PLAIN = {  # Arrow's types as Glue names them
@@ -122,7 +122,7 @@ def has_sub_millisecond(column: pa.ChunkedArray) -> bool:
         return False
     step = 1_000 if column.type.unit == "us" else 1_000_000
     return any(
-        bool((numpy_of(chunk.drop_null().view(pa.int64()), False) % step).any())
+        bool((to_numpy(chunk.drop_null().view(pa.int64()), False) % step).any())
         for chunk in column.chunks
     )
 

@@ -34,7 +34,7 @@ from botocore.exceptions import (
 )
 from s3transfer import exceptions as transfer
 
-from ...data.checksums import damaged
+from ...data.checksums import damage_error
 from ...errors import HomeError
 from ...ports.object_keys import checked_key, checked_prefix
 from .errors import BUSY, DENIED, code, in_plain_words
@@ -141,14 +141,14 @@ class S3Store:
                 data = pa.py_buffer(content)
             except ClientError as error:
                 if code(error) in TAKEN:
-                    raise damaged(self, key, "was replaced since it was written") from error
+                    raise damage_error(self, key, "was replaced since it was written") from error
                 raise
         if data.size != int(size):
-            raise damaged(
+            raise damage_error(
                 self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written"
             )
         if not _has_tag(content, etag, found):
-            raise damaged(self, key, "does not have the checksum with which it was written")
+            raise damage_error(self, key, "does not have the checksum with which it was written")
         return data
 
     def marks(self, prefix: str) -> dict[str, str]:

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from ...contract import quote
-from ...data.arrays import LARGEST_EXACT, UNIT, from_numpy, has_large, numpy_of
 from ...data.checksums import put_sealed
-from ...data.manifest import ROWS, Manifest, UnitList
+from ...data.manifest import ROWS_COLUMN, Manifest, UnitList
+from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large, to_numpy
 from ...errors import ConservationError, QueryError
 from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
@@ -61,7 +61,7 @@ def prepare(
     warehouse.materialize(kept, select)
     select = f"SELECT * FROM {quote(kept)}"
     units = _units(model, select, warehouse)
-    rows = numpy_of(units.column(ROWS), False)
+    rows = to_numpy(units.column(ROWS_COLUMN), False)
     cut = make_batches(
         rows,
         parts=batches or target_batches(model, rows, workers),
@@ -108,14 +108,14 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
         counted = warehouse.here.query(f"SELECT * FROM __counted ORDER BY {keys}")
         warehouse.drop("__counted")
     else:
-        counted = warehouse.query(f"SELECT count(*) AS {ROWS} FROM ({select}) AS q")
-    rows = numpy_of(counted.column(ROWS), False).astype(np.int64)
+        counted = warehouse.query(f"SELECT count(*) AS {ROWS_COLUMN} FROM ({select}) AS q")
+    rows = to_numpy(counted.column(ROWS_COLUMN), False).astype(np.int64)
     if not rows.sum():
         raise QueryError(
             f"the query of {model.name} gives no row",
             hint="run the query by itself; is a filter or a join too narrow?",
         )
-    return counted.set_column(counted.num_columns - 1, ROWS, from_numpy(rows))
+    return counted.set_column(counted.num_columns - 1, ROWS_COLUMN, from_numpy(rows))
 
 
 def _split(
@@ -132,7 +132,7 @@ def _split(
     lies_in = np.repeat(
         np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches]
     )
-    listed = units.drop_columns([ROWS])
+    listed = units.drop_columns([ROWS_COLUMN])
     listed = listed.append_column(
         UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))
     ).append_column(BATCH, from_numpy(lies_in))
@@ -191,7 +191,7 @@ def _same(name: str, keys: pa.ChunkedArray) -> str:
     """
     sides = [f"{table}.{quote(name)}" for table in "qu"]
     same = []
-    if pa.types.is_floating(keys.type) and np.isnan(numpy_of(keys.drop_null(), False)).any():
+    if pa.types.is_floating(keys.type) and np.isnan(to_numpy(keys.drop_null(), False)).any():
         same.append(" = ".join(f"coalesce(isnan({side}), FALSE)" for side in sides))
         sides = [f"CASE WHEN isnan({side}) THEN 0e0 ELSE {side} END" for side in sides]
     if keys.null_count:
@@ -250,7 +250,7 @@ def _look(
             large |= {
                 name
                 for i, name in enumerate(integers)
-                if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > LARGEST_EXACT
+                if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > MAX_EXACT_INTEGER
             }
     wrong = [b for b in batches if rows[b.number] != b.rows]
     if wrong or len(files) != len(batches):

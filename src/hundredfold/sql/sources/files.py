@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...contract import literal, quote
-from ...data.columns import UNFIT, column_of, has_objects, is_opaque, is_usable
+from ...data.arrow_columns import COLUMN_ERRORS, has_objects, is_opaque, is_valid_name, to_column
 from ...errors import ResultError, SourceError
 from ...paths import expand_user
 from .listing import (
@@ -411,8 +411,8 @@ def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False
                 pa.uint64() if _is_unsigned(values, kinds) else None,
                 from_pandas=nan_is_null,
             )
-        return column_of(values)
-    except UNFIT as error:
+        return to_column(values)
+    except COLUMN_ERRORS as error:
         found = ", ".join(
             sorted(
                 {
@@ -451,7 +451,7 @@ def _is_unsigned(values: Sequence[Any], kinds: set[type]) -> bool:
 def refuse_ours(source: str, names: Sequence[str]) -> None:
     """SourceError for names that a source cannot have: doubled ones, empty ones, and those that begin as ours do."""
     _refuse_twice(source, names)
-    bad = [name for name in names if not is_usable(name)]
+    bad = [name for name in names if not is_valid_name(name)]
     if bad:
         raise SourceError(
             f"{source} has {len(bad)} column(s) without a name that SQL can use",

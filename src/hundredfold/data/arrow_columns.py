@@ -1,7 +1,7 @@
-"""What sort of thing a column holds: from Python values to one Arrow column, and from several columns' types to one.
+"""Conversion of Python values to one Arrow column, and of several columns' types to a common one.
 
-What pa.array makes of a mixture depends on which value comes first.  Here it depends on all values alike, so that a
-result does not depend on how units were packed.
+pa.array infers the type of a mixture from the value that comes first. This module infers it from
+all values alike, so that a result does not depend on how units were batched.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import pyarrow as pa
 
 from ..contract import accepts
 from ..errors import ResultError
-from .arrays import from_numpy, pylist_of, refuse_finer_clocks
-from .members import COLLECTIONS, members_of
+from .numpy_columns import check_time_precision, from_numpy, to_python_list
+from .ordered_collections import COLLECTION_TYPES, ordered_members
 
-UNFIT = (
+# errors that the creation of a column may raise (Arrow's errors are among them)
+COLUMN_ERRORS = (
     ValueError,
     TypeError,
     NotImplementedError,
     OverflowError,
     ResultError,
-    RecursionError,  # a list that holds itself
-)  # what making a column may raise (Arrow's errors are among them)
-_PLAIN = frozenset(
+    RecursionError,  # a list that contains itself
+)
+_PLAIN_TYPES = frozenset(
     {
         type(None),
         bool,
@@ -46,7 +47,7 @@ _PLAIN = frozenset(
         dt.timedelta,
     }
 )
-_SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+_KIND_BY_TYPE: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (type(None), "null"),
     (bool, "bool"),
     ((int, float), "number"),
@@ -62,72 +63,76 @@ _SORTS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
-def column_of(values: Any, kind: pa.DataType | None = None) -> pa.Array:
-    """A column of Python values: of `kind`, or of the one type that holds them all, in its wide form.
+def to_column(values: Any, kind: pa.DataType | None = None) -> pa.Array:
+    """Return a column of Python values: of `kind`, or of the type that holds them all, in its
+    widest form.
 
-    One of UNFIT if the values are of several sorts, or if being of `kind` would change one: what pa.array makes of such
-    a mixture depends on which value comes first, and so on how units were packed. The common cases go around pa.array,
-    which imports pandas.
+    Common cases avoid pa.array, which imports pandas.
+
+    Raises:
+        One of COLUMN_ERRORS: the values are of several kinds, or `kind` would change one.
     """
-    fast = _fast(values, kind)
+    fast = _fast_column(values, kind)
     if fast is not None:
         return fast
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biufMm":
-        array = _of_array(values)
-        return cast(array, wide(array.type)) if kind is None else same_values(array, kind)
+        array = _array_to_arrow(values)
+        return cast(array, widest_type(array.type)) if kind is None else cast_exactly(array, kind)
     if _is_masked(values) and values.ndim == 1:
-        values = values.tolist()  # None where it is masked
-    values = [v if type(v) in _PLAIN else _plain(v) for v in values]
-    sorts = {_sort(python) for python in set(map(type, values))} - {"null"}
+        values = values.tolist()  # None for masked elements
+    values = [v if type(v) in _PLAIN_TYPES else _to_plain(v) for v in values]
+    kinds = {_kind_of_python(python) for python in set(map(type, values))} - {"null"}
     if (
-        "timestamp" in sorts
+        "timestamp" in kinds
         and len({_has_zone(v) for v in values if v is not None}) > 1
-        and sorts <= {"timestamp"}
+        and kinds <= {"timestamp"}
     ):
         raise ResultError("a column holds either times with a zone or times without one")
-    if "time" in sorts and (
+    if "time" in kinds and (
         zoned := next((v for v in values if _has_zone(v) and isinstance(v, dt.time)), None)
     ):
         raise ResultError(
-            f"a column holds times of day without a zone, not {zoned}: value.replace(tzinfo=None), or a datetime"
+            f"a column holds times of day without a zone, not {zoned}:"
+            " value.replace(tzinfo=None), or a datetime"
         )
     if kind is not None:
-        return _of_kind(values, sorts, kind)
-    if len(sorts) > 1:
-        raise ResultError(f"a column holds values of one sort, not {' and '.join(sorted(sorts))}")
-    array = _of_sort(values, sorts)
-    if not holdable(array.type):
+        return _column_of_type(values, kinds, kind)
+    if len(kinds) > 1:
+        raise ResultError(f"a column holds values of one kind, not {' and '.join(sorted(kinds))}")
+    array = _column_of_kind(values, kinds)
+    if not is_storable(array.type):
         raise ResultError(f"no file can hold a column of {array.type}")
-    return cast(array, wide(array.type))
+    return cast(array, widest_type(array.type))
 
 
-def _of_sort(values: list[Any], sorts: set[str]) -> pa.Array:
-    """A column of values of one sort, or of nulls alone."""
-    if sorts == {"list"}:
-        return _lists(values, None)
-    if sorts == {"struct"}:
-        return _structs(values, None)
-    return _moments(values) if sorts & {"timestamp", "duration"} else pa.array(values)
+def _column_of_kind(values: list[Any], kinds: set[str]) -> pa.Array:
+    """Return a column of values of one kind, or of nulls alone."""
+    if kinds == {"list"}:
+        return _list_column(values, None)
+    if kinds == {"struct"}:
+        return _struct_column(values, None)
+    return _time_column(values) if kinds & {"timestamp", "duration"} else pa.array(values)
 
 
-def _of_array(values: Any) -> pa.Array:
-    """A NumPy array of numbers or times as an Arrow array, with nulls where it is masked."""
+def _array_to_arrow(values: Any) -> pa.Array:
+    """Return a NumPy array of numbers or times as an Arrow array, with nulls where it is masked."""
     if values.dtype.kind in "Mm":
         unit, count = np.datetime_data(values.dtype)
         finest = {"W": "D", "Y": "D", "M": "D", "h": "s", "m": "s"}.get(unit, unit)
-        if (count, finest) != (
-            1,
-            unit,
-        ):  # Arrow has no such unit; it raises for months of a timedelta, which have no length
+        if (count, finest) != (1, unit):
+            # Arrow has no such unit; it raises for a timedelta in months, which have no fixed
+            # length
             values = values.astype(f"{values.dtype.kind}8[{finest}]")
         if (
             unit in ("ps", "fs", "as")
             and not (values == (fine := values.astype(f"{values.dtype.kind}8[ns]"))).all()
         ):
-            raise ResultError(f"a column holds no {values.dtype}, which is finer than a nanosecond")
+            raise ResultError(
+                f"a column cannot hold {values.dtype}, which is finer than a nanosecond"
+            )
         values = fine if unit in ("ps", "fs", "as") else values
     if values.dtype.itemsize > 8:
-        raise ResultError(f"a column holds no {values.dtype}")
+        raise ResultError(f"a column cannot hold {values.dtype}")
     return (
         pa.array(np.asarray(values), mask=np.ma.getmaskarray(values))
         if _is_masked(values)
@@ -136,7 +141,7 @@ def _of_array(values: Any) -> pa.Array:
 
 
 def _is_masked(values: Any) -> bool:
-    """Whether it is an array of numpy.ma, which is not imported where nobody did."""
+    """Return whether it is an array of numpy.ma, without importing numpy.ma."""
     return (
         isinstance(values, np.ndarray)
         and type(values) is not np.ndarray
@@ -144,50 +149,52 @@ def _is_masked(values: Any) -> bool:
     )
 
 
-def _sort(python: type) -> str:
-    """What sort of value a type is, in the words of kind_of."""
-    return next((sort for types, sort in _SORTS if issubclass(python, types)), python.__name__)
+def _kind_of_python(python: type) -> str:
+    """Return the kind of value that a Python type is, as in kind_of."""
+    return next(
+        (sort for types, sort in _KIND_BY_TYPE if issubclass(python, types)), python.__name__
+    )
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's, pandas' and Arrow's single values, and members of an Enum, as Python's own."""
+def _to_plain(value: Any) -> Any:
+    """Return single values of NumPy, pandas and Arrow, and Enum members, as Python objects."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, np.ndarray):
-        return _plain_array(value)
+        return _array_to_plain(value)
     if isinstance(value, np.datetime64 | np.timedelta64):
-        return None if np.isnat(value) else _moment(value)
+        return None if np.isnat(value) else _time_to_plain(value)
     if isinstance(value, np.void) and value.dtype.names:
         return {name: value[name] for name in value.dtype.names}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, pa.Scalar):
-        return _plain_scalar(value)
-    if isinstance(value, COLLECTIONS):
-        return members_of(value)
+        return _scalar_to_plain(value)
+    if isinstance(value, COLLECTION_TYPES):
+        return ordered_members(value)
     if type(value).__name__ in ("NaTType", "NAType"):
         return None
     return value
 
 
-def _plain_array(value: Any) -> Any:
+def _array_to_plain(value: Any) -> Any:
     if value.dtype.names:  # an array of records
-        return _plain(value[()]) if value.ndim == 0 else list(value)
+        return _to_plain(value[()]) if value.ndim == 0 else list(value)
     if value.ndim == 0:
         return (
             None
             if _is_masked(value) and bool(value.mask)
-            else _plain(value[()])
+            else _to_plain(value[()])
             if value.dtype.kind in "Mm"
             else value.item()
         )
     return list(value) if value.ndim > 1 else value
 
 
-def _plain_scalar(value: pa.Scalar) -> Any:
+def _scalar_to_plain(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
-    refuse_finer_clocks(pa.array([value]))
+    check_time_precision(pa.array([value]))
     kind = (
         "M"
         if pa.types.is_timestamp(value.type)
@@ -196,7 +203,7 @@ def _plain_scalar(value: pa.Scalar) -> Any:
         else ""
     )
     if kind and getattr(value.type, "tz", None) is None:
-        return _plain(np.array(value.value, f"{kind}8[{value.type.unit}]")[()])
+        return _to_plain(np.array(value.value, f"{kind}8[{value.type.unit}]")[()])
     return value.as_py()
 
 
@@ -204,8 +211,11 @@ def _has_zone(value: Any) -> bool:
     return getattr(value, "tzinfo", None) is not None
 
 
-def _moment(value: np.datetime64 | np.timedelta64) -> Any:
-    """Python's own value; NumPy's where that would lose something: what is finer than a microsecond, or beyond the year 9999."""
+def _time_to_plain(value: np.datetime64 | np.timedelta64) -> Any:
+    """Return a time as a Python object, or as NumPy's if Python's would lose a part of it.
+
+    Such times are finer than a microsecond, or beyond the year 9999.
+    """
     kind, unit = value.dtype.kind, np.datetime_data(value.dtype)[0]
     if unit == "generic" or (kind == "m" and unit in ("Y", "M")):
         raise ResultError(f"{value!r} has no length that a column can hold")
@@ -223,20 +233,21 @@ def _moment(value: np.datetime64 | np.timedelta64) -> Any:
     return plain
 
 
-def _is_fine(value: Any) -> bool:
-    """Whether it is a time or duration that Python's own types cannot hold: NumPy's, or one of pandas with nanoseconds."""
+def _needs_nanoseconds(value: Any) -> bool:
+    """Return whether Python's own types cannot hold a time or duration of NumPy or pandas."""
     return isinstance(value, np.generic) or bool(
         getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
     )
 
 
-def _moments(values: list[Any]) -> pa.Array:
-    """A column of times or durations, in nanoseconds where one of them needs that."""
-    if not any(map(_is_fine, values)):
+def _time_column(values: list[Any]) -> pa.Array:
+    """Return a column of times or durations, in nanoseconds if one of them needs that."""
+    if not any(map(_needs_nanoseconds, values)):
         return pa.array(values)
     zone = "UTC" if any(map(_has_zone, values)) else None
     durations = any(isinstance(v, dt.timedelta | np.timedelta64) for v in values)
-    if durations:  # in microseconds, as SQL and files have them: what they are must not depend on another unit's
+    # in microseconds, as in SQL and in files: the unit must not depend on another unit's values
+    if durations:
         return pa.array([None if v is None else _microseconds(v) for v in values], pa.int64()).cast(
             pa.duration("us")
         )
@@ -244,26 +255,28 @@ def _moments(values: list[Any]) -> pa.Array:
         whole = pa.array([None if v is None else _nanoseconds(v) for v in values], pa.int64())
     except OverflowError as error:
         raise ResultError(
-            "a column holds nanoseconds, or dates that are far off, but not both"
+            "a column holds either nanoseconds or very distant dates, not both"
         ) from error
     return whole.cast(pa.timestamp("ns", zone))
 
 
 def _microseconds(value: Any) -> int:
-    """A duration in microseconds; ResultError for one that is finer."""
+    """Return a duration in microseconds; ResultError for one that is finer."""
     whole, rest = divmod(_nanoseconds(value), 1000)
     if rest:
         raise ResultError(
-            f"{value} is finer than a microsecond, in which durations are kept: round it, or return nanoseconds as an int"
+            f"{value} is finer than a microsecond, the unit in which durations are stored: round"
+            " it,"
+            " or return nanoseconds as an int"
         )
     return whole
 
 
 def _nanoseconds(value: Any) -> int:
-    """A time or duration in nanoseconds, since 1970 in UTC."""
+    """Return a time or duration in nanoseconds, since 1970 in UTC."""
     if isinstance(value, np.generic):
         return int(value.astype(f"{value.dtype.kind}8[ns]").astype(np.int64))
-    if _is_fine(value):
+    if _needs_nanoseconds(value):
         return int(value.as_unit("ns").value)
     since = (
         value
@@ -273,36 +286,36 @@ def _nanoseconds(value: Any) -> int:
     return int(since // dt.timedelta(microseconds=1)) * 1000
 
 
-def _of_kind(values: list[Any], sorts: set[str], kind: pa.DataType) -> pa.Array:
-    """A column of just this type; one of UNFIT if a value would not be the same in it."""
+def _column_of_type(values: list[Any], kinds: set[str], kind: pa.DataType) -> pa.Array:
+    """Return a column of exactly this type; one of COLUMN_ERRORS if that would change a value."""
     t = pa.types
-    fitting = _fitting(kind)
-    if not sorts <= fitting:
-        raise ResultError(f"found {' and '.join(sorted(sorts - fitting))}, wanted {kind}")
+    fitting = _accepted_kinds(kind)
+    if not kinds <= fitting:
+        raise ResultError(f"found {' and '.join(sorted(kinds - fitting))}, wanted {kind}")
     if t.is_list(kind):
-        return _lists(values, kind)
+        return _list_column(values, kind)
     if t.is_struct(kind):
-        return _structs(values, kind)
+        return _struct_column(values, kind)
     if t.is_map(kind):
-        return _maps(values, kind)
+        return _map_column(values, kind)
     if t.is_integer(kind):
-        values = [_whole(v) if isinstance(v, float) else v for v in values]
-    elif sorts & {"timestamp", "duration"} and any(map(_is_fine, values)):
-        return same_values(_moments(values), kind)
+        values = [_to_integer(v) if isinstance(v, float) else v for v in values]
+    elif kinds & {"timestamp", "duration"} and any(map(_needs_nanoseconds, values)):
+        return cast_exactly(_time_column(values), kind)
     elif t.is_date(kind):
-        values = [_day(v) if isinstance(v, dt.datetime) else v for v in values]
+        values = [_to_date(v) if isinstance(v, dt.datetime) else v for v in values]
     elif t.is_timestamp(kind):
         values = [dt.datetime(v.year, v.month, v.day) if type(v) is dt.date else v for v in values]
     return pa.array(values, kind)
 
 
-def _fitting(kind: pa.DataType) -> set[str]:
-    """The sorts of values that can be of an Arrow type without a change."""
+def _accepted_kinds(kind: pa.DataType) -> set[str]:
+    """Return the kinds of values that an Arrow type can hold unchanged."""
     t = pa.types
     if t.is_integer(kind) or t.is_floating(kind):
         return {"number"}
     if t.is_decimal(kind):
-        return {"decimal", "number"}  # pa.array takes whole numbers and refuses floats
+        return {"decimal", "number"}  # pa.array accepts whole numbers and rejects floats
     if t.is_date(kind) or t.is_timestamp(kind):
         return {"date", "timestamp"}
     if t.is_time(kind) or t.is_duration(kind):
@@ -312,20 +325,20 @@ def _fitting(kind: pa.DataType) -> set[str]:
     return {"bool"} if t.is_boolean(kind) else {kind_of(kind).split(" of ")[0]}
 
 
-def _whole(value: float) -> int:
+def _to_integer(value: float) -> int:
     if not value.is_integer():
         raise ResultError(f"{value!r} is no whole number")
     return int(value)
 
 
-def _day(value: dt.datetime) -> dt.date:
+def _to_date(value: dt.datetime) -> dt.date:
     if value.time() != dt.time():
         raise ResultError(f"{value} is no date")
     return value.date()
 
 
-def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    """A column of lists: one column of all their elements, and where each list begins."""
+def _list_column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """Return a column of lists: a column of all their elements, and the offset of each list."""
     parts = [v for v in values if v is not None]
     offsets = np.concatenate([[0], np.cumsum([0 if v is None else len(v) for v in values])]).astype(
         np.int32
@@ -337,17 +350,18 @@ def _lists(values: list[Any], kind: pa.DataType | None) -> pa.Array:
         inner = np.ma.concatenate(parts)  # type: ignore[no-untyped-call]
     else:
         inner = np.concatenate(parts) if alike else [item for part in parts for item in part]
-    elements = column_of(inner if len(inner) else [], kind.value_type if kind is not None else None)
+    elements = to_column(inner if len(inner) else [], kind.value_type if kind is not None else None)
     missing = (
         pa.array([v is None for v in values], pa.bool_()) if len(parts) < len(values) else None
     )
     return pa.ListArray.from_arrays(from_numpy(offsets), elements, mask=missing)
 
 
-def _structs(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    """A column of dicts: one column for each of their keys.
+def _struct_column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """Return a column of dicts: one column for each of their keys.
 
-    Without a type the fields are in alphabetical order: which dict came first depends on how units were packed.
+    Without a type the fields are in alphabetical order, since which dict comes first depends on how
+    units were batched.
     """
     names = [f.name for f in kind] if kind is not None else _field_names(values)
     missing = pa.array([v is None for v in values], pa.bool_()) if None in values else None
@@ -355,7 +369,7 @@ def _structs(values: list[Any], kind: pa.DataType | None) -> pa.Array:
         return pa.array([None if v is None else {} for v in values], pa.struct([]))
     of = [None if kind is None else kind.field(name).type for name in names]
     columns = [
-        column_of([None if v is None else v.get(name) for v in values], each)
+        to_column([None if v is None else v.get(name) for v in values], each)
         for name, each in zip(names, of, strict=True)
     ]
     fields = (
@@ -371,13 +385,14 @@ def _field_names(values: list[Any]) -> list[str]:
     strange = [name for name in names if not isinstance(name, str) or "\0" in name or not name]
     if strange:
         raise ResultError(
-            f"a dict inside a row has the key {strange[0]!r}, wanted texts as keys: {{str(key): value, ...}}"
+            f"a dict inside a row has the key {strange[0]!r}, wanted strings as keys:"
+            " {str(key): value, ...}"
         )
     return sorted(names)
 
 
-def _maps(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column of dicts, or of lists of pairs, as an Arrow map."""
+def _map_column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Return a column of dicts, or of lists of pairs, as an Arrow map."""
     entries = [
         None if v is None else list(v.items() if isinstance(v, Mapping) else v) for v in values
     ]
@@ -385,16 +400,18 @@ def _maps(values: list[Any], kind: pa.DataType) -> pa.Array:
     offsets = np.concatenate(
         [[0], np.cumsum([0 if each is None else len(each) for each in entries])]
     ).astype(np.int32)
-    keys = column_of([key for key, _ in pairs], kind.key_type)
+    keys = to_column([key for key, _ in pairs], kind.key_type)
     if keys.null_count:
         raise ResultError("a dict inside a row has the key None")
     missing = pa.array([each is None for each in entries], pa.bool_()) if None in entries else None
-    items = column_of([item for _, item in pairs], kind.item_type)
+    items = to_column([item for _, item in pairs], kind.item_type)
     return pa.MapArray.from_arrays(from_numpy(offsets), keys, items, type=kind, mask=missing)
 
 
-def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column of a table as `kind`; one of UNFIT if that is another sort of thing, or would change a value."""
+def cast_exactly(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a column as `kind`; one of COLUMN_ERRORS if it is of another kind, or would change a
+    value.
+    """
     t, found = pa.types, values.type
     if not accepts(kind, found) or (t.is_decimal(kind) and t.is_floating(found)):
         raise ResultError(f"found {found}, wanted {kind}")
@@ -405,7 +422,10 @@ def same_values(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _may_change(found: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether a cast of Arrow may change a value without an error: times that are cut, decimals, and these in lists and maps."""
+    """Return whether Arrow's cast may silently change a value.
+
+    It cuts times and decimals, also those in lists and maps.
+    """
     t = pa.types
     if found == kind or t.is_null(found):
         return False
@@ -418,8 +438,8 @@ def _may_change(found: pa.DataType, kind: pa.DataType) -> bool:
     return bool(t.is_temporal(found) or t.is_decimal(found))
 
 
-def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
-    """Numbers without nulls; None for all else."""
+def _fast_column(values: Any, kind: pa.DataType | None) -> pa.Array | None:
+    """Return a column of numbers without nulls; None for any other values."""
     if isinstance(values, list | tuple):
         if not values or type(values[0]) not in (float, int, np.float64, np.int64):
             return None
@@ -454,7 +474,7 @@ def _fast(values: Any, kind: pa.DataType | None) -> pa.Array | None:
 
 
 def kind_of(kind: pa.DataType) -> str:
-    """What sort of thing a column holds: int and float are one sort, null is any."""
+    """Return the kind of value that a column holds: int and float are one kind, null fits any."""
     t = pa.types
     if t.is_null(kind):
         return "null"
@@ -476,22 +496,21 @@ def kind_of(kind: pa.DataType) -> str:
     return next((name for name, is_one in named.items() if is_one(kind)), str(kind))
 
 
-def is_usable(name: str) -> bool:
-    """Whether SQL and files can have a column of this name."""
+def is_valid_name(name: str) -> bool:
+    """Return whether SQL and files can have a column of this name."""
     return bool(name.strip()) and "\0" not in name
 
 
 def is_opaque(kind: pa.DataType) -> bool:
-    """Whether a column of a polars frame is one of Python objects: what comes of these are addresses in memory."""
+    """Return whether a polars column holds Python objects, which would become addresses."""
     if pa.types.is_nested(kind):
         return any(is_opaque(kind.field(n).type) for n in range(kind.num_fields))
-    return bool(
-        pa.types.is_fixed_size_binary(kind)
-    )  # polars has no type of its own that becomes this one
+    # no type of polars' own becomes this one
+    return bool(pa.types.is_fixed_size_binary(kind))
 
 
 def has_objects(series: Any) -> bool:
-    """Whether a column of a pandas frame holds Python objects, itself or as categories, that are not all texts."""
+    """Return whether a pandas column, or its categories, has objects that are not texts."""
     kind = series.dtype
     if str(kind) != "category":
         return bool(str(kind) == "object")
@@ -501,8 +520,8 @@ def has_objects(series: Any) -> bool:
     )
 
 
-def holdable(kind: pa.DataType) -> bool:
-    """Whether files and queries can hold a column of this type."""
+def is_storable(kind: pa.DataType) -> bool:
+    """Return whether files and queries can hold a column of this type."""
     t = pa.types
     if (
         t.is_interval(kind)
@@ -514,20 +533,23 @@ def holdable(kind: pa.DataType) -> bool:
         return False
     inner = kind.value_type if t.is_dictionary(kind) or t.is_run_end_encoded(kind) else None
     if inner is None and t.is_nested(kind):
-        return all(holdable(kind.field(n).type) for n in range(kind.num_fields))
-    return inner is None or holdable(inner)
+        return all(is_storable(kind.field(n).type) for n in range(kind.num_fields))
+    return inner is None or is_storable(inner)
 
 
-def writable(kind: pa.DataType) -> bool:
-    """Whether a Parquet file can hold a type: it holds no struct without a field, which another unit's dicts may yet have."""
+def is_parquet_type(kind: pa.DataType) -> bool:
+    """Return whether a Parquet file can hold a type.
+
+    It cannot hold a struct without a field; the dicts of another unit may still add one.
+    """
     if not pa.types.is_nested(kind):
         return True
     fields = [kind.field(n).type for n in range(kind.num_fields)]
-    return bool(fields) and all(map(writable, fields))
+    return bool(fields) and all(map(is_parquet_type, fields))
 
 
-def agree(sort: str, other: str) -> bool:
-    """Whether both can be of one column: equal, or one of them a null, an empty list, ..."""
+def are_compatible(sort: str, other: str) -> bool:
+    """Return whether both kinds fit one column: equal, or one of them a null, an empty list, ..."""
     if sort.endswith("null") or other.endswith("null"):
         short = sort if sort.endswith("null") else other
         return (other if short is sort else sort).startswith(short.removesuffix("null"))
@@ -535,27 +557,28 @@ def agree(sort: str, other: str) -> bool:
 
 
 def cast(values: Any, kind: pa.DataType) -> Any:
-    """An array or a chunked array as `kind`.
+    """Return an array or a chunked array as `kind`.
 
-    Arrow's own cast makes an invalid array of a list within which something is all null before and after (pyarrow 26.0).
+    Arrow's own cast makes an invalid array of a list of which a part is all null before and after
+    (pyarrow 26.0).
     """
     if values.type == kind:
         return values
-    if not _holds_nulls_alone(kind):
+    if not _has_null_part(kind):
         return values.cast(kind)
     if isinstance(values, pa.ChunkedArray):
         return pa.chunked_array([cast(chunk, kind) for chunk in values.chunks], kind)
-    return pa.array(pylist_of(values), kind)
+    return pa.array(to_python_list(values), kind)
 
 
-def _holds_nulls_alone(kind: pa.DataType) -> bool:
-    """Whether a nested type has a part that can only be null."""
+def _has_null_part(kind: pa.DataType) -> bool:
+    """Return whether a nested type has a part that can only be null."""
     parts = [kind.field(i).type for i in range(kind.num_fields)]
-    return any(pa.types.is_null(part) or _holds_nulls_alone(part) for part in parts)
+    return any(pa.types.is_null(part) or _has_null_part(part) for part in parts)
 
 
-def wide(kind: pa.DataType) -> pa.DataType:
-    """The widest type of a sort: what a column of it has without a contract."""
+def widest_type(kind: pa.DataType) -> pa.DataType:
+    """Return the widest type of a kind, which a column has without a contract."""
     t = pa.types
     if t.is_unsigned_integer(kind) and kind.bit_width == 64:
         return kind
@@ -564,7 +587,7 @@ def wide(kind: pa.DataType) -> pa.DataType:
     if t.is_floating(kind):
         return pa.float64()
     if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
-        return wide(kind.value_type)
+        return widest_type(kind.value_type)
     if t.is_large_string(kind) or t.is_string_view(kind):
         return pa.string()
     if t.is_large_binary(kind) or t.is_binary_view(kind):
@@ -576,30 +599,29 @@ def wide(kind: pa.DataType) -> pa.DataType:
         or t.is_list_view(kind)
         or t.is_large_list_view(kind)
     ):
-        return pa.list_(wide(kind.value_type))
+        return pa.list_(widest_type(kind.value_type))
     if t.is_struct(kind):
-        return pa.struct(sorted((field.name, wide(field.type)) for field in kind))
+        return pa.struct(sorted((field.name, widest_type(field.type)) for field in kind))
     if t.is_map(kind):
-        return pa.map_(wide(kind.key_type), wide(kind.item_type))
+        return pa.map_(widest_type(kind.key_type), widest_type(kind.item_type))
     if t.is_timestamp(kind):
-        return pa.timestamp(
-            _unit(kind), "UTC" if kind.tz else None
-        )  # one zone: which zone came first is chance
+        # always UTC, since it is chance which zone comes first
+        return pa.timestamp(_finest_unit(kind), "UTC" if kind.tz else None)
     if t.is_duration(kind):
-        return pa.duration("us")  # as SQL has it, which knows whole numbers alone
+        return pa.duration("us")  # as in SQL, which has only whole microseconds
     if t.is_time(kind):
-        return pa.time64(_unit(kind))
+        return pa.time64(_finest_unit(kind))
     if t.is_date64(kind):
         return pa.date32()
     return kind
 
 
-def _unit(*kinds: pa.DataType) -> str:
+def _finest_unit(*kinds: pa.DataType) -> str:
     return "ns" if any(kind.unit == "ns" for kind in kinds) else "us"
 
 
-def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds both; None if there is none."""
+def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """Return the type that holds both; None if there is none."""
     t = pa.types
     if a == b or t.is_null(b):
         return a
@@ -617,32 +639,32 @@ def merge(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
             min(38, max(a.precision - a.scale, b.precision - b.scale) + scale), scale
         )
     if t.is_timestamp(a) and t.is_timestamp(b) and bool(a.tz) == bool(b.tz):
-        return pa.timestamp(_unit(a, b), a.tz)
+        return pa.timestamp(_finest_unit(a, b), a.tz)
     if t.is_duration(a) and t.is_duration(b):
         return pa.duration("us")
     if t.is_time(a) and t.is_time(b):
-        return pa.time64(_unit(a, b))
+        return pa.time64(_finest_unit(a, b))
     if t.is_list(a) and t.is_list(b):
-        inner = merge(a.value_type, b.value_type)
+        inner = common_type(a.value_type, b.value_type)
         return pa.list_(inner) if inner is not None else None
     if t.is_struct(a) and t.is_struct(b):
-        return _merge_structs(a, b)
+        return _common_struct(a, b)
     return None
 
 
-def _merge_structs(a: pa.StructType, b: pa.StructType) -> pa.DataType | None:
+def _common_struct(a: pa.StructType, b: pa.StructType) -> pa.DataType | None:
     fields = {f.name: f.type for f in a}
     for f in b:
-        inner = merge(fields.get(f.name, pa.null()), f.type)
+        inner = common_type(fields.get(f.name, pa.null()), f.type)
         if inner is None:
             return None
         fields[f.name] = inner
     return pa.struct(sorted(fields.items()))
 
 
-def text_of_type(kind: pa.DataType) -> str:
+def type_to_hex(kind: pa.DataType) -> str:
     return str(pa.schema([("c", kind)]).serialize().to_pybytes().hex())
 
 
-def type_of_text(text: str) -> pa.DataType:
+def type_from_hex(text: str) -> pa.DataType:
     return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))).field(0).type

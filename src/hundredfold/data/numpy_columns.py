@@ -1,4 +1,6 @@
-"""Arrow columns as NumPy arrays and back, by ways that import neither pandas nor pyarrow.compute."""
+"""Conversion of Arrow columns to NumPy arrays and back, without importing pandas or
+pyarrow.compute.
+"""
 
 from __future__ import annotations
 
@@ -9,94 +11,104 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-LONG_TEXT = 64  # bytes, on average
-LARGEST_EXACT = 2**53  # among integers without a gap in float64
-UNIT = "__unit"  # the column of a batch that tells each row's unit
+MAX_SHARED_TEXT_BYTES = 64  # on average: equal texts that are longer are not made one object
+MAX_EXACT_INTEGER = 2**53  # float64 holds every integer up to it
+UNIT = "__unit"  # the column of a batch with the number of each row's unit
 Array = NDArray[Any]
 
 
-def nulls_of(values: pa.Array) -> NDArray[np.bool_]:
-    return numpy_of(values.is_null(), False)
+def null_mask(values: pa.Array) -> NDArray[np.bool_]:
+    return to_numpy(values.is_null(), False)
 
 
-def numpy_of(column: pa.Array | pa.ChunkedArray, nullable: bool, large: bool = False) -> Array:
-    """A column as a NumPy array, by the rules of Unit. `nullable`: whether a null may be anywhere in the data set, and `large`:
-    whether an integer that float64 cannot hold is beside it, so that the type does not depend on which rows lie in this batch."""
+def to_numpy(column: pa.Array | pa.ChunkedArray, nullable: bool, large: bool = False) -> Array:
+    """Return a column as a NumPy array, by the rules of Unit.
+
+    nullable: whether the data set has a null anywhere in this column. large: whether it also has an
+    integer there that float64 cannot hold.
+
+    So the type does not depend on which rows are in this batch.
+    """
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
     t, kind = pa.types, values.type
     if t.is_dictionary(kind):
-        return _decoded(values)
+        return _decode_dictionary(values)
     if t.is_boolean(kind):
         return (
-            _objects(values)
+            _to_objects(values)
             if nullable or values.null_count
-            else stored_numbers(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
+            else buffer_numbers(values.cast(pa.uint8()), np.dtype(np.uint8)).astype(bool)
         )
     if t.is_integer(kind):
         if not (nullable or values.null_count):
-            return stored_numbers(values, np.dtype(str(kind)))
-        return _objects(values) if large or has_large(values) else _floats(values)
+            return buffer_numbers(values, np.dtype(str(kind)))
+        return _to_objects(values) if large or has_large(values) else _to_floats(values)
     if t.is_floating(kind):
         dtype = np.dtype(
             {"double": "float64", "float": "float32", "halffloat": "float16"}[str(kind)]
         )
-        array = stored_numbers(values, dtype)
-        return np.where(nulls_of(values), dtype.type(np.nan), array) if values.null_count else array
+        array = buffer_numbers(values, dtype)
+        return (
+            np.where(null_mask(values), dtype.type(np.nan), array) if values.null_count else array
+        )
     if t.is_timestamp(kind) or t.is_date32(kind) or t.is_duration(kind):
-        return _times(values)
+        return _to_times(values)
     if (
         t.is_string(kind) or t.is_large_string(kind) or t.is_binary(kind)
-    ) and values.nbytes <= LONG_TEXT * len(values):
-        return _decoded(
-            values.dictionary_encode()
-        )  # equal texts are one object; long ones would be copied twice more
+    ) and values.nbytes <= MAX_SHARED_TEXT_BYTES * len(values):
+        # equal texts become one object; long ones would be copied twice more
+        return _decode_dictionary(values.dictionary_encode())
     if (t.is_list(kind) or t.is_large_list(kind)) and (
         t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
     ):
-        return _lists_of_numbers(values)
-    return _objects(values)
+        return _to_number_lists(values)
+    return _to_objects(values)
 
 
 def has_large(values: pa.Array) -> bool:
-    """Whether it has an integer beyond 2**53: a null beside it must not make floats of them, which would change it."""
+    """Return whether there is an integer beyond 2**53, which floats would change."""
     if (
         not pa.types.is_integer(values.type)
         or values.type.bit_width < 64
         or values.null_count == len(values)
     ):
         return False
-    numbers = stored_numbers(values, np.dtype(str(values.type)))
+    numbers = buffer_numbers(values, np.dtype(str(values.type)))
     if values.null_count:
-        numbers = numbers[~nulls_of(values)]
-    return bool(numbers.max() > LARGEST_EXACT or numbers.min() < -LARGEST_EXACT)
+        numbers = numbers[~null_mask(values)]
+    return bool(numbers.max() > MAX_EXACT_INTEGER or numbers.min() < -MAX_EXACT_INTEGER)
 
 
-def _floats(values: pa.Array) -> Array:
-    array = stored_numbers(values, np.dtype(str(values.type))).astype(np.float64)
+def _to_floats(values: pa.Array) -> Array:
+    array = buffer_numbers(values, np.dtype(str(values.type))).astype(np.float64)
     if values.null_count:
-        array[nulls_of(values)] = np.nan
+        array[null_mask(values)] = np.nan
     return array
 
 
-def _lists_of_numbers(values: pa.Array) -> Array:
-    """Arrays of numbers, None for a null; what _objects gives, without an object for each number."""
+def _to_number_lists(values: pa.Array) -> Array:
+    """Return arrays of numbers, None for a null: _to_objects without an object for each number."""
     inner = values.values
     if inner.null_count:
-        return _objects(values)
-    numbers = numpy_of(inner, False)
+        return _to_objects(values)
+    numbers = to_numpy(inner, False)
     numbers = numbers.astype(np.float64) if pa.types.is_floating(inner.type) else numbers
     out = np.empty(len(values), object)
-    ends, there = numpy_of(values.offsets, False).tolist(), (~nulls_of(values)).tolist()
+    ends, there = to_numpy(values.offsets, False).tolist(), (~null_mask(values)).tolist()
     for position, (first, last, valid) in enumerate(zip(ends, ends[1:], there, strict=False)):
         out[position] = numbers[first:last].copy() if valid else None
     return out
 
 
-def _objects(values: pa.Array) -> Array:
-    """Python's values: None for a null, an array for a list. ValueError for a time of day that Python would cut."""
-    refuse_finer_clocks(values)
+def _to_objects(values: pa.Array) -> Array:
+    """Return Python values: None for a null, an array for a list.
+
+    Raises:
+        ValueError: a time of day has digits that Python would cut.
+    """
+    check_time_precision(values)
     inner = (
         getattr(values.type, "value_type", None)
         if pa.types.is_nested(values.type) and not pa.types.is_map(values.type)
@@ -106,19 +118,23 @@ def _objects(values: pa.Array) -> Array:
     out = np.empty(len(values), object)
     for position, value in enumerate(found):
         out[position] = (
-            _array_of(value, inner) if isinstance(value, list) and inner is not None else value
+            _list_to_array(value, inner) if isinstance(value, list) and inner is not None else value
         )
     return out
 
 
-def refuse_finer_clocks(values: pa.Array) -> None:
-    """ValueError for a time of day finer than a microsecond, which Arrow cuts for Python without a word; also in lists and structs."""
+def check_time_precision(values: pa.Array) -> None:
+    """Raise ValueError for a time of day finer than a microsecond, which Arrow silently cuts for
+    Python.
+
+    Times in lists and structs are checked too.
+    """
     kind = values.type
     if pa.types.is_time64(kind):
         if kind.unit == "ns":
-            numbers = stored_numbers(values, np.dtype(np.int64))
+            numbers = buffer_numbers(values, np.dtype(np.int64))
             finer = (
-                (numbers % 1000 != 0) & ~nulls_of(values)
+                (numbers % 1000 != 0) & ~null_mask(values)
                 if values.null_count
                 else numbers % 1000 != 0
             )
@@ -126,24 +142,24 @@ def refuse_finer_clocks(values: pa.Array) -> None:
                 raise ValueError(
                     f"{values[int(finer.argmax())].cast(pa.string())} is finer than a microsecond"
                 )
-    elif pa.types.is_struct(kind) and _has_fine_clock(kind):
+    elif pa.types.is_struct(kind) and _has_nanosecond_time(kind):
         for inner in values.flatten():
-            refuse_finer_clocks(inner)
-    elif pa.types.is_map(kind) and _has_fine_clock(kind):
-        refuse_finer_clocks(values.keys)
-        refuse_finer_clocks(values.items)
-    elif pa.types.is_nested(kind) and hasattr(values, "flatten") and _has_fine_clock(kind):
-        refuse_finer_clocks(values.flatten())
+            check_time_precision(inner)
+    elif pa.types.is_map(kind) and _has_nanosecond_time(kind):
+        check_time_precision(values.keys)
+        check_time_precision(values.items)
+    elif pa.types.is_nested(kind) and hasattr(values, "flatten") and _has_nanosecond_time(kind):
+        check_time_precision(values.flatten())
 
 
-def _has_fine_clock(kind: pa.DataType) -> bool:
+def _has_nanosecond_time(kind: pa.DataType) -> bool:
     if pa.types.is_nested(kind):
-        return any(_has_fine_clock(kind.field(n).type) for n in range(kind.num_fields))
+        return any(_has_nanosecond_time(kind.field(n).type) for n in range(kind.num_fields))
     return bool(pa.types.is_time64(kind) and kind.unit == "ns")
 
 
-def _array_of(value: list[Any], kind: pa.DataType) -> Array:
-    """A list as an array of its element's type; of objects where it holds a null, or lists of different lengths."""
+def _list_to_array(value: list[Any], kind: pa.DataType) -> Array:
+    """Return a list as an array of its element type; as objects if it has nulls or uneven lists."""
     if (pa.types.is_integer(kind) or pa.types.is_boolean(kind)) and None not in value:
         return np.array(value, np.dtype(str(kind)))
     try:
@@ -154,8 +170,11 @@ def _array_of(value: list[Any], kind: pa.DataType) -> Array:
         return array
 
 
-def infinite_dates(rows: pa.RecordBatch) -> list[str]:
-    """Return the columns with a date or time of infinity, which SQL has: as a number it is the largest one, some day in a year far off."""
+def columns_with_infinite_dates(rows: pa.RecordBatch) -> list[str]:
+    """Return the columns with a date or time of infinity.
+
+    SQL has that value. As a number it is the largest one, which would be a day in a distant year.
+    """
     found = []
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         if (
@@ -164,26 +183,29 @@ def infinite_dates(rows: pa.RecordBatch) -> list[str]:
         ):
             continue
         bits = column.type.bit_width
-        numbers, last = stored_numbers(column, np.dtype(f"int{bits}")), 2 ** (bits - 1) - 1
+        numbers, last = buffer_numbers(column, np.dtype(f"int{bits}")), 2 ** (bits - 1) - 1
         if numbers.max() == last or numbers.min() == -last:
-            own = numbers[~nulls_of(column)] if column.null_count else numbers
+            own = numbers[~null_mask(column)] if column.null_count else numbers
             found += [name] if own.max() == last or own.min() == -last else []
     return found
 
 
-def pylist_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """A column's values as Python's own; the text of one that Python cannot hold, such as a date beyond the year 9999."""
+def to_python_list(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return a column's values as Python objects.
+
+    A value that Python cannot hold, such as a date beyond the year 9999, is returned as text.
+    """
     try:
         for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-            refuse_finer_clocks(chunk)
+            check_time_precision(chunk)
         return list(column.to_pylist())
     except (ValueError, OverflowError):
-        return [value_of(scalar) for scalar in column]
+        return [to_python(scalar) for scalar in column]
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """A table's rows, their values as in pylist_of."""
-    columns = [pylist_of(column) for column in table.columns]
+def to_python_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return a table's rows, with values as in to_python_list."""
+    columns = [to_python_list(column) for column in table.columns]
     return (
         [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
         if columns
@@ -191,17 +213,17 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     )
 
 
-def value_of(scalar: pa.Scalar) -> Any:
-    """An Arrow value as Python's own, or its text where Python cannot hold it."""
+def to_python(scalar: pa.Scalar) -> Any:
+    """Return an Arrow value as a Python object, or as text if Python cannot hold it."""
     try:
-        if _has_fine_clock(scalar.type):
-            refuse_finer_clocks(pa.array([scalar]))
+        if _has_nanosecond_time(scalar.type):
+            check_time_precision(pa.array([scalar]))
         return scalar.as_py()
     except (ValueError, OverflowError):
-        return _text_of(scalar)
+        return _to_text(scalar)
 
 
-def _text_of(scalar: pa.Scalar) -> str:
+def _to_text(scalar: pa.Scalar) -> str:
     kind = scalar.type
     unit = "D" if pa.types.is_date32(kind) else getattr(kind, "unit", None)
     if unit is None or not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
@@ -211,31 +233,33 @@ def _text_of(scalar: pa.Scalar) -> str:
     )
 
 
-def _times(values: pa.Array) -> Array:
+def _to_times(values: pa.Array) -> Array:
     kind = values.type
     if pa.types.is_date32(kind):
-        array = stored_numbers(values, np.dtype(np.int32)).astype(np.int64).view("datetime64[D]")
+        array = buffer_numbers(values, np.dtype(np.int32)).astype(np.int64).view("datetime64[D]")
     else:
-        array = stored_numbers(values, np.dtype(np.int64)).view(
+        array = buffer_numbers(values, np.dtype(np.int64)).view(
             f"{'timedelta64' if pa.types.is_duration(kind) else 'datetime64'}[{kind.unit}]"
         )
     if values.null_count:
         array = array.copy()
-        array[nulls_of(values)] = "NaT"
+        array[null_mask(values)] = "NaT"
     return array
 
 
-def _decoded(values: pa.DictionaryArray) -> Array:
-    words = np.empty(len(values.dictionary) + 1, object)  # the last one stands for null
+def _decode_dictionary(values: pa.DictionaryArray) -> Array:
+    words = np.empty(len(values.dictionary) + 1, object)  # the last entry is for nulls
     words[:-1] = values.dictionary.to_pylist()
     indices = (
         values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices
     )
-    return words.take(numpy_of(indices.cast(pa.int64()), False))
+    return words.take(to_numpy(indices.cast(pa.int64()), False))
 
 
-def stored_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
-    """The values' own memory, whatever lies under a null (pyarrow's to_numpy would import pandas)."""
+def buffer_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
+    """Return the values' own memory, with any number under a null (pyarrow's to_numpy imports
+    pandas).
+    """
     buffer = values.buffers()[1]
     if buffer is None or len(values) == 0:
         return np.zeros(len(values), dtype)
@@ -243,33 +267,36 @@ def stored_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
 
 
 def from_numpy(array: NDArray[Any]) -> pa.Array:
-    """An Arrow array over a NumPy array of numbers, without a copy and without importing pandas."""
+    """Return an Arrow array that shares the memory of a NumPy array, without importing pandas."""
     array = np.ascontiguousarray(array)
     return pa.Array.from_buffers(
         pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)]
     )
 
 
-def taken(values: pa.Array, places: NDArray[Any]) -> pa.Array:
-    """What values.take(places) gives. Plain kinds go around it, since it imports pyarrow.compute, which takes a twentieth of a second."""
+def take_rows(values: pa.Array, places: NDArray[Any]) -> pa.Array:
+    """Return values.take(places).
+
+    Plain types do not use it, since it imports pyarrow.compute, which takes 50 ms.
+    """
     t, kind = pa.types, values.type
     if (
         values.null_count == 0
         and len(values)
         and (t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind))
     ):
-        moved = stored_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
+        moved = buffer_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
         return pa.Array.from_buffers(kind, len(moved), [None, pa.py_buffer(moved)])
     if values.null_count == 0 and t.is_string(kind) and len(values) < len(places):
         words = [word.encode() for word in values.to_pylist()]
         longest = max(map(len, words), default=0)
         if longest <= 32:
-            return spelled(words, places)
+            return repeat_texts(words, places)
     return values.take(from_numpy(places))
 
 
-def spelled(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
-    """A column of a few short words, each many times."""
+def repeat_texts(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
+    """Return a column of a few short texts, each many times."""
     longest = max(map(len, words), default=0)
     letters = np.frombuffer(b"".join(word.ljust(longest) for word in words), np.uint8).reshape(
         len(words), longest
@@ -288,7 +315,7 @@ def spelled(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
 def to_pandas(
     table: pa.Table, nullable: frozenset[str], large: frozenset[str] = frozenset()
 ) -> Any:
-    """A pandas frame whose column types depend on the whole data set's nulls and integers, never on this batch's."""
+    """Return a pandas frame whose column types depend on the whole data set, not on a batch."""
     exact = [f.name for f in table.schema if f.name in large and f.name in nullable]
     for position, field in enumerate(table.schema):
         if field.name in nullable and pa.types.is_integer(field.type) and field.name not in exact:
@@ -306,14 +333,14 @@ def to_pandas(
             if any(chunk.flatten().null_count for chunk in column.chunks):
                 frame[field.name] = _lists_with_nulls(column)
         elif _has_integers_in_fields(field.type):
-            frame[field.name] = numpy_of(table.column(field.name), False)
+            frame[field.name] = to_numpy(table.column(field.name), False)
     return frame
 
 
 def _has_integers_in_fields(kind: pa.DataType) -> bool:
-    """Whether integers are somewhere in the fields of a struct, or the entries of a map, of a type.
+    """Return whether a type has integers in the fields of a struct or the entries of a map.
 
-    pandas makes floats of all integers of such a field in a batch where one of them is null.
+    pandas converts all integers of such a field to floats in a batch where one of them is null.
     """
     if not pa.types.is_nested(kind):
         return False
@@ -324,7 +351,7 @@ def _has_integers_in_fields(kind: pa.DataType) -> bool:
 
 
 def _masked_integers(column: pa.ChunkedArray) -> Any:
-    """A column of integers as pandas' Int64 (or the like), which has nulls and loses no digit."""
+    """Return a column of integers as pandas' Int64 or UInt64, which has nulls and is exact."""
     import pandas as pd
 
     return column.to_pandas(
@@ -333,8 +360,11 @@ def _masked_integers(column: pa.ChunkedArray) -> Any:
 
 
 def _lists_with_nulls(column: pa.ChunkedArray) -> Array:
-    """Lists of integers as arrays, each of a type that depends on its own values: pandas makes floats of all where one has a null."""
+    """Return lists of integers as arrays, each of a type that depends on its own values.
+
+    pandas would convert all to floats if one has a null.
+    """
     out = np.empty(len(column), object)
     for row, value in enumerate(column):
-        out[row] = numpy_of(value.values, False).copy() if value.is_valid else None
+        out[row] = to_numpy(value.values, False).copy() if value.is_valid else None
     return out
