@@ -165,7 +165,7 @@ def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
         ({1, "x"}, "returned a set of int and str, which cannot be sorted"),
         ({"a": 1 + 2j}, "a"),
         (1 + 2j, "value"),
-        (lambda: 1, "is kept as bytes"),
+        (lambda: 1, "such as a fitted model, as bytes"),
         (pd.DataFrame({0: [1]}), "returned a frame with the columns 0; wanted names"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than once: a"),
         (
