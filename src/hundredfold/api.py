@@ -15,8 +15,8 @@ from .errors import UsageError, needing
 from .job import Job
 from .local.backend import DEFAULT_HOME, LocalBackend
 from .local.home import as_home
-from .pipeline.publish import Release
-from .pipeline.publish import rollback as roll_back
+from .pipeline.releases import Release
+from .pipeline.releases import rollback as roll_back
 from .pipeline.runner import NullCallbacks, RunCallbacks
 from .ports.interfaces import Record, RunHome
 from .runs.backend import Backend, RunArguments

@@ -11,8 +11,8 @@ from typing import Any
 from .data.checksums import parse_json
 from .errors import DamagedFile
 from .job import releases_of as releases_folder
-from .pipeline.publish import Release
-from .pipeline.publish import release_folder as release_folder
+from .pipeline.releases import Release
+from .pipeline.releases import release_folder as release_folder
 from .ports.interfaces import RunHome, Store
 
 __all__ = ["Release", "RunHome", "Store", "parse_release", "release_folder", "releases_folder"]

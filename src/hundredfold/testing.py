@@ -29,7 +29,7 @@ from typing import Any
 import pyarrow as pa
 
 from .ports.interfaces import Clock, Delivery, Depth, Record
-from .ports.object_keys import checked_key, checked_prefix
+from .ports.object_keys import checked_key, checked_prefix, etag_of
 from .ports.polling import long_poll
 from .ports.run_facts import RunCounts, RunOptions
 from .ports.run_records import annotate, no_such_run, run_exists_error, transition
@@ -68,10 +68,30 @@ class MemoryStore:
         with self._lock:
             self._objects[checked_key(key)] = content
 
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one of that key; return whether it is written."""
+        content = pa.py_buffer(data)
+        with self._lock:
+            return self._objects.setdefault(checked_key(key), content) is content
+
+    def put_if_match(self, key: str, data: bytes, etag: str) -> bool:
+        """Replace an object that still has this entity tag; return whether it is written."""
+        with self._lock:
+            found = self._objects.get(checked_key(key))
+            if found is None or etag_of(found) != etag:
+                return False
+            self._objects[key] = pa.py_buffer(data)
+            return True
+
     def get(self, key: str) -> pa.Buffer:
         """The object's bytes; KeyError if there is none."""
         with self._lock:
             return self._objects[checked_key(key)]
+
+    def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
+        """Return the object's bytes and its entity tag; KeyError if there is none."""
+        found = self.get(key)
+        return found, etag_of(found)
 
     def parts(self, key: str) -> Iterator[pa.Buffer]:
         """The object's bytes, in one part; KeyError if there is none."""

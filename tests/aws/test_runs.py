@@ -16,7 +16,7 @@ import pytest
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
-from hundredfold.pipeline.publish import releases
+from hundredfold.pipeline.releases import releases
 from hundredfold.pipeline.runner import NullCallbacks
 from support.emulator import HANG_S, wait_until
 from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble

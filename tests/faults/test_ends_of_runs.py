@@ -20,7 +20,7 @@ import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.pipeline.publish import current_version
+from hundredfold.pipeline.releases import current_version
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
 from support.waits import HANG_S

@@ -12,7 +12,7 @@ from annotated_types import Gt, Le
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused
-from hundredfold.pipeline.publish import current_version
+from hundredfold.pipeline.releases import current_version
 from support.in_process import InProcessRunner
 
 

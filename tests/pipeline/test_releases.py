@@ -16,7 +16,8 @@ from annotated_types import Gt
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
-from hundredfold.pipeline.publish import check_limits, current_version, releases, rollback
+from hundredfold.pipeline.publish import check_limits
+from hundredfold.pipeline.releases import claim, current_version, releases, rollback
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
@@ -85,17 +86,34 @@ def test_versions_count_up_and_publishing_again_makes_none(runner: InProcessRunn
     assert first.publish(attempt=2).version == 3  # type: ignore[union-attr]  # after a retry
 
 
-def test_what_a_killed_driver_left_is_swept_and_named_by_nobody(runner: InProcessRunner) -> None:
-    runner.store.put("releases/swept/000001/table.parquet", b"half")
-    runner.store.put("releases/swept/000001/other.parquet", b"half")
-    assert current_version("swept", runner.store) is None
-    release = run_job(runner, "swept").publish()
+def test_a_run_that_was_killed_while_publishing_uses_its_claim(runner: InProcessRunner) -> None:
+    run = run_job(runner, "swept")
+    store = runner.store
+    assert claim("swept", run.layout.run, 1, 1, store)
+    store.put("releases/swept/000001/table.parquet", b"half")
+    store.put("releases/swept/000001/other.parquet", b"half")
+    assert current_version("swept", store) is None
+    release = run.publish()
     assert release is not None
     assert release.version == 1
-    assert list(runner.store.list("releases/swept/000001/")) == [
+    assert list(store.list("releases/swept/000001/")) == [
         "releases/swept/000001/release.json",
         "releases/swept/000001/table.parquet",
     ]
+
+
+def test_another_run_takes_the_next_version_and_leaves_the_claim(runner: InProcessRunner) -> None:
+    killed, other = run_job(runner, "left"), run_job(runner, "left")
+    store = runner.store
+    assert claim("left", killed.layout.run, 1, 1, store)
+    store.put("releases/left/000001/table.parquet", b"half")
+    release = other.publish()
+    assert release is not None
+    assert (release.version, release.parent) == (2, None)
+    assert store.get("releases/left/000001/table.parquet").to_pybytes() == b"half"
+    resumed = killed.publish()
+    assert resumed is not None
+    assert (resumed.version, resumed.parent, current_version("left", store)) == (3, 2, 3)
 
 
 def test_rollback_moves_the_pointer_and_the_next_release_builds_on_it(

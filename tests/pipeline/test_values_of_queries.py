@@ -12,7 +12,7 @@ import pytest
 
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError
-from hundredfold.pipeline.publish import current_version, releases
+from hundredfold.pipeline.releases import current_version, releases
 from support.in_process import InProcessRun, InProcessRunner
 
 FORMATS = ("parquet", "csv", "jsonl")

@@ -23,7 +23,8 @@ from hundredfold.local.filesystem import FileStore
 from hundredfold.pipeline.collect import Collected, collect, failures
 from hundredfold.pipeline.enqueue import plan_attempt
 from hundredfold.pipeline.prepare import prepare
-from hundredfold.pipeline.publish import Release, publish
+from hundredfold.pipeline.publish import publish
+from hundredfold.pipeline.releases import Release
 from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.pipeline.work import halves
 from hundredfold.sql.duckdb import DuckWarehouse

@@ -26,7 +26,8 @@ from hundredfold.aws.functions.prepare import prepare
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
-from hundredfold.pipeline.publish import Release, describe_run, publish
+from hundredfold.pipeline.publish import describe_run, publish
+from hundredfold.pipeline.releases import Release
 from hundredfold.pipeline.validate import ValidationResult, validate
 from hundredfold.sql.queries import check_queries
 from support.emulator import Emulator, wait_until

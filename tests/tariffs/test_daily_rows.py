@@ -13,7 +13,7 @@ import pytest
 import hundredfold
 from conftest import Hand
 from hundredfold.errors import ContractError
-from hundredfold.pipeline.publish import release_folder
+from hundredfold.pipeline.releases import release_folder
 from tariffs import demo
 from tariffs.pricing import bundles, voice
 from tariffs.release.sales import BUNDLES, Sales

@@ -24,7 +24,7 @@ from hundredfold.data.checksums import put_json
 from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
-from hundredfold.pipeline.publish import Release, release_folder, set_current
+from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
 from support.emulator import DONE, MISSING, Emulator
 from tariffs.contracts import PriceRow
 from tariffs.release import actions, repository
@@ -182,7 +182,7 @@ class Place:
         put_json(
             self.store, f"{release_folder(JOB, version)}/release.json", asdict(release), indent=1
         )
-        set_current(JOB, version, self.store)
+        assert move_pointer(JOB, version, (), read_pointer(JOB, self.store).etag, self.store)
         return version
 
     def said(self, by: str = "ama", reason: str = "") -> Attribution:

@@ -24,7 +24,7 @@ from click import Option
 from test_release_bench import Place, changed, in_s3, table
 
 import hundredfold
-from hundredfold.pipeline.publish import release_folder
+from hundredfold.pipeline.releases import release_folder
 from support.sales_after_release import bundles_after, voice_after
 from support.waits import HANG_S
 from tariffs import demo

@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 import pytest
 
 import hundredfold
-from hundredfold.pipeline.publish import release_folder
+from hundredfold.pipeline.releases import release_folder
 from tariffs import demo
 from tariffs.release.guards import run_guards
 from tariffs.release.guards.context import GuardContext

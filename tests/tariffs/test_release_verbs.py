@@ -20,7 +20,7 @@ import pytest
 from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
-from hundredfold.pipeline.publish import current_version, release_folder, rollback
+from hundredfold.pipeline.releases import current_version, release_folder, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from support.waits import HANG_S
 from tariffs.release import actions, repository
@@ -504,11 +504,11 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
         def __init__(self) -> None:
             self.calls = 0
 
-        def put_new(self, key: str, data: bytes) -> bool:
+        def put_if_absent(self, key: str, data: bytes) -> bool:
             self.calls += 1
             if self.calls == 1:
                 place.approve(1, by="kofi")
-            return place.once.put_new(key, data)
+            return place.once.put_if_absent(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
         actions.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)

@@ -19,10 +19,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..data.checksums import checksum, extend_checksum, make_trailer
 from ..errors import HomeError
-from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix
+from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix, etag_of
 
 READ_BYTES = 2**22
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -70,6 +71,23 @@ class FileStore:
         finally:
             _remove_half_written(half)
 
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one of that key; return whether it is written."""
+        with self._one_writer():
+            if self._found(key) is not None:
+                return False
+            self.put(key, data)
+            return True
+
+    def put_if_match(self, key: str, data: bytes, etag: str) -> bool:
+        """Replace an object that still has this entity tag; return whether it is written."""
+        with self._one_writer():
+            found = self._found(key)
+            if found is None or etag_of(found) != etag:
+                return False
+            self.put(key, data)
+            return True
+
     def make(self, folder: Path) -> None:
         """Make a folder of the store. HomeError where the store's own is gone."""
         if self.made and not self.root.is_dir():
@@ -91,6 +109,11 @@ class FileStore:
             if path.is_dir():
                 raise KeyError(key) from None
             raise home_error(error, path, "read") from error
+
+    def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
+        """Return the object's bytes and its entity tag; KeyError if there is none."""
+        found = self.get(key)
+        return found, etag_of(found)
 
     def parts(self, key: str) -> Iterator[bytes]:
         """The file's bytes in order, a few megabytes at a time, read and not mapped: a mapped file
@@ -150,6 +173,22 @@ class FileStore:
         A crash leaves partial files: readers trust them only after a later object commits them.
         """
         return LocalAppendFiles(self.path(prefix), prefix, self.make)
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        """Be the only process that writes conditionally. The system releases the lock when a process dies."""
+        lock = FileLock(self.root / f"{TEMP_PREFIX}lock")
+        acquire(lock, -1, self)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _found(self, key: str) -> bytes | None:
+        try:
+            return b"".join(self.parts(key))
+        except KeyError:
+            return None
 
 
 @dataclass
@@ -265,6 +304,23 @@ def home_gone_error(home: Path) -> HomeError:
         f"the home {home} is gone: it was removed, moved or made anew while it was in use",
         hint="move it back and resume the run, or run the job again",
     )
+
+
+def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
+    """Take a lock, and make its folder. Raises: Timeout, HomeError where the place cannot be written or has no locks."""
+    place = Path(lock.lock_file)
+    try:
+        store.make(place.parent)
+        lock.acquire(timeout=timeout, poll_interval=0.02)
+    except Timeout:  # an OSError, too
+        raise
+    except OSError as error:
+        raise home_error(error, place, "written") from error
+    except NotImplementedError as error:
+        raise HomeError(
+            f"{place} cannot be locked: {error}",
+            hint="keep the runs on a disk of this machine with --home",
+        ) from error
 
 
 @contextmanager

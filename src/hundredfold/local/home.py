@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from uuid import uuid4
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from ..errors import HomeError, RunBusy, UsageError
 from ..job import Layout, releases_of
@@ -23,7 +23,7 @@ from ..paths import expand_user
 from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX
 from ..runs.names import check_job_name, check_run_id
-from .filesystem import FileStore, home_error, home_errors
+from .filesystem import FileStore, acquire, home_error, home_errors
 from .rebuild import rebuild_records
 from .sqlite_ledger import SqliteLedger
 
@@ -109,7 +109,7 @@ class Home:
         folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
-            _acquire(lock, 0.5, self.store)  # it may only be looked at, by `is_active`
+            acquire(lock, 0.5, self.store)  # it may only be looked at, by `is_active`
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_driver_of(folder)}",
@@ -136,7 +136,7 @@ class Home:
         lock = FileLock(
             self.folder / "locks" / f"{check_job_name(job)}.publish"
         )  # not among the releases, which others read
-        _acquire(lock, -1, self.store)
+        acquire(lock, -1, self.store)
         try:
             _remove_partial_files(self.folder / releases_of(job))
             yield
@@ -253,26 +253,6 @@ def _refuse_no_folder(folder: Path) -> None:
         f"the home {folder} cannot be read or written: {above} is {found}, wanted a folder",
         hint="name a folder with --home",
     )
-
-
-def _acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
-    """Take a lock, and make its folder.
-
-    Raises: Timeout, HomeError where the place cannot be written or has no locks.
-    """
-    place = Path(lock.lock_file)
-    try:
-        store.make(place.parent)
-        lock.acquire(timeout=timeout, poll_interval=0.02)
-    except Timeout:  # an OSError, too
-        raise
-    except OSError as error:
-        raise home_error(error, place, "written") from error
-    except NotImplementedError as error:
-        raise HomeError(
-            f"{place} cannot be locked: {error}",
-            hint="keep the runs on a disk of this machine with --home",
-        ) from error
 
 
 def _remove_partial_files(folder: Path) -> None:

@@ -11,7 +11,7 @@ from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Layout
 from ..pipeline.collect import read_collected
-from ..pipeline.publish import releases
+from ..pipeline.releases import releases
 from ..pipeline.runner import prepared_counts
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record, Store

@@ -10,7 +10,7 @@ from ..data.checksums import get_sealed, keys_to_delete, verify_listed
 from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Job, Layout
-from ..pipeline.publish import read_release, verify_file
+from ..pipeline.releases import read_release, verify_file
 from ..pipeline.validate import read_validation, verify_accepted
 from ..ports.interfaces import Ledger, Record, Store
 

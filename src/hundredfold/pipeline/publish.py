@@ -7,11 +7,9 @@ pointer back.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -19,45 +17,37 @@ from typing import Any
 import pyarrow as pa
 
 from ..contract import Contract, accepts, literal, quote, read_contract
-from ..data.checksums import damage_error, get_json, missing_error, parse_json, put_json, require
+from ..data.checksums import missing_error, put_json
 from ..data.numpy_columns import columns_with_infinite_dates, to_python_rows
 from ..data.outcomes import describe
 from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, QueryError, StateError
-from ..job import Job, Layout, Publish, allowed, releases_of
+from ..job import Job, Layout, Publish, allowed
 from ..ports.interfaces import RunStore, Store, Warehouse
-from ..ports.run_facts import ReleaseCounts
 from ..sql.checks import Judged, Rule, check_column
 from ..sql.queries import check_names, load_query, naming_query, with_micros
 from .collect import Collected
+from .releases import (
+    Pointer,
+    Release,
+    claim,
+    find_release,
+    had_pointer,
+    move_pointer,
+    pointer_key,
+    read_pointer,
+    read_release,
+    record_first_release,
+    release_folder,
+    releases,
+    sha256,
+    verify_file,
+    version_to_make,
+    was_current,
+)
 
+MAX_RACES = 20  # releases of other runs that may become current while one is made
 MAX_KEY_COLUMNS = 4  # columns by which a row is named in an error
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One version of what a job publishes.
-
-    `files` maps each file's key in the store to its SHA-256.
-    """
-
-    job: str
-    version: int
-    parent: int | None
-    run: str
-    attempt: int
-    as_of: str
-    rows: Mapping[str, int] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    summaries: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    code: Mapping[str, Mapping[str, int]] = field(
-        default_factory=dict
-    )  # units of each model by the fingerprint of their code
-
-    @property
-    def counts(self) -> ReleaseCounts:
-        """The counts of the release, as the run's record holds them."""
-        return ReleaseCounts(version=self.version, rows=dict(self.rows), files=list(self.files))
 
 
 def _no_check() -> None: ...
@@ -151,171 +141,68 @@ def publish(
     store: RunStore,
     terms: Terms = DEFAULT_TERMS,
 ) -> Release | None:
-    """Make the release of this run and let the pointer name it, or take the release that is there.
-    None if the job publishes nothing.
+    """Make the release of this run and let the pointer name it, or return the release that is there.
 
-    A release that was rolled back stays so. Raises: PublishRefused where the current release is
-    that of a newer run.
+    Other runs of the job may publish at the same time. A run that finds the pointer moved by another
+    one when its own release is whole begins again: its release is refused where the other run is
+    newer, and is otherwise made again, built upon the other's.
+
+    Returns None if the job publishes nothing. A release that was rolled back stays so.
+    Raises: PublishRefused where the current release is that of a newer run.
     """
     if not job.releases:
         return None
-    pointer = _read_pointer(job.name, store)
-    release = _find_release(job.name, layout.run, attempt, store)
+    run = layout.run
+    for _ in range(MAX_RACES):
+        pointer = read_pointer(job.name, store)
+        release = find_release(job.name, run, attempt, store)
+        if release is not None:
+            _restore_files(release, job, layout, warehouse, store)
+            if was_current(job.name, release.version, pointer, store):
+                return release
+        if not terms.replace_newer and (newer := _newer(job.name, run, terms, pointer, store)):
+            _discard(release, store)
+            raise newer
+        if release is None or _was_overtaken(release, pointer):
+            _discard(release, store)
+            release = _create_release(job, layout, attempt, as_of, warehouse, store, terms, pointer)
+        terms.check()
+        if move_pointer(job.name, release.version, pointer.withdrawn, pointer.etag, store):
+            record_first_release(job.name, store)
+            return release
+    raise StateError(
+        f"{job.name} is not published: {MAX_RACES} other releases became current while it was made",
+        hint=f"when no other run publishes: hundredfold publish {run}",
+    )
+
+
+def _was_overtaken(release: Release, pointer: Pointer) -> bool:
+    """Return whether another release became current after this one was made upon its parent."""
+    return pointer.etag is not None and (release.parent or 0) != pointer.version
+
+
+def _discard(release: Release | None, store: Store) -> None:
+    """Remove a release of this run that never became current; its claim stays."""
     if release is not None:
-        _restore_files(release, job, layout, warehouse, store)
-    if release is not None and (
-        release.version <= pointer.version or release.version in pointer.withdrawn
-    ):
-        return release
-    if not terms.replace_newer:
-        _refuse_newer(job.name, layout.run, terms.created, pointer.version, store)
-    release = release or _create_release(job, layout, attempt, as_of, warehouse, store, terms)
-    terms.check()
-    set_current(job.name, release.version, store, pointer.withdrawn)
-    return release
+        store.delete(release_folder(release.job, release.version))
 
 
-def _refuse_newer(
-    job: str, run: str, created: Callable[[str], str], version: int, store: Store
-) -> None:
-    """PublishRefused where the current release was made by a run that was created after this one."""
-    newer = next((r for r in releases(job, store) if r.version == version), None)
-    if newer is None or newer.run == run or not "" < created(run) < created(newer.run):
-        return
-    raise PublishRefused(
-        f"{job} is held back: release {newer.version} is current, and it was made by a newer run",
+def _newer(
+    job: str, run: str, terms: Terms, pointer: Pointer, store: Store
+) -> PublishRefused | None:
+    """Return the refusal of a run that was created before the run whose release is current."""
+    found = next((r for r in releases(job, store) if r.version == pointer.version), None)
+    created = terms.created
+    if found is None or found.run == run or not "" < created(run) < created(found.run):
+        return None
+    return PublishRefused(
+        f"{job} is held back: release {found.version} is current, and it was made by a newer run",
         problems=[
             f"this run, {run}, was created at {created(run)}",
-            f"run {newer.run} was created at {created(newer.run)}",
+            f"run {found.run} was created at {created(found.run)}",
         ],
         hint=f"to replace it all the same: hundredfold publish {run} --replace-newer",
     )
-
-
-def releases(job: str, store: Store) -> list[Release]:
-    """Every whole release of a job, oldest first; those whose release.json is damaged are left out."""
-    found = []
-    for version in versions(job, store):
-        with suppress(DamagedFile):
-            found.append(read_release(job, version, store))
-    return found
-
-
-def versions(job: str, store: Store) -> list[int]:
-    """Return the versions of a job that have a release.json, damaged or not, in order."""
-    pattern = re.compile(re.escape(releases_of(job)) + r"/(\d+)/release\.json")
-    return sorted(
-        int(found[1])
-        for key in store.list(releases_of(job) + "/")
-        if (found := pattern.fullmatch(key))
-    )
-
-
-def read_release(job: str, version: int, store: Store) -> Release:
-    """Return a release of a job; DamagedFile if its release.json is missing, or not what was
-    written.
-    """
-    key = f"{release_folder(job, version)}/release.json"
-    return Release(**parse_json(store, key, require(store, key).to_pybytes()))
-
-
-def verify_file(release: Release, key: str, store: Store) -> None:
-    """Raise DamagedFile if a file of a release is missing, or does not have the SHA-256 that the
-    release has for it.
-    """
-    if _sha256(require(store, key)) != release.files[key]:
-        raise damage_error(store, key, "does not have the SHA-256 with which it was published")
-
-
-def _sha256(data: pa.Buffer) -> str:
-    return hashlib.sha256(memoryview(data)).hexdigest()
-
-
-def current_version(job: str, store: Store) -> int | None:
-    """The version that the pointer names; None before the first release, DamagedFile if there are
-    releases and no pointer.
-    """
-    return _read_pointer(job, store).version or None
-
-
-def set_current(job: str, version: int, store: Store, withdrawn: Sequence[int] = ()) -> None:
-    """Let the pointer name a version: one object replaced, so a reader sees the old one or the new
-    one.
-    """
-    content: dict[str, Any] = {"version": version, "folder": release_folder(job, version)}
-    if withdrawn:
-        content["withdrawn"] = sorted(withdrawn)
-    put_json(store, _pointer(job), content)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pointer:
-    """The current version (0: none yet), and the versions that were rolled back and are not to
-    return by themselves.
-    """
-
-    version: int = 0
-    withdrawn: tuple[int, ...] = ()
-
-
-def _read_pointer(job: str, store: Store) -> _Pointer:
-    try:
-        content = get_json(store, _pointer(job))
-    except KeyError:
-        return _Pointer()
-    return _Pointer(int(content["version"]), tuple(content.get("withdrawn", ())))
-
-
-def rollback(job: str, store: Store, to: int | None = None) -> Release:
-    """Move the pointer to the parent of the current release, or to version `to`; StateError if
-    there is none.
-    """
-    known = versions(job, store)
-    try:
-        now = current_version(job, store)
-    except DamagedFile:
-        if to is None:
-            raise
-        now = to  # the pointer is written anew
-    if now is None and known and to is None:
-        raise missing_error(store, _pointer(job))
-    if not known:
-        raise StateError(
-            f"{job} has no release, so there is nothing to roll back", hint="hundredfold status"
-        )
-    target = to if to is not None else read_release(job, now or 0, store).parent
-    if target is not None and to is None:
-        read_release(job, target, store)  # names what is missing of it
-    if target is None or target not in known:
-        others = ", ".join(str(v) for v in known if v != now) or "no other"
-        wanted = f"no version {to}" if to is not None else "no release before it"
-        raise StateError(
-            f"version {now} of {job} is current, and there is {wanted}; there is {others}",
-            hint=f"hundredfold rollback {job} --to VERSION",
-        )
-    release = read_release(job, target, store)
-    withdrawn = {version for version in known if version > target}
-    for key in release.files:
-        verify_file(release, key, store)
-    with suppress(DamagedFile):
-        withdrawn = {
-            *_read_pointer(job, store).withdrawn,
-            *(version for version in known if version > target),
-        }
-    set_current(job, target, store, sorted(version for version in withdrawn if version > target))
-    return release
-
-
-def release_folder(job: str, version: int) -> str:
-    return f"{releases_of(job)}/{version:06d}"
-
-
-def _pointer(job: str) -> str:
-    return f"{releases_of(job)}/current.json"
-
-
-def _find_release(job: str, run: str, attempt: int, store: Store) -> Release | None:
-    return next((r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)), None)
 
 
 def _create_release(
@@ -326,31 +213,37 @@ def _create_release(
     warehouse: Warehouse,
     store: RunStore,
     terms: Terms,
+    pointer: Pointer,
 ) -> Release:
-    parent = current_version(job.name, store)
-    if parent is None and versions(
-        job.name, store
-    ):  # which release this one builds upon, only the pointer says
-        raise missing_error(store, _pointer(job.name))
+    """Claim a version, and write its files."""
+    parent = pointer.version or None
+    if parent is None and had_pointer(job.name, store):
+        raise missing_error(
+            store, pointer_key(job.name)
+        )  # it alone names the release to build upon
     if parent is not None:
-        read_release(
-            job.name, parent, store
-        )  # the current release is never taken for what a killed driver left
-    version = max(versions(job.name, store), default=0) + 1
+        read_release(job.name, parent, store)  # DamagedFile before anything is written
+    claimed = False
+    while not claimed:
+        version = version_to_make(job.name, layout.run, attempt, pointer, store)
+        describe_run(job, layout, as_of, version, parent, warehouse)
+        selects = {}
+        for output in job.releases:
+            with naming_query("the query of", output.name):
+                selects[output.name] = _checked_query(output, job, warehouse)
+        claimed = claim(job.name, layout.run, attempt, version, store)
     folder = release_folder(job.name, version)
-    store.delete(folder)  # what a driver that was killed here left
-    describe_run(job, layout, as_of, version, parent, warehouse)
+    store.delete(folder)  # of this run: what it wrote before it was killed
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
     summaries: dict[str, list[dict[str, Any]]] = {}
     for output in job.releases:
         with naming_query("the query of", output.name):
-            select = _checked_query(output, job, warehouse)
             for format in output.formats:
                 key = f"{folder}/{output.name}.{format}"
-                rows[output.name] = _write(select, key, format, warehouse, store)
-                files[key] = _sha256(store.get(key))
-            summaries |= _summaries(output, select, job, warehouse)
+                rows[output.name] = _write(selects[output.name], key, format, warehouse, store)
+                files[key] = sha256(store.get(key))
+            summaries |= _summaries(output, selects[output.name], job, warehouse)
     release = Release(
         job.name, version, parent, layout.run, attempt, as_of, rows, files, summaries, terms.code
     )

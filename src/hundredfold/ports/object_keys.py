@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import pyarrow as pa
+
 TEMP_PREFIX = ".~"  # prefix of the names of partially written objects, which no key may have
 
 
@@ -17,6 +21,11 @@ def checked_key(key: str) -> str:
             "characters"
         )
     return key
+
+
+def etag_of(data: bytes | pa.Buffer) -> str:
+    """Return an entity tag for stores that keep none: the SHA-256 of the object's bytes."""
+    return hashlib.sha256(memoryview(data)).hexdigest()
 
 
 def checked_prefix(prefix: str) -> str:

@@ -13,7 +13,7 @@ from ..errors import HundredfoldError, StateError
 from ..job import Job, Layout, Model
 from ..pipeline.collect import read_collected
 from ..pipeline.enqueue import plan_attempt, plan_retry, retry_key
-from ..pipeline.publish import releases
+from ..pipeline.releases import releases
 from ..ports.interfaces import Record, RunHome
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse

@@ -19,8 +19,8 @@ from ..data.numpy_columns import to_python_list, to_python_rows
 from ..data.outcomes import LEDGER_SCHEMA
 from ..errors import StateError, UsageError
 from ..job import Layout
-from ..pipeline import publish as publishing
-from ..pipeline.publish import Release
+from ..pipeline import releases as releases_of_job
+from ..pipeline.releases import Release
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record, RunHome
 from ..ports.run_facts import RunCounts
@@ -193,9 +193,10 @@ class Run:
         record, store = self.record, self.home.store
         published = record.counts.get("release")
         if published:
-            return publishing.read_release(record.job, int(published["version"]), store)
+            return releases_of_job.read_release(record.job, int(published["version"]), store)
         return next(
-            (r for r in reversed(publishing.releases(record.job, store)) if r.run == self.id), None
+            (r for r in reversed(releases_of_job.releases(record.job, store)) if r.run == self.id),
+            None,
         )
 
     def published_rows(self, name: str | None = None) -> Rows:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from ..data.manifest import UnitList, key_text
 from ..data.numpy_columns import to_python_rows
-from ..pipeline import publish
+from ..pipeline import releases
 from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
 from ..ports.run_facts import ModelCounts, SourceCounts
@@ -156,7 +156,7 @@ def _release_summary(run: Run) -> ReleaseSummary | None:
     release = run.release
     if release is None:
         return None
-    current = publish.current_version(run.record.job, run.home.store)
+    current = releases.current_version(run.record.job, run.home.store)
     return {
         "version": release.version,
         "parent": release.parent,

@@ -41,7 +41,7 @@ POINTER = f"{ROOT}/active.json"
 class PutIfAbsent(Protocol):
     """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object where there is none, whole and durable when the call returns; False, and nothing changes, where there is one."""
 
 
@@ -52,7 +52,7 @@ class LockedPutIfAbsent:
     store: Store
     lock: Callable[[], AbstractContextManager[None]]
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         with self.lock():
             if _read_or_none(self.store, key) is not None:
                 return False
@@ -154,7 +154,7 @@ def read_log(store: Store) -> DecisionLog:
 
 def append(entry: LogEntry, once: PutIfAbsent) -> bool:
     """Put an entry into the log; False if somebody else was first with its number."""
-    return once.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
+    return once.put_if_absent(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def repair_pointer(store: Store) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any, Self
+from uuid import uuid4
 
 import pyarrow as pa
 from botocore.exceptions import (
@@ -49,6 +50,7 @@ CUT_OFF = (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+WRITTEN_BY = "hundredfold-write"  # metadata of an object: the call that wrote it
 ABSENT = {"NoSuchKey", "404"}
 PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was written in one part
 TAKEN = {"PreconditionFailed", "412"}  # there is another object than the call allows
@@ -95,35 +97,67 @@ class S3Store:
         with self._told(key, "written"):
             client("s3").put_object(Bucket=self.bucket, Key=full, Body=bytes(data))
 
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Write where there is nothing, whole and durable when the call returns; False, and nothing
-        changes, where there is an object.
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one of that key; return whether it is written.
 
-        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`). A
-        write whose answer was lost is sent again by boto3 and then refused, by our own object: so
-        an object with the same bytes counts as written.
+        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`).
         """
-        full = self._full(key)
+        return self._put_if(key, data, IfNoneMatch="*")
+
+    def put_if_match(self, key: str, data: bytes, etag: str) -> bool:
+        """Replace an object that still has this entity tag; return whether it is written."""
+        return self._put_if(key, data, IfMatch=etag)
+
+    def _put_if(self, key: str, data: bytes, **condition: str) -> bool:
+        """Write on a condition of S3.
+
+        A write whose answer is lost is sent again by boto3, and refused then because of our own
+        object. Its metadata name this call, so that the object is recognised.
+        """
+        full, call = self._full(key), uuid4().hex
         with self._told(key, "written"):
             for pause in _pauses():
                 try:
                     client("s3").put_object(
-                        Bucket=self.bucket, Key=full, Body=data, IfNoneMatch="*"
+                        Bucket=self.bucket,
+                        Key=full,
+                        Body=data,
+                        Metadata={WRITTEN_BY: call},
+                        **condition,
                     )
                     return True
                 except ClientError as error:
                     if code(error) in TAKEN:
-                        return self._read(full) == data
+                        return self._written_by(full) == call
+                    if code(error) in ABSENT and "IfMatch" in condition:
+                        return False
                     if code(error) not in RACED or pause is None:
                         raise
                     time.sleep(pause)
         raise AssertionError("the last try returns or raises")
+
+    def _written_by(self, full: str) -> str:
+        """Return the conditional write that made an object; "" if there is none."""
+        try:
+            found = client("s3").head_object(Bucket=self.bucket, Key=full)
+        except ClientError as error:
+            if code(error) in ABSENT:
+                return ""
+            raise
+        return str(found["Metadata"].get(WRITTEN_BY, ""))
 
     def get(self, key: str) -> pa.Buffer:
         """The object's bytes; KeyError if there is none."""
         full = self._full(key)
         with self._told(key, "read"), self._absent(key):
             return pa.py_buffer(self._read(full))
+
+    def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
+        """Return the object's bytes and its entity tag; KeyError if there is none."""
+        full = self._full(key)
+        with self._told(key, "read"), self._absent(key):
+            answer, content = self._answer(full)
+            return pa.py_buffer(content), str(answer["ETag"])
 
     def parts(self, key: str) -> Iterator[pa.Buffer]:
         """The object's bytes, in one part; KeyError if there is none."""
