@@ -15,6 +15,8 @@ from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.local.filesystem import FileStore
 from hundredfold.ports.interfaces import Store
 from hundredfold.testing import MemoryStore
+from support.aws_account import Account
+from support.faulty_connection import Line
 
 KINDS: dict[str, Callable[[Callable[[str], Any]], Store]] = {
     "memory": lambda _: MemoryStore(),
@@ -94,6 +96,19 @@ def test_one_of_many_threads_replaces_an_object(store: Store) -> None:
             won = [*pool.map(lambda v, etag=etag: store.put_if_match("pointer", v, etag), values)]
             assert won.count(True) == 1
             assert bytes(store.get("pointer")) == values[won.index(True)]
+
+
+def test_a_conditional_write_whose_answer_is_lost_counts_as_written(
+    account: Account, line: Line
+) -> None:
+    store = S3Store(account.bucket(), "some/where")
+    line.lose_answer("PUT")
+    assert store.put_if_absent("pointer", b"1")
+    _, etag = store.get_with_etag("pointer")
+    line.lose_answer("PUT")
+    assert store.put_if_match("pointer", b"2", etag)
+    assert not store.put_if_match("pointer", b"2", etag)
+    assert bytes(store.get("pointer")) == b"2"
 
 
 def test_processes_that_count_in_one_object_lose_no_count(tmp_path: Path) -> None:

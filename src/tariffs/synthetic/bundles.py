@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tariffs.synthetic.calendar import Stream, rng_for, season, weeks
+from tariffs.synthetic.calendar import DAY, Stream, rng_for, season, weeks
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks
 from tariffs.synthetic.sizes import (
     BUNDLES,
@@ -229,7 +229,7 @@ def _sales_table(
     columns |= {"week": week, "price": measured.pop("paid").ravel()} | {
         name: values.ravel() for name, values in measured.items()
     }
-    columns["loaded_at"] = (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h")
+    columns["loaded_at"] = (week + 2 * DAY).astype("datetime64[us]") + np.timedelta64(6, "h")
     return pa.table(columns)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tariffs.synthetic.bundles import location_names
-from tariffs.synthetic.calendar import Stream, rng_for, season, weeks
+from tariffs.synthetic.calendar import DAY, Stream, rng_for, season, weeks
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks, waiting
 from tariffs.synthetic.sizes import CELL_CLASSES, DAY_PARTS, REGIONS, VOICE_COST, VOICE_TARIFF, Size
 
@@ -204,7 +204,7 @@ def _usage_table(
     )
     return _table(
         columns
-        | {"loaded_at": (keys["week"] + 2).astype("datetime64[us]") + np.timedelta64(6, "h")}
+        | {"loaded_at": (keys["week"] + 2 * DAY).astype("datetime64[us]") + np.timedelta64(6, "h")}
     )
 
 
