@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..data.checksums import damage_error, get_json, json_text, missing_error, parse_json, require
+from ..data.checksums import damage_error, get_json, make_json, missing_error, parse_json, require
 from ..errors import DamagedFile, StateError
 from ..job import releases_of
 from ..ports.interfaces import Store
@@ -118,7 +118,7 @@ def claim(job: str, run: str, attempt: int, version: int, store: Store) -> bool:
     left out, unless that run goes on.
     """
     key = _claim_key(job, version)
-    if store.put_if_absent(key, json_text(key, {"run": run, "attempt": attempt})):
+    if store.put_if_absent(key, make_json(key, {"run": run, "attempt": attempt})):
         return True
     found = get_json(store, key)
     return (found["run"], found["attempt"]) == (run, attempt)
@@ -180,7 +180,7 @@ def move_pointer(
     if withdrawn:
         content["withdrawn"] = sorted(withdrawn)
     key = pointer_key(job)
-    data = json_text(key, content)
+    data = make_json(key, content)
     if etag is None:
         return store.put_if_absent(key, data)
     return store.put_if_match(key, data, etag)
@@ -194,7 +194,7 @@ def pointer_key(job: str) -> str:
 def record_first_release(job: str, store: Store) -> None:
     """Record that the job has a pointer, for the case that the pointer is lost."""
     key = _first_key(job)
-    store.put_if_absent(key, json_text(key, {"pointer": pointer_key(job)}))
+    store.put_if_absent(key, make_json(key, {"pointer": pointer_key(job)}))
 
 
 def had_pointer(job: str, store: Store) -> bool:
