@@ -10,7 +10,7 @@ LAMBDA := .venv-lambda
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
-FAST_PORTS := $(addprefix tests/ports/test_,store_files.py faulty_door.py store_door.py ledger_door.py queue_door.py)
+FAST_PORTS := $(addprefix tests/ports/test_,store_writing.py fault_injector.py store_port.py ledger_port.py queue_port.py)
 FAST_STEPS := $(addprefix tests/pipeline/test_,numbering_and_order.py queries_and_batches.py what_a_function_returns.py)
 FAST_TESTS := tests/architecture tests/oracle/test_results_by_hand.py $(FAST_PORTS) $(FAST_STEPS)
 NOT_ON_AWS := -k "not aws and not sqs and not s3 and not dynamo"

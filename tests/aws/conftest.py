@@ -1,5 +1,5 @@
-"""What the tests on AWS share: one emulated account for each test process, and names that no other
-test uses.
+"""Shared fixtures for the tests on AWS: one emulated account for each test process, and unique
+names.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 
 from support.emulator import DONE, MISSING, Emulator
-from support.in_process_aws import Afar
+from support.in_process_aws import AwsRunner
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """An account in which everyone may do everything."""
+    """An account without access control."""
     if not DONE.exists():
         pytest.skip(MISSING)
     with Emulator() as emulator:
@@ -24,9 +24,9 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def aws_env(emulator: Emulator) -> Iterator[Emulator]:
-    """The same account, and boto3 in this process reaches it.
+    """The same account, reached by boto3 in this process.
 
-    For a module at a time: others may reach an account of their own.
+    The scope is one module, because other modules may use an account of their own.
     """
     with emulator.reached():
         yield emulator
@@ -34,13 +34,13 @@ def aws_env(emulator: Emulator) -> Iterator[Emulator]:
 
 @pytest.fixture
 def name_of() -> Callable[[str], str]:
-    """`name_of("bucket")`: a name for a bucket, queue, table or stack that nothing else has."""
+    """`name_of("bucket")`: a unique name for a bucket, queue, table or stack."""
     return lambda kind: f"{kind}-{uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="module")
-def afar(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Afar:
-    """A stack without functions in that account: runs go a step at a time, and functions are called
-    here.
+def aws_runner(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> AwsRunner:
+    """A stack without functions in that account: runs execute step by step, and functions in this
+    process.
     """
-    return Afar(aws_env, tmp_path_factory.mktemp("afar"))
+    return AwsRunner(aws_env, tmp_path_factory.mktemp("aws"))

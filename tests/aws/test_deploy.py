@@ -1,4 +1,4 @@
-"""deploy and destroy, through the CDK's own command line, against an emulated account."""
+"""deploy and destroy, with the CDK's own command line, in an emulated account."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hundredfold.aws.adapters.session import StackResources, client, code_of_image
+from hundredfold.aws.adapters.session import StackResources, client, image_digest
 from hundredfold.aws.deploy.deploy import (
     DeployError,
     DeployOptions,
@@ -22,7 +22,7 @@ from hundredfold.aws.deploy.deploy import (
     destroy,
     synth,
 )
-from hundredfold.aws.deploy.node import NodeError, cdk, find_node, on_path
+from hundredfold.aws.deploy.node import NodeError, cdk_command, find_node, node_on_path
 from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
 from support.emulator import Emulator
@@ -54,12 +54,12 @@ needs_cdk = pytest.mark.skipif(
 
 @needs_cdk
 @pytest.mark.slow
-def test_synth_writes_the_stack_and_asks_nobody(
+def test_synth_writes_the_stack_without_calling_aws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    assembly = synth(JOB, tmp_path, stack="pricing", wish=IMAGE)
+    assembly = synth(JOB, tmp_path, stack="pricing", options=IMAGE)
     template = json.loads((assembly.folder / "pricing.template.json").read_text())
     functions = [
         r["Properties"]
@@ -67,7 +67,7 @@ def test_synth_writes_the_stack_and_asks_nobody(
         if r["Type"] == "AWS::Lambda::Function"
     ]
     assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
-        f"hundredfold.aws.functions.handlers.{n}" for n in ("bury", "step", "work")
+        f"hundredfold.aws.functions.handlers.{n}" for n in ("dead_letter", "step", "work")
     ]
     assert {function["PackageType"] for function in functions} == {"Image"}
     assert all("Runtime" not in function for function in functions)
@@ -79,16 +79,16 @@ def test_synth_writes_the_stack_and_asks_nobody(
     ("ref", "stack", "settings", "words"),
     [
         (JOB, "2nd", {}, "'2nd' cannot be a stack's name"),
-        (JOB, "pricing", {"memory": 1}, "memory is 1, wanted 128"),
+        (JOB, "pricing", {"memory": 1}, "memory is 1, expected 128"),
         (JOB, "pricing", {"start_on_upload": ("costs",)}, "start_on_upload names costs"),
         ("tariffs.job:nothing", "pricing", {}, "has no 'nothing'"),
     ],
 )
-def test_wrong_words_are_told_before_anything_is_built(
+def test_invalid_arguments_are_reported_before_anything_is_built(
     tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises((UsageError, JobError), match=words):
-        synth(ref, tmp_path / "out", stack=stack, wish=DeployOptions(settings=settings))
+        synth(ref, tmp_path / "out", stack=stack, options=DeployOptions(settings=settings))
     assert not (tmp_path / "out").exists()
 
 
@@ -99,25 +99,25 @@ def test_a_stack_is_named_after_its_job() -> None:
 # ---- Node
 
 
-def test_node_that_is_old_or_missing_is_told_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(NodeError, match="there is none") as caught:
-        on_path({"PATH": str(tmp_path)})
+def test_an_old_or_missing_node_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="which was not found") as caught:
+        node_on_path({"PATH": str(tmp_path)})
     assert "hundredfold[deploy]" in str(caught.value.hint)
-    for said, words in (("v18.20.1", "is v18.20.1"), ("", "is none that runs")):
+    for said, words in (("v18.20.1", "is v18.20.1"), ("", "is not executable")):
         (tmp_path / "node").write_text(f"#!/bin/sh\necho {said}\n")
         (tmp_path / "node").chmod(0o755)
         with pytest.raises(NodeError, match=words):
-            on_path({"PATH": str(tmp_path)})
+            node_on_path({"PATH": str(tmp_path)})
 
 
-def test_node_of_the_path_is_taken_with_its_npm(tmp_path: Path) -> None:
+def test_node_on_the_path_is_used_with_its_npm(tmp_path: Path) -> None:
     (tmp_path / "node").write_text("#!/bin/sh\necho v22.11.0\n")
     (tmp_path / "node").chmod(0o755)
-    with pytest.raises(NodeError, match="no npm beside it"):
-        on_path({"PATH": str(tmp_path)})
+    with pytest.raises(NodeError, match="no npm next to it"):
+        node_on_path({"PATH": str(tmp_path)})
     (tmp_path / "npm").write_text("#!/bin/sh\n")
     (tmp_path / "npm").chmod(0o755)
-    assert on_path({"PATH": str(tmp_path)}).npm == (str(tmp_path / "npm"),)
+    assert node_on_path({"PATH": str(tmp_path)}).npm == (str(tmp_path / "npm"),)
 
 
 # ---- destroy
@@ -132,7 +132,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(aws_env: Emulator, assembly: Path) -> Iterator[StackResources]:
     emulated.deploy(aws_env, assembly)
-    yield StackResources.of_stack(STACK)
+    yield StackResources.from_stack(STACK)
     with pytest.raises(UsageError) if STACK not in stacks() else nullcontext():
         destroy(STACK)
 
@@ -161,7 +161,7 @@ def test_destroy_keeps_the_bucket_with_its_releases(place: StackResources) -> No
     )
 
 
-def test_destroy_takes_every_version_of_everything_where_it_is_told_to(
+def test_destroy_everything_deletes_all_versions_of_all_objects(
     place: StackResources,
 ) -> None:
     client("s3").put_bucket_versioning(
@@ -174,7 +174,7 @@ def test_destroy_takes_every_version_of_everything_where_it_is_told_to(
     assert place.bucket not in buckets()
 
 
-def test_destroy_waits_for_no_run(place: StackResources) -> None:
+def test_destroy_is_refused_while_a_run_is_active(place: StackResources) -> None:
     waiting = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
     client("stepfunctions").update_state_machine(
         stateMachineArn=place.machine, definition=json.dumps(waiting)
@@ -182,51 +182,53 @@ def test_destroy_waits_for_no_run(place: StackResources) -> None:
     run = client("stepfunctions").start_execution(
         stateMachineArn=place.machine, name="20261122-101112-ab3"
     )["executionArn"]
-    with pytest.raises(UsageError, match="1 runs of the stack removed are going on") as caught:
+    with pytest.raises(UsageError, match="1 runs of the stack removed are active") as caught:
         destroy(STACK)
     assert caught.value.problems == ("20261122-101112-ab3",)
     assert STACK in stacks()
     client("stepfunctions").stop_execution(executionArn=run)
 
 
-def test_destroy_removes_no_stack_that_deploy_did_not_make(aws_env: Emulator) -> None:
+def test_destroy_removes_only_stacks_created_by_deploy(aws_env: Emulator) -> None:
     template = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}
     client("cloudformation").create_stack(StackName="theirs", TemplateBody=json.dumps(template))
-    with pytest.raises(UsageError, match="the stack theirs was not made by hundredfold deploy"):
+    with pytest.raises(UsageError, match="the stack theirs was not created by hundredfold deploy"):
         destroy("theirs")
-    with pytest.raises(UsageError, match="there is no stack 'nowhere'"):
+    with pytest.raises(UsageError, match="found no stack 'nowhere'"):
         destroy("nowhere")
     client("cloudformation").delete_stack(StackName="theirs")
 
 
-# ---- the whole way, with the command line of the CDK
+# ---- the whole deployment, with the command line of the CDK
 
 
 @pytest.fixture
 def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CDK's command line is installed, if npm can have it here: from the registry that the
-    user's own settings name, or the public one.
+    """Install the CDK's command line if npm can: from the registry in the user's own settings, or
+    the public one.
     """
-    monkeypatch.setenv("npm_config_fetch_retries", "0")  # else it tries for minutes
+    monkeypatch.setenv("npm_config_fetch_retries", "0")  # otherwise npm retries for minutes
     try:
-        cdk(find_node())
+        cdk_command(find_node())
     except NodeError as error:
         pytest.skip(f"deploy is not tried: {error}")
 
 
 @needs_cdk
 @pytest.mark.slow
-def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys(
+def test_deploy_reports_a_missing_bootstrap_bootstraps_and_deploys(
     command_line: None, tmp_path: Path
 ) -> None:
     said: list[str] = []
     with Emulator() as account, account.reached():
-        with pytest.raises(DeployError, match="not prepared for the CDK") as caught:
-            deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, say=said.append)
+        with pytest.raises(DeployError, match="not bootstrapped for the CDK") as caught:
+            deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=said.append)
         assert "--bootstrap" in str(caught.value.hint)
-        place = deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, bootstrap=True, say=said.append)
+        place = deploy(
+            JOB, tmp_path, stack="pricing", options=IMAGE, bootstrap=True, report=said.append
+        )
         assert (place.job, place.concurrency) == (JOB, 8)
-        again = deploy(JOB, tmp_path, stack="pricing", wish=IMAGE, say=said.append)
+        again = deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=said.append)
         assert again == place
         assert destroy("pricing", sleep=lambda _: None) == place.bucket
     assert any("bootstrapped" in line for line in said)
@@ -235,7 +237,7 @@ def test_deploy_tells_of_an_account_that_is_not_prepared_prepares_it_and_deploys
 MANIFEST = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:1"}, "layers": []})
 
 
-def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(
+def test_an_image_given_by_tag_is_deployed_by_its_digest(
     aws_env: Emulator, name_of: Callable[[str], str]
 ) -> None:
     repository, said = name_of("repository"), list[str]()
@@ -256,11 +258,11 @@ def test_an_image_named_by_a_tag_is_deployed_and_known_by_its_digest(
         Code={"ImageUri": found},
         Role="arn:aws:iam::000000000000:role/r",
     )
-    assert code_of_image(function) == fingerprint_of(found)
-    assert code_of_image(name_of("none")) == ""
+    assert image_digest(function) == fingerprint_of(found)
+    assert image_digest(name_of("none")) == ""
 
 
-def test_an_image_that_cannot_be_looked_up_is_deployed_by_its_tag(aws_env: Emulator) -> None:
+def test_an_image_without_a_known_digest_is_deployed_by_its_tag(aws_env: Emulator) -> None:
     said: list[str] = []
     assert _by_digest(IMAGE.image, said.append) == IMAGE.image
     assert "is deployed by its tag, since its digest cannot be found" in said[0]

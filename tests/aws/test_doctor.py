@@ -1,6 +1,6 @@
-"""Each trap that the doctor knows: found where it was set, with a command that mends it.
+"""Each fault that the doctor knows: caused, found, and fixed by the reported command.
 
-On an emulated account.
+In an emulated account.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def outputs(aws_env: Emulator, assembly: Path) -> Iterator[dict[str, str]]:
-    """A stack in which all is well."""
+    """A healthy stack."""
     found = deploy(aws_env, assembly)
     complete(found)
     yield found
@@ -50,7 +50,7 @@ def outputs(aws_env: Emulator, assembly: Path) -> Iterator[dict[str, str]]:
 
 
 def complete(outputs: dict[str, str]) -> None:
-    """Set what the template says and the emulator's CloudFormation leaves out."""
+    """Set the properties of the template that the emulator's CloudFormation ignores."""
     client("lambda").put_function_recursion_config(
         FunctionName=outputs["WorkFunction"], RecursiveLoop="Allow"
     )
@@ -119,11 +119,11 @@ def attributes(url: str, **values: str) -> None:
 
 
 def found(*words: str) -> list[Finding]:
-    """What is found, but for what the emulator cannot be asked."""
+    """Return the findings, without those about services that the emulator lacks."""
     findings = [
         finding
         for finding in examine(STACK)
-        if "queries athena lets the account have" not in finding.what
+        if "quota of concurrent athena queries" not in finding.what
     ]
     return (
         [finding for finding in findings if all(word in finding.what for word in words)]
@@ -137,138 +137,131 @@ def the(*words: str) -> Finding:
     return finding
 
 
-# ---- nothing, and no stack
+# ---- no findings, and no stack
 
 
-def test_nothing_is_found_where_all_is_well(outputs: dict[str, str]) -> None:
+def test_a_healthy_stack_has_no_findings(outputs: dict[str, str]) -> None:
     assert found() == []
 
 
-def test_what_cannot_be_looked_at_is_said(outputs: dict[str, str]) -> None:
-    (note,) = [
-        finding for finding in examine(STACK) if "could not be looked at" in finding.what
-    ]  # it has no Service Quotas
+def test_a_check_that_cannot_run_is_a_finding(outputs: dict[str, str]) -> None:
+    # the emulator has no Service Quotas
+    (note,) = [finding for finding in examine(STACK) if "could not be checked" in finding.what]
     assert note.level is Level.NOTE
-    assert note.what.startswith(
-        "how many queries athena lets the account have at once: could not be looked at"
-    )
+    assert note.what.startswith("the quota of concurrent athena queries: could not be checked")
     assert note.consequence == "this was not checked"
 
 
-def test_a_stack_that_is_not_there_is_told_with_what_the_account_says(aws_env: Emulator) -> None:
+def test_a_missing_stack_is_reported_with_findings_of_the_account(aws_env: Emulator) -> None:
     first, *_ = examine("no-such-stack")
     assert first.level is Level.WRONG
-    assert "there is no stack 'no-such-stack'" in first.what
+    assert "found no stack 'no-such-stack'" in first.what
     assert first.command == "hundredfold deploy MODULE:JOB"
 
 
-# ---- traps that a command of AWS mends: set, found, mended by that command, found no more
+# ---- faults that an AWS command fixes: caused, found, fixed by that command, no longer found
 
 
-def breakages() -> dict[str, tuple[Callable[[dict[str, str]], object], Level, str]]:
-    """By name: how it is broken, how bad that is, and a word of what is said."""
-    workgroup = {"EnforceWorkGroupConfiguration": True}
-    return {
-        "visibility below the timeout": (
-            lambda o: attributes(o["QueueUrl"], VisibilityTimeout="30"),
-            Level.WRONG,
-            "stays hidden for 30 s",
+# by name: how to cause the fault, its level, and a fragment of the finding
+FAULTS: dict[str, tuple[Callable[[dict[str, str]], object], Level, str]] = {
+    "visibility below the timeout": (
+        lambda o: attributes(o["QueueUrl"], VisibilityTimeout="30"),
+        Level.WRONG,
+        "stays hidden for 30 s",
+    ),
+    "visibility below six timeouts": (
+        lambda o: attributes(o["QueueUrl"], VisibilityTimeout="900"),
+        Level.RISK,
+        "stays hidden for 900 s",
+    ),
+    "one receive": (lambda o: redrive(o, 1), Level.RISK, "dead-lettered after 1 receives"),
+    "no redrive": (
+        lambda o: attributes(o["QueueUrl"], RedrivePolicy=""),
+        Level.WRONG,
+        "dead-letters no message",
+    ),
+    "dead letters that vanish": (
+        lambda o: attributes(o["DeadUrl"], MessageRetentionPeriod="345600"),
+        Level.RISK,
+        "kept for 4 days",
+    ),
+    "short polls": (
+        lambda o: attributes(o["QueueUrl"], ReceiveMessageWaitTimeSeconds="0"),
+        Level.NOTE,
+        "uses short polling",
+    ),
+    "too little reserved": (
+        lambda o: reserve(o, 3),
+        Level.RISK,
+        "has 3 executions reserved, but needs up to 20",
+    ),
+    "nothing reserved": (lambda o: reserve(o, 0), Level.WRONG, "has 0 executions reserved"),
+    "the guard against loops": (
+        lambda o: client("lambda").put_function_recursion_config(
+            FunctionName=o["WorkFunction"], RecursiveLoop="Terminate"
         ),
-        "visibility below six timeouts": (
-            lambda o: attributes(o["QueueUrl"], VisibilityTimeout="900"),
-            Level.RISK,
-            "stays hidden for 900 s",
+        Level.WRONG,
+        "stopped when it sends to the queue",
+    ),
+    "a workgroup that enforces": (
+        lambda o: client("athena").update_work_group(
+            WorkGroup=o["Workgroup"], ConfigurationUpdates={"EnforceWorkGroupConfiguration": True}
         ),
-        "one receive": (lambda o: redrive(o, 1), Level.RISK, "dead after 1 receives"),
-        "no redrive": (
-            lambda o: attributes(o["QueueUrl"], RedrivePolicy=""),
-            Level.WRONG,
-            "gives up no message",
+        Level.WRONG,
+        "enforces its own settings",
+    ),
+    "a workgroup switched off": (
+        lambda o: client("athena").update_work_group(WorkGroup=o["Workgroup"], State="DISABLED"),
+        Level.WRONG,
+        "is disabled",
+    ),
+    "a mapping switched off": (
+        lambda o: update_mapping(o, Enabled=False),
+        Level.WRONG,
+        "is disabled",
+    ),
+    "no partial answers": (
+        lambda o: update_mapping(o, FunctionResponseTypes=[]),
+        Level.WRONG,
+        "cannot report which message failed",
+    ),
+    "a bucket not closed": (
+        lambda o: client("s3").delete_public_access_block(Bucket=o["Bucket"]),
+        Level.RISK,
+        "public access to",
+    ),
+    "no way back in time": (
+        lambda o: client("dynamodb").update_continuous_backups(
+            TableName=o["Table"],
+            PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False},
         ),
-        "dead letters that vanish": (
-            lambda o: attributes(o["DeadUrl"], MessageRetentionPeriod="345600"),
-            Level.RISK,
-            "kept for 4 days",
+        Level.RISK,
+        "no point-in-time recovery",
+    ),
+    "tables of a run that is gone": (
+        lambda o: make_table(o, "run_20200101_000000_abc__sales"),
+        Level.NOTE,
+        "belong to no run",
+    ),
+    "files of a run that is gone": (
+        lambda o: client("s3").put_object(
+            Bucket=o["Bucket"], Key="processing/20200101-000000-abc/x.parquet", Body=b""
         ),
-        "short polls": (
-            lambda o: attributes(o["QueueUrl"], ReceiveMessageWaitTimeSeconds="0"),
-            Level.NOTE,
-            "polled short",
-        ),
-        "too little reserved": (
-            lambda o: reserve(o, 3),
-            Level.RISK,
-            "has 3 executions reserved, and up to 20",
-        ),
-        "nothing reserved": (lambda o: reserve(o, 0), Level.WRONG, "has 0 executions reserved"),
-        "the guard against loops": (
-            lambda o: client("lambda").put_function_recursion_config(
-                FunctionName=o["WorkFunction"], RecursiveLoop="Terminate"
-            ),
-            Level.WRONG,
-            "stopped when it sends to the queue",
-        ),
-        "a workgroup that enforces": (
-            lambda o: client("athena").update_work_group(
-                WorkGroup=o["Workgroup"], ConfigurationUpdates=workgroup
-            ),
-            Level.WRONG,
-            "enforces its own settings",
-        ),
-        "a workgroup switched off": (
-            lambda o: client("athena").update_work_group(
-                WorkGroup=o["Workgroup"], State="DISABLED"
-            ),
-            Level.WRONG,
-            "is switched off",
-        ),
-        "a mapping switched off": (
-            lambda o: update_mapping(o, Enabled=False),
-            Level.WRONG,
-            "is switched off",
-        ),
-        "no partial answers": (
-            lambda o: update_mapping(o, FunctionResponseTypes=[]),
-            Level.WRONG,
-            "cannot say which message failed",
-        ),
-        "a bucket not closed": (
-            lambda o: client("s3").delete_public_access_block(Bucket=o["Bucket"]),
-            Level.RISK,
-            "public access to",
-        ),
-        "no way back in time": (
-            lambda o: client("dynamodb").update_continuous_backups(
-                TableName=o["Table"],
-                PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False},
-            ),
-            Level.RISK,
-            "cannot be had back",
-        ),
-        "tables of a run that is gone": (
-            lambda o: make_table(o, "run_20200101_000000_abc__sales"),
-            Level.NOTE,
-            "belong to no run",
-        ),
-        "files of a run that is gone": (
-            lambda o: client("s3").put_object(
-                Bucket=o["Bucket"], Key="processing/20200101-000000-abc/x.parquet", Body=b""
-            ),
-            Level.NOTE,
-            "processing/20200101-000000-abc/ holds files",
-        ),
-    }
+        Level.NOTE,
+        "processing/20200101-000000-abc/ holds files",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", breakages())
-def test_a_trap_is_found_and_its_command_mends_it(outputs: dict[str, str], name: str) -> None:
-    breaking, level, words = breakages()[name]
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_and_its_command_fixes_it(outputs: dict[str, str], name: str) -> None:
+    breaking, level, words = FAULTS[name]
     breaking(outputs)
     finding = the(words)
     assert finding.level is level
     assert len(finding.consequence) > 10
     assert found() == [finding]
-    carry_out(finding.command)
+    execute(finding.command)
     assert found() == []
 
 
@@ -302,10 +295,10 @@ def make_table(outputs: dict[str, str], name: str) -> None:
     )
 
 
-# ---- traps that are mended by deploying again, or by hand
+# ---- faults that are fixed by deploying again, or by hand
 
 
-def test_a_queue_that_strangers_may_write_to(outputs: dict[str, str]) -> None:
+def test_a_queue_with_public_write_access_is_found(outputs: dict[str, str]) -> None:
     stranger = {
         "Effect": "Allow",
         "Principal": {"AWS": "*"},
@@ -313,55 +306,55 @@ def test_a_queue_that_strangers_may_write_to(outputs: dict[str, str]) -> None:
         "Resource": "*",
     }
     set_policy(outputs["QueueUrl"], [*policy_of(outputs["QueueUrl"]), stranger])
-    finding = the("is open to strangers")
+    finding = the("is publicly accessible")
     assert (finding.level, finding.command) == (
         Level.WRONG,
         f"hundredfold deploy {JOB} --stack {STACK}",
     )
 
 
-def test_a_queue_without_tls(outputs: dict[str, str]) -> None:
+def test_a_queue_without_required_tls_is_found(outputs: dict[str, str]) -> None:
     set_policy(outputs["DeadUrl"], [])
-    assert the("can be reached without TLS").level is Level.RISK
+    assert the("can be accessed without TLS").level is Level.RISK
 
 
-def test_s3_that_does_not_tell_the_queue(outputs: dict[str, str]) -> None:
+def test_missing_event_notifications_are_found(outputs: dict[str, str]) -> None:
     client("s3").put_bucket_notification_configuration(
         Bucket=outputs["Bucket"], NotificationConfiguration={}
     )
-    assert "minutes later" in the("S3 does not tell the work queue").consequence
+    assert "minutes later" in the("S3 does not notify the work queue").consequence
 
 
-def test_s3_that_may_not_tell_the_queue(outputs: dict[str, str]) -> None:
+def test_a_missing_permission_for_event_notifications_is_found(outputs: dict[str, str]) -> None:
     set_policy(outputs["QueueUrl"], [tls("sqs:*")])
-    assert the("S3 may not tell the work queue").level is Level.RISK
+    assert the("S3 may not notify the work queue").level is Level.RISK
 
 
-def test_a_bucket_that_forgets_nothing(outputs: dict[str, str]) -> None:
+def test_a_bucket_without_lifecycle_rules_is_found(outputs: dict[str, str]) -> None:
     client("s3").delete_bucket_lifecycle(Bucket=outputs["Bucket"])
     assert {finding.level for finding in found()} == {Level.NOTE}
-    assert len(found("never expire")) == len(found("unfinished uploads")) == 1
+    assert len(found("never expire")) == len(found("incomplete uploads")) == 1
 
 
-def test_a_queue_that_feeds_nothing(outputs: dict[str, str]) -> None:
-    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])[
-        "EventSourceMappings"
-    ]
+def test_a_missing_event_source_mapping_is_found(outputs: dict[str, str]) -> None:
+    (mapping,) = client("lambda").list_event_source_mappings(
+        FunctionName=outputs["DeadLetterFunction"]
+    )["EventSourceMappings"]
     client("lambda").delete_event_source_mapping(UUID=mapping["UUID"])
-    assert the("nothing feeds").level is Level.WRONG
+    assert the("no event source mapping invokes").level is Level.WRONG
 
 
-def test_dead_letters_that_wait(outputs: dict[str, str]) -> None:
-    (mapping,) = client("lambda").list_event_source_mappings(FunctionName=outputs["BuryFunction"])[
-        "EventSourceMappings"
-    ]
+def test_waiting_dead_lettered_messages_are_found(outputs: dict[str, str]) -> None:
+    (mapping,) = client("lambda").list_event_source_mappings(
+        FunctionName=outputs["DeadLetterFunction"]
+    )["EventSourceMappings"]
     client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     client("sqs").send_message(QueueUrl=outputs["DeadUrl"], MessageBody="{}")
-    finding = the("1 dead letters wait")
+    finding = the("1 dead-lettered messages are waiting")
     assert finding.command.startswith("aws logs tail ")
 
 
-def test_a_package_that_is_nearly_too_large(outputs: dict[str, str]) -> None:
+def test_a_package_near_the_size_limit_is_found(outputs: dict[str, str]) -> None:
     arn = client("lambda").get_function(FunctionName=outputs["WorkFunction"])["Configuration"][
         "FunctionArn"
     ]
@@ -370,27 +363,27 @@ def test_a_package_that_is_nearly_too_large(outputs: dict[str, str]) -> None:
     assert finding.command == f"hundredfold package {JOB} --image"
 
 
-def test_the_worst_comes_first(outputs: dict[str, str]) -> None:
+def test_findings_are_sorted_by_severity(outputs: dict[str, str]) -> None:
     attributes(outputs["QueueUrl"], ReceiveMessageWaitTimeSeconds="0", VisibilityTimeout="900")
     update_mapping(outputs, FunctionResponseTypes=[])
     assert [finding.level for finding in found()] == [Level.WRONG, Level.RISK, Level.NOTE]
 
 
-# ---- whose tables and files are orphans
+# ---- orphaned tables and files
 
 
 @pytest.mark.parametrize(
     ("state", "days", "orphan"),
     [
         (State.RUNNING, 30, False),
-        (State.FAILED, 1, False),  # it may be resumed, and they are still good
-        (State.FAILED, 30, True),  # what they name has expired
+        (State.FAILED, 1, False),  # it may be resumed, and its data is still valid
+        (State.FAILED, 30, True),  # its data has expired
         (State.HELD, 30, True),
         (State.DONE, 0, True),
         (State.CANCELLED, 0, True),
     ],
 )
-def test_tables_of_a_run_that_can_go_on_are_no_orphans(
+def test_tables_of_a_run_that_can_continue_are_not_orphans(
     outputs: dict[str, str], state: State, days: int, orphan: bool
 ) -> None:
     then = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
@@ -402,13 +395,13 @@ def test_tables_of_a_run_that_can_go_on_are_no_orphans(
     assert found("holds files") == []
 
 
-def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None:
+def test_a_low_concurrency_limit_of_the_account_is_found(outputs: dict[str, str]) -> None:
     from hundredfold.aws.doctor.checks import account_concurrency
     from hundredfold.aws.doctor.snapshot import StackSnapshot
 
-    seen = StackSnapshot(STACK, replace(StackResources.of_stack(STACK), concurrency=100_000))
-    (finding,) = account_concurrency(seen)
-    assert "up to 100,000 workers are wanted" in finding.what
+    snapshot = StackSnapshot(STACK, replace(StackResources.from_stack(STACK), concurrency=100_000))
+    (finding,) = account_concurrency(snapshot)
+    assert "up to 100,000 workers are configured" in finding.what
     assert finding.command == (
         "aws service-quotas request-service-quota-increase --service-code lambda --quota-code "
         "L-B99A9384 --desired-value 200000"
@@ -418,9 +411,9 @@ def test_an_account_that_lets_few_functions_run(outputs: dict[str, str]) -> None
 # ---- the AWS CLI, as far as these commands need it
 
 
-def carry_out(command: str) -> None:
-    """Do what a command of the AWS CLI does, by the same rules: options are the names of an
-    operation's members.
+def execute(command: str) -> None:
+    """Execute a command of the AWS CLI by its own rules: options are the names of an operation's
+    members.
     """
     _, service, operation, *words = shlex.split(command)
     if (service, operation) == ("s3", "rm"):

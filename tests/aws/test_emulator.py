@@ -1,4 +1,4 @@
-"""The bench itself, where it would otherwise lie: what other tests on AWS take for granted."""
+"""The emulator itself: behaviour that other tests on AWS rely on."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ASSUME = (
 )
 
 
-class Place:
-    """A bucket and a database of a test's own, and queries in them."""
+class Sandbox:
+    """A bucket and a database for one test, and queries in them."""
 
     def __init__(self, emulator: Emulator, name: str) -> None:
         self.emulator, self.bucket, self.database = emulator, name, name.replace("-", "_")
@@ -37,18 +37,18 @@ class Place:
         emulator.client("glue").create_database(DatabaseInput={"Name": self.database})
 
     def query(self, sql: str, **more: Any) -> dict[str, Any]:
-        """A query at its end, as GetQueryExecution shows it."""
-        started = self.athena.start_query_execution(**self.asked(sql), **more)["QueryExecutionId"]
-        return self.ended(started)
+        """Return a query that has ended, as GetQueryExecution shows it."""
+        started = self.athena.start_query_execution(**self.start(sql), **more)["QueryExecutionId"]
+        return self.wait(started)
 
-    def asked(self, sql: str) -> dict[str, Any]:
+    def start(self, sql: str) -> dict[str, Any]:
         return {
             "QueryString": sql,
             "QueryExecutionContext": {"Database": self.database},
             "ResultConfiguration": {"OutputLocation": f"s3://{self.bucket}/athena/"},
         }
 
-    def ended(self, query: str) -> dict[str, Any]:
+    def wait(self, query: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
         def over() -> bool:
@@ -59,7 +59,7 @@ class Place:
         return found
 
     def text(self, sql: str) -> str:
-        """A query's result file."""
+        """Return a query's result file."""
         ended = self.query(sql)
         assert ended["Status"]["State"] == "SUCCEEDED", ended["Status"]
         return self.get(
@@ -70,7 +70,7 @@ class Place:
         return list(csv.reader(io.StringIO(self.text(sql))))[1:]
 
     def reason(self, sql: str) -> str:
-        """Why a query failed."""
+        """Return why a query failed."""
         status = self.query(sql)["Status"]
         assert status["State"] == "FAILED", status
         return str(status["StateChangeReason"])
@@ -93,8 +93,8 @@ class Place:
 
 
 @pytest.fixture
-def place(emulator: Emulator, name_of: Callable[[str], str]) -> Place:
-    return Place(emulator, name_of("place"))
+def sandbox(emulator: Emulator, name_of: Callable[[str], str]) -> Sandbox:
+    return Sandbox(emulator, name_of("sandbox"))
 
 
 BATCHES = ", bucketed_by = ARRAY['batch'], bucket_count = {}, write_compression = 'SNAPPY'"
@@ -104,22 +104,25 @@ NUMBERS = "SELECT CAST(x % {} AS integer) AS batch, x AS v FROM UNNEST(sequence(
 # ---- Athena
 
 
-def test_a_result_file_tells_null_from_empty_and_doubles_exactly(place: Place) -> None:
-    select = """SELECT '' AS e, CAST(NULL AS varchar) AS n, 'a"b' AS q, 0.1e0 AS d, 1e22 AS large, 1e-5 AS small, nan() AS nan,
+def test_a_result_file_distinguishes_null_and_keeps_doubles_exact(sandbox: Sandbox) -> None:
+    select = """SELECT '' AS e, CAST(NULL AS varchar) AS n, 'a"b' AS q, 0.1e0 AS d,
+        1e22 AS large, 1e-5 AS small, nan() AS nan,
         DECIMAL '1.50' AS m, TIMESTAMP '2026-01-05 10:00:00' AS t, true AS b"""
-    assert place.text(select) == (
+    assert sandbox.text(select) == (
         '"e","n","q","d","large","small","nan","m","t","b"\n'
         '"",,"a""b","0.1","1.0E22","1.0E-5","NaN","1.50","2026-01-05 10:00:00.000","true"\n'
     )
 
 
-def test_results_come_by_pages_too_and_null_has_no_value(place: Place) -> None:
-    query = place.query(
+def test_results_are_paged_and_null_has_no_value(sandbox: Sandbox) -> None:
+    query = sandbox.query(
         "SELECT x, CAST(NULL AS double) AS n FROM UNNEST(sequence(1, 1500)) AS u (x) ORDER BY x"
     )["QueryExecutionId"]
     pages = [
         page["ResultSet"]
-        for page in place.athena.get_paginator("get_query_results").paginate(QueryExecutionId=query)
+        for page in sandbox.athena.get_paginator("get_query_results").paginate(
+            QueryExecutionId=query
+        )
     ]
     data = [row["Data"] for page in pages for row in page["Rows"]]
     assert len(pages) == 2
@@ -132,15 +135,24 @@ def test_results_come_by_pages_too_and_null_has_no_value(place: Place) -> None:
     ]
 
 
-def test_numbers_are_of_trinos_types(place: Place) -> None:
-    query = place.query(
+def test_numbers_are_of_trinos_types(sandbox: Sandbox) -> None:
+    query = sandbox.query(
         "SELECT sum(x) s, 7 / 2 i, 7e0 / 2 d, 1e0 / 0 inf, CAST(2.5e0 AS bigint) r, count(*) FROM "
         "UNNEST(sequence(1, 3)) AS u (x)"
     )
-    answer = place.athena.get_query_results(QueryExecutionId=query["QueryExecutionId"])["ResultSet"]
-    assert [(column["Name"], column["Type"]) for column in answer["ResultSetMetadata"]["ColumnInfo"]] == [
-        ("s", "bigint"), ("i", "integer"), ("d", "double"), ("inf", "double"), ("r", "bigint"), ("_col5", "bigint"),
-    ]  # fmt: skip
+    answer = sandbox.athena.get_query_results(QueryExecutionId=query["QueryExecutionId"])[
+        "ResultSet"
+    ]
+    assert [
+        (column["Name"], column["Type"]) for column in answer["ResultSetMetadata"]["ColumnInfo"]
+    ] == [
+        ("s", "bigint"),
+        ("i", "integer"),
+        ("d", "double"),
+        ("inf", "double"),
+        ("r", "bigint"),
+        ("_col5", "bigint"),
+    ]
     assert [datum["VarCharValue"] for datum in answer["Rows"][1]["Data"]] == [
         "6",
         "3",
@@ -170,107 +182,116 @@ def test_numbers_are_of_trinos_types(place: Place) -> None:
         ("SELECT 1 / (v - v) FROM numbers", "DIVISION_BY_ZERO"),
     ],
 )
-def test_what_trino_refuses_is_refused(place: Place, select: str, words: str) -> None:
-    place.query(place.create("numbers", NUMBERS.format(3, 9)))
-    assert place.reason(select).startswith(words.format(database=place.database))
+def test_statements_that_trino_rejects_are_rejected(
+    sandbox: Sandbox, select: str, words: str
+) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 9)))
+    assert sandbox.reason(select).startswith(words.format(database=sandbox.database))
 
 
-def test_a_statement_that_is_none_is_refused_at_the_call(place: Place) -> None:
+def test_an_invalid_statement_is_rejected_by_the_call(sandbox: Sandbox) -> None:
     with pytest.raises(ClientError) as refused:
-        place.query("SELECT FROM WHERE")
+        sandbox.query("SELECT FROM WHERE")
     assert refused.value.response["Error"]["Code"] == "InvalidRequestException"
 
 
-def test_each_batch_number_has_a_file_of_its_own(place: Place) -> None:
-    query = place.query(place.create("batches", NUMBERS.format(7, 100), BATCHES.format(100)))
+def test_each_batch_number_has_a_file_of_its_own(sandbox: Sandbox) -> None:
+    query = sandbox.query(sandbox.create("batches", NUMBERS.format(7, 100), BATCHES.format(100)))
     assert query["Status"]["State"] == "SUCCEEDED", query["Status"]
-    assert len(place.keys("batches/")) == 7  # a bucket without rows leaves no file
-    for key in place.keys("batches/"):
-        assert len(set(pq.read_table(io.BytesIO(place.get(key)))["batch"].to_pylist())) == 1
-    paths = place.rows('SELECT "$path", min(batch), max(batch), sum(v) FROM batches GROUP BY 1')
+    assert len(sandbox.keys("batches/")) == 7  # a bucket without rows leaves no file
+    for key in sandbox.keys("batches/"):
+        assert len(set(pq.read_table(io.BytesIO(sandbox.get(key)))["batch"].to_pylist())) == 1
+    paths = sandbox.rows('SELECT "$path", min(batch), max(batch), sum(v) FROM batches GROUP BY 1')
     assert sorted(path for path, *_ in paths) == sorted(
-        f"s3://{place.bucket}/{key}" for key in place.keys("batches/")
+        f"s3://{sandbox.bucket}/{key}" for key in sandbox.keys("batches/")
     )
     assert all(low == high for _, low, high, _ in paths)
     assert sum(int(total) for *_, total in paths) == 5050
 
 
-def test_a_manifest_lists_what_was_written(place: Place) -> None:
-    manifest = place.query(place.create("batches", NUMBERS.format(3, 10), BATCHES.format(3)))[
+def test_a_manifest_lists_what_was_written(sandbox: Sandbox) -> None:
+    manifest = sandbox.query(sandbox.create("batches", NUMBERS.format(3, 10), BATCHES.format(3)))[
         "Statistics"
     ]["DataManifestLocation"]
-    listed = place.get(manifest.removeprefix(f"s3://{place.bucket}/")).decode().split()
-    assert sorted(listed) == sorted(f"s3://{place.bucket}/{key}" for key in place.keys("batches/"))
+    listed = sandbox.get(manifest.removeprefix(f"s3://{sandbox.bucket}/")).decode().split()
+    assert sorted(listed) == sorted(
+        f"s3://{sandbox.bucket}/{key}" for key in sandbox.keys("batches/")
+    )
 
 
-def test_a_file_that_is_not_named_by_its_path_is_not_opened(place: Place) -> None:
-    place.query(place.create("numbers", NUMBERS.format(3, 3)))
-    named = ", ".join(f"'s3://{place.bucket}/{key}'" for key in place.keys("numbers/"))
-    place.put("numbers/notes.md", b"# No rows")
-    assert place.rows(f'SELECT count(*) FROM numbers WHERE "$path" IN ({named}) AND v > 0') == [
+def test_only_files_selected_by_path_are_opened(sandbox: Sandbox) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 3)))
+    named = ", ".join(f"'s3://{sandbox.bucket}/{key}'" for key in sandbox.keys("numbers/"))
+    sandbox.put("numbers/notes.md", b"# No rows")
+    assert sandbox.rows(f'SELECT count(*) FROM numbers WHERE "$path" IN ({named}) AND v > 0') == [
         ["3"]
     ]
-    assert "Not valid Parquet file" in place.reason(
+    assert "Not valid Parquet file" in sandbox.reason(
         """SELECT count(*) FROM numbers WHERE "$path" <> 'x'"""
     )
 
 
-def test_star_hides_the_path(place: Place) -> None:
-    place.query(place.create("numbers", NUMBERS.format(3, 3)))
-    assert place.text("SELECT * FROM numbers LIMIT 1").splitlines()[0] == '"batch","v"'
+def test_a_star_does_not_select_the_path_column(sandbox: Sandbox) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 3)))
+    assert sandbox.text("SELECT * FROM numbers LIMIT 1").splitlines()[0] == '"batch","v"'
     assert (
-        place.text('SELECT *, "$path" FROM numbers LIMIT 1').splitlines()[0]
+        sandbox.text('SELECT *, "$path" FROM numbers LIMIT 1').splitlines()[0]
         == '"batch","v","$path"'
     )
 
 
-def test_a_taken_place_is_refused(place: Place) -> None:
-    place.query(place.create("numbers", NUMBERS.format(3, 9)))
-    assert place.reason(place.create("numbers", "SELECT 1 AS a")).startswith(
+def test_an_existing_location_is_rejected(sandbox: Sandbox) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 9)))
+    assert sandbox.reason(sandbox.create("numbers", "SELECT 1 AS a")).startswith(
         "TABLE_ALREADY_EXISTS: "
     )
-    place.query("DROP TABLE numbers")
-    assert place.keys("numbers/")  # the files stay
-    assert place.reason(place.create("numbers", "SELECT 1 AS a")).startswith(
+    sandbox.query("DROP TABLE numbers")
+    assert sandbox.keys("numbers/")  # the files stay
+    assert sandbox.reason(sandbox.create("numbers", "SELECT 1 AS a")).startswith(
         "HIVE_PATH_ALREADY_EXISTS: "
     )
 
 
-def test_too_many_buckets_are_refused_when_the_test_says_so_and_leave_orphans(place: Place) -> None:
-    with place.emulator.settings(open_writers=5):
-        assert place.reason(
-            place.create("batches", NUMBERS.format(7, 100), BATCHES.format(7))
+def test_too_many_buckets_are_rejected_on_request_and_leave_orphans(sandbox: Sandbox) -> None:
+    with sandbox.emulator.settings(open_writers=5):
+        assert sandbox.reason(
+            sandbox.create("batches", NUMBERS.format(7, 100), BATCHES.format(7))
         ).startswith("HIVE_TOO_MANY_OPEN_PARTITIONS: ")
-    assert place.keys("batches/")  # Athena deletes nothing
+    assert sandbox.keys("batches/")  # Athena deletes nothing
 
 
-def test_a_workgroup_that_insists_on_its_place_refuses_another(
-    place: Place, name_of: Callable[[str], str]
+def test_a_workgroup_that_enforces_its_location_rejects_another(
+    sandbox: Sandbox, name_of: Callable[[str], str]
 ) -> None:
     name = name_of("workgroup")
-    result = {"OutputLocation": f"s3://{place.bucket}/workgroup/"}
-    place.athena.create_work_group(
+    result = {"OutputLocation": f"s3://{sandbox.bucket}/workgroup/"}
+    sandbox.athena.create_work_group(
         Name=name,
         Configuration={"EnforceWorkGroupConfiguration": True, "ResultConfiguration": result},
     )
-    status = place.query(place.create("numbers", "SELECT 1 AS a"), WorkGroup=name)["Status"]
+    status = sandbox.query(sandbox.create("numbers", "SELECT 1 AS a"), WorkGroup=name)["Status"]
     assert "enforces a centralized output location" in status["StateChangeReason"]
 
 
-def test_files_hold_athenas_types(place: Place) -> None:
+def test_files_hold_athenas_types(sandbox: Sandbox) -> None:
     select = (
         "SELECT sum(x) AS S, TIMESTAMP '2026-01-05 10:00:00.123' AS t, DECIMAL '1.50' AS d, 'x' "
         "AS v FROM UNNEST(sequence(1, 3)) AS u (x)"
     )
-    place.query(place.create("types", select))
-    file = pq.ParquetFile(io.BytesIO(place.get(place.keys("types/")[0])))
-    assert [(column.name, column.physical_type) for column in map(file.schema.column, range(4))] == [
-        ("s", "INT64"), ("t", "INT96"), ("d", "FIXED_LEN_BYTE_ARRAY"), ("v", "BYTE_ARRAY"),
-    ]  # fmt: skip
-    assert place.rows("SELECT * FROM types") == [["6", "2026-01-05 10:00:00.123", "1.50", "x"]]
+    sandbox.query(sandbox.create("types", select))
+    file = pq.ParquetFile(io.BytesIO(sandbox.get(sandbox.keys("types/")[0])))
+    assert [
+        (column.name, column.physical_type) for column in map(file.schema.column, range(4))
+    ] == [
+        ("s", "INT64"),
+        ("t", "INT96"),
+        ("d", "FIXED_LEN_BYTE_ARRAY"),
+        ("v", "BYTE_ARRAY"),
+    ]
+    assert sandbox.rows("SELECT * FROM types") == [["6", "2026-01-05 10:00:00.123", "1.50", "x"]]
 
 
-def test_files_of_each_format_are_read(place: Place) -> None:
+def test_files_of_each_format_are_read(sandbox: Sandbox) -> None:
     table = pa.table(
         {
             "Key": ["a", "b"],
@@ -279,65 +300,67 @@ def test_files_of_each_format_are_read(place: Place) -> None:
         }
     )
     pq.write_table(table, buffer := io.BytesIO())
-    place.put("parquet/x.parquet", buffer.getvalue())
-    place.put("parquet/_hidden", b"no Parquet")
-    place.put(
+    sandbox.put("parquet/x.parquet", buffer.getvalue())
+    sandbox.put("parquet/_hidden", b"no Parquet")
+    sandbox.put(
         "json/x.json",
         b'{"KEY": "a", "n": 1, "t": "2017-07-14 02:40:00.123"}\n{"key": "b", "t": "2017-07-14 '
         b'02:40:00.123"}\n',
     )
-    place.put("csv/x.csv", b'key,n,t\na,1,2017-07-14 02:40:00.123\n"b",,2017-07-14 02:40:00.123\n')
-    at = f"LOCATION 's3://{place.bucket}/"
+    sandbox.put(
+        "csv/x.csv", b'key,n,t\na,1,2017-07-14 02:40:00.123\n"b",,2017-07-14 02:40:00.123\n'
+    )
+    at = f"LOCATION 's3://{sandbox.bucket}/"
     typed, plain = "(key string, n int, t timestamp)", "(key string, n string, t string)"
-    place.query(f"CREATE EXTERNAL TABLE p {typed} STORED AS PARQUET {at}parquet/'")
-    place.query(
+    sandbox.query(f"CREATE EXTERNAL TABLE p {typed} STORED AS PARQUET {at}parquet/'")
+    sandbox.query(
         f"CREATE EXTERNAL TABLE j {typed} ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe' "
         f"{at}json/'"
     )
     opencsv = "ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde'"
-    place.query(
+    sandbox.query(
         f"CREATE EXTERNAL TABLE c {plain} {opencsv} {at}csv/' TBLPROPERTIES "
         "('skip.header.line.count' = '1')"
     )
     wanted = '"a","1","2017-07-14 02:40:00.123"\n"b",{},"2017-07-14 02:40:00.123"\n'
-    assert place.text("SELECT * FROM p ORDER BY key").partition("\n")[2] == wanted.format("")
-    assert place.text("SELECT * FROM j ORDER BY key").partition("\n")[2] == wanted.format("")
-    assert place.text("SELECT * FROM c ORDER BY key").partition("\n")[2] == wanted.format('""')
-    place.query(f"CREATE EXTERNAL TABLE bad (key bigint) STORED AS PARQUET {at}parquet/'")
-    assert place.reason("SELECT * FROM bad").startswith("HIVE_BAD_DATA: Field key's type STRING")
+    assert sandbox.text("SELECT * FROM p ORDER BY key").partition("\n")[2] == wanted.format("")
+    assert sandbox.text("SELECT * FROM j ORDER BY key").partition("\n")[2] == wanted.format("")
+    assert sandbox.text("SELECT * FROM c ORDER BY key").partition("\n")[2] == wanted.format('""')
+    sandbox.query(f"CREATE EXTERNAL TABLE bad (key bigint) STORED AS PARQUET {at}parquet/'")
+    assert sandbox.reason("SELECT * FROM bad").startswith("HIVE_BAD_DATA: Field key's type STRING")
 
 
-def test_rows_come_in_no_order_that_was_not_asked_for(place: Place) -> None:
-    place.query(place.create("numbers", NUMBERS.format(1, 500) + " ORDER BY v"))
-    asked = [int(v) for (v,) in place.rows("SELECT v FROM numbers ORDER BY v")]
-    found = [int(v) for (v,) in place.rows("SELECT v FROM numbers")]
+def test_rows_have_no_order_without_order_by(sandbox: Sandbox) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(1, 500) + " ORDER BY v"))
+    asked = [int(v) for (v,) in sandbox.rows("SELECT v FROM numbers ORDER BY v")]
+    found = [int(v) for (v,) in sandbox.rows("SELECT v FROM numbers")]
     assert asked == sorted(found) != found
 
 
-def test_the_same_token_starts_one_query(place: Place) -> None:
-    asked = place.asked("SELECT 1 AS a") | {"ClientRequestToken": "t" * 32 + place.bucket}
+def test_the_same_token_starts_one_query(sandbox: Sandbox) -> None:
+    asked = sandbox.start("SELECT 1 AS a") | {"ClientRequestToken": "t" * 32 + sandbox.bucket}
     first, again = (
-        place.athena.start_query_execution(**asked)["QueryExecutionId"] for _ in range(2)
+        sandbox.athena.start_query_execution(**asked)["QueryExecutionId"] for _ in range(2)
     )
     assert first == again
     with pytest.raises(ClientError, match="Idempotent parameters do not match"):
-        place.athena.start_query_execution(**asked | {"QueryString": "SELECT 2 AS a"})
+        sandbox.athena.start_query_execution(**asked | {"QueryString": "SELECT 2 AS a"})
 
 
-def test_a_view_is_read_as_a_table(place: Place) -> None:
-    place.query(place.create("numbers", NUMBERS.format(3, 9)))
-    place.query("CREATE OR REPLACE VIEW few AS SELECT v FROM numbers WHERE v > 7")
-    assert place.rows("SELECT count(*) FROM few") == [["2"]]
+def test_a_view_is_read_as_a_table(sandbox: Sandbox) -> None:
+    sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 9)))
+    sandbox.query("CREATE OR REPLACE VIEW few AS SELECT v FROM numbers WHERE v > 7")
+    assert sandbox.rows("SELECT count(*) FROM few") == [["2"]]
 
 
-def test_unload_writes_files_and_no_table(place: Place) -> None:
-    query = place.query(
-        f"UNLOAD (SELECT 1 AS a) TO 's3://{place.bucket}/unloaded/' WITH (format = 'PARQUET', "
+def test_unload_writes_files_and_no_table(sandbox: Sandbox) -> None:
+    query = sandbox.query(
+        f"UNLOAD (SELECT 1 AS a) TO 's3://{sandbox.bucket}/unloaded/' WITH (format = 'PARQUET', "
         "compression = 'SNAPPY')"
     )
     assert query["Status"]["State"] == "SUCCEEDED", query["Status"]
     assert [
-        pq.read_table(io.BytesIO(place.get(key))).to_pylist() for key in place.keys("unloaded/")
+        pq.read_table(io.BytesIO(sandbox.get(key))).to_pylist() for key in sandbox.keys("unloaded/")
     ] == [[{"a": 1}]]
 
 
@@ -345,20 +368,20 @@ def test_unload_writes_files_and_no_table(place: Place) -> None:
 
 
 def run_machine(
-    place: Place, states: dict[str, Any], role: str = f"arn:aws:iam::{'1' * 12}:role/any"
+    sandbox: Sandbox, states: dict[str, Any], role: str = f"arn:aws:iam::{'1' * 12}:role/any"
 ) -> str:
-    """Start a new state machine; its execution's ARN."""
-    machine = place.emulator.client("stepfunctions")
+    """Start a new state machine; return its execution's ARN."""
+    machine = sandbox.emulator.client("stepfunctions")
     definition = json.dumps({"StartAt": next(iter(states)), "States": states})
-    arn = machine.create_state_machine(name=place.bucket, definition=definition, roleArn=role)[
+    arn = machine.create_state_machine(name=sandbox.bucket, definition=definition, roleArn=role)[
         "stateMachineArn"
     ]
     return str(machine.start_execution(stateMachineArn=arn)["executionArn"])
 
 
-def execution_of(place: Place, arn: str) -> dict[str, Any]:
-    """An execution at its end."""
-    machine = place.emulator.client("stepfunctions")
+def execution_of(sandbox: Sandbox, arn: str) -> dict[str, Any]:
+    """Return an execution that has ended."""
+    machine = sandbox.emulator.client("stepfunctions")
     wait_until(
         lambda: machine.describe_execution(executionArn=arn)["status"] != "RUNNING",
         lambda: f"{arn} still runs",
@@ -366,18 +389,18 @@ def execution_of(place: Place, arn: str) -> dict[str, Any]:
     return dict(machine.describe_execution(executionArn=arn))
 
 
-def athena_state(place: Place, sql: str) -> dict[str, Any]:
+def athena_state(sandbox: Sandbox, sql: str) -> dict[str, Any]:
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::athena:startQueryExecution.sync",
-        "Parameters": place.asked(sql),
+        "Parameters": sandbox.start(sql),
         "End": True,
     }
 
 
-def test_a_failed_query_fails_its_state_with_athenas_words(place: Place) -> None:
+def test_a_failed_query_fails_its_state_with_athenas_message(sandbox: Sandbox) -> None:
     ended = execution_of(
-        place, run_machine(place, {"Ask": athena_state(place, "SELECT * FROM nowhere")})
+        sandbox, run_machine(sandbox, {"Ask": athena_state(sandbox, "SELECT * FROM nowhere")})
     )
     assert ended["error"] == "States.TaskFailed"
     assert (
@@ -386,41 +409,41 @@ def test_a_failed_query_fails_its_state_with_athenas_words(place: Place) -> None
     )
 
 
-def test_a_query_goes_on_to_its_end_before_the_next_state(place: Place) -> None:
-    with place.emulator.settings(athena_seconds=0.3):
+def test_a_query_ends_before_the_next_state_starts(sandbox: Sandbox) -> None:
+    with sandbox.emulator.settings(athena_seconds=0.3):
         ended = execution_of(
-            place, run_machine(place, {"Ask": athena_state(place, "SELECT 1 AS a")})
+            sandbox, run_machine(sandbox, {"Ask": athena_state(sandbox, "SELECT 1 AS a")})
         )
     assert json.loads(ended["output"])["QueryExecution"]["Status"]["State"] == "SUCCEEDED"
 
 
-def test_a_stopped_execution_stops_its_query_and_stays_stopped(place: Place) -> None:
-    with place.emulator.settings(athena_seconds=60):
-        arn = run_machine(place, {"Ask": athena_state(place, "SELECT 1 AS a")})
-        listed = place.athena.list_query_executions
+def test_a_stopped_execution_stops_its_query_and_stays_stopped(sandbox: Sandbox) -> None:
+    with sandbox.emulator.settings(athena_seconds=60):
+        arn = run_machine(sandbox, {"Ask": athena_state(sandbox, "SELECT 1 AS a")})
+        listed = sandbox.athena.list_query_executions
         wait_until(
-            lambda: any(_asked_by(place, query) for query in listed()["QueryExecutionIds"]),
+            lambda: any(_asked_by(sandbox, query) for query in listed()["QueryExecutionIds"]),
             lambda: "no query was started",
         )
-        query = next(query for query in listed()["QueryExecutionIds"] if _asked_by(place, query))
-        place.emulator.client("stepfunctions").stop_execution(executionArn=arn)
-        assert place.ended(query)["Status"]["State"] == "CANCELLED"
-    assert execution_of(place, arn)["status"] == "ABORTED"
+        query = next(query for query in listed()["QueryExecutionIds"] if _asked_by(sandbox, query))
+        sandbox.emulator.client("stepfunctions").stop_execution(executionArn=arn)
+        assert sandbox.wait(query)["Status"]["State"] == "CANCELLED"
+    assert execution_of(sandbox, arn)["status"] == "ABORTED"
 
 
-def _asked_by(place: Place, query: str) -> bool:
-    found = place.athena.get_query_execution(QueryExecutionId=query)["QueryExecution"]
-    return bool(found["QueryExecutionContext"]["Database"] == place.database)
+def _asked_by(sandbox: Sandbox, query: str) -> bool:
+    found = sandbox.athena.get_query_execution(QueryExecutionId=query)["QueryExecution"]
+    return bool(found["QueryExecutionContext"]["Database"] == sandbox.database)
 
 
-# ---- S3's notifications, SQS
+# ---- S3 event notifications, SQS
 
 
 @pytest.fixture
-def queue(place: Place) -> str:
-    """The URL of a queue that hears of objects below in/; its TestEvent is taken out."""
-    sqs = place.emulator.client("sqs")
-    url = str(sqs.create_queue(QueueName=place.bucket)["QueueUrl"])
+def queue(sandbox: Sandbox) -> str:
+    """The URL of a queue with events of objects below in/; its TestEvent is removed."""
+    sqs = sandbox.emulator.client("sqs")
+    url = str(sqs.create_queue(QueueName=sandbox.bucket)["QueueUrl"])
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
         "QueueArn"
     ]
@@ -430,16 +453,16 @@ def queue(place: Place) -> str:
             {"QueueArn": arn, "Events": ["s3:ObjectCreated:*"], "Filter": below}
         ]
     }
-    place.s3.put_bucket_notification_configuration(
-        Bucket=place.bucket, NotificationConfiguration=notices
+    sandbox.s3.put_bucket_notification_configuration(
+        Bucket=sandbox.bucket, NotificationConfiguration=notices
     )
-    assert json.loads(received(place, url, 1)[0])["Event"] == "s3:TestEvent"
+    assert json.loads(received(sandbox, url, 1)[0])["Event"] == "s3:TestEvent"
     return url
 
 
-def received(place: Place, url: str, count: int) -> list[str]:
-    """So many messages of a queue, in the order in which they come, and no more within a moment."""
-    sqs = place.emulator.client("sqs")
+def received(sandbox: Sandbox, url: str, count: int) -> list[str]:
+    """Return a number of messages of a queue, in order of arrival, and fail if more arrive soon."""
+    sqs = sandbox.emulator.client("sqs")
     bodies: list[str] = []
     while len(bodies) < count + 1:
         found = sqs.receive_message(
@@ -454,24 +477,24 @@ def received(place: Place, url: str, count: int) -> list[str]:
     return bodies
 
 
-def test_keys_in_notifications_are_encoded_as_on_aws(place: Place, queue: str) -> None:
-    place.put("in/a b+c/é=1.parquet", b"x")
+def test_keys_in_notifications_are_encoded_as_on_aws(sandbox: Sandbox, queue: str) -> None:
+    sandbox.put("in/a b+c/é=1.parquet", b"x")
     assert (
-        json.loads(received(place, queue, 1)[0])["Records"][0]["s3"]["object"]["key"]
+        json.loads(received(sandbox, queue, 1)[0])["Records"][0]["s3"]["object"]["key"]
         == "in/a+b%2Bc/%C3%A9%3D1.parquet"
     )
 
 
-def test_notifications_are_lost_doubled_and_late_when_the_test_says_so(
-    place: Place, queue: str
+def test_notifications_are_lost_duplicated_and_delayed_on_request(
+    sandbox: Sandbox, queue: str
 ) -> None:
-    emulator, names = place.emulator, [f"in/{number:03}" for number in range(60)]
+    emulator, names = sandbox.emulator, [f"in/{number:03}" for number in range(60)]
     before = len(emulator.faults())
     with emulator.settings(
         notice_duplicates=0.2, notice_losses=0.1, notice_delay=0.3, notice_prefix="in/"
     ):
         for name in names:
-            place.put(name, b"x")
+            sandbox.put(name, b"x")
         wait_until(
             lambda: len({f["key"] for f in emulator.faults()[before:]}) == 60,
             lambda: f"{emulator.faults()[before:]}",
@@ -484,15 +507,15 @@ def test_notifications_are_lost_doubled_and_late_when_the_test_says_so(
     assert twice
     found = [
         json.loads(body)["Records"][0]["s3"]["object"]["key"]
-        for body in received(place, queue, 60 - len(lost) + len(twice))
+        for body in received(sandbox, queue, 60 - len(lost) + len(twice))
     ]
     assert sorted(found) == sorted([*(set(names) - lost), *twice])
     assert found != sorted(found)
 
 
-def test_an_old_receipt_deletes_nothing_and_is_no_error(place: Place) -> None:
-    sqs = place.emulator.client("sqs")
-    url = sqs.create_queue(QueueName=place.bucket, Attributes={"VisibilityTimeout": "0"})[
+def test_an_old_receipt_deletes_nothing_without_an_error(sandbox: Sandbox) -> None:
+    sqs = sandbox.emulator.client("sqs")
+    url = sqs.create_queue(QueueName=sandbox.bucket, Attributes={"VisibilityTimeout": "0"})[
         "QueueUrl"
     ]
     sqs.send_message(QueueUrl=url, MessageBody="one")
@@ -512,103 +535,108 @@ class Poison(Exception):
 
 def handler(event, context):
     if "Records" in event:
-        return {"batchItemFailures": [{"itemIdentifier": "nobody"}]}
+        return {"batchItemFailures": [{"itemIdentifier": "unknown"}]}
     if event["do"] == "raise":
         raise Poison("as told")
     if event["do"] == "allocate":
         return len(bytearray(event["bytes"]))
     if event["do"] == "lock":
         multiprocessing.Lock()
-    return {"memory": context.memory_limit_in_mb, "temporary": tempfile.gettempdir(), "home": os.path.exists(os.path.expanduser("~"))}
+    return {
+        "memory": context.memory_limit_in_mb,
+        "temporary": tempfile.gettempdir(),
+        "home": os.path.exists(os.path.expanduser("~")),
+    }
 """
+
+
+TRUST = {
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "lambda.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ]
+}
+DENY = {
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": "s3:*",
+    "Resource": "*",
+    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+}
+CODE = {
+    "S3Bucket": {"Fn::Sub": "cdk-assets-${AWS::AccountId}-${AWS::Region}"},
+    "S3Key": "code.zip",
+}
+REDRIVE = {"deadLetterTargetArn": {"Fn::GetAtt": ["Dead", "Arn"]}, "maxReceiveCount": 1}
+RESOURCES: dict[str, Any] = {
+    "Bucket": {"Type": "AWS::S3::Bucket"},
+    "Policy": {
+        "Type": "AWS::S3::BucketPolicy",
+        "Properties": {"Bucket": {"Ref": "Bucket"}, "PolicyDocument": {"Statement": [DENY]}},
+    },
+    "Role": {
+        "Type": "AWS::IAM::Role",
+        "DependsOn": ["Policy"],
+        "Properties": {"AssumeRolePolicyDocument": TRUST},
+    },
+    "Dead": {"Type": "AWS::SQS::Queue"},
+    "Queue": {
+        "Type": "AWS::SQS::Queue",
+        "Properties": {"VisibilityTimeout": 1, "RedrivePolicy": REDRIVE},
+    },
+    "Function": {
+        "Type": "AWS::Lambda::Function",
+        "Properties": {
+            "Handler": "index.handler",
+            "Runtime": "python3.13",
+            "MemorySize": 256,
+            "Timeout": 10,
+            "Code": CODE,
+            "Role": {"Fn::GetAtt": ["Role", "Arn"]},
+        },
+    },
+    "Mapping": {
+        "Type": "AWS::Lambda::EventSourceMapping",
+        "Properties": {
+            "EventSourceArn": {"Fn::GetAtt": ["Queue", "Arn"]},
+            "FunctionName": {"Ref": "Function"},
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        },
+    },
+}
+DESTINATION = {"bucketName": "cdk-assets-${AWS::AccountId}-${AWS::Region}"}
+FILES = {
+    "code": {
+        "source": {"path": "asset.code", "packaging": "zip"},
+        "destinations": {"here": DESTINATION | {"objectKey": "code.zip"}},
+    },
+    "template": {
+        "source": {"path": "One.template.json", "packaging": "file"},
+        "destinations": {"here": DESTINATION | {"objectKey": "one.json"}},
+    },
+}
+ARTIFACTS = {
+    "One": {
+        "type": "aws:cloudformation:stack",
+        "properties": {"templateFile": "One.template.json"},
+    }
+}
 
 
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `cdk synth` would leave of a function on a queue."""
+    """Write what `cdk synth` would write for a function with a queue."""
     folder = tmp_path_factory.mktemp("cdk.out")
     (folder / "asset.code").mkdir()
     (folder / "asset.code" / "index.py").write_text(HANDLER)
-    trust = {
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": {"Service": "lambda.amazonaws.com"},
-                "Action": "sts:AssumeRole",
-            }
-        ]
-    }
-    deny = {
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:*",
-        "Resource": "*",
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
-    code = {
-        "S3Bucket": {"Fn::Sub": "cdk-assets-${AWS::AccountId}-${AWS::Region}"},
-        "S3Key": "code.zip",
-    }
-    redrive = {"deadLetterTargetArn": {"Fn::GetAtt": ["Dead", "Arn"]}, "maxReceiveCount": 1}
-    resources: dict[str, Any] = {
-        "Bucket": {"Type": "AWS::S3::Bucket"},
-        "Policy": {
-            "Type": "AWS::S3::BucketPolicy",
-            "Properties": {"Bucket": {"Ref": "Bucket"}, "PolicyDocument": {"Statement": [deny]}},
-        },
-        "Role": {
-            "Type": "AWS::IAM::Role",
-            "DependsOn": ["Policy"],
-            "Properties": {"AssumeRolePolicyDocument": trust},
-        },
-        "Dead": {"Type": "AWS::SQS::Queue"},
-        "Queue": {
-            "Type": "AWS::SQS::Queue",
-            "Properties": {"VisibilityTimeout": 1, "RedrivePolicy": redrive},
-        },
-        "Function": {
-            "Type": "AWS::Lambda::Function",
-            "Properties": {
-                "Handler": "index.handler",
-                "Runtime": "python3.13",
-                "MemorySize": 256,
-                "Timeout": 10,
-                "Code": code,
-                "Role": {"Fn::GetAtt": ["Role", "Arn"]},
-            },
-        },
-        "Mapping": {
-            "Type": "AWS::Lambda::EventSourceMapping",
-            "Properties": {
-                "EventSourceArn": {"Fn::GetAtt": ["Queue", "Arn"]},
-                "FunctionName": {"Ref": "Function"},
-                "FunctionResponseTypes": ["ReportBatchItemFailures"],
-            },
-        },
-    }
     outputs = {name: {"Value": {"Ref": name}} for name in ("Bucket", "Dead", "Queue", "Function")}
-    (folder / "One.template.json").write_text(
-        json.dumps({"Resources": resources, "Outputs": outputs})
-    )
-    place = {"bucketName": "cdk-assets-${AWS::AccountId}-${AWS::Region}"}
-    files = {
-        "code": {
-            "source": {"path": "asset.code", "packaging": "zip"},
-            "destinations": {"here": place | {"objectKey": "code.zip"}},
-        },
-        "template": {
-            "source": {"path": "One.template.json", "packaging": "file"},
-            "destinations": {"here": place | {"objectKey": "one.json"}},
-        },
-    }
-    (folder / "One.assets.json").write_text(json.dumps({"files": files}))
-    artifacts = {
-        "One": {
-            "type": "aws:cloudformation:stack",
-            "properties": {"templateFile": "One.template.json"},
-        }
-    }
-    (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
+    template = {"Resources": RESOURCES, "Outputs": outputs}
+    (folder / "One.template.json").write_text(json.dumps(template))
+    (folder / "One.assets.json").write_text(json.dumps({"files": FILES}))
+    (folder / "manifest.json").write_text(json.dumps({"artifacts": ARTIFACTS}))
     return folder
 
 
@@ -632,7 +660,7 @@ def test_a_function_runs_under_lambdas_own_runtime_client(
     assert invoked(emulator, stack, do="raise")["errorType"] == "Poison"
 
 
-def test_a_function_has_temporary_files_of_its_own_and_no_home(
+def test_a_function_has_its_own_temporary_files_and_no_home(
     emulator: Emulator, stack: dict[str, str]
 ) -> None:
     told = invoked(emulator, stack, do="tell")
@@ -640,7 +668,7 @@ def test_a_function_has_temporary_files_of_its_own_and_no_home(
     assert not told["home"]
 
 
-def test_a_function_is_held_to_its_memory(emulator: Emulator, stack: dict[str, str]) -> None:
+def test_a_function_cannot_exceed_its_memory(emulator: Emulator, stack: dict[str, str]) -> None:
     assert invoked(emulator, stack, do="allocate", bytes=50 * 2**20) == 50 * 2**20
     assert invoked(emulator, stack, do="allocate", bytes=400 * 2**20)["errorType"] == "MemoryError"
 
@@ -651,7 +679,7 @@ def test_a_function_has_no_semaphores(emulator: Emulator, stack: dict[str, str])
     )
 
 
-def test_a_batch_answered_in_no_known_way_has_failed(
+def test_a_batch_with_an_unknown_reply_has_failed(
     emulator: Emulator, stack: dict[str, str]
 ) -> None:
     sqs = emulator.client("sqs")
@@ -660,7 +688,7 @@ def test_a_batch_answered_in_no_known_way_has_failed(
     assert dead["Body"] == "one"
 
 
-def test_a_stack_that_cannot_be_made_says_why(
+def test_a_stack_that_cannot_be_created_has_a_reason(
     emulator: Emulator, assembly: Path, tmp_path: Path
 ) -> None:
     template = {
@@ -681,9 +709,11 @@ def test_a_stack_that_cannot_be_made_says_why(
 # ---- IAM, and the server itself
 
 
-def test_a_state_machine_has_no_more_rights_than_its_role(name_of: Callable[[str], str]) -> None:
+def test_a_state_machine_has_only_the_permissions_of_its_role(
+    name_of: Callable[[str], str],
+) -> None:
     with Emulator(auth=True) as emulator:
-        place = Place(emulator, name_of("place"))
+        sandbox = Sandbox(emulator, name_of("sandbox"))
         iam = emulator.client("iam")
         role = iam.create_role(RoleName="machine", AssumeRolePolicyDocument=ASSUME)["Role"]["Arn"]
 
@@ -698,7 +728,7 @@ def test_a_state_machine_has_no_more_rights_than_its_role(name_of: Callable[[str
                     "StartAt": "Ask",
                     "States": {
                         "Ask": athena_state(
-                            place, place.create(actions[-1][3:9].lower(), "SELECT 1 AS a")
+                            sandbox, sandbox.create(actions[-1][3:9].lower(), "SELECT 1 AS a")
                         )
                     },
                 }
@@ -706,7 +736,9 @@ def test_a_state_machine_has_no_more_rights_than_its_role(name_of: Callable[[str
             arn = machine.create_state_machine(
                 name=name_of("machine"), definition=definition, roleArn=role
             )["stateMachineArn"]
-            return execution_of(place, machine.start_execution(stateMachineArn=arn)["executionArn"])
+            return execution_of(
+                sandbox, machine.start_execution(stateMachineArn=arn)["executionArn"]
+            )
 
         athena = [
             "athena:StartQueryExecution",
@@ -722,7 +754,7 @@ def test_a_state_machine_has_no_more_rights_than_its_role(name_of: Callable[[str
         assert ended(*athena, "glue:*Table", "s3:*Bucket", "s3:PutObject")["status"] == "SUCCEEDED"
 
 
-def test_messages_are_taken_with_the_functions_own_rights(assembly: Path) -> None:
+def test_messages_are_received_with_the_functions_own_permissions(assembly: Path) -> None:
     with Emulator(auth=True) as emulator:
         stack, sqs = deploy(emulator, assembly), emulator.client("sqs")
         sqs.send_message(QueueUrl=stack["Queue"], MessageBody="one")
@@ -757,9 +789,8 @@ def test_the_server_listens_on_one_port_of_this_machine_only(emulator: Emulator)
             for c in psutil.Process(idle.pid).net_connections("inet")
             if c.status == psutil.CONN_LISTEN
         ]
-        assert [f"http://127.0.0.1:{port}" for port in ports] == [
-            idle.url
-        ]  # no function runs, so no runtime API is open
+        # no function runs, so no runtime API is open
+        assert [f"http://127.0.0.1:{port}" for port in ports] == [idle.url]
 
 
 def test_reset_empties_the_account() -> None:
@@ -769,7 +800,7 @@ def test_reset_empties_the_account() -> None:
         assert emulator.client("s3").list_buckets()["Buckets"] == []
 
 
-def test_nothing_is_left_of_it_even_when_its_starter_is_killed(tmp_path: Path) -> None:
+def test_nothing_remains_even_if_the_starting_process_is_killed(tmp_path: Path) -> None:
     script = """
         import os, signal
         from support.emulator import Emulator

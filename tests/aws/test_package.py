@@ -1,4 +1,4 @@
-"""What a function is given to run: found, fetched, pruned, measured and packed."""
+"""The code of a function: found, fetched, pruned, measured and packed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.deploy.dependencies import imports_of
-from hundredfold.aws.deploy.elf import as_loaded, linked_with
+from hundredfold.aws.deploy.dependencies import find_imports
+from hundredfold.aws.deploy.elf import linked_libraries, strip_unloaded
 from hundredfold.aws.deploy.package import (
-    Built,
+    BuiltPackage,
+    DistributionSize,
     PackageError,
-    Size,
     build,
-    check_room,
+    check_size,
     copy_code,
     fingerprint_of,
     package,
@@ -31,7 +31,7 @@ from hundredfold.aws.deploy.package import (
     write_zip,
 )
 from hundredfold.aws.deploy.prune import imported, prune
-from hundredfold.aws.lambda_platform import ROOM, platforms
+from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, platforms
 from hundredfold.errors import JobError, UsageError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -52,8 +52,8 @@ job = Job(name="small", sources=[Source("sales", path="sales.csv")],
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job in a file, a module beside it, its query, a table of rows, and what tools leave lying
-    about.
+    """A job in a file, with a module next to it, its query, a table of rows, and leftovers of
+    tools.
     """
     folder = tmp_path / "project"
     (folder / "queries").mkdir(parents=True)
@@ -69,53 +69,53 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# ---- what a job is made of
+# ---- the parts of a job
 
 
-def test_a_job_in_a_file_is_its_file_and_what_lies_beside_it(project: Path) -> None:
-    found = imports_of("job.py")
+def test_a_job_in_a_file_includes_the_modules_next_to_it(project: Path) -> None:
+    found = find_imports("job.py")
     assert found.ref == "job:job"
     assert found.code == {"job": str(project / "job.py"), "rates": str(project / "rates.py")}
     assert found.queries == ("queries/fits.sql",)
 
 
-def test_what_the_code_imports_goes_in_as_it_is_installed_here_also_from_within_a_function(
+def test_imports_of_the_code_and_its_functions_have_installed_versions(
     project: Path,
 ) -> None:
-    assert imports_of("job.py").installed == {
+    assert find_imports("job.py").installed == {
         "cloudpickle": version("cloudpickle"),
         "psutil": version("psutil"),
     }
 
 
-def test_what_only_a_type_checker_or_a_script_imports_stays_out(project: Path) -> None:
+def test_imports_for_type_checkers_and_scripts_are_left_out(project: Path) -> None:
     (project / "rates.py").write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\nif __name__ == "
         "'__main__':\n    import scipy\nRATE = 3\n"
     )
-    assert imports_of("job.py").installed == {"psutil": version("psutil")}
+    assert find_imports("job.py").installed == {"psutil": version("psutil")}
 
 
 def test_a_job_of_a_package_is_the_whole_package(tmp_path: Path) -> None:
-    found = imports_of("tariffs.job:per_unit")
+    found = find_imports("tariffs.job:per_unit")
     assert found.ref == "tariffs.job:per_unit"
     assert list(found.code) == ["tariffs"]
     assert "queries/price_table.sql" in found.queries
 
 
-def test_a_job_that_cannot_be_imported_is_told_as_ever(project: Path) -> None:
+def test_a_job_that_cannot_be_imported_is_an_error(project: Path) -> None:
     (project / "rates.py").write_text("RATE = 1 / 0\n")
     with pytest.raises(JobError, match="cannot be imported: ZeroDivisionError"):
-        imports_of("job.py")
+        find_imports("job.py")
 
 
-def test_a_job_that_ends_the_process_is_told_too(project: Path) -> None:
+def test_a_job_that_exits_the_process_is_an_error(project: Path) -> None:
     (project / "rates.py").write_text("import os\nos._exit(3)\n")
     with pytest.raises(JobError, match="in a process of its own"):
-        imports_of("job.py")
+        find_imports("job.py")
 
 
-# ---- which imports a file has
+# ---- the imports of a file
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_a_job_that_ends_the_process_is_told_too(project: Path) -> None:
         ("# import a\nx = 'import b'", set()),
     ],
 )
-def test_every_form_of_import_is_read(text: str, names: set[str]) -> None:
+def test_every_form_of_import_is_recognised(text: str, names: set[str]) -> None:
     assert set(imported(text.encode(), Path("top/inner/file.py"))) == names
 
 
-# ---- what a package can do without
+# ---- unneeded files of a package
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder as pip makes it."""
+    """A folder as pip writes it."""
     site = tmp_path / "site"
     for name, text in {
         "lib/__init__.py": "",
@@ -165,7 +165,7 @@ def site(tmp_path: Path) -> Path:
     return site
 
 
-def test_tests_headers_and_the_like_are_pruned_and_the_users_own_code_is_not(site: Path) -> None:
+def test_tests_and_headers_are_pruned_but_not_the_users_own_code(site: Path) -> None:
     prune(site, own=["mine"])
     assert files_of(site) == {
         "lib/__init__.py",
@@ -176,7 +176,7 @@ def test_tests_headers_and_the_like_are_pruned_and_the_users_own_code_is_not(sit
     }
 
 
-def test_a_test_that_something_imports_stays_with_what_it_imports(site: Path) -> None:
+def test_an_imported_test_stays_with_its_own_imports(site: Path) -> None:
     (site / "lib" / "testing.py").write_text("from lib.tests import test_a")
     prune(site, own=["mine"])
     assert {name for name in files_of(site) if "tests" in name and "mine" not in name} == {
@@ -186,7 +186,7 @@ def test_a_test_that_something_imports_stays_with_what_it_imports(site: Path) ->
     }
 
 
-def test_what_the_job_is_known_to_load_stays(site: Path) -> None:
+def test_modules_that_the_job_loads_stay(site: Path) -> None:
     prune(site, own=["mine"], spare=["lib.tests.helper"])
     assert "lib/tests/helper.py" in files_of(site)
 
@@ -199,7 +199,7 @@ def test_a_package_that_reads_its_own_stubs_keeps_them(site: Path) -> None:
     assert "lib/core.pyi" in files_of(site)
 
 
-def test_a_part_of_a_library_goes_unless_the_code_asks_for_it(tmp_path: Path) -> None:
+def test_an_optional_part_of_a_library_is_removed_unless_imported(tmp_path: Path) -> None:
     for asks, left in (
         ("import pyarrow", set()),
         ("import pyarrow.flight", {"pyarrow/flight.py", "pyarrow/_flight.so"}),
@@ -215,29 +215,29 @@ def test_a_part_of_a_library_goes_unless_the_code_asks_for_it(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its libraries are not ELF files")
-def test_the_libraries_that_a_library_needs_are_read_from_its_file(tmp_path: Path) -> None:
+def test_linked_libraries_are_read_from_the_file(tmp_path: Path) -> None:
     import pyarrow
 
     (library,) = Path(pyarrow.__file__).parent.glob("lib.cpython*.so")
-    needed = linked_with(library)
+    needed = linked_libraries(library)
     assert any(name.startswith("libarrow.so") for name in needed)
     assert "libc.so.6" in needed
     (tmp_path / "text.so").write_text("no library")
-    assert linked_with(tmp_path / "text.so") == ()
+    assert linked_libraries(tmp_path / "text.so") == ()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its libraries are not ELF files")
-def test_a_library_works_as_well_without_what_is_never_loaded(tmp_path: Path) -> None:
+def test_a_library_works_without_its_unloaded_parts(tmp_path: Path) -> None:
     import psutil
 
     whole = Path(psutil.__file__).parent
     shutil.copytree(whole, tmp_path / "psutil", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (tmp_path / "psutil").glob("*.so"):
-        smaller = as_loaded(path.read_bytes())
+        smaller = strip_unloaded(path.read_bytes())
         assert len(smaller) < path.stat().st_size
         path.write_bytes(smaller)
-        assert linked_with(path) == linked_with(whole / path.name)
-        assert as_loaded(smaller) == smaller
+        assert linked_libraries(path) == linked_libraries(whole / path.name)
+        assert strip_unloaded(smaller) == smaller
     code = "import psutil; print(psutil.__file__, psutil.Process().memory_info().rss > 0)"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
@@ -247,7 +247,7 @@ def test_a_library_works_as_well_without_what_is_never_loaded(tmp_path: Path) ->
         check=False,
     )
     assert done.stdout.split() == [str(tmp_path / "psutil" / "__init__.py"), "True"]
-    assert as_loaded(b"no library") == b"no library"
+    assert strip_unloaded(b"no library") == b"no library"
 
 
 # ---- the user's own code
@@ -266,15 +266,15 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def copied(ref: str, folder: Path) -> tuple[set[str], tuple[str, ...]]:
     folder.mkdir()
-    left_out = copy_code(imports_of(ref), folder)
+    left_out = copy_code(find_imports(ref), folder)
     return files_of(folder), left_out
 
 
-def test_a_job_in_a_file_takes_its_query_along_and_not_its_rows(project: Path) -> None:
+def test_a_job_in_a_file_includes_its_query_but_not_its_rows(project: Path) -> None:
     assert copied("job.py", project / "out") == ({"job.py", "rates.py", "queries/fits.sql"}, ())
 
 
-def test_a_package_is_copied_but_for_tests_and_tables_of_rows(whole: Path, tmp_path: Path) -> None:
+def test_a_package_is_copied_without_tests_and_tables_of_rows(whole: Path, tmp_path: Path) -> None:
     for name, text in {
         "sales.csv": "shop,n\n" + "A,1\n" * 600_000,
         "lookup.csv": "A,1\n",
@@ -290,9 +290,7 @@ def test_a_package_is_copied_but_for_tests_and_tables_of_rows(whole: Path, tmp_p
     assert left_out == ("mine/sales.csv", "mine/test_job.py", "mine/tests/data.json")
 
 
-def test_a_query_above_the_job_comes_along_where_there_is_a_place_for_it(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_a_query_above_the_job_is_copied_if_its_folder_exists(whole: Path, tmp_path: Path) -> None:
     (whole / "inner").mkdir()
     (whole / "inner" / "job.py").write_text(
         (whole / "__init__.py").read_text().replace("queries/fits.sql", "../../shared/fits.sql")
@@ -303,14 +301,14 @@ def test_a_query_above_the_job_comes_along_where_there_is_a_place_for_it(
     assert "shared/fits.sql" in files
 
 
-def test_a_query_outside_of_everything_is_refused(project: Path, tmp_path: Path) -> None:
+def test_a_query_outside_of_the_imported_folders_is_rejected(project: Path, tmp_path: Path) -> None:
     (project / "job.py").write_text(JOB.replace("queries/fits.sql", "../fits.sql"))
     (tmp_path / "fits.sql").write_text("SELECT 1")
-    with pytest.raises(PackageError, match=r"the query ../fits.sql lies outside"):
+    with pytest.raises(PackageError, match=r"the query ../fits.sql is outside"):
         copied("job.py", project / "out")
 
 
-def test_compiled_code_of_this_machine_is_refused(whole: Path, tmp_path: Path) -> None:
+def test_code_compiled_for_this_machine_is_rejected(whole: Path, tmp_path: Path) -> None:
     (whole / "fast.so").write_bytes(b"\x7fELF")
     with pytest.raises(PackageError, match=r"fast.so is compiled for this machine"):
         copied("mine:job", tmp_path / "out")
@@ -319,7 +317,7 @@ def test_compiled_code_of_this_machine_is_refused(whole: Path, tmp_path: Path) -
 # ---- the zip
 
 
-def test_the_same_files_give_the_same_zip_whenever_and_by_whomever_they_were_written(
+def test_the_same_files_give_the_same_zip_with_any_date_and_owner(
     tmp_path: Path,
 ) -> None:
     hashes = []
@@ -335,7 +333,7 @@ def test_the_same_files_give_the_same_zip_whenever_and_by_whomever_they_were_wri
     assert hashes[0] == hashes[1]
 
 
-def test_a_zip_says_that_everyone_may_read_it(tmp_path: Path) -> None:
+def test_files_of_a_zip_are_readable_by_everyone(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.py").write_text("")
     (tmp_path / "in" / "a.py").chmod(0o600)
@@ -344,27 +342,38 @@ def test_a_zip_says_that_everyone_may_read_it(tmp_path: Path) -> None:
         assert [entry.external_attr >> 16 for entry in archive.infolist()] == [0o100644]
 
 
-# ---- what does not go
+# ---- packages that cannot be built
 
 
-def test_a_package_that_does_not_fit_is_refused_with_what_takes_the_room(tmp_path: Path) -> None:
-    built = Built(
-        "a:b", tmp_path, (Size("scipy", "1.17", ROOM), Size("numpy", "2.4", 2**20)), 0, (), ()
+def test_a_package_that_is_too_large_is_rejected_with_its_sizes(tmp_path: Path) -> None:
+    built = BuiltPackage(
+        "a:b",
+        tmp_path,
+        (
+            DistributionSize("scipy", "1.17", MAX_UNZIPPED_BYTES),
+            DistributionSize("numpy", "2.4", 2**20),
+        ),
+        0,
+        (),
+        (),
     )
     with pytest.raises(
-        PackageError, match=r"takes 251.0 MB unzipped, and Lambda takes 250 MB"
+        PackageError, match=r"takes 251.0 MB unzipped; Lambda.s limit is 250 MB"
     ) as caught:
-        check_room(built, "job.py")
+        check_size(built, "job.py")
     assert caught.value.problems[0].split() == ["scipy", "250.0", "MB"]
     assert "hundredfold package job.py --image" in str(caught.value.hint)
-    check_room(Built("a:b", tmp_path, (Size("scipy", "1.17", ROOM),), 0, (), ()), "job.py")
+    check_size(
+        BuiltPackage(
+            "a:b", tmp_path, (DistributionSize("scipy", "1.17", MAX_UNZIPPED_BYTES),), 0, (), ()
+        ),
+        "job.py",
+    )
 
 
 @pytest.mark.parametrize(("architecture", "python"), [("arm", "3.14"), ("arm64", "3.9")])
-def test_what_lambda_does_not_have_is_refused(
-    project: Path, architecture: str, python: str
-) -> None:
-    with pytest.raises(UsageError, match="there is no Lambda function of Python"):
+def test_unsupported_runtimes_are_rejected(project: Path, architecture: str, python: str) -> None:
+    with pytest.raises(UsageError, match="does not support Python"):
         package("job.py", project / "out", architecture=architecture, python=python)
 
 
@@ -376,17 +385,17 @@ def test_wheels_for_older_systems_run_too() -> None:
     )
 
 
-# ---- the whole, from real wheels
+# ---- the whole package, from real wheels
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The tariffs job with wheels that run here; skipped where no index can be reached."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltPackage:
+    """The tariffs job with wheels for this machine; skipped if no index is reachable."""
     folder = tmp_path_factory.mktemp("built") / "package"
     return built_or_skipped("tariffs.job:job", folder)
 
 
-def built_or_skipped(ref: str, folder: Path) -> Built:
+def built_or_skipped(ref: str, folder: Path) -> BuiltPackage:
     try:
         return build(ref, folder, architecture=MACHINE, python=HERE)
     except PackageError as error:
@@ -396,7 +405,9 @@ def built_or_skipped(ref: str, folder: Path) -> Built:
 
 
 @pytest.mark.slow
-def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_path: Path) -> None:
+def test_the_package_works_without_other_installed_packages(
+    built: BuiltPackage, tmp_path: Path
+) -> None:
     """Only the package, and boto3, which Lambda's own Python has."""
     runtime = tmp_path / "runtime"
     runtime.mkdir()
@@ -405,13 +416,16 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
     for name in ("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six.py"):
         (runtime / name).symlink_to(Path(boto3.__file__).parents[1] / name)
     code = """if True:
-        import json, sys, tempfile, duckdb, numpy, pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset, pyarrow.parquet as pq
+        import json, sys, tempfile, duckdb, numpy
+        import pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset, pyarrow.parquet as pq
         import hundredfold.aws.functions.handlers, tariffs.job
         table = pa.table({"n": numpy.linalg.solve(numpy.eye(3) * 2, numpy.arange(3.0))})
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
             pq.write_table(table, file.name, compression="zstd")
-            assert duckdb.sql(f"SELECT sum(n) FROM '{file.name}'").fetchall() == [(pc.sum(pq.read_table(file.name)["n"]).as_py(),)]
-        print(json.dumps(sorted(m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None))))"""
+            total = pc.sum(pq.read_table(file.name)["n"]).as_py()
+            assert duckdb.sql(f"SELECT sum(n) FROM '{file.name}'").fetchall() == [(total,)]
+        files = (getattr(module, "__file__", None) for module in sys.modules.values())
+        print(json.dumps(sorted(filter(None, files))))"""
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
         env={
@@ -435,18 +449,20 @@ def test_the_package_works_where_nothing_else_is_installed(built: Built, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_package_fits_and_says_what_takes_the_room(built: Built) -> None:
+def test_the_package_fits_and_lists_its_sizes(built: BuiltPackage) -> None:
     assert [size.name for size in built.sizes[:3]] == ["pyarrow", "duckdb", "numpy"]
     assert {"hundredfold", "your code"} <= {size.name for size in built.sizes}
     assert built.size == sum(
         path.stat().st_size for path in built.folder.rglob("*") if path.is_file()
     )
-    assert built.size < ROOM
+    assert built.size < MAX_UNZIPPED_BYTES
     assert built.pruned > 50 * 2**20
 
 
 @pytest.mark.slow
-def test_the_package_holds_the_versions_that_are_installed_here_and_no_boto3(built: Built) -> None:
+def test_the_package_has_the_installed_versions_and_no_boto3(
+    built: BuiltPackage,
+) -> None:
     inside = {size.name: size.version for size in built.sizes}
     assert {name: inside[name] for name in ("numpy", "pyarrow", "duckdb")} == {
         name: version(name) for name in ("numpy", "pyarrow", "duckdb")
@@ -458,7 +474,7 @@ def test_the_package_holds_the_versions_that_are_installed_here_and_no_boto3(bui
 
 
 @pytest.mark.slow
-def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
+def test_a_requirement_without_a_wheel_is_an_error_with_a_hint(project: Path) -> None:
     with pytest.raises(PackageError) as caught:
         package("job.py", project / "out", requirements=["psycopg2==2.9.9"])
     if "index" in str(caught.value):
@@ -468,7 +484,7 @@ def test_what_has_no_wheel_is_refused_in_plain_words(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_job_gives_the_same_package(built: Built, tmp_path: Path) -> None:
+def test_the_same_job_gives_the_same_package(built: BuiltPackage, tmp_path: Path) -> None:
     again = build("tariffs.job:job", tmp_path / "package", architecture=MACHINE, python=HERE)
     assert contents(built.folder) == contents(again.folder)
 
@@ -477,14 +493,14 @@ def contents(folder: Path) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in files_of(folder)}
 
 
-def test_an_image_is_made_of_the_package_and_of_its_python(tmp_path: Path) -> None:
+def test_an_image_uses_the_package_and_its_python(tmp_path: Path) -> None:
     write_dockerfile(tmp_path, "3.13")
     text = (tmp_path / "Dockerfile").read_text()
     assert "ARG PYTHON=3.13\n" in text
     assert "COPY package/ ${LAMBDA_TASK_ROOT}/\n" in text
 
 
-def test_the_dockerfile_is_clean() -> None:
+def test_the_dockerfile_passes_the_linter() -> None:
     from importlib.resources import files
     from shutil import which
 
@@ -502,7 +518,7 @@ def test_the_dockerfile_is_clean() -> None:
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_a_fingerprint_is_that_of_the_names_and_contents_of_a_package(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_names_and_contents_of_a_package(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "inner").mkdir(parents=True)
         (tmp_path / folder / "inner" / "x.py").write_text("1")
@@ -510,7 +526,8 @@ def test_a_fingerprint_is_that_of_the_names_and_contents_of_a_package(tmp_path: 
     one = fingerprint_of(tmp_path / "a")
     assert len(one) == 16
     assert fingerprint_of(str(tmp_path / "b")) == one
-    write_zip(tmp_path / "a", tmp_path / "a.zip"), write_zip(tmp_path / "b", tmp_path / "b.zip")
+    for name in ("a", "b"):
+        write_zip(tmp_path / name, tmp_path / f"{name}.zip")
     assert fingerprint_of(tmp_path / "a.zip") == fingerprint_of(tmp_path / "b.zip")
     (tmp_path / "b" / "y.py").rename(tmp_path / "b" / "z.py")
     (tmp_path / "a" / "y.py").write_text("3")

@@ -1,5 +1,5 @@
-"""Thousands of batches on emulated AWS, and the disorder that comes with them: exact counts and the
-same bytes each time.
+"""Thousands of batches on emulated AWS, with the disorder of that size: exact counts and the same
+bytes each time.
 """
 
 from __future__ import annotations
@@ -7,32 +7,33 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hundredfold import Run
-from support.stacks import Stack, Tasks, account, by_events, published, trouble
+from support.stacks import Stack, Tasks, account, events_stack, published, trouble
 
-__all__ = ["account", "by_events", "trouble"]
+__all__ = ["account", "events_stack", "trouble"]
 pytestmark = pytest.mark.drill
-MEANWHILE = (
-    500  # bytes: a hundred calls of the user's function are noted between one kill and the next
-)
+MEANWHILE = 500  # bytes: a hundred calls of the user's function are recorded between two kills
 COUNTS = ("batches", "units", "ok", "failed", "crashed", "rows_in", "rows_out")
 
 
-def counts(run: Run) -> dict[str, int]:
-    return {name: run.counts["models"]["doubled"][name] for name in COUNTS}
+def counts(run: Run) -> dict[str, Any]:
+    doubled: Mapping[str, Any] = run.counts["models"]["doubled"]
+    return {name: doubled[name] for name in COUNTS}
 
 
 @contextmanager
 def killed_every(seconds: float, stack: Stack, tasks: Tasks) -> Iterator[Counter[str]]:
-    """One worker after the other is killed, but none before others have come on: else a machine
-    that is busy with other things would kill all before they have begun, and a message whose
-    workers all die is rightly dead. How many were killed.
+    """Kill one worker after the other, but none before others have made progress; count them.
+
+    On a busy machine, all would otherwise be killed before they start, and a message whose workers
+    all die is rightly dead-lettered.
     """
     over, struck, chance = threading.Event(), Counter[str](), random.Random(1)
 
@@ -53,7 +54,7 @@ def killed_every(seconds: float, stack: Stack, tasks: Tasks) -> Iterator[Counter
         thread.join()
 
 
-def test_three_thousand_messages_while_workers_are_killed_and_some_units_are_poison(
+def test_3000_messages_survive_killed_workers_and_poison_units(
     trouble: Stack, tmp_path: Path
 ) -> None:
     hows = ["fine"] * 6000
@@ -61,34 +62,34 @@ def test_three_thousand_messages_while_workers_are_killed_and_some_units_are_poi
     hows[100::600] = ["raise"] * 10
     tasks = Tasks.write(tmp_path, hows)
     with (
-        trouble.waiting(0.5),
-        trouble.impatient(seconds=30),
+        trouble.scaled_waits(0.5),
+        trouble.fast_redelivery(seconds=30),
         killed_every(5, trouble, tasks) as struck,
     ):
         trouble.run(tasks, "many", batches=3000, max_failed=11, wait=False)
-        run = trouble.finished("many", within=1800)
+        run = trouble.wait_for_end("many", within=1800)
     assert counts(run) == dict(zip(COUNTS, (3000, 6000, 5989, 10, 1, 6000, 5989), strict=True))
     assert struck["killed"] > 5
-    assert published(run) == tasks.as_they_are("many", max_failed=11)
+    assert published(run) == tasks.local_release_as_declared("many", max_failed=11)
 
 
-def test_three_thousand_notices_of_which_some_are_lost_some_come_twice_and_none_in_order(
-    by_events: Stack, tmp_path: Path
+def test_3000_events_may_be_lost_duplicated_and_out_of_order(
+    events_stack: Stack, tmp_path: Path
 ) -> None:
     hows = ["fine"] * 6000
     hows[100::600] = ["raise"] * 10
     tasks = Tasks.write(tmp_path, hows)
-    disorder = by_events.emulator.settings(
+    disorder = events_stack.emulator.settings(
         notice_duplicates=0.05,
         notice_losses=0.01,
         notice_delay=10.0,
         notice_prefix="processing/heap/doubled/",
         seed=5,
     )
-    with disorder, by_events.waiting(0.5), by_events.workers(BatchSize=10):
-        by_events.run(tasks, "heap", batches=3000, max_failed=10, wait=False)
-        run = by_events.finished("heap", within=1800)
-    faults = Counter(fault["fault"] for fault in by_events.emulator.faults())
+    with disorder, events_stack.scaled_waits(0.5), events_stack.changed_mapping(BatchSize=10):
+        events_stack.run(tasks, "heap", batches=3000, max_failed=10, wait=False)
+        run = events_stack.wait_for_end("heap", within=1800)
+    faults = Counter(fault["fault"] for fault in events_stack.emulator.faults())
     assert (faults["loss"] > 15, faults["duplicate"] > 100, faults["delay"] > 2900) == (
         True,
         True,
@@ -96,4 +97,4 @@ def test_three_thousand_notices_of_which_some_are_lost_some_come_twice_and_none_
     )
     assert counts(run) == dict(zip(COUNTS, (3000, 6000, 5990, 10, 0, 6000, 5990), strict=True))
     assert set(tasks.calls()) == set(range(6000))
-    assert published(run) == tasks.as_they_are("heap", max_failed=10)
+    assert published(run) == tasks.local_release_as_declared("heap", max_failed=10)

@@ -1,5 +1,5 @@
-"""Runs that an upload starts: S3 tells EventBridge, and its rule starts the state machine. Nobody
-is there to watch.
+"""Runs that an upload starts: S3 notifies EventBridge, and its rule starts the state machine,
+without a user.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 import hundredfold
+from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.functions import handlers
-from hundredfold.aws.runs import begin_upload, new_record
+from hundredfold.aws.runs import new_record, record_upload_run
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs.job_loader import load_job
 from support.emulator import wait_until
-from support.stacks import ENDED, TROUBLE, Stack, Tasks, account, by_uploads, published
+from support.stacks import ENDED, TROUBLE, Stack, Tasks, account, published, uploads_stack
 from tariffs import demo
 
-__all__ = ["account", "by_uploads"]
+__all__ = ["account", "uploads_stack"]
 
 
 def uploaded(stack: Stack, key: str, data: bytes) -> str:
-    """A file comes to the stack's bucket; the run that this has started, at its end."""
+    """Upload a file to the stack's bucket; return the run that it started, when it has ended."""
     before = {record.id for record in stack.home.ledger.runs("trouble")}
     stack.client("s3").put_object(Bucket=stack.outputs["Bucket"], Key=key, Body=data)
 
@@ -40,7 +41,7 @@ def uploaded(stack: Stack, key: str, data: bytes) -> str:
 
 
 def executions(stack: Stack, run: str) -> list[str]:
-    """How the executions ended that were given that run."""
+    """Return the final status of the executions of that run."""
     machine, client = stack.outputs["MachineArn"], stack.client("stepfunctions")
     found = client.list_executions(stateMachineArn=machine)["executions"]
     told = [client.describe_execution(executionArn=e["executionArn"]) for e in found]
@@ -50,15 +51,17 @@ def executions(stack: Stack, run: str) -> list[str]:
 
 
 def test_an_uploaded_file_is_the_source_of_a_run_that_publishes(
-    by_uploads: Stack, tmp_path: Path
+    uploads_stack: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["fine"] * 5)
-    name = uploaded(by_uploads, "sources/tasks/erster März/tasks +1.csv", tasks.file.read_bytes())
-    record, run = by_uploads.record(name), hundredfold.open_run(name, home=by_uploads.home)
+    name = uploaded(
+        uploads_stack, "sources/tasks/erster März/tasks +1.csv", tasks.file.read_bytes()
+    )
+    record, run = uploads_stack.record(name), hundredfold.open_run(name, home=uploads_stack.home)
     assert name.startswith("upload-")
     assert (record.state, record.reason, record.options["uploaded"]) == (State.DONE, "", ["tasks"])
     assert record.options["sources"] == {
-        "tasks": by_uploads.home.where("sources/tasks/erster März/tasks +1.csv")
+        "tasks": uploads_stack.home.where("sources/tasks/erster März/tasks +1.csv")
     }
     as_of = record.options["as_of"]
     assert published(run) == published(
@@ -66,22 +69,22 @@ def test_an_uploaded_file_is_the_source_of_a_run_that_publishes(
             TROUBLE, {"tasks": tasks.file}, home=tmp_path / "home", run_id=name, as_of=as_of
         )
     )
-    assert f"{name}  trouble  done" in by_uploads.cli("status", "--all").stdout
+    assert f"{name}  trouble  done" in uploads_stack.cli("status", "--all").stdout
 
 
-def test_an_event_that_comes_twice_starts_its_run_once(by_uploads: Stack, tmp_path: Path) -> None:
+def test_a_duplicate_event_starts_its_run_once(uploads_stack: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine"] * 3)
-    name = uploaded(by_uploads, "sources/tasks/twice.csv", tasks.file.read_bytes())
-    before = by_uploads.record(name)
+    name = uploaded(uploads_stack, "sources/tasks/twice.csv", tasks.file.read_bytes())
+    before = uploads_stack.record(name)
     event = {"run": name, "sources": before.options["sources"]}
-    by_uploads.client("stepfunctions").start_execution(
-        stateMachineArn=by_uploads.outputs["MachineArn"], input=json.dumps(event)
+    uploads_stack.client("stepfunctions").start_execution(
+        stateMachineArn=uploads_stack.outputs["MachineArn"], input=json.dumps(event)
     )
     wait_until(
-        lambda: executions(by_uploads, name) == ["SUCCEEDED"] * 2,
-        lambda: f"{executions(by_uploads, name)}",
+        lambda: executions(uploads_stack, name) == ["SUCCEEDED"] * 2,
+        lambda: f"{executions(uploads_stack, name)}",
     )
-    assert by_uploads.record(name) == before
+    assert uploads_stack.record(name) == before
     assert tasks.calls() == dict.fromkeys(range(3), 1)
 
 
@@ -93,31 +96,31 @@ def test_an_event_that_comes_twice_starts_its_run_once(by_uploads: Stack, tmp_pa
             b"k,how,log\n-1,fine,x\n",
             r"tasks cannot be run: 1 of 1 rows break its contract",
         ),
-        ("notes.md", b"# Notes\n", "there is no Parquet, CSV or JSON-lines object at s3://"),
-        ("it's.csv", b"k,how,log\n", "the place is "),
-        ("empty.csv", b"", "has no byte"),
+        ("notes.md", b"# Notes\n", "found no Parquet, CSV or JSON-lines object at s3://"),
+        ("it's.csv", b"k,how,log\n", "the location is "),
+        ("empty.csv", b"", "have 0 bytes"),
     ],
 )
-def test_a_bad_upload_ends_in_the_record_of_its_run(
-    by_uploads: Stack, key: str, data: bytes, reason: str
+def test_an_invalid_upload_is_recorded_in_its_run(
+    uploads_stack: Stack, key: str, data: bytes, reason: str
 ) -> None:
-    name = uploaded(by_uploads, f"sources/tasks/{key}", data)
-    record = by_uploads.record(name)
+    name = uploaded(uploads_stack, f"sources/tasks/{key}", data)
+    record = uploads_stack.record(name)
     assert record.state is State.FAILED
     assert reason in record.reason
-    assert executions(by_uploads, name) == ["FAILED"]
-    assert reason in by_uploads.cli("status", name).stdout
+    assert executions(uploads_stack, name) == ["FAILED"]
+    assert reason in uploads_stack.cli("status", name).stdout
 
 
-def test_where_nobody_knows_where_the_other_sources_are_the_record_says_so(
-    by_uploads: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_upload_without_locations_for_other_sources_fails_its_run(
+    uploads_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *others = [source.name for source in load_job(demo.JOB).sources]
     event = {
         "run": "upload-alone",
-        "sources": {first: f"s3://{by_uploads.outputs['Bucket']}/sources/{first}/a.csv"},
+        "sources": {first: f"s3://{uploads_stack.outputs['Bucket']}/sources/{first}/a.csv"},
     }
-    with by_uploads.as_function("Step", tmp_path):
+    with uploads_stack.as_function("Step", tmp_path):
         monkeypatch.setenv("HUNDREDFOLD_JOB", demo.JOB)
         said = handlers.step(
             {
@@ -126,24 +129,27 @@ def test_where_nobody_knows_where_the_other_sources_are_the_record_says_so(
                 "execution": "e",
                 "step": "validate",
                 "model": "",
-                "asked": "",
-                "heard": {},
+                "token": "",
+                "query_result": {},
             }
         )
-    words = f"the sources {', '.join(others)} have no place"
-    assert (said["do"], said["reason"].splitlines()[0]) == ("failed", words)
-    assert by_uploads.record("upload-alone").reason.startswith(words)
+    words = f"the sources {', '.join(others)} have no location"
+    assert (said["action"], said["reason"].splitlines()[0]) == ("failed", words)
+    assert uploads_stack.record("upload-alone").reason.startswith(words)
 
 
-def test_the_other_sources_are_where_the_newest_run_had_them_that_did_not_fail(
-    by_uploads: Stack,
+def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(
+    uploads_stack: Stack,
 ) -> None:
-    job, ledger, place = load_job(demo.JOB), by_uploads.home.ledger, by_uploads.home.place
+    job, resources = load_job(demo.JOB), uploads_stack.home.resources
+    ledger = DynamoLedger(resources.table)
     first, second, *_ = [source.name for source in job.sources]
     good = {source.name: f"s3://good/{source.name}/" for source in job.sources}
     ledger.create(new_record("known", job, demo.JOB, good, {}))
-    spoilt = begin_upload("upload-spoilt", {first: "s3://bad/x.csv"}, job, place, ledger)
+    spoilt = record_upload_run("upload-spoilt", {first: "s3://bad/x.csv"}, job, resources, ledger)
     assert spoilt.options["sources"] == good | {first: "s3://bad/x.csv"}
     ledger.move("upload-spoilt", Event.FAIL, reason="it is no table")
-    following = begin_upload("upload-following", {second: "s3://next/x.csv"}, job, place, ledger)
+    following = record_upload_run(
+        "upload-following", {second: "s3://next/x.csv"}, job, resources, ledger
+    )
     assert following.options["sources"] == good | {second: "s3://next/x.csv"}

@@ -38,7 +38,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (
             ["run", "my_job.job:job", "--backend", "aws", "--workers", "2"],
-            "--workers are of this machine",
+            "--workers are for --backend local",
             "deploy says them",
         ),
         (
@@ -63,7 +63,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["destroy", "my_job.job:job"], "nothing was removed", "--yes"),
         (
             ["deploy", "my_job.job:job", "--synth", "out", "--timeout", "5"],
-            "the stack cannot be made as told",
+            "the settings of the stack are invalid",
             "--help",
         ),
         (
@@ -82,12 +82,12 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
                 "--concurrency",
                 "5",
             ],
-            "the stack cannot be made as told",
+            "the settings of the stack are invalid",
             "--help",
         ),
         (
             ["package", "my_job.job:job", "--python", "3.9"],
-            "no Lambda function of Python 3.9",
+            "does not support Python 3.9",
             "3.14",
         ),
         (["run", "my_job.job:job", "--backend", "mars"], "'mars' is not one of", ""),

@@ -33,12 +33,6 @@ NOT_YET_TRANSLATED = {
 # packages whose docstrings, comments and messages still wait; the same holds for this list
 PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold",
-    "src/hundredfold/aws",
-    "src/hundredfold/aws/adapters",
-    "src/hundredfold/aws/deploy",
-    "src/hundredfold/aws/doctor",
-    "src/hundredfold/aws/functions",
-    "src/hundredfold/aws/stack",
     "src/hundredfold/bench",
     "src/hundredfold/cli",
     "src/hundredfold/local",

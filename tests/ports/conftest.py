@@ -1,5 +1,5 @@
-"""What all doors are tested with: a clock moved by hand, places that cannot be written, and an
-account of an emulated AWS.
+"""Shared fixtures for the tests of ports: a manual clock, unwritable locations, and an account of
+an emulated AWS.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.aws_account import Account, LedClock
+from support.aws_account import Account, LinkedClock
 from support.emulator import DONE, MISSING, Emulator
-from support.faulty_connection import Line
+from support.faulty_connection import FaultyConnection
 
 NOBODY = 65534
 
 
 @pytest.fixture
-def clock() -> LedClock:
-    return LedClock()
+def clock() -> LinkedClock:
+    return LinkedClock()
 
 
 @pytest.fixture(scope="session")
@@ -34,26 +35,26 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def account(emulator: Emulator) -> Iterator[Account]:
-    """For a module at a time: others may reach an account of their own."""
+    """The scope is one module, because other modules may use an account of their own."""
     with emulator.reached():
         yield Account(emulator)
 
 
 @pytest.fixture
-def line(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """The account over a line that fails when it is told to."""
+def connection(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyConnection]:
+    """The account behind a connection that fails on request."""
     from hundredfold.aws.adapters.session import client
 
-    with Line(account.emulator.url) as line:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    with FaultyConnection(account.emulator.url) as connection:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", connection.url)
         client.cache_clear()
-        yield line
+        yield connection
     client.cache_clear()
 
 
 @pytest.fixture
 def closed_folder() -> Iterator[Path]:
-    """A folder whose files can be read, and which takes no new ones (use it inside `as_a_guest`)."""
+    """A folder with readable files that accepts no new ones (use it inside `as_a_guest`)."""
     if os.name == "nt":
         pytest.skip("a folder's permission bits mean nothing on Windows")
     with tempfile.TemporaryDirectory() as name:
@@ -65,8 +66,8 @@ def closed_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_a_guest(folder: Path) -> Iterator[None]:
-    """Take the rights to write in `folder` and to enter what it holds away, also from root, whom no
-    permission stops.
+    """Remove the permissions to write in `folder` and to enter its contents, also for root, whom
+    file modes do not stop.
     """
     for inside in folder.iterdir():
         inside.chmod(0o444)
@@ -94,10 +95,10 @@ def files_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def guest():
+def guest() -> Any:
     return as_a_guest
 
 
 @pytest.fixture
-def small_files():
+def small_files() -> Any:
     return files_at_most

@@ -16,7 +16,7 @@ from hundredfold.local.filesystem import FileStore
 from hundredfold.ports.interfaces import Store
 from hundredfold.testing import MemoryStore
 from support.aws_account import Account
-from support.faulty_connection import Line
+from support.faulty_connection import FaultyConnection
 
 KINDS: dict[str, Callable[[Callable[[str], Any]], Store]] = {
     "memory": lambda _: MemoryStore(),
@@ -99,13 +99,13 @@ def test_one_of_many_threads_replaces_an_object(store: Store) -> None:
 
 
 def test_a_conditional_write_whose_answer_is_lost_counts_as_written(
-    account: Account, line: Line
+    account: Account, connection: FaultyConnection
 ) -> None:
     store = S3Store(account.bucket(), "some/where")
-    line.lose_answer("PUT")
+    connection.lose_reply("PUT")
     assert store.put_if_absent("pointer", b"1")
     _, etag = store.get_with_etag("pointer")
-    line.lose_answer("PUT")
+    connection.lose_reply("PUT")
     assert store.put_if_match("pointer", b"2", etag)
     assert not store.put_if_match("pointer", b"2", etag)
     assert bytes(store.get("pointer")) == b"2"

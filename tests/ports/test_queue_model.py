@@ -1,7 +1,7 @@
-"""Any sequence of calls: every kind of queue does what a list of messages and a clock would do.
+"""Any sequence of calls: every queue behaves like a list of messages and a clock.
 
-SQS keeps no order, buries a message only when somebody asks for one, and deletes by a receipt whose
-lease has run out: its model says so.
+SQS keeps no order, dead-letters a message only at the next receive, and deletes with an expired
+receipt: its model does the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,103 +22,103 @@ from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.local.sqlite_queue import SqliteQueue
 from hundredfold.ports.interfaces import Delivery, Depth
 from hundredfold.testing import MemoryQueue
-from support.aws_account import LedClock
+from support.aws_account import LinkedClock
 
 VISIBILITY, MAX_RECEIVES = 10.0, 2
 SECONDS = st.sampled_from([0, 1, 9, 10, 11])
 
 
 @dataclass
-class Letter:
+class ModelMessage:
     body: str
     receive_count: int = 0
     receipt: str = ""
     due: float = 0.0
-    buried: bool = False
+    dead_lettered: bool = False
 
-    def place(self, now: float) -> str:
+    def state(self, now: float) -> str:
         if self.due > now:
             return "leased"
-        return "dead" if self.buried else "waiting"
+        return "dead" if self.dead_lettered else "waiting"
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The model is `letters`, in the order of sending; the kinds below say what it is compared
-    with.
+    """The model is `messages`, in the order of sending; each subclass compares it with one kind of
+    queue.
     """
 
     receipts = Bundle("receipts")
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = LedClock()
+        self.clock = LinkedClock()
         self.queue = self.make(
             visibility=VISIBILITY,
             max_receives=MAX_RECEIVES,
             clock=self.clock,
             sleep=self.clock.advance,
         )
-        self.letters: list[Letter] = []
+        self.messages: list[ModelMessage] = []
         self.sent = 0
 
-    def make(self, **arguments):
+    def make(self, **arguments: Any) -> Any:
         raise NotImplementedError
 
     def teardown(self) -> None:
         self.queue.close()
 
-    def at(self, place: str) -> list[Letter]:
-        return [letter for letter in self.letters if letter.place(self.clock()) == place]
+    def in_state(self, state: str) -> list[ModelMessage]:
+        return [message for message in self.messages if message.state(self.clock()) == state]
 
-    def leased(self, receipt: str) -> list[Letter]:
-        return [letter for letter in self.at("leased") if letter.receipt == receipt]
+    def leased(self, receipt: str) -> list[ModelMessage]:
+        return [message for message in self.in_state("leased") if message.receipt == receipt]
 
-    def bury(self) -> None:
-        for letter in self.at("waiting"):
-            letter.buried = letter.receive_count >= MAX_RECEIVES
+    def dead_letter(self) -> None:
+        for message in self.in_state("waiting"):
+            message.dead_lettered = message.receive_count >= MAX_RECEIVES
 
     @rule(count=st.integers(0, 3))
     def send(self, count: int) -> None:
         bodies = [f"message {self.sent + i}" for i in range(count)]
         self.sent += count
         self.queue.send(bodies)
-        self.letters += map(Letter, bodies)
+        self.messages += map(ModelMessage, bodies)
 
     @rule(target=receipts)
-    def receive(self):
+    def receive(self) -> Any:
         delivery = self.queue.receive()
-        self.bury()
-        waiting = self.at("waiting")
+        self.dead_letter()
+        waiting = self.in_state("waiting")
         if not waiting:
             assert delivery is None
             return multiple()
-        letter = self.handed_out(waiting, delivery)
-        letter.receive_count += 1
-        letter.receipt, letter.due = delivery.receipt, self.clock() + VISIBILITY
-        assert (delivery.body, delivery.receive_count) == (letter.body, letter.receive_count)
+        message = self.delivered(waiting, delivery)
+        message.receive_count += 1
+        message.receipt, message.due = delivery.receipt, self.clock() + VISIBILITY
+        assert (delivery.body, delivery.receive_count) == (message.body, message.receive_count)
         return delivery.receipt
 
-    def handed_out(self, waiting: list[Letter], _: Delivery) -> Letter:
+    def delivered(self, waiting: list[ModelMessage], _: Delivery) -> ModelMessage:
         return waiting[0]
 
     @rule(receipt=receipts)
     def delete(self, receipt: str) -> None:
-        gone = self.deletable(receipt)
-        self.check_deleted(self.queue.delete(receipt), gone)
-        self.letters = [letter for letter in self.letters if letter not in gone]
+        deleted = self.may_delete(receipt)
+        self.check_deleted(self.queue.delete(receipt), deleted)
+        self.messages = [message for message in self.messages if message not in deleted]
 
-    def deletable(self, receipt: str) -> list[Letter]:
+    def may_delete(self, receipt: str) -> list[ModelMessage]:
         return self.leased(receipt)
 
-    def check_deleted(self, told: bool, gone: list[Letter]) -> None:
-        assert told == bool(gone)
+    def check_deleted(self, reported: bool, deleted: list[ModelMessage]) -> None:
+        assert reported == bool(deleted)
 
     @rule(receipt=receipts, seconds=SECONDS)
     def extend(self, receipt: str, seconds: float) -> None:
         leased = self.leased(receipt)
         assert self.queue.extend(receipt, seconds) == bool(leased)
-        for letter in leased:
-            letter.due = self.clock() + seconds
+        for message in leased:
+            message.due = self.clock() + seconds
 
     @rule(seconds=SECONDS)
     def wait(self, seconds: float) -> None:
@@ -125,43 +126,45 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(sure=st.integers(0, 4))
     def purge(self, sure: int) -> None:
-        if sure == 0:  # seldom, or no other story grows long
+        if sure == 0:  # rarely, otherwise no other sequence gets long
             self.queue.purge()
-            self.letters = []
+            self.messages = []
 
     @invariant()
-    def the_queue_holds_what_the_model_holds(self) -> None:
+    def the_queue_equals_the_model(self) -> None:
         assert self.queue.depth() == Depth(
-            *(len(self.at(place)) for place in ("waiting", "leased", "dead"))
+            *(len(self.in_state(state)) for state in ("waiting", "leased", "dead"))
         )
-        assert sorted(self.queue.dead()) == sorted(letter.body for letter in self.at("dead"))
+        assert sorted(self.queue.dead()) == sorted(
+            message.body for message in self.in_state("dead")
+        )
 
 
 class ExactMachine(QueueMachine):
-    def at(self, place: str) -> list[Letter]:
-        for letter in self.letters:
-            letter.buried = letter.receive_count >= MAX_RECEIVES
-        return super().at(place)
+    def in_state(self, state: str) -> list[ModelMessage]:
+        for message in self.messages:
+            message.dead_lettered = message.receive_count >= MAX_RECEIVES
+        return super().in_state(state)
 
     @rule()
     def release(self) -> None:
-        leased = self.at("leased")
+        leased = self.in_state("leased")
         assert self.queue.release() == len(leased)
-        for letter in leased:
-            letter.due = self.clock()
+        for message in leased:
+            message.due = self.clock()
 
     @invariant()
     def the_dead_letters_are_in_order(self) -> None:
-        assert list(self.queue.dead()) == [letter.body for letter in self.at("dead")]
+        assert list(self.queue.dead()) == [message.body for message in self.in_state("dead")]
 
 
 class MemoryMachine(ExactMachine):
-    def make(self, **arguments):
+    def make(self, **arguments: Any) -> Any:
         return MemoryQueue(**arguments)
 
 
 class LocalMachine(ExactMachine):
-    def make(self, **arguments):
+    def make(self, **arguments: Any) -> Any:
         self.folder = Path(tempfile.mkdtemp())
         return SqliteQueue(self.folder / "queue.sqlite", **arguments)
 
@@ -171,31 +174,32 @@ class LocalMachine(ExactMachine):
 
 
 class SqsMachine(QueueMachine):
-    account = None
+    account: Any = None
 
-    def make(self, *, visibility, max_receives, clock, sleep):
+    def make(self, **arguments: Any) -> Any:
         self.stack = ExitStack()
-        self.stack.enter_context(self.account.following(clock))
-        return SqsQueue(
-            *self.account.queues(visibility=visibility, max_receives=max_receives),
-            linger=0,
-            sleep=sleep,
+        self.stack.enter_context(self.account.linked_to(arguments["clock"]))
+        url, dead_url = self.account.queues(
+            visibility=arguments["visibility"], max_receives=arguments["max_receives"]
         )
+        return SqsQueue(url, dead_url, linger=0, sleep=arguments["sleep"])
 
     def teardown(self) -> None:
         super().teardown()
         self.stack.close()
 
-    def handed_out(self, waiting: list[Letter], delivery: Delivery) -> Letter:
-        return next(letter for letter in waiting if letter.body == delivery.body)
+    def delivered(self, waiting: list[ModelMessage], delivery: Delivery) -> ModelMessage:
+        return next(message for message in waiting if message.body == delivery.body)
 
-    def deletable(self, receipt: str) -> list[Letter]:
+    def may_delete(self, receipt: str) -> list[ModelMessage]:
         return [
-            letter for letter in self.letters if letter.receipt == receipt and not letter.buried
+            message
+            for message in self.messages
+            if message.receipt == receipt and not message.dead_lettered
         ]
 
-    def check_deleted(self, told: bool, gone: list[Letter]) -> None:
-        assert told or not gone
+    def check_deleted(self, reported: bool, deleted: list[ModelMessage]) -> None:
+        assert reported or not deleted
 
 
 TestMemory = MemoryMachine.TestCase
@@ -204,12 +208,11 @@ TestSqs = SqsMachine.TestCase
 TestMemory.settings = TestLocal.settings = settings(
     max_examples=30, stateful_step_count=40, deadline=None, database=None
 )
-TestSqs.settings = settings(
-    max_examples=5, stateful_step_count=25, deadline=None, database=None
-)  # each step asks over HTTP
+# each step is an HTTP request
+TestSqs.settings = settings(max_examples=5, stateful_step_count=25, deadline=None, database=None)
 
 
 @pytest.fixture(autouse=True)
-def reach_sqs(request):
+def reach_sqs(request: pytest.FixtureRequest) -> None:
     if request.cls is TestSqs:
         SqsMachine.account = request.getfixturevalue("account")

@@ -1,5 +1,5 @@
-"""What only a store in S3 has: prefixes of a bucket, uploads in parts, copies on this machine, and
-a network that fails.
+"""Features of the S3 store alone: prefixes of a bucket, multipart uploads, local copies, and a
+network that fails.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
+from support.aws_account import Account
+from support.faulty_connection import FaultyConnection
 from support.waits import HANG_S
 
 BIG = 20 * 1024 * 1024  # bytes: three parts of an upload
@@ -32,19 +35,19 @@ with S3Store(sys.argv[1]).writing("a/object.bin") as path:
 
 
 @pytest.fixture
-def store(account) -> S3Store:
+def store(account: Account) -> S3Store:
     return S3Store(account.bucket())
 
 
 @pytest.fixture
-def temporary(tmp_path, monkeypatch) -> Path:
-    """The folder in which temporary files are made."""
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
-def unfinished(account, store: S3Store) -> list[str]:
-    """The keys of uploads in parts that were begun and not ended."""
+def unfinished(account: Account, store: S3Store) -> list[str]:
+    """Return the keys of multipart uploads that were started and not completed."""
     return [
         upload["Key"]
         for upload in account.emulator.client("s3")
@@ -53,7 +56,7 @@ def unfinished(account, store: S3Store) -> list[str]:
     ]
 
 
-def test_prefixes_of_a_bucket_do_not_see_each_other(account):
+def test_stores_with_different_prefixes_are_separate(account: Account) -> None:
     bucket = account.bucket()
     one, two, all_ = S3Store(bucket, "a"), S3Store(bucket, "ab/c/"), S3Store(bucket)
     one.put("x", b"1")
@@ -67,19 +70,19 @@ def test_prefixes_of_a_bucket_do_not_see_each_other(account):
 
 
 @pytest.mark.parametrize("prefix", ["../a", "a//b", "a\\b", "/"])
-def test_a_prefix_that_is_no_key_is_refused(prefix):
+def test_an_invalid_prefix_is_rejected(prefix: str) -> None:
     with pytest.raises(ValueError, match="is not a key"):
         S3Store("bucket", prefix)
 
 
-def test_a_store_is_sent_to_another_process(store):
+def test_a_store_is_sent_to_another_process(store: S3Store) -> None:
     store.put("a", b"rows")
     copy = pickle.loads(pickle.dumps(store))
     assert copy == store
     assert bytes(copy.get("a")) == b"rows"
 
 
-def test_the_folders_of_the_console_are_no_objects(account, store):
+def test_folders_created_in_the_console_are_not_objects(account: Account, store: S3Store) -> None:
     store.put("runs/1/a", b"")
     for marker in ("runs/", "runs/1/", "runs/1/empty/"):
         account.emulator.client("s3").put_object(Bucket=store.bucket, Key=marker)
@@ -88,7 +91,7 @@ def test_the_folders_of_the_console_are_no_objects(account, store):
     assert account.emulator.client("s3").list_objects_v2(Bucket=store.bucket)["KeyCount"] == 0
 
 
-def test_sizes_are_those_of_the_objects(store):
+def test_sizes_are_those_of_the_objects(store: S3Store) -> None:
     store.put("a/1", b"x")
     store.put("a/ü/2", b"x" * 5_000)
     store.put("b", b"")
@@ -99,23 +102,25 @@ def test_sizes_are_those_of_the_objects(store):
 @pytest.mark.parametrize(
     ("source", "target"), [("a", "b"), (ODD, "b"), ("a", ODD), (ODD, f"copy of {ODD}")]
 )
-def test_an_object_is_copied(store, source, target):
+def test_an_object_is_copied(store: S3Store, source: str, target: str) -> None:
     store.put(source, b"rows")
     store.copy(source, target)
     assert bytes(store.get(target)) == bytes(store.get(source)) == b"rows"
 
 
-def test_a_copy_of_what_is_not_there_is_a_key_error(store):
+def test_copying_a_missing_object_is_a_key_error(store: S3Store) -> None:
     with pytest.raises(KeyError, match="nothing"):
         store.copy("nothing", "b")
     assert list(store.list("")) == []
 
 
-def test_a_big_object_goes_and_comes_in_parts(account, store, line, temporary):
+def test_a_large_object_is_transferred_in_parts(
+    account: Account, store: S3Store, connection: FaultyConnection, temporary: Path
+) -> None:
     content = os.urandom(BIG)
     with store.writing(ODD) as path:
         path.write_bytes(content)
-    assert line.asked("PUT") == 3  # parts
+    assert connection.count_requests("PUT") == 3  # parts
     assert bytes(store.get(ODD)) == content
     store.copy(ODD, "copy.bin")
     with store:
@@ -125,11 +130,13 @@ def test_a_big_object_goes_and_comes_in_parts(account, store, line, temporary):
     assert list(temporary.iterdir()) == []
 
 
-def test_an_upload_that_fails_leaves_the_old_object_and_no_parts(account, store, line):
+def test_a_failed_upload_leaves_the_old_object_and_no_parts(
+    account: Account, store: S3Store, connection: FaultyConnection
+) -> None:
     store.put("a", b"old")
-    line.say(f"PUT /{store.bucket}/a", 403, "AccessDenied", "no", times=100)
+    connection.fail_with(f"PUT /{store.bucket}/a", 403, "AccessDenied", "no", times=100)
     with (
-        pytest.raises(HomeError, match="have not the right s3:PutObject"),
+        pytest.raises(HomeError, match="lack the permission s3:PutObject"),
         store.writing("a") as path,
     ):
         path.write_bytes(b"x" * BIG)
@@ -138,36 +145,42 @@ def test_an_upload_that_fails_leaves_the_old_object_and_no_parts(account, store,
 
 
 @pytest.mark.parametrize("size", [1_000, BIG])
-def test_a_writer_that_is_killed_before_its_end_leaves_nothing(account, store, temporary, size):
+def test_a_writer_that_is_killed_before_the_upload_leaves_nothing(
+    account: Account, store: S3Store, temporary: Path, size: int
+) -> None:
     with _writer(store, size) as writer:
         writer.kill()
     assert list(store.list("")) == unfinished(account, store) == []
 
 
-def test_a_writer_that_is_killed_while_it_uploads_leaves_the_old_object(store, line, temporary):
+def test_a_writer_killed_during_the_upload_leaves_the_old_object(
+    store: S3Store, connection: FaultyConnection, temporary: Path
+) -> None:
     store.put("a/object.bin", b"old")
-    line.hold(f"PUT /{store.bucket}/a/object.bin", after=1)
+    connection.hold(f"PUT /{store.bucket}/a/object.bin", after=1)
     with _writer(store, BIG) as writer:
+        assert writer.stdin is not None
         writer.stdin.write(b"\n")
         writer.stdin.flush()
-        assert line.held.wait(HANG_S)
+        assert connection.held.wait(HANG_S)
         writer.kill()
     assert list(store.list("")) == ["a/object.bin"]
     assert bytes(store.get("a/object.bin")) == b"old"
 
 
-def _writer(store: S3Store, size: int) -> subprocess.Popen:
-    """A process that has written its file, and uploads it when it is told to."""
+def _writer(store: S3Store, size: int) -> subprocess.Popen[bytes]:
+    """A process that has written its file, and uploads it on request."""
     environment = os.environ | {"TMPDIR": tempfile.gettempdir()}
     arguments = [sys.executable, "-c", WRITE, store.bucket, str(size // 3)]
     writer = subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
+    assert writer.stdout is not None
     assert writer.stdout.readline() == b"written\n"
     return writer
 
 
-def test_what_is_fetched_is_as_it_was_then(store):
+def test_a_fetched_copy_does_not_change(store: S3Store) -> None:
     store.put("a.parquet", b"1")
     with store:
         first = store.fetch("a.parquet")
@@ -177,44 +190,48 @@ def test_what_is_fetched_is_as_it_was_then(store):
         assert first.suffix == ".parquet"
 
 
-def test_what_is_replaced_while_it_is_fetched_is_fetched_anew(store, line):
+def test_an_object_replaced_during_a_fetch_is_fetched_again(
+    store: S3Store, connection: FaultyConnection
+) -> None:
     store.put("a", b"rows")
-    line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=2)
+    connection.fail_with(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=2)
     with store:
         assert store.fetch("a").read_bytes() == b"rows"
-        line.say(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=1_000)
+        connection.fail_with(f"GET /{store.bucket}/a", 412, "PreconditionFailed", times=1_000)
         with pytest.raises(HomeError, match="a was replaced while it was read, 5 times"):
             store.fetch("a")
 
 
-def test_a_big_object_that_is_replaced_while_it_is_copied_is_copied_anew(store, line):
+def test_an_object_replaced_during_a_copy_is_copied_again(
+    store: S3Store, connection: FaultyConnection
+) -> None:
     store.put("a", b"x" * BIG)
-    line.say(f"PUT /{store.bucket}/b", 412, "PreconditionFailed")
+    connection.fail_with(f"PUT /{store.bucket}/b", 412, "PreconditionFailed")
     store.copy("a", "b")
     assert store.sizes("")["b"] == BIG
 
 
-def test_a_file_is_sent(store, tmp_path):
+def test_a_file_is_uploaded(store: S3Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"rows")
     store.send(tmp_path / "file", ODD)
     assert bytes(store.get(ODD)) == b"rows"
-    with pytest.raises(HomeError, match=r"none.* cannot go through a file of this machine"):
+    with pytest.raises(HomeError, match=r"none.* cannot be stored in a local temporary file"):
         store.send(tmp_path / "none", "none")
     assert list(store.list("")) == [ODD]
 
 
-def test_a_part_of_a_name_lists_the_keys_that_begin_so(store):
+def test_the_beginning_of_a_name_lists_the_matching_keys(store: S3Store) -> None:
     for key in ("a/001-1", "a/001-2", "a/002-1", "a/001", "b/001-1"):
         store.put(key, b"")
     assert list(store.beginning("a/001-")) == ["a/001-1", "a/001-2"]
 
 
-def test_what_is_not_there_cannot_be_fetched(store):
+def test_fetching_a_missing_object_is_a_key_error(store: S3Store) -> None:
     with store, pytest.raises(KeyError, match="a/b"):
         store.fetch("a/b")
 
 
-def test_what_was_fetched_goes_with_the_store(store, temporary):
+def test_fetched_copies_are_removed_with_the_store(store: S3Store, temporary: Path) -> None:
     store.put("a", b"rows")
     with store:
         with ThreadPoolExecutor(8) as pool:
@@ -223,7 +240,7 @@ def test_what_was_fetched_goes_with_the_store(store, temporary):
     assert list(temporary.iterdir()) == []
     other = S3Store(store.bucket)
     other.fetch("a")
-    pickle.loads(pickle.dumps(other)).close()  # has its own
+    pickle.loads(pickle.dumps(other)).close()  # it has its own
     assert len(list(temporary.iterdir())) == 1
     del other
     gc.collect()
@@ -231,7 +248,7 @@ def test_what_was_fetched_goes_with_the_store(store, temporary):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_takes_nothing_with_it(store):
+def test_a_forked_child_removes_no_copies(store: S3Store) -> None:
     store.put("a", b"rows")
     script = f"""
 import os
@@ -250,41 +267,46 @@ if child:
     assert not Path(told[1]).exists()
 
 
-def test_a_body_that_is_cut_off_is_read_again(store, line):
+def test_an_interrupted_body_is_read_again(store: S3Store, connection: FaultyConnection) -> None:
     store.put("a", b"x" * 100_000)
-    line.cut(f"GET /{store.bucket}/a", times=2)
+    connection.truncate(f"GET /{store.bucket}/a", times=2)
     assert bytes(store.get("a")) == b"x" * 100_000
 
 
-def test_bodies_that_are_cut_off_again_and_again_are_told(store, line):
+def test_repeatedly_interrupted_bodies_are_an_error(
+    store: S3Store, connection: FaultyConnection
+) -> None:
     store.put("a", b"x" * 100_000)
-    line.cut(f"GET /{store.bucket}/a", times=1_000)
+    connection.truncate(f"GET /{store.bucket}/a", times=1_000)
     with pytest.raises(HomeError, match=f"s3://{store.bucket}/a cannot be read"):
         store.get("a")
 
 
-def test_a_lost_answer_is_asked_for_again(store, line):
+def test_a_request_without_reply_is_repeated(store: S3Store, connection: FaultyConnection) -> None:
     for method in ("PUT", "GET", "POST"):
-        line.lose_answer(method)
+        connection.lose_reply(method)
     store.put("a", b"rows")
     assert bytes(store.get("a")) == b"rows"
     store.delete("a")
     assert list(store.list("")) == []
 
 
-def test_what_s3_could_not_delete_in_its_haste_is_deleted_later(store, line):
+def test_objects_that_s3_failed_to_delete_are_deleted_later(
+    store: S3Store, connection: FaultyConnection
+) -> None:
     for key in ("a/1", "a/2"):
         store.put(key, b"")
-    line.answer("POST", _errors({"a/1": "InternalError", "a/2": "SlowDown"}))
+    connection.reply("POST", _errors({"a/1": "InternalError", "a/2": "SlowDown"}))
     store.delete("a")
     assert list(store.list("")) == []
 
 
-def test_what_may_not_be_deleted_is_told(store, line):
+def test_a_denied_deletion_is_an_error(store: S3Store, connection: FaultyConnection) -> None:
     store.put("a/1", b"")
-    line.answer("POST", _errors({"a/1": "AccessDenied"}))
+    connection.reply("POST", _errors({"a/1": "AccessDenied"}))
     with pytest.raises(
-        HomeError, match="a cannot be removed: these credentials have not the right s3:DeleteObject"
+        HomeError,
+        match="a cannot be removed: these credentials lack the permission s3:DeleteObject",
     ):
         store.delete("a")
 
@@ -298,26 +320,34 @@ def _errors(codes: dict[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize("method", ["get", "fetch"])
-def test_what_is_called_forbidden_where_it_is_not_there_is_a_key_error(store, line, method):
-    line.say("GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied")
-    store.put("a/b/c", b"")  # and not a/b
+def test_a_missing_object_reported_as_forbidden_is_a_key_error(
+    store: S3Store, connection: FaultyConnection, method: str
+) -> None:
+    connection.fail_with(
+        "GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied"
+    )
+    store.put("a/b/c", b"")  # not for a/b
     with store, pytest.raises(KeyError, match="a/b"):
         getattr(store, method)("a/b")
 
 
 @pytest.mark.parametrize("method", ["get", "fetch"])
-def test_what_is_there_and_forbidden_is_told(store, line, method):
+def test_an_existing_but_forbidden_object_is_an_error(
+    store: S3Store, connection: FaultyConnection, method: str
+) -> None:
     store.put("a", b"rows")
-    line.say(
+    connection.fail_with(
         "GET /" if method == "get" else "HEAD /", 403, "AccessDenied", "Access Denied", times=2
     )
-    with store, pytest.raises(HomeError, match="have not the right s3:GetObject"):
+    with store, pytest.raises(HomeError, match="lack the permission s3:GetObject"):
         getattr(store, method)("a")
 
 
-def test_what_may_be_neither_read_nor_listed_is_told(store, line):
-    line.say("GET /", 403, "AccessDenied", "Access Denied", times=2)
-    with pytest.raises(HomeError, match="have not the right s3:GetObject"):
+def test_an_object_that_may_not_be_read_or_listed_is_an_error(
+    store: S3Store, connection: FaultyConnection
+) -> None:
+    connection.fail_with("GET /", 403, "AccessDenied", "Access Denied", times=2)
+    with pytest.raises(HomeError, match="lack the permission s3:GetObject"):
         store.get("a")
 
 
@@ -334,10 +364,10 @@ def test_what_may_be_neither_read_nor_listed_is_told(store, line):
     ],
     ids=["put", "get", "list", "sizes", "delete", "copy", "fetch"],
 )
-def test_a_bucket_that_is_not_there_is_told(account, call):
+def test_a_missing_bucket_is_an_error_of_the_store(account: Account, call: Any) -> None:
     with (
         S3Store("no-such-bucket") as store,
-        pytest.raises(HomeError, match=r"s3://no-such-bucket/.* it is not there") as told,
+        pytest.raises(HomeError, match=r"s3://no-such-bucket/.* not found") as told,
     ):
         call(store)
-    assert "hundredfold deploy" in told.value.hint
+    assert "hundredfold deploy" in str(told.value.hint)

@@ -1,4 +1,4 @@
-"""What a test of a kind on AWS is given: buckets, queues and tables of an emulated account, and a
+"""Resources for the tests of adapters: buckets, queues and tables of an emulated account, and a
 clock that its queues follow.
 """
 
@@ -15,8 +15,8 @@ from hundredfold.testing import ManualClock
 from support.emulator import Emulator
 
 
-class LedClock(ManualClock):
-    """A clock moved by hand, which others follow."""
+class LinkedClock(ManualClock):
+    """A manual clock, which other clocks follow."""
 
     def __init__(self) -> None:
         self.followers: list[Callable[[float], object]] = []
@@ -31,7 +31,7 @@ class LedClock(ManualClock):
 
 @dataclass(frozen=True)
 class Account:
-    """An emulated account of AWS, which boto3 in this process and in its children reaches."""
+    """An emulated account of AWS, reached by boto3 in this process and its children."""
 
     emulator: Emulator
 
@@ -41,7 +41,7 @@ class Account:
         return name
 
     def queues(self, *, visibility: float, max_receives: int) -> tuple[str, str]:
-        """The addresses of a new queue and of its dead-letter queue."""
+        """Return the URLs of a new queue and of its dead-letter queue."""
         sqs, name = self.emulator.client("sqs"), f"queue-{uuid4().hex[:12]}"
         dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"][
@@ -52,7 +52,7 @@ class Account:
         return sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"], dead
 
     def table(self) -> str:
-        """A new table for runs, with the indexes that the stack gives it."""
+        """Return a new table for runs, with the indexes of the stack."""
         name = f"table-{uuid4().hex[:12]}"
         self.emulator.client("dynamodb").create_table(
             TableName=name,
@@ -77,8 +77,8 @@ class Account:
         return name
 
     @contextmanager
-    def following(self, clock: LedClock) -> Iterator[None]:
-        """Let the queues' leases run out by that clock."""
+    def linked_to(self, clock: LinkedClock) -> Iterator[None]:
+        """Let the queues' leases expire by that clock."""
 
         def follow(now: float | None) -> None:
             self.emulator.set_queue_time(now)

@@ -1,5 +1,5 @@
-"""A line to AWS that fails when it is told to: answers get lost, bodies end too early, and AWS says
-what no emulator ever says.
+"""A connection to AWS that fails on request: replies are lost, bodies end too early, and AWS
+returns errors that no emulator returns.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from urllib.parse import urlsplit
 
 from support.waits import HANG_S
 
-HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+HOP_BY_HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 @dataclass(frozen=True)
 class Request:
-    operation: str  # PutItem, SendMessageBatch; of S3 "GET /bucket/key?query"
+    operation: str  # PutItem, SendMessageBatch; for S3 "GET /bucket/key?query"
     headers: dict[str, str]
     body: bytes
 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose operation begins with `operation`, after
-    `after` that are let through.
+    """A fault for the next `times` requests whose operation begins with `operation`, after `after`
+    others.
     """
 
     operation: str
@@ -39,25 +39,21 @@ class Fault:
 
 
 @dataclass
-class Line:
-    """A server on this machine that hands all on to `target`.
+class FaultyConnection:
+    """A local server that forwards all requests to `target`.
 
-    `seen` holds what was asked, in order.
+    `seen` holds the operations, in order.
     """
 
     target: str
-    seen: list[Request] = field(default_factory=list)
+    operations: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     held: Event = field(default_factory=Event)  # set when a request is held back
     _lock: Lock = field(default_factory=Lock)
 
     def __enter__(self) -> Self:
-        line = self
-
-        class OfLine(Handler):
-            door = line
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), OfLine)
+        handler = type("ConnectionHandler", (Handler,), {"faulty": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = Thread(
@@ -73,7 +69,7 @@ class Line:
 
     def fault(self, request: Request) -> Fault | None:
         with self._lock:
-            self.seen.append(request)
+            self.operations.append(request)
             for fault in self.faults:
                 if request.operation.startswith(fault.operation) and fault.times:
                     if fault.after:
@@ -83,8 +79,8 @@ class Line:
                     return fault
         return None
 
-    def lose_answer(self, operation: str, *, times: int = 1, after: int = 0) -> None:
-        """AWS carries it out, and nobody hears of it."""
+    def lose_reply(self, operation: str, *, times: int = 1, after: int = 0) -> None:
+        """AWS executes the request, and the reply is lost."""
 
         def happens(handler: Handler, request: Request) -> None:
             handler.forward(request)
@@ -93,7 +89,7 @@ class Line:
         self.faults.append(Fault(operation, happens, times, after))
 
     def hold(self, operation: str, *, after: int = 0) -> None:
-        """It does not get through, and the caller waits."""
+        """The request does not reach AWS, and the caller waits."""
 
         def happens(handler: Handler, request: Request) -> None:
             self.held.set()
@@ -101,17 +97,17 @@ class Line:
 
         self.faults.append(Fault(operation, happens, 1, after))
 
-    def cut(self, operation: str, *, times: int = 1) -> None:
-        """The first half of an answer's body arrives."""
+    def truncate(self, operation: str, *, times: int = 1) -> None:
+        """The first half of a reply's body arrives."""
 
         def happens(handler: Handler, request: Request) -> None:
             status, headers, body = handler.forward(request)
-            handler.answer(status, headers, body, sent=len(body) // 2)
+            handler.reply(status, headers, body, sent=len(body) // 2)
             handler.hang_up()
 
         self.faults.append(Fault(operation, happens, times))
 
-    def say(
+    def fail_with(
         self,
         operation: str,
         status: int,
@@ -121,11 +117,11 @@ class Line:
         times: int = 1,
         after: int = 0,
     ) -> None:
-        """AWS answers with an error."""
+        """AWS returns an error."""
 
         def happens(handler: Handler, request: Request) -> None:
             if "x-amz-target" in request.headers:
-                handler.answer(
+                handler.reply(
                     status,
                     {"x-amzn-errortype": code},
                     json.dumps({"__type": code, "message": message}).encode(),
@@ -135,34 +131,32 @@ class Line:
                     "<?xml "
                     f'version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
                 )
-                handler.answer(status, {}, body.encode())
+                handler.reply(status, {}, body.encode())
 
         self.faults.append(Fault(operation, happens, times, after))
 
-    def answer(self, operation: str, body: bytes, *, times: int = 1) -> None:
-        """AWS answers so, and does nothing."""
-        self.faults.append(
-            Fault(operation, lambda handler, _: handler.answer(200, {}, body), times)
-        )
+    def reply(self, operation: str, body: bytes, *, times: int = 1) -> None:
+        """AWS returns this reply, and does nothing."""
+        self.faults.append(Fault(operation, lambda handler, _: handler.reply(200, {}, body), times))
 
     def before(self, operation: str, do: Callable[[], object]) -> None:
-        """Something else happens just before AWS does what it is asked."""
+        """Something else happens just before AWS executes the request."""
 
         def happens(handler: Handler, request: Request) -> None:
             do()
-            handler.answer(*handler.forward(request))
+            handler.reply(*handler.forward(request))
 
         self.faults.append(Fault(operation, happens))
 
-    def asked(self, operation: str) -> int:
-        """How often."""
-        return sum(request.operation.startswith(operation) for request in self.seen)
+    def count_requests(self, operation: str) -> int:
+        """Return the number of requests."""
+        return sum(request.operation.startswith(operation) for request in self.operations)
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    door: Line
+    faulty: FaultyConnection
 
     def handle_one(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -171,11 +165,11 @@ class Handler(BaseHTTPRequestHandler):
             headers.get("x-amz-target", "").rpartition(".")[2] or f"{self.command} {self.path}"
         )
         request = Request(operation, headers, body)
-        fault = self.door.fault(request)
+        fault = self.faulty.fault(request)
         if fault is not None:
             fault.happens(self, request)
             return
-        self.answer(*self.forward(request))
+        self.reply(*self.forward(request))
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
 
@@ -190,9 +184,11 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def forward(self, request: Request) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(urlsplit(self.door.target).netloc, timeout=HANG_S)
+        connection = http.client.HTTPConnection(urlsplit(self.faulty.target).netloc, timeout=HANG_S)
         headers = {
-            name: value for name, value in request.headers.items() if name not in HOP | {"expect"}
+            name: value
+            for name, value in request.headers.items()
+            if name not in HOP_BY_HOP_HEADERS | {"expect"}
         }
         try:
             connection.request(self.command, self.path, request.body, headers)
@@ -200,7 +196,7 @@ class Handler(BaseHTTPRequestHandler):
             kept = {
                 name: value
                 for name, value in answer.getheaders()
-                if name.lower() not in HOP | {"date", "server"}
+                if name.lower() not in HOP_BY_HOP_HEADERS | {"date", "server"}
             }
             body = answer.read()
             if self.command == "HEAD":
@@ -209,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def answer(
+    def reply(
         self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None
     ) -> None:
         self.send_response(status)

@@ -1,7 +1,7 @@
-"""Runs on the emulated AWS without a state machine: what it would do, a loop here does.
+"""Runs on the emulated AWS without a state machine: a loop in this process executes the stages.
 
-`Afar` is to AWS what in_process.InProcessRunner is to this machine: every step on its real doors, and the user's
-function called in this process.
+`AwsRunner` is for AWS what in_process.InProcessRunner is for a local run: every step on its real
+ports, and the user's function called in this process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -37,101 +37,109 @@ T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
-class Afar:
+class AwsRunner:
     """One stack without functions, and runs in it.
 
-    `queries` are the statements that Athena was given, the last one last.
+    `queries` are the statements that Athena has run, the last one last.
     """
 
     def __init__(self, emulator: Emulator, folder: Path) -> None:
         self.emulator, self.folder = emulator, folder
-        self.place = _stack(emulator)
-        self.store = S3Store(self.place.bucket)
+        self.resources = _stack(emulator)
+        self.store = S3Store(self.resources.bucket)
         self.warehouse = None
         self.queries: list[str] = []
         self.numbers = count()
 
-    def start(self, job: Job, **places: Any) -> Distant:
-        """A new run of a job, of which nothing is done yet.
+    def start(self, job: Job, **locations: Any) -> AwsRun:
+        """Return a new run of a job, of which nothing is done yet.
 
-        A place is an address, or files of this machine, or a table.
+        A location is an address, local files, or a table.
         """
         layout = Layout(f"r{next(self.numbers)}-{uuid4().hex[:6]}")
-        return Distant(
-            self,
+        return AwsRun(
+            cast(Any, self),
             job,
-            {name: self.sent(layout.run, name, place) for name, place in places.items()},
+            {name: self.upload(layout.run, name, location) for name, location in locations.items()},
             layout,
         )
 
-    def sent(self, run: str, source: str, place: Any) -> str:
-        """The address of a source's rows, uploaded as they are."""
+    def upload(self, run: str, source: str, location: Any) -> str:
+        """Return the address of a source's rows, uploaded unchanged."""
         folder = f"sources/{run}/{source}"
-        if isinstance(place, str):
-            return place
-        if isinstance(place, pa.Table):
+        if isinstance(location, str):
+            return location
+        if isinstance(location, pa.Table):
             with self.store.writing(f"{folder}/rows.parquet") as path:
-                pq.write_table(place, path)
+                pq.write_table(location, path)
         else:
             for path in (
-                [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+                [location]
+                if location.is_file()
+                else sorted(p for p in location.rglob("*") if p.is_file())
             ):
-                self.store.send(
-                    path,
-                    f"{folder}/{path.name if path == place else path.relative_to(place).as_posix()}",
-                )
+                name = path.name if path == location else path.relative_to(location).as_posix()
+                self.store.send(path, f"{folder}/{name}")
         return self.store.where(folder) + "/"
 
     def put(self, key: str, data: bytes) -> str:
-        """An object; its address."""
+        """Write an object; return its address."""
         self.store.put(key, data)
         return self.store.where(key)
 
-    def ran(self, asked: QueryPending, execution: str = "e1") -> QueryReply:
-        """What the state machine would hear of a statement, once it has run."""
-        self.queries.append(asked.sql)
+    def run_statement(self, pending: QueryPending, execution: str = "e1") -> QueryReply:
+        """Run a statement; return the result that the state machine would pass on."""
+        self.queries.append(pending.sql)
         athena, found = self.emulator.client("athena"), {}
         query = athena.start_query_execution(
-            QueryString=asked.sql,
-            QueryExecutionContext={"Database": self.place.database},
-            WorkGroup=self.place.workgroup,
-            ResultConfiguration={"OutputLocation": asked.output},
+            QueryString=pending.sql,
+            QueryExecutionContext={"Database": self.resources.database},
+            WorkGroup=self.resources.workgroup,
+            ResultConfiguration={"OutputLocation": pending.output},
         )["QueryExecutionId"]
 
         def over() -> bool:
             found.update(athena.get_query_execution(QueryExecutionId=query)["QueryExecution"])
             return found["Status"]["State"] in ENDED
 
-        wait_until(over, lambda: f"{asked.sql} is still {found['Status']}", every=0.01)
+        wait_until(over, lambda: f"{pending.sql} is still {found['Status']}", every=0.01)
         if found["Status"]["State"] == "SUCCEEDED":
-            return QueryReply(execution, asked.token, query)
-        return QueryReply(execution, asked.token, "", found["Status"]["StateChangeReason"])
+            return QueryReply(execution, pending.token, query)
+        return QueryReply(execution, pending.token, "", found["Status"]["StateChangeReason"])
 
-    def asks(self, layout: Layout, do: Callable[[AthenaWarehouse], T], *, attempt: int = 1) -> T:
-        """Do a step: again and again, until every statement that it asks for has run."""
-        heard = QueryReply("e1")
+    def execute_step(
+        self, layout: Layout, step: Callable[[AthenaWarehouse], T], *, attempt: int = 1
+    ) -> T:
+        """Execute a step: repeat it until all of its statements have run."""
+        reply = QueryReply("e1")
         while True:
             scratch = self.folder / "scratch"
             shutil.rmtree(scratch, ignore_errors=True)
             warehouse = AthenaWarehouse(
-                self.store, layout, self.place, scratch, memory=2**28, heard=heard, attempt=attempt
+                self.store,
+                layout,
+                self.resources,
+                scratch,
+                memory=2**28,
+                reply=reply,
+                attempt=attempt,
             )
             try:
-                return do(warehouse)
-            except QueryPending as asked:
-                heard = self.ran(asked)
+                return step(warehouse)
+            except QueryPending as pending:
+                reply = self.run_statement(pending)
             finally:
                 warehouse.close()
 
     def rows(self, select: str, **tables: pa.Table) -> pa.Table:
-        """The answer of Athena to a query in DuckDB's SQL over these tables."""
+        """Return Athena's answer to a query in DuckDB's SQL over these tables."""
         return next(self.answers([select], **tables))
 
     def answers(self, selects: Sequence[str], **tables: pa.Table) -> Iterator[pa.Table]:
-        """Athena's answer to each of these queries."""
+        """Yield Athena's answer to each of these queries."""
         layout = Layout(f"q{next(self.numbers)}-{uuid4().hex[:6]}")
 
-        def stand(warehouse: AthenaWarehouse) -> None:
+        def register_tables(warehouse: AthenaWarehouse) -> None:
             for name, table in tables.items():
                 if name not in warehouse.tables:
                     key = f"processing/{layout.run}/given/{name}/rows.parquet"
@@ -144,14 +152,14 @@ class Afar:
         for select in selects:
 
             def ask(warehouse: AthenaWarehouse, select: str = select) -> pa.Table:
-                stand(warehouse)
+                register_tables(warehouse)
                 return warehouse.query(select)
 
-            yield self.asks(layout, ask)
+            yield self.execute_step(layout, ask)
 
 
-class Distant(InProcessRun):
-    """One run on AWS, a step at a time."""
+class AwsRun(InProcessRun):
+    """One run on AWS, executed step by step."""
 
     runner: Any
     attempt = 1
@@ -161,55 +169,61 @@ class Distant(InProcessRun):
             check_queries(self.job, warehouse.tables_of)
             return self._validated(warehouse)
 
-        return self.runner.asks(self.layout, check)
+        return self._execute(check)
 
-    def prepare(self, model: str, *, parts: int = 0, batch_bytes: int = 2**26) -> Manifest:
+    def prepare(
+        self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, **_: Any
+    ) -> Manifest:
         declared = self.job.model(model)
 
         def split(warehouse: AthenaWarehouse) -> Manifest:
-            self._stand(warehouse, declared)
+            self._expose_results(warehouse, declared)
             return prepare(
                 declared,
                 self.job,
                 self.layout,
                 warehouse,
-                self.store,
+                cast(S3Store, self.store),
                 workers=1,
                 batch_bytes=batch_bytes,
                 batches=12 * parts or 1,
             )
 
-        return self.runner.asks(self.layout, split, attempt=self.attempt)
+        return self._execute(split, attempt=self.attempt)
 
     def collect(self, model: str, attempt: int = 0) -> Collected:
         attempt = attempt or self.attempt
         declared, manifest = self.job.model(model), Manifest.read(self.layout, model, self.store)
 
         def gather(warehouse: AthenaWarehouse) -> Collected:
-            self._stand(warehouse, declared)
+            self._expose_results(warehouse, declared)
             return collect(declared, manifest, self.layout, attempt, warehouse, self.store)
 
-        self.collected[model] = self.runner.asks(self.layout, gather, attempt=attempt)
+        self.collected[model] = self._execute(gather, attempt=attempt)
         return self.collected[model]
 
     def publish(self, attempt: int = 1) -> Release | None:
         def release(warehouse: AthenaWarehouse) -> Release | None:
-            self._stand(warehouse, None)
+            self._expose_results(warehouse, None)
             return publish(self.job, self.layout, attempt, AS_OF, warehouse, self.store)
 
-        return self.runner.asks(self.layout, release, attempt=attempt)
+        return self._execute(release, attempt=attempt)
 
     def accepted(self, source: str) -> list[dict[str, Any]]:
         def read(warehouse: AthenaWarehouse) -> list[dict[str, Any]]:
             self._validated(warehouse)
-            return warehouse.query(f"SELECT * FROM {source}").to_pylist()
+            return list(warehouse.query(f"SELECT * FROM {source}").to_pylist())
 
-        return self.runner.asks(self.layout, read)
+        return self._execute(read)
+
+    def _execute(self, step: Callable[[AthenaWarehouse], T], *, attempt: int = 1) -> T:
+        result: T = self.runner.execute_step(self.layout, step, attempt=attempt)
+        return result
 
     def _validated(self, warehouse: AthenaWarehouse) -> list[ValidationResult]:
         return validate(self.job, self.locations, AS_OF, self.layout, warehouse, self.store)
 
-    def _stand(self, warehouse: AthenaWarehouse, until: Model | None) -> None:
+    def _expose_results(self, warehouse: AthenaWarehouse, until: Model | None) -> None:
         self._validated(warehouse)
         describe_run(self.job, self.layout, AS_OF, None, None, warehouse)
         for model in self.job.models:
@@ -222,7 +236,7 @@ class Distant(InProcessRun):
 
 
 def _stack(emulator: Emulator) -> StackResources:
-    """A stack's things, made one by one."""
+    """Create a stack's resources one by one."""
     name = uuid4().hex[:12]
     s3, sqs, dynamo = (emulator.client(service) for service in ("s3", "sqs", "dynamodb"))
     s3.create_bucket(Bucket=f"bucket-{name}")
@@ -260,25 +274,32 @@ def _stack(emulator: Emulator) -> StackResources:
         Name=f"runs-{name}", Configuration={"EnforceWorkGroupConfiguration": False}
     )
     return StackResources(
-        job="by_hand:job", bucket=f"bucket-{name}", table=f"runs-{name}", queue=queue, dead=dead, database=f"runs_{name}",
-        workgroup=f"runs-{name}", concurrency=2, trigger="messages",
-    )  # fmt: skip
+        job="by_hand:job",
+        bucket=f"bucket-{name}",
+        table=f"runs-{name}",
+        queue=queue,
+        dead=dead,
+        database=f"runs_{name}",
+        workgroup=f"runs-{name}",
+        concurrency=2,
+        trigger="messages",
+    )
 
 
-def both(
-    runner: InProcessRunner, afar: Afar, job: Job, **tables: pa.Table
-) -> tuple[InProcessRun, Distant]:
-    """A run of a job here, and one there, from the same files."""
-    places = {}
+def start_both(
+    runner: InProcessRunner, afar: AwsRunner, job: Job, **tables: pa.Table
+) -> tuple[InProcessRun, AwsRun]:
+    """Start a run of a job locally, and one on AWS, from the same files."""
+    locations = {}
     for name, table in tables.items():
-        places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
-        places[name].parent.mkdir(parents=True)
-        pq.write_table(table, places[name])
-    return runner.start(job, **places), afar.start(job, **places)
+        locations[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
+        locations[name].parent.mkdir(parents=True)
+        pq.write_table(table, locations[name])
+    return runner.start(job, **locations), afar.start(job, **locations)
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """Equal, and of one type; NaN is NaN, and -0.0 is not 0.0."""
+    """Return whether values are equal and of one type; NaN equals NaN, and -0.0 is not 0.0."""
     if isinstance(found, float) and isinstance(wanted, float):
         return (math.isnan(found) and math.isnan(wanted)) or (
             found == wanted and math.copysign(1, found) == math.copysign(1, wanted)

@@ -1,4 +1,4 @@
-"""Lambda's Runtime API for one function on this machine: AWS's own client asks it for events, and
+"""Lambda's Runtime API for one function on this machine: AWS's own client polls it for events, and
 is measured.
 """
 
@@ -21,12 +21,13 @@ from uuid import uuid4
 
 import psutil
 
-PATIENCE = 600.0  # seconds that guard against a hang
+FUNCTION_ARN = "arn:aws:lambda:us-east-1:123456789012:function:measured"
+HANG_S = 600.0  # seconds before a hang is assumed
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the function returned, or `error` with its type and words."""
+class FunctionResult:
+    """The value that the function returned, or `error` with its type and message."""
 
     value: Any
     error: dict[str, Any] | None
@@ -34,9 +35,7 @@ class Answer:
 
 
 class Function:
-    """A handler under awslambdaric, in a process that has its package and what Lambda gives, and no
-    more.
-    """
+    """A handler under awslambdaric, in a process with only its package and what Lambda provides."""
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class Function:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         began = time.perf_counter()
+        self.environment = environment
         self.log = scratch / "function.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -78,23 +78,23 @@ class Function:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        if not self._ready.wait(PATIENCE):
+        if not self._ready.wait(HANG_S):
             raise AssertionError(f"the function did not come up: {self.log.read_text()}")
         self.init_seconds = time.perf_counter() - began
 
-    def call(self, event: Any) -> Answer:
-        """One event, and what comes of it."""
+    def call(self, event: Any) -> FunctionResult:
+        """Send one event, and return the result."""
         began = time.perf_counter()
         self._asked.put((str(uuid4()), event))
-        kind, body = self._answers.get(timeout=PATIENCE)
-        return Answer(
+        kind, body = self._answers.get(timeout=HANG_S)
+        return FunctionResult(
             body if kind == "response" else None,
             body if kind == "error" else None,
             time.perf_counter() - began,
         )
 
-    def peak(self) -> int:
-        """The most memory that its own process has held, in bytes."""
+    def peak_bytes(self) -> int:
+        """Return the peak memory of its own process, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return (
             int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
@@ -112,60 +112,59 @@ class Function:
         self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        function = self
+        return type("FunctionHandler", (Handler,), {"function": self})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def log_message(self, *_: Any) -> None: ...
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of the runtime client for one function."""
 
-            def do_GET(self) -> None:
-                function._ready.set()
-                asked = function._asked.get()
-                if asked is None:
-                    self._send(410, b"")
-                    return
-                request, event = asked
-                deadline = int((time.time() + PATIENCE) * 1000)
-                headers = {
-                    "Lambda-Runtime-Aws-Request-Id": request,
-                    "Lambda-Runtime-Deadline-Ms": str(deadline),
-                    "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:123456789012:function:measured",
-                    "Content-Type": "application/json",
-                }
-                self._send(200, json.dumps(event).encode(), headers)
+    protocol_version = "HTTP/1.1"
+    function: Function
 
-            def do_POST(self) -> None:
-                body = self._body()
-                kind = self.path.rsplit("/", 1)[-1]
-                if self.path.endswith("/init/error"):
-                    function._ready.set()
-                function._answers.put((kind, json.loads(body) if body else None))
-                self._send(202, b"{}")
+    def log_message(self, *_: Any) -> None: ...
 
-            def _body(self) -> bytes:
-                if self.headers.get("Transfer-Encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                parts = []
-                while size := int(self.rfile.readline().strip() or b"0", 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
+    def do_GET(self) -> None:
+        self.function._ready.set()
+        asked = self.function._asked.get()
+        if asked is None:
+            self._send(410, b"")
+            return
+        request, event = asked
+        deadline = int((time.time() + HANG_S) * 1000)
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": request,
+            "Lambda-Runtime-Deadline-Ms": str(deadline),
+            "Lambda-Runtime-Invoked-Function-Arn": FUNCTION_ARN,
+            "Content-Type": "application/json",
+        }
+        self._send(200, json.dumps(event).encode(), headers)
 
-            def _send(
-                self, status: int, body: bytes, headers: Mapping[str, str] | None = None
-            ) -> None:
-                lines = [
-                    f"HTTP/1.1 {status} ok",
-                    *(f"{name}: {value}" for name, value in (headers or {}).items()),
-                    f"Content-Length: {len(body)}",
-                ]
-                self.wfile.write(
-                    "\r\n".join([*lines, "", ""]).encode() + body
-                )  # in one piece: two would wait for each other
+    def do_POST(self) -> None:
+        body = self._body()
+        kind = self.path.rsplit("/", 1)[-1]
+        if self.path.endswith("/init/error"):
+            self.function._ready.set()
+        self.function._answers.put((kind, json.loads(body) if body else None))
+        self._send(202, b"{}")
 
-        return Handler
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        lines = [
+            f"HTTP/1.1 {status} ok",
+            *(f"{name}: {value}" for name, value in (headers or {}).items()),
+            f"Content-Length: {len(body)}",
+        ]
+        # in one write: two would wait for each other
+        self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
 
 
 @contextmanager

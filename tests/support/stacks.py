@@ -1,5 +1,5 @@
-"""Stacks for tests: synthesized once for all test processes, and deployed into an account in which
-IAM decides.
+"""Stacks for tests: synthesized once for all test processes, and deployed into an account that
+enforces IAM.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ import hundredfold
 from hundredfold import Run
 from hundredfold.aws.deploy.node import NodeError, find_node
 from hundredfold.aws.functions import handlers
-from hundredfold.aws.functions.worker import stop_crew
+from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from support.emulator import DONE, HANG_S, MISSING, Emulator, wait_until
 from support.emulator.deploy import deploy
 
-HERE = Path(__file__).parent.parent / "aws"
+JOBS_FOLDER = Path(__file__).parent.parent / "aws"
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
 TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
@@ -46,9 +46,8 @@ SHARED: dict[str, Any] = {
     "architecture": "x86_64",
     "tracing": False,
 }
-WANTED: dict[
-    str, dict[str, Any]
-] = {  # the stacks that tests ask for, by name, and what they are told
+# the stacks of the tests, by name, with their settings
+WANTED: dict[str, dict[str, Any]] = {
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
     "hundredfold-trouble": {"job": TROUBLE},
     "by-events": {"job": TROUBLE, "trigger": "events"},
@@ -58,44 +57,42 @@ WANTED: dict[
 
 @dataclass(frozen=True)
 class Tasks:
-    """Rows of the job `trouble`, and what its function does with them."""
+    """Rows of the job `trouble`, and the record of its calls."""
 
     file: Path
     log: Path
 
     @classmethod
-    def write(cls, folder: Path, hows: Sequence[str]) -> Tasks:
-        """A task for each way to end, numbered from 0."""
+    def write(cls, folder: Path, endings: Sequence[str]) -> Tasks:
+        """Write a task for each way to end, numbered from 0."""
         tasks = cls(folder / "tasks.csv", folder / "calls.txt")
         tasks.log.touch()
         tasks.file.write_text(
-            "\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(hows))])
+            "\n".join(["k,how,log", *(f"{k},{how},{tasks.log}" for k, how in enumerate(endings))])
             + "\n"
         )
         return tasks
 
     def release(self) -> None:
-        """Let the units go on that are held."""
+        """Release the units that are held."""
         Path(f"{self.log}.released").touch()
 
     def calls(self) -> Counter[int]:
-        """How often the function was called for each task."""
+        """Return how often the function was called for each task."""
         return Counter(map(int, self.log.read_text().split()))
 
-    def mend(self) -> None:
-        """From now on every task ends well; what was called before is forgotten."""
+    def fix(self) -> None:
+        """Let every task succeed from now on; earlier calls are forgotten."""
         Path(f"{self.log}.mended").touch()
         self.log.write_text("")
 
-    def here(self, name: str) -> dict[str, bytes]:
-        """What a run of that name publishes on this machine, where every task ends well: the file
-        of each format.
-        """
-        self.mend()
-        return self.as_they_are(name)
+    def local_release(self, name: str) -> dict[str, bytes]:
+        """Return the release of a local run whose tasks all succeed: the file of each format."""
+        self.fix()
+        return self.local_release_as_declared(name)
 
-    def as_they_are(self, name: str, **limits: Any) -> dict[str, bytes]:
-        """The same, where tasks end as they say."""
+    def local_release_as_declared(self, name: str, **limits: Any) -> dict[str, bytes]:
+        """Return the same, with tasks that end as declared."""
         return published(
             hundredfold.run(
                 TROUBLE,
@@ -114,7 +111,7 @@ def published(run: Run) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack in an account, and the account."""
+    """A deployed stack, and its account."""
 
     name: str
     emulator: Emulator
@@ -130,11 +127,11 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a person's shell: the account, and where the job is."""
-        return self.emulator.environment() | {"PYTHONPATH": str(HERE), "COLUMNS": "200"}
+        """Return the environment of a user's shell: the account, and the folder of the job."""
+        return self.emulator.environment() | {"PYTHONPATH": str(JOBS_FOLDER), "COLUMNS": "200"}
 
     def cli(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """`hundredfold WORDS --backend aws`, to its end; it has to end with that exit code."""
+        """Run `hundredfold WORDS --backend aws` to its end; it must have that exit code."""
         done = subprocess.run(
             self.command(*words),
             env=self.environment,
@@ -149,11 +146,11 @@ class Stack:
 
     @cached_property
     def home(self) -> StackHome:
-        """As the verbs see it; good only while this process reaches the account."""
+        """The home as the API opens it; valid only while this process reaches the account."""
         return StackHome(self.name)
 
     def run(self, tasks: Tasks, name: str, **how: Any) -> Run:
-        """A run of the job `trouble`; raises as `hundredfold.run` does."""
+        """Run the job `trouble`; raises as `hundredfold.run` does."""
         return hundredfold.run(
             TROUBLE,
             {"tasks": tasks.file},
@@ -168,15 +165,15 @@ class Stack:
         return self.home.ledger.read(run)
 
     def depth(self) -> tuple[int, int]:
-        """Messages in the queue: those that wait, and those that are at work."""
+        """Return the number of messages in the queue, waiting or in flight."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.client("sqs").get_queue_attributes(
             QueueUrl=self.outputs["QueueUrl"], AttributeNames=names
         )["Attributes"]
         return int(found[names[0]]), int(found[names[1]])
 
-    def finished(self, name: str, within: float = HANG_S) -> Run:
-        """A run when it has ended, for which nobody counts units meanwhile."""
+    def wait_for_end(self, name: str, within: float = HANG_S) -> Run:
+        """Return the record of a run when it has ended, without counting its units."""
         wait_until(
             lambda: self.record(name).state in ENDED,
             lambda: f"{self.record(name)}\n{self.emulator.log()}",
@@ -185,17 +182,17 @@ class Stack:
         )
         return hundredfold.open_run(name, home=self.home)
 
-    def until(self, name: str, step: str) -> None:
-        """Wait until a run has come to that step."""
+    def wait_for_step(self, name: str, step: str) -> None:
+        """Wait until a run has reached that step."""
         wait_until(
             lambda: self.record(name).step == step,
             lambda: f"{self.record(name)}\n{self.emulator.log()}",
         )
 
     @contextmanager
-    def impatient(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
-        """Messages whose worker died come back so soon, and so often; on AWS it would be six times
-        the function's timeout.
+    def fast_redelivery(self, *, seconds: int, receives: int = 5) -> Iterator[None]:
+        """Redeliver messages of dead workers this soon, and this often; on AWS it takes six times
+        the timeout.
         """
         url, sqs = self.outputs["QueueUrl"], self.client("sqs")
         before = sqs.get_queue_attributes(
@@ -211,10 +208,8 @@ class Stack:
             sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
 
     @contextmanager
-    def deployed_with(self, function: str, **change: Any) -> Iterator[None]:
-        """A function's configuration changed: Timeout=20, Handler=..., Environment={...} (beside
-        what it has).
-        """
+    def changed_function(self, function: str, **change: Any) -> Iterator[None]:
+        """Change a function's configuration: Timeout=20, Handler=..., Environment={...}."""
         client, name = self.client("lambda"), self.outputs[f"{function}Function"]
         before = client.get_function_configuration(FunctionName=name)
         variables = before["Environment"]["Variables"]
@@ -231,7 +226,9 @@ class Stack:
 
     @contextmanager
     def as_function(self, name: str, folder: Path) -> Iterator[None]:
-        """This process as that function, but with all rights; its temporary files in a folder."""
+        """Let this process act as that function, but without access control; temporary files go
+        into a folder.
+        """
         variables = self.client("lambda").get_function_configuration(
             FunctionName=self.outputs[f"{name}Function"]
         )["Environment"]["Variables"]
@@ -242,11 +239,11 @@ class Stack:
             try:
                 yield
             finally:
-                stop_crew()
+                stop_worker_pool()
 
     @contextmanager
-    def without_right(self, role: str, action: str) -> Iterator[None]:
-        """A role of the stack is denied an action."""
+    def denied(self, role: str, action: str) -> Iterator[None]:
+        """Deny an action to a role of the stack."""
         iam = self.client("iam")
         named = next(
             r["RoleName"]
@@ -268,10 +265,8 @@ class Stack:
         return f"{self.name}-Job{role}Role" in found["RoleName"]
 
     @contextmanager
-    def waiting(self, scale: float) -> Iterator[None]:
-        """The state machine waits so many times as long as it says (0.05 at other times), and so
-        looks less often.
-        """
+    def scaled_waits(self, scale: float) -> Iterator[None]:
+        """Scale the waits of the state machine (0.05 by default), so that it polls less often."""
         self._set_waiting(scale)
         try:
             yield
@@ -290,8 +285,8 @@ class Stack:
             )
 
     @contextmanager
-    def workers(self, **change: Any) -> Iterator[None]:
-        """The mapping that feeds the workers changed: Enabled=False, BatchSize=10,
+    def changed_mapping(self, **change: Any) -> Iterator[None]:
+        """Change the mapping that invokes the workers: Enabled=False, BatchSize=10,
         ScalingConfig=...
         """
         client = self.client("lambda")
@@ -311,7 +306,7 @@ class Stack:
             client.update_event_source_mapping(UUID=before["UUID"], **kept)
 
     def workers_alive(self) -> list[psutil.Process]:
-        """The processes that Lambda knows as the function `work`."""
+        """Return the processes of the function `work`."""
         found = []
         for process in psutil.Process(self.emulator.pid).children():
             with suppress(psutil.Error):
@@ -320,7 +315,7 @@ class Stack:
         return found
 
     def kill_a_worker(self, chance: random.Random) -> bool:
-        """End one of them, at whatever it is; whether there was one."""
+        """Kill one of them; return whether there was one."""
         found = self.workers_alive()
         if found:
             chance.choice(found).kill()
@@ -329,8 +324,8 @@ class Stack:
     def worker_environment(self) -> dict[str, str]:
         return self.workers_alive()[0].environ()
 
-    def logged(self, function: str) -> list[str]:
-        """All that a function has logged, and what Lambda says of its calls."""
+    def log_events(self, function: str) -> list[str]:
+        """Return all log events of a function, with Lambda's own lines."""
         logs = self.client("logs")
         group = next(
             g["logGroupName"]
@@ -340,9 +335,9 @@ class Stack:
         pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
         return [event["message"].rstrip() for page in pages for event in page["events"]]
 
-    def letters(self) -> dict[str, str]:
-        """The bodies in the dead-letter queue, with the reason of each; those that are just being
-        looked at too.
+    def dead_letters(self) -> dict[str, str]:
+        """Return the bodies in the dead-letter queue, with their reasons, including those in
+        flight.
         """
         query = urllib.parse.urlencode({"QueueUrl": self.outputs["DeadUrl"]})
         with urllib.request.urlopen(
@@ -363,9 +358,7 @@ class Stack:
 
 
 class Account:
-    """An account in which IAM decides, and the stacks in it: each is there when it is first asked
-    for.
-    """
+    """An account that enforces IAM, and its stacks, each deployed on first use."""
 
     def __init__(self, emulator: Emulator, shared: Path) -> None:
         self.emulator, self.shared = emulator, shared
@@ -380,9 +373,9 @@ class Account:
 
 
 def assembly(name: str, shared: Path) -> Path:
-    """The synthesized stack, made by whichever test process asks for it first.
+    """Return the synthesized stack, made by the first test process that needs it.
 
-    Its code is the tests' jobs: all else comes from the interpreter of the functions.
+    Its code is the tests' jobs: everything else comes from the interpreter of the functions.
     """
     out = shared / f"stack-{name}"
     with FileLock(f"{out}.lock"):
@@ -390,7 +383,9 @@ def assembly(name: str, shared: Path) -> Path:
             fresh = out.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.copytree(
-                HERE / "jobs", fresh / "code" / "jobs", ignore=shutil.ignore_patterns("__pycache__")
+                JOBS_FOLDER / "jobs",
+                fresh / "code" / "jobs",
+                ignore=shutil.ignore_patterns("__pycache__"),
             )
             _synthesize(name, fresh)
             fresh.rename(out)
@@ -411,7 +406,7 @@ def _synthesize(name: str, folder: Path) -> None:
     environment = node.environment() | {
         "HUNDREDFOLD_STACK_FILE": str(told),
         "CDK_OUTDIR": str(folder / "cdk.out"),
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(JOBS_FOLDER),
     }
     command = [sys.executable, "-m", "hundredfold.aws.stack.app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
@@ -429,14 +424,14 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 
 @pytest.fixture
-def by_events(account: Account) -> Iterator[Stack]:
-    """The same job in a stack where S3 tells of each batch."""
+def events_stack(account: Account) -> Iterator[Stack]:
+    """The same job in a stack with S3 events for each batch."""
     with account.emulator.reached():
         yield account.stack("by-events")
 
 
 @pytest.fixture
-def by_uploads(account: Account) -> Iterator[Stack]:
+def uploads_stack(account: Account) -> Iterator[Stack]:
     """The same job in a stack where an upload starts a run."""
     with account.emulator.reached():
         yield account.stack("by-uploads")
@@ -444,6 +439,6 @@ def by_uploads(account: Account) -> Iterator[Stack]:
 
 @pytest.fixture
 def trouble(account: Account) -> Iterator[Stack]:
-    """The stack of the job that does what its rows say; this process reaches it."""
+    """The stack of the job whose rows determine their outcome, reached by this process."""
     with account.emulator.reached():
         yield account.stack("hundredfold-trouble")

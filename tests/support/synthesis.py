@@ -1,4 +1,4 @@
-"""A stack synthesized in this process, for the tests that look at its template or put it into the
+"""A stack synthesized in this process, for tests that inspect its template or deploy it to the
 emulator.
 """
 
@@ -19,12 +19,11 @@ JOB = "tariffs.job:job"
 
 @contextmanager
 def cdk_app() -> Iterator[Any]:
-    """The module of the app, with the CDK's Node in this process's environment; the test is skipped
-    where there is none.
+    """Return the module of the app, with the CDK's Node in this process's environment; skip the
+    test without one.
     """
-    if (
-        find_spec("aws_cdk") is None
-    ):  # looked for and not imported: it takes the first Node that it finds
+    # only located, not imported: the import takes the first Node that it finds
+    if find_spec("aws_cdk") is None:
         pytest.skip("the CDK is not installed: pip install 'hundredfold[deploy]'")
     try:
         environment = find_node().environment()
@@ -39,14 +38,14 @@ def cdk_app() -> Iterator[Any]:
 
 
 def nothing(folder: Path) -> Path:
-    """A package that is there, and no more."""
+    """Write a package that exists, and contains nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "nothing.py").write_text("")
     return folder
 
 
 def synthesize(app: Any, out: Path, stack: str, settings: Mapping[str, Any]) -> Path:
-    """The assembly of one stack, whose functions hold nothing; its folder."""
+    """Return the assembly folder of one stack, whose functions contain nothing."""
     app.make_app(
         {"stack": stack, "code": str(nothing(out / "code")), "settings": settings},
         outdir=str(out / "cdk.out"),

@@ -1,1 +1,1 @@
-"""The same steps on AWS: Athena, S3, SQS, Lambda, Step Functions, DynamoDB."""
+"""The pipeline on AWS: Athena, S3, SQS, Lambda, Step Functions, DynamoDB."""

@@ -1,7 +1,7 @@
-"""What a person does with runs on AWS, from a laptop: each verb begins something there and, if
-asked to, watches it.
+"""The AWS backend: the commands for runs of a deployed stack, called from a user's machine.
 
-The state machine goes on when the laptop is closed.
+A command starts an execution on AWS and optionally follows it. The state machine continues when the
+machine is switched off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from ..job import Job, Layout
 from ..paths import expand_user
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
-from ..pipeline.stages import stages
+from ..pipeline.stages import Stage, stages
 from ..pipeline.validate import read_validation
 from ..ports.interfaces import Record
 from ..ports.run_facts import RunOptions
@@ -56,43 +56,43 @@ from ..sql.athena import refuse_untranslatable
 from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
-from .adapters.session import caller, client
-from .adapters.sources import check_place, refuse_csv
-from .home import AT_WORK, StackHome, stack_of
+from .adapters.session import caller_arn, client
+from .adapters.sources import check_location, refuse_csv
+from .home import RUNNING, StackHome, find_stack_name
 from .progress import ProgressReader
-from .runs import entry_of, is_other, new_record
+from .runs import code_entry, is_other_code, new_record
 
-LOOK = 1.5  # seconds between looks at the record
-COUNT = 4.0  # seconds between counts of what is done
-REMOTE = ("s3://", "glue://")
+RECORD_POLL_S = 1.5  # seconds between reads of the record
+PROGRESS_POLL_S = 4.0  # seconds between reads of the progress
+REMOTE_PREFIXES = ("s3://", "glue://")
 
 
 @dataclass(frozen=True, slots=True)
 class AwsBackend:
-    """Runs of a deployed stack: Step Functions walks the stages, and goes on when this process
+    """The runs of a deployed stack: Step Functions executes the stages, also after this process
     ends.
     """
 
     stack: str | None = None
 
-    fixed: ClassVar[str] = "mended and deployed"
+    fixed: ClassVar[str] = "fixed and deployed"
     watch_options: ClassVar[Sequence[str]] = ("--watch",)
 
     @property
     def cli_options(self) -> list[str]:
-        """The options of a command that name this backend and its home again."""
+        """The options that name this backend and its home in a command."""
         return ["--backend", "aws", *(["--stack", self.stack] if self.stack else [])]
 
     def caller(self) -> str:
-        """The ARN of the IAM principal; "" where STS cannot be asked."""
-        return caller()
+        """Return the ARN of the IAM principal; "" if STS does not reply."""
+        return caller_arn()
 
     def prestart(self) -> None:
-        """Nothing starts on this machine."""
+        """Do nothing: no worker processes start on this machine."""
 
     def open_home(self, job: str | None = None) -> StackHome:
-        """The runs of the stack."""
-        return StackHome(stack_of(job, self.stack))
+        """Return the home of the stack's runs."""
+        return StackHome(find_stack_name(job, self.stack))
 
     def run(
         self,
@@ -103,36 +103,37 @@ class AwsBackend:
     ) -> Run:
         """Run a deployed job.
 
-        A place of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE, or a
-        path of this machine, which is uploaded.
+        The location of a source is s3://BUCKET/KEY, a prefix or a pattern, glue://DATABASE/TABLE,
+        or a local path, which is uploaded.
         """
         _refuse_local(arguments)
         check_arguments(job, sources, None, arguments.max_rejected, arguments.max_failed)
         if not isinstance(job, str):
             raise UsageError(
-                "on AWS a job is named, not passed: its functions are those that were deployed",
-                hint="such as run('my_job.job:job', backend='aws')",
+                "the AWS backend takes the name of a job: its functions run the code that was "
+                "deployed",
+                hint="for example run('my_job.job:job', backend='aws')",
             )
         declared = load_job(job)
         check_translates(declared)
         check_declared(declared)
-        there = self.open_home(declared.name)
+        home = self.open_home(declared.name)
         run = (
             check_aws_run_id(arguments.run_id)
             if arguments.run_id is not None
             else new_run_id(dt.datetime.now(dt.UTC))
         )
         check_names(declared, sources or {}, arguments.max_rejected)
-        places = _places(there, run, declared, sources or {})
+        locations = _resolve_sources(home, run, declared, sources or {})
         options: RunOptions = {
             "as_of": parse_as_of(arguments.as_of) if arguments.as_of is not None else None,
             "max_rejected": dict(arguments.max_rejected),
             "max_failed": arguments.max_failed,
             "batches": arguments.batches,
-            "stack": there.stack,
+            "stack": home.stack,
         }
-        there.ledger.create(new_record(run, declared, job, places, options, there.place.code))
-        return _go(there, there.ledger.read(run), callbacks, arguments.wait)
+        home.ledger.create(new_record(run, declared, job, locations, options, home.resources.code))
+        return _start_execution(home, home.ledger.read(run), callbacks, arguments.wait)
 
     def resume(
         self,
@@ -143,16 +144,18 @@ class AwsBackend:
         job: Job | None = None,
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
-        """Go on with a run whose execution ended before the run did."""
+        """Resume a run whose execution ended before the run did."""
         _refuse_job(job)
         if sources:
             raise UsageError(
                 "--source is not for --backend aws",
                 hint="run the job again: hundredfold run JOB --backend aws --source NAME=s3://...",
             )
-        there, record = self._open_again("resume", run_id, Event.START, arguments.accept_new_code)
-        _plan_new_code(there, record)
-        return _go_again(there, record, Event.START, callbacks, arguments.wait)
+        home, record = self._open_to_continue(
+            "resume", run_id, Event.START, arguments.accept_new_code
+        )
+        _plan_new_code(home, record)
+        return _continue(home, record, Event.START, callbacks, arguments.wait)
 
     def retry(
         self,
@@ -162,14 +165,16 @@ class AwsBackend:
         *,
         job: Job | None = None,
     ) -> Run:
-        """Do the failed and crashed units again, with the function as it was deployed last, and
-        what builds on them.
+        """Execute the failed and crashed units again with the deployed code, and everything that
+        depends on them.
         """
         _refuse_job(job)
-        there, record = self._open_again("retry", run_id, Event.RETRY, arguments.accept_new_code)
-        plan_retry_of_run(there, record, load_job(record.ref))
-        _keep_code(there, record, there.ledger.read(record.id).attempt)
-        return _go_again(there, record, Event.RETRY, callbacks, arguments.wait)
+        home, record = self._open_to_continue(
+            "retry", run_id, Event.RETRY, arguments.accept_new_code
+        )
+        plan_retry_of_run(home, record, load_job(record.ref))
+        _record_code(home, record, home.ledger.read(record.id).attempt)
+        return _continue(home, record, Event.RETRY, callbacks, arguments.wait)
 
     def publish(
         self,
@@ -179,116 +184,114 @@ class AwsBackend:
         *,
         job: Job | None = None,
     ) -> Run:
-        """Go on with a run that its limits held back."""
+        """Publish a run that its limits held back."""
         _refuse_job(job)
-        there, record = self._open(run_id)
+        home, record = self._open(run_id)
         if record.state is not State.HELD:
             raise StateError(
-                f"run {record.id} is {record.state.value}, and only a run that is held back waits "
-                "to be published",
-                hint=_command(there, "status", record.id),
+                f"run {record.id} is {record.state.value}, and only a held run can be published",
+                hint=_command(home, "status", record.id),
             )
-        _check_code(there, record, "publish", arguments.accept_new_code)
-        there.ledger.note(
+        _check_code(home, record, "publish", arguments.accept_new_code)
+        home.ledger.note(
             record.id,
             options=decided_options(record, arguments.max_failed, arguments.replace_newer),
         )
-        _plan_new_code(there, record)
-        return _go_again(there, record, Event.START, callbacks, arguments.wait)
+        _plan_new_code(home, record)
+        return _continue(home, record, Event.START, callbacks, arguments.wait)
 
     def cancel(self, run_id: str | None) -> Record:
-        """End a run for good, and its execution; messages that are still queued are dropped by
-        whoever takes them.
-        """
-        there, record = self._open(run_id)
-        record = there.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
+        """Cancel a run and its execution; workers drop its messages that are still queued."""
+        home, record = self._open(run_id)
+        record = home.ledger.move(record.id, Event.CANCEL, reason="cancelled by hand")
         execution = record.execution
-        if execution and there.status_of(execution) == AT_WORK:
+        if execution and home.status_of(execution) == RUNNING:
             try:
                 client("stepfunctions").stop_execution(
                     executionArn=execution, error="Cancelled", cause="cancelled by hand"
                 )
             except ClientError:
-                if (
-                    there.status_of(execution) == AT_WORK
-                ):  # else it saw the record, and has ended by itself
+                # otherwise it has read the record and ended
+                if home.status_of(execution) == RUNNING:
                     raise
         return record
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
         """Follow a run to its end."""
-        there, record = self._open(run_id)
+        home, record = self._open(run_id)
         callbacks.run_started(record.id)
-        _follow(there, record.id, callbacks)
-        return Run(there, record.id)
+        _follow(home, record.id, callbacks)
+        return Run(home, record.id)
 
     def interruption(self, run_id: str) -> Interruption:
-        """The run goes on without this process."""
+        """Return the message for an interrupted command: the run continues."""
         return Interruption(
-            f"run {run_id} goes on without us", [("status", run_id, "--watch"), ("cancel", run_id)]
+            f"run {run_id} continues on AWS", [("status", run_id, "--watch"), ("cancel", run_id)]
         )
 
     def _open(self, run_id: str | None) -> tuple[StackHome, Record]:
-        there = self.open_home()
-        return there, find_run(there, run_id)
+        home = self.open_home()
+        return home, find_run(home, run_id)
 
-    def _open_again(
+    def _open_to_continue(
         self, verb: str, run_id: str | None, event: Event, accept_new_code: bool
     ) -> tuple[StackHome, Record]:
-        """Open a run that is to go on.
+        """Open a run to continue it.
 
-        RunBusy or StateError if it cannot, or not with the code that is deployed now.
+        Raises:
+            RunBusy: an execution of the run is active.
+            StateError: its state does not allow it, or other code is deployed now.
         """
-        there, record = self._open(run_id)
-        _refuse_active(there, record)
+        home, record = self._open(run_id)
+        _refuse_active(home, record)
         after(record.state, event, record.id)
-        _check_code(there, record, verb, accept_new_code)
-        return there, record
+        _check_code(home, record, verb, accept_new_code)
+        return home, record
 
 
 def _refuse_local(arguments: RunArguments) -> None:
-    """Raise UsageError for what only a run of this machine takes."""
+    """Raise UsageError for arguments of the local backend."""
     given = [f"--{name}" for name in ("workers", "memory") if getattr(arguments, name) is not None]
     if given:
         raise UsageError(
-            f"{' and '.join(given)} are of this machine",
-            hint="on AWS, deploy says them: hundredfold deploy --help",
+            f"{' and '.join(given)} are for --backend local",
+            hint="on AWS they are set when deploying: hundredfold deploy --help",
         )
 
 
 def _refuse_job(job: Job | None) -> None:
     if job is not None:
         raise UsageError(
-            "a run on AWS goes on with the job as it is deployed",
-            hint="leave job out; deploy it first where it has changed",
+            "a run on AWS continues with the job as it is deployed",
+            hint="leave job out; deploy it first if it has changed",
         )
 
 
-def _places(
-    there: StackHome, run: str, declared: Job, sources: Mapping[str, Any]
+def _resolve_sources(
+    home: StackHome, run: str, declared: Job, sources: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The address of each source that is given or has files of this machine, which are uploaded."""
+    """Return the address of each source that is given or has a path; local files are uploaded."""
     for source in declared.sources:
-        place = sources.get(source.name, source.path)
-        if isinstance(place, str) and place.startswith(REMOTE):
-            refuse_csv(source, place)
-            check_place(source.name, place)
-    places = {
-        name: _sent(there, run, name, _from_here(place), declared)
-        for name, place in sources.items()
+        location = sources.get(source.name, source.path)
+        if isinstance(location, str) and location.startswith(REMOTE_PREFIXES):
+            refuse_csv(source, location)
+            check_location(source.name, location)
+    locations = {
+        name: _upload_source(home, run, name, _absolute(location), declared)
+        for name, location in sources.items()
     }
     for source in declared.sources:
         if (
-            source.name not in places
+            source.name not in locations
             and source.path is not None
-            and not source.path.startswith(REMOTE)
+            and not source.path.startswith(REMOTE_PREFIXES)
         ):
-            places[source.name] = _sent(there, run, source.name, source.path, declared)
-    return places
+            locations[source.name] = _upload_source(home, run, source.name, source.path, declared)
+    return locations
 
 
 def check_translates(job: Job) -> None:
-    """QueryError for a query that Athena would not understand, before anything is done."""
+    """Raise QueryError for queries that Athena does not support, before anything starts."""
     for model in job.models:
         refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
     for output in job.releases:
@@ -300,12 +303,14 @@ def check_translates(job: Job) -> None:
             refuse_untranslatable(
                 f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t"
             )
-    _refuse_checks_inside(job)
+    _refuse_nested_checks(job)
 
 
-def _refuse_checks_inside(job: Job) -> None:
-    """QueryError for constraints of the values in lists and dicts, which Athena would be asked to
-    check; results are checked elsewhere.
+def _refuse_nested_checks(job: Job) -> None:
+    """Raise QueryError for constraints on values in lists and dicts, which Athena would have to
+    check.
+
+    Results are checked elsewhere.
     """
     contracts = [
         *((s.name, s.contract) for s in job.sources),
@@ -324,205 +329,220 @@ def _refuse_checks_inside(job: Job) -> None:
             "a contract has constraints inside of lists or dicts, which are not checked on AWS",
             problems=problems,
             hint=(
-                "take them out of the contracts of sources and releases (results are checked "
-                "there too); the job runs here as it is"
+                "remove them from the contracts of sources and releases (results are checked on "
+                "AWS too), or run the job locally"
             ),
         )
 
 
-def _go_again(
-    there: StackHome, record: Record, event: Event, callbacks: RunCallbacks, wait: bool
+def _continue(
+    home: StackHome, record: Record, event: Event, callbacks: RunCallbacks, wait: bool
 ) -> Run:
-    """Begin another execution for a run that has had one, and follow it."""
+    """Start another execution of a run, and follow it."""
     if record.state is not State.NEW:
-        there.ledger.move(record.id, event)
-    record = there.ledger.read(record.id)
-    discard(there, record)
-    return _go(there, record, callbacks, wait)
+        home.ledger.move(record.id, event)
+    record = home.ledger.read(record.id)
+    discard(home, record)
+    return _start_execution(home, record, callbacks, wait)
 
 
-def _check_code(there: StackHome, record: Record, verb: str, accept: bool) -> None:
-    """Raise StateError where other code is deployed now than the run was done by, unless that is
-    accepted.
-    """
-    if not accept and is_other(record, there.place.code):
+def _check_code(home: StackHome, record: Record, verb: str, accept: bool) -> None:
+    """Raise StateError if other code is deployed than the run used, unless that is accepted."""
+    if not accept and is_other_code(record, home.resources.code):
         then = record.code[-1]["fingerprint"]
         raise StateError(
-            f"the code is not that with which run {record.id} was done so far: {there.place.code} "
-            f"is deployed, and it was {then}",
+            f"other code is deployed than run {record.id} used so far: {home.resources.code} in "
+            f"place of {then}",
             hint=(
-                "go on with the code as it is deployed now: "
-                f"{_command(there, verb, record.id, NEW_CODE)}   or deploy the earlier code "
-                "again, or run the job again"
+                f"continue with the deployed code: {_command(home, verb, record.id, NEW_CODE)}   "
+                "or deploy the earlier code again, or run the job again"
             ),
         )
 
 
-def _plan_new_code(there: StackHome, record: Record) -> None:
-    """Let what is left of a run be done in an attempt of its own where the code is other, so that
-    each unit's attempt says by which.
+def _plan_new_code(home: StackHome, record: Record) -> None:
+    """Plan the rest of a run as a new attempt if other code is deployed.
+
+    So the attempt of each unit records its code.
     """
-    if is_other(record, there.place.code):
-        left = plan_remaining(there, record, load_job(record.ref))
+    if is_other_code(record, home.resources.code):
+        left = plan_remaining(home, record, load_job(record.ref))
         attempt = record.attempt + 1
-        _keep_code(there, record, attempt)
+        _record_code(home, record, attempt)
         if left:
-            there.ledger.note(record.id, options={"attempt": attempt})
+            home.ledger.note(record.id, options={"attempt": attempt})
 
 
-def _keep_code(there: StackHome, record: Record, attempt: int) -> None:
-    if is_other(record, there.place.code):
-        there.ledger.note(
+def _record_code(home: StackHome, record: Record, attempt: int) -> None:
+    if is_other_code(record, home.resources.code):
+        home.ledger.note(
             record.id,
-            options={"code": [*record.code, entry_of(there.place.code, attempt)]},
+            options={"code": [*record.code, code_entry(home.resources.code, attempt)]},
         )
 
 
-def _refuse_active(there: StackHome, record: Record) -> None:
-    if there.is_active(record.id):
+def _refuse_active(home: StackHome, record: Record) -> None:
+    if home.is_active(record.id):
         raise RunBusy(
-            f"run {record.id} is at work on AWS",
+            f"run {record.id} is active on AWS",
             hint=(
-                f"watch it with: {_command(there, 'status', record.id, '--watch')}   or end it "
-                f"with: {_command(there, 'cancel', record.id)}"
+                f"watch it with: {_command(home, 'status', record.id, '--watch')}   or cancel it "
+                f"with: {_command(home, 'cancel', record.id)}"
             ),
         )
 
 
-def _go(there: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -> Run:
-    """Begin an execution for the run, and follow it."""
+def _start_execution(home: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -> Run:
+    """Start an execution of the run, and follow it."""
     number = int(record.options.get("executions", 0)) + 1
     try:
-        began = client("stepfunctions").start_execution(
-            stateMachineArn=there.place.machine,
+        started = client("stepfunctions").start_execution(
+            stateMachineArn=home.resources.machine,
             name=f"{record.id}-{number}"[:80],
             input=json.dumps({"run": record.id}),
         )
     except ClientError as error:
         raise HundredfoldError(
             f"run {record.id} is recorded, but cannot be started: {error}",
-            hint=_command(there, "resume", record.id),
+            hint=_command(home, "resume", record.id),
         ) from error
-    there.ledger.note(record.id, options={"execution": began["executionArn"], "executions": number})
+    home.ledger.note(
+        record.id, options={"execution": started["executionArn"], "executions": number}
+    )
     callbacks.run_started(record.id)
     if wait:
-        _follow(there, record.id, callbacks)
-    return Run(there, record.id)
+        _follow(home, record.id, callbacks)
+    return Run(home, record.id)
 
 
-def _follow(there: StackHome, run: str, callbacks: RunCallbacks) -> None:
-    """Tell the callbacks what happens, until the run has ended; raises as a run on this machine
-    would.
-    """
-    record = there.ledger.read(run)
-    try:
-        known = {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
-    except (
-        HundredfoldError
-    ):  # the job is not on this machine: its stages are told by their names alone
-        known = {}
-    told: set[str] = set()
-    counts: dict[str, ProgressReader] = {}
-    counted = 0.0
+def _follow(home: StackHome, run: str, callbacks: RunCallbacks) -> None:
+    """Report to the callbacks until the run has ended; raise the errors that a local run would."""
+    record = home.ledger.read(run)
+    reporter = RunReporter(home, run, callbacks, _stages_of(record))
     while True:
-        record = there.ledger.read(run)
-        if record.step not in told and record.step in known:
-            told.add(record.step)
-            callbacks.stage_started(known[record.step])
-        _tell(there, record, callbacks, told)
+        record = home.ledger.read(run)
+        reporter.report(record)
+        if record.state not in (State.NEW, State.RUNNING):
+            break
+        _refuse_dead_execution(home, record)
+        time.sleep(RECORD_POLL_S)
+    match record.state:
+        case State.HELD:
+            raise PublishRefused(record.reason, hint=_hint(home, record))
+        case State.FAILED:
+            raise HundredfoldError(record.reason or f"run {run} failed", hint=_hint(home, record))
+        case State.CANCELLED:
+            raise Stopped(
+                f"run {run} was cancelled",
+                hint=f"completed units are kept: {_command(home, 'status', run)}",
+            )
+
+
+def _stages_of(record: Record) -> Mapping[str, Stage]:
+    """Return the stages of a run's job by name; none if the job is not on this machine."""
+    try:
+        return {str(stage): stage for stage in stages(load_job(record.ref))} if record.ref else {}
+    except HundredfoldError:
+        return {}
+
+
+def _refuse_dead_execution(home: StackHome, record: Record) -> None:
+    """Raise HundredfoldError if the execution ended and the run did not."""
+    if home.status_of(record.execution) in (RUNNING, "SUCCEEDED", ""):
+        return
+    if home.ledger.read(record.id).state in (State.NEW, State.RUNNING):
+        raise HundredfoldError(
+            f"the execution of run {record.id} ended before the run did",
+            hint=_command(home, "resume", record.id),
+        )
+
+
+@dataclass(slots=True)
+class RunReporter:
+    """Reports the changes of a run's record to callbacks, each one once."""
+
+    home: StackHome
+    run: str
+    callbacks: RunCallbacks
+    stages: Mapping[str, Stage]
+    reported: set[str] = field(default_factory=set)
+    readers: dict[str, ProgressReader] = field(default_factory=dict)
+    last_progress: float = 0.0
+
+    def report(self, record: Record) -> None:
+        if record.step not in self.reported and record.step in self.stages:
+            self.reported.add(record.step)
+            self.callbacks.stage_started(self.stages[record.step])
+        self._report_results(record)
+        self._report_progress(record)
+
+    def _report_results(self, record: Record) -> None:
+        """Report the validation of the sources, and the result of each model, once known."""
+        if "sources" in record.counts and "sources" not in self.reported:
+            self.reported.add("sources")
+            self.callbacks.validated(read_validation(Layout(record.id), self.home.store))
+        for name, facts in record.models.items():
+            collected = Collected.of(name, facts)
+            if collected is None or f"{name} in attempt {collected.attempt}" in self.reported:
+                continue
+            self.reported.add(f"{name} in attempt {collected.attempt}")
+            self.callbacks.collected(collected)
+
+    def _report_progress(self, record: Record) -> None:
         model = record.step.removeprefix("work ")
         facts = record.models.get(model, {})
         if (
             record.step == f"work {model}"
             and "units" in facts
-            and time.monotonic() - counted > COUNT
+            and time.monotonic() - self.last_progress > PROGRESS_POLL_S
         ):
-            counted = time.monotonic()
-            count = counts.setdefault(
-                model, ProgressReader(there.store, Layout(run), model, facts["units"])
+            self.last_progress = time.monotonic()
+            reader = self.readers.setdefault(
+                model, ProgressReader(self.home.store, Layout(self.run), model, facts["units"])
             )
-            callbacks.progress(count.look())
-        if record.state not in (State.NEW, State.RUNNING):
-            break
-        if there.status_of(record.execution) not in (
-            AT_WORK,
-            "SUCCEEDED",
-            "",
-        ):
-            record = there.ledger.read(run)
-            if record.state in (State.NEW, State.RUNNING):
-                raise HundredfoldError(
-                    f"the execution of run {run} ended before the run did",
-                    hint=_command(there, "resume", run),
-                )
-        time.sleep(LOOK)
-    match record.state:
-        case State.HELD:
-            raise PublishRefused(record.reason, hint=_hint(there, record))
-        case State.FAILED:
-            raise HundredfoldError(record.reason or f"run {run} failed", hint=_hint(there, record))
-        case State.CANCELLED:
-            raise Stopped(
-                f"run {run} was cancelled",
-                hint=f"what was done is kept: {_command(there, 'status', run)}",
-            )
+            self.callbacks.progress(reader.read())
 
 
-def _tell(there: StackHome, record: Record, callbacks: RunCallbacks, told: set[str]) -> None:
-    """The verdicts on the sources and what came of each model, once it is known."""
-    if "sources" in record.counts and "sources" not in told:
-        told.add("sources")
-        callbacks.validated(read_validation(Layout(record.id), there.store))
-    for name, facts in record.models.items():
-        collected = Collected.of(name, facts)
-        if collected is not None and f"{name} is collected in {collected.attempt}" not in told:
-            told.add(f"{name} is collected in {collected.attempt}")
-            callbacks.collected(collected)
+def _command(home: StackHome, *words: str) -> str:
+    """Return a command about this stack's runs, as a user would type it."""
+    return shlex.join(["hundredfold", *words, "--backend", "aws", "--stack", home.stack])
 
 
-def _command(there: StackHome, *words: str) -> str:
-    """A command about this stack's runs, as a person would type it."""
-    return shlex.join(["hundredfold", *words, "--backend", "aws", "--stack", there.stack])
-
-
-def _hint(there: StackHome, record: Record) -> str:
-    """What to do about the reason for which a run ended: what the step that failed said, where it
-    is a step that failed.
-    """
+def _hint(home: StackHome, record: Record) -> str:
+    """Return what to do after a run ended: the hint of the step that failed, if any."""
     reason, hint = record.options.get("hint") or ("", "")
     if reason != record.reason:
-        return f"once the cause is mended: {_command(there, 'resume', record.id)}"
-    return placed(hint, ["--backend", "aws", "--stack", there.stack])
+        return f"after fixing the cause: {_command(home, 'resume', record.id)}"
+    return placed(hint, ["--backend", "aws", "--stack", home.stack])
 
 
-def _sent(there: StackHome, run: str, name: str, place: Any, job: Job) -> str:
-    """The address of a source's rows; files of this machine are uploaded."""
-    if not isinstance(place, str | Path):
+def _upload_source(home: StackHome, run: str, name: str, location: Any, job: Job) -> str:
+    """Return the address of a source's rows; local files are uploaded."""
+    if not isinstance(location, str | Path):
         raise SourceError(
-            f"the source {name} is a table in memory", hint="write it as Parquet, and name the file"
+            f"the source {name} is a table in memory",
+            hint="write it as a Parquet file, and give its path",
         )
-    if str(place).startswith(REMOTE):
-        return str(place)
-    files = find_files(name, str(place), job.folder or Path())
+    if str(location).startswith(REMOTE_PREFIXES):
+        return str(location)
+    files = find_files(name, str(location), job.folder or Path())
     folder = f"sources/_runs/{run}/{name}"
     for path in files.paths:
-        there.store.send(Path(path), f"{folder}/{_seen(Path(path).relative_to(files.root))}")
-    return there.store.where(folder) + "/"
+        home.store.send(Path(path), f"{folder}/{_visible_key(Path(path).relative_to(files.root))}")
+    return home.store.where(folder) + "/"
 
 
-def _seen(path: Path) -> str:
-    """A key for a file that a place on this machine names itself: below a prefix, no hidden name is
-    found.
-    """
+def _visible_key(path: Path) -> str:
+    """Return a visible key for a local file: a source below a prefix includes no hidden names."""
     *folders, last = path.parts
     seen = [f"named{part}" if is_hidden((part, "x")) else part for part in folders]
     return "/".join([*seen, f"named{last}" if is_hidden((last,)) else last])
 
 
-def _from_here(place: Any) -> Any:
-    """A path that was given by hand is relative to where we are, and not to the job's file."""
+def _absolute(location: Any) -> Any:
+    """Make a path absolute: it is relative to the working directory, not to the job's file."""
     return (
-        place
-        if not isinstance(place, str | Path) or str(place).startswith(REMOTE)
-        else expand_user(place).absolute()
+        location
+        if not isinstance(location, str | Path) or str(location).startswith(REMOTE_PREFIXES)
+        else expand_user(location).absolute()
     )

@@ -1,4 +1,4 @@
-"""A stack as the place that keeps runs, seen from a laptop: what local.home.Home is for a folder."""
+"""The home of the runs of a stack, accessed from a user's machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.s3_store import S3Store
 from .adapters.session import StackResources, client
 
-AT_WORK = "RUNNING"
+RUNNING = "RUNNING"
 
 
 class StackHome:
@@ -25,20 +25,20 @@ class StackHome:
 
     def __init__(self, stack: str) -> None:
         self.stack = stack
-        self.place = StackResources.of_stack(stack)
-        self.store = S3Store(self.place.bucket)
-        self.ledger: Ledger = DynamoLedger(self.place.table)
+        self.resources = StackResources.from_stack(stack)
+        self.store = S3Store(self.resources.bucket)
+        self.ledger: Ledger = DynamoLedger(self.resources.table)
 
-    def publishing(self, job: str) -> AbstractContextManager[None]:  # noqa: ARG002  # a port says what it is called with
-        """Nothing to hold: S3 replaces the pointer at once."""
+    def publishing(self, job: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Hold no lock: S3 replaces the pointer atomically."""
         return nullcontext()
 
     def is_active(self, run: str) -> bool:
-        """Whether an execution of the state machine is at work on the run."""
-        return self.status_of(self.ledger.read(run).execution) == AT_WORK
+        """Return whether an execution of the state machine is active for the run."""
+        return self.status_of(self.ledger.read(run).execution) == RUNNING
 
     def status_of(self, execution: str) -> str:
-        """What Step Functions says of an execution; "" if it knows none."""
+        """Return the status of an execution in Step Functions; "" for an unknown one."""
         if not execution:
             return ""
         try:
@@ -49,30 +49,32 @@ class StackHome:
             raise
 
     def holds(self, run: str) -> bool:
-        """Whether the run's files are still there."""
+        """Return whether the run's files still exist."""
         return next(self.store.list(f"{Layout(run).root}/"), None) is not None
 
     def where(self, key: str) -> str:
-        """Where a person finds an object."""
+        """Return the address of an object, for a person."""
         return self.store.where(key)
 
     def fetch(self, key: str) -> Path:
-        """An object as a file of this machine, which is gone when this process ends."""
+        """Return an object as a local file, which is removed when this process ends."""
         return self.store.fetch(key)
 
     def scratch(self, run: str) -> Path:
-        """An empty folder of this machine."""
+        """Return a new empty folder on this machine."""
         return Path(mkdtemp(prefix=f"hundredfold-{run}-"))
 
     @property
     def words(self) -> str:
-        """How the runs' place is called in a sentence."""
+        """The name of this home in a sentence."""
         return f"the stack {self.stack}"
 
 
-def stack_of(job: str | None, stack: str | None) -> str:
-    """The stack that is meant: the one named, that of the job, or the only one that there is;
-    UsageError if there is no telling.
+def find_stack_name(job: str | None, stack: str | None) -> str:
+    """Return the name of a stack: the one given, that of the job, or the only one.
+
+    Raises:
+        UsageError: no stack can be chosen.
     """
     if stack == "":
         raise UsageError("the stack's name is empty", hint="leave it out, or name it with --stack")
@@ -80,18 +82,18 @@ def stack_of(job: str | None, stack: str | None) -> str:
         return stack
     if job is not None:
         return f"hundredfold-{check_job_name(job).replace('_', '-')}"
-    names = sorted(_stacks())
+    names = sorted(_list_stacks())
     if len(names) == 1:
         return names[0]
     raise UsageError(
-        f"which stack is meant? there are {', '.join(names)}"
+        f"which stack is meant? found {', '.join(names)}"
         if names
-        else "there is no stack of hundredfold that these credentials can see",
+        else "these credentials can see no stack of hundredfold",
         hint="name it with --stack" if names else "deploy one: hundredfold deploy MODULE:JOB",
     )
 
 
-def _stacks() -> list[str]:
+def _list_stacks() -> list[str]:
     found: list[Any] = []
     try:
         for page in client("cloudformation").get_paginator("describe_stacks").paginate():
@@ -99,14 +101,18 @@ def _stacks() -> list[str]:
     except (ClientError, BotoCoreError) as error:
         raise UsageError(
             f"the stacks cannot be listed: {error}",
-            hint="log in, or name the stack with --stack; AWS_PROFILE and AWS_REGION say where",
+            hint=(
+                "log in, or name the stack with --stack; AWS_PROFILE and AWS_REGION select the "
+                "account and region"
+            ),
         ) from error
+    # outputs with the same names in every app
     ours = {
         "Job",
         "MachineArn",
         "QueueUrl",
         "Trigger",
-    }  # of its outputs, which have the same names in everybody's app
+    }
     return [
         s["StackName"]
         for s in found

@@ -1,27 +1,27 @@
-"""What the functions run on: the Python, the processors, and the room that Lambda gives a package."""
+"""The platform of the functions: Python versions, processors, and the size limit of a package."""
 
 from __future__ import annotations
 
 import re
 
-# the newest that Lambda offers: the oldest wheels it cannot take are the rarest, and it is
-# supported the longest
+# the newest that Lambda offers: fewest wheels are too old for it, and it is supported longest
 PYTHON = "3.14"
 PYTHONS = ("3.12", "3.13", "3.14")  # those on Amazon Linux 2023
-GLIBC = 34  # Amazon Linux 2023 has glibc 2.34: wheels for 2.17 to 2.34 run there
-MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}  # as Lambda and as wheels call a processor
+GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to 2.34
+# Lambda's name of a processor to the one in wheels
+WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
-ROOM = 250 * 2**20  # bytes that code and layers may take together, unzipped
+MAX_UNZIPPED_BYTES = 250 * 2**20  # code and layers together, unzipped
 
 
 def platforms(architecture: str) -> list[str]:
-    """The tags of the wheels that run there, the newest first."""
-    machine = MACHINES[architecture]
+    """Return the platform tags of compatible wheels, the newest first."""
+    machine = WHEEL_ARCHITECTURES[architecture]
     older = [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1")]
-    return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)), *older]
+    return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)), *older]
 
 
-def digest_of(image: str) -> str:
-    """Return the fingerprint of an image that is named by its digest; "" for another address."""
+def digest_in_address(image: str) -> str:
+    """Return the fingerprint of an image given by its digest; "" for another address."""
     found = re.search(r"@sha256:([0-9a-f]{64})$", image)
     return found[1][:FINGERPRINT_DIGITS] if found else ""

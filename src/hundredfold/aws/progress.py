@@ -1,6 +1,4 @@
-"""How far the workers of a model are, seen from afar: what their outcomes tell, each of which is
-read once.
-"""
+"""The progress of a model, read from its outcomes; each outcome is read once."""
 
 from __future__ import annotations
 
@@ -14,51 +12,54 @@ from ..pipeline.coverage import Coverage
 from ..pipeline.work import Progress
 from .adapters.s3_store import S3Store
 
-AT_ONCE = 16
+READ_THREADS = 16
 
 
 class ProgressReader:
-    """The units of a model that have an outcome, and those of them that did not end well.
+    """The units of a model that have an outcome, and those that did not end with `ok`.
 
-    Of a unit that was done again, the last counts.
+    The last outcome of a unit counts.
     """
 
     def __init__(self, store: S3Store, layout: Layout, model: str, units: int) -> None:
         self.store, self.layout, self.model = store, layout, model
         self.coverage = Coverage(units)
-        self.bad: set[int] = set()
+        self.failures: set[int] = set()
         self.last_failure = ""
-        self._seen: set[str] = set()
+        self._read_keys: set[str] = set()
 
-    def look(self) -> Progress:
-        """How far the model is now; only what has come since the last look is read."""
+    def read(self) -> Progress:
+        """Return the current progress; only outcomes that are new since the last call are read."""
         listed = self.store.list(self.layout.outcomes(self.model) + "/")
+        # sorted by attempt first
         fresh = sorted(
-            key for key in listed if key not in self._seen and self.layout.parse_outcome_key(key)
-        )  # by attempt, first of all
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for key, bad in zip(fresh, pool.map(self._bad, fresh), strict=True):
+            key
+            for key in listed
+            if key not in self._read_keys and self.layout.parse_outcome_key(key)
+        )
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for key, bad in zip(fresh, pool.map(self._read_failures, fresh), strict=True):
                 self._add(key, bad)
         return Progress(
             self.model,
             int(self.coverage.done.sum()),
             len(self.coverage.done),
-            len(self.bad),
+            len(self.failures),
             self.last_failure,
         )
 
     def _add(self, key: str, bad: Sequence[UnitStatus]) -> None:
         done = self.layout.parse_outcome_key(key)
         assert done is not None
-        self._seen.add(key)
+        self._read_keys.add(key)
         self.coverage.add(done.first, done.last)
-        self.bad -= {unit for unit in self.bad if done.first <= unit <= done.last}
-        self.bad |= {account.unit for account in bad}
+        self.failures -= {unit for unit in self.failures if done.first <= unit <= done.last}
+        self.failures |= {account.unit for account in bad}
         if bad:
             self.last_failure = f"{bad[-1].error}: {bad[-1].message.partition(chr(10))[0]}"
 
-    def _bad(self, key: str) -> Sequence[UnitStatus]:
+    def _read_failures(self, key: str) -> Sequence[UnitStatus]:
         try:
             return unpack_ledger(get_sealed(self.store, key)).not_ok
-        except KeyError:  # it was put together with others, or is forgotten for a retry
+        except KeyError:  # it was merged with others, or removed for a retry
             return ()

@@ -1,4 +1,4 @@
-"""How a run on AWS begins: its record, as the ledger keeps it, and its limits put on the job."""
+"""The record of a run on AWS at its start, and the check of its code."""
 
 from __future__ import annotations
 
@@ -23,72 +23,82 @@ def new_record(
     options: RunOptions,
     code: str = "",
 ) -> Record:
-    """A run that nothing is done of, to be done by the code of that fingerprint.
+    """Return the record of a new run, for the code of that fingerprint.
 
-    UsageError or SourceError if it cannot be.
+    Raises:
+        UsageError: the run id is invalid.
+        SourceError: a source has no location.
     """
     check_aws_run_id(run)
     for name in sources:
         job.source(name)
-    places = {source.name: sources.get(source.name, source.path) for source in job.sources}
-    missing = [name for name, place in places.items() if not place]
+    locations = {source.name: sources.get(source.name, source.path) for source in job.sources}
+    missing = [name for name, location in locations.items() if not location]
     if missing:
         raise SourceError(
-            f"the sources {', '.join(missing)} have no place",
+            f"the sources {', '.join(missing)} have no location",
             hint=(
-                f"name it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded"
+                f"give it: --source {missing[0]}=s3://BUCKET/PREFIX/   or a path, which is uploaded"
             ),
         )
     return _record(
-        run, job, ref, {name: place for name, place in places.items() if place}, options, code
+        run,
+        job,
+        ref,
+        {name: location for name, location in locations.items() if location},
+        options,
+        code,
     )
 
 
-def entry_of(code: str, attempt: int) -> CodeEntry:
-    """What a record says of the code that does an attempt and those that follow."""
+def code_entry(code: str, attempt: int) -> CodeEntry:
+    """Return the entry of a record for the code of an attempt and the following ones."""
     return CodeEntry(attempt=attempt, fingerprint=code, commit="")
 
 
 def refuse_other_code(record: Record, code: str) -> None:
-    """Raise StateError where the functions hold other code than the run is being done by: it was
-    deployed meanwhile.
-    """
-    if is_other(record, code):
+    """Raise StateError if other code has been deployed since the run began."""
+    if is_other_code(record, code):
         raise StateError(
-            f"other code was deployed while run {record.id} was at work: {code} instead of "
+            f"other code was deployed while run {record.id} was active: {code} in place of "
             f"{record.code[-1]['fingerprint']}",
             hint=(
-                f"go on with it: hundredfold resume {record.id} {NEW_CODE}   or deploy the "
+                f"continue with it: hundredfold resume {record.id} {NEW_CODE}   or deploy the "
                 f"earlier code again, then: hundredfold resume {record.id}"
             ),
         )
 
 
-def is_other(record: Record, code: str) -> bool:
-    """Whether the code of a fingerprint is other than that by which a run was done last, as far as
-    both are known.
-    """
+def is_other_code(record: Record, code: str) -> bool:
+    """Return whether code differs from the last code of a run, if both are known."""
     return bool(code and record.code) and record.code[-1]["fingerprint"] != code
 
 
 def _record(
-    run: str, job: Job, ref: str, places: Mapping[str, str], options: RunOptions, code: str
+    run: str,
+    job: Job,
+    ref: str,
+    locations: Mapping[str, str],
+    options: RunOptions,
+    code: str,
 ) -> Record:
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    kept: RunOptions = {**options, "as_of": as_of, "sources": dict(places), "attempt": 1}
+    kept: RunOptions = {**options, "as_of": as_of, "sources": dict(locations), "attempt": 1}
     if code:
-        kept["code"] = [entry_of(code, 1)]
+        kept["code"] = [code_entry(code, 1)]
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
 
 
-def begin_upload(
-    run: str, sources: Mapping[str, str], job: Job, place: StackResources, ledger: DynamoLedger
+def record_upload_run(
+    run: str, sources: Mapping[str, str], job: Job, resources: StackResources, ledger: DynamoLedger
 ) -> Record:
-    """Record a run that an upload began; its other sources are where the newest run had them that
-    did not fail, or where the job says. SourceError where one has no place: nobody is there to be
-    told, so that is recorded as well.
+    """Record a run that an upload started.
+
+    Its other sources are at the locations of the newest run that did not fail, or at those of the
+    job. Raises SourceError if one has no location: since no user sees the error, it is recorded as
+    well.
     """
     before = [
         record
@@ -98,9 +108,9 @@ def begin_upload(
     known = before[0].source_addresses if before else {}
     options: RunOptions = {"uploaded": sorted(sources)}
     try:
-        record = new_record(run, job, place.job, {**known, **sources}, options, place.code)
+        record = new_record(run, job, resources.job, {**known, **sources}, options, resources.code)
     except SourceError:
-        ledger.create(_record(run, job, place.job, sources, options, place.code))
+        ledger.create(_record(run, job, resources.job, sources, options, resources.code))
         raise
     ledger.create(record)
     return record

@@ -139,7 +139,7 @@ def deploy(
     name = stack or deploying.default_stack(job)
     if synth is not None:
         with report_write_errors("--synth", Path(synth)):
-            made = deploying.synth(job, Path(synth), stack=name, wish=wish)
+            made = deploying.synth(job, Path(synth), stack=name, options=wish)
         display.stdout.print(f"wrote {made.folder}")
         if made.package is not None:
             _show_sizes(made.package)
@@ -148,9 +148,9 @@ def deploy(
         job,
         Path(BUILD_FOLDER) / name,
         stack=name,
-        wish=wish,
+        options=wish,
         bootstrap=bootstrap,
-        say=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
+        report=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
     display.stdout.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
     display.show_next(
@@ -184,7 +184,7 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
     bucket = deploying.destroy(
         name,
         everything=everything,
-        say=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
+        report=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
     display.stdout.print(
         f"the stack {name} is gone"
@@ -291,9 +291,9 @@ def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG
     with needing("aws"):
         from ..aws.doctor.doctor import examine
         from ..aws.doctor.finding import Level
-        from ..aws.home import stack_of
+        from ..aws.home import find_stack_name
 
-    found = examine(stack_of(None, stack))
+    found = examine(find_stack_name(None, stack))
     if as_json:
         display.print_json(
             [
@@ -325,7 +325,7 @@ def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG
 
 def _show_sizes(built: Any) -> None:
     """What takes the room, against what Lambda gives."""
-    from ..aws.lambda_platform import ROOM
+    from ..aws.lambda_platform import MAX_UNZIPPED_BYTES
     from . import display
 
     for part in built.sizes:
@@ -335,7 +335,7 @@ def _show_sizes(built: Any) -> None:
                 markup=False,
             )
     display.stdout.print(
-        f"  {'together':<26} {'':<14} {built.size / BYTES_PER_MB:7.1f} MB of {ROOM / BYTES_PER_MB:.0f}   ({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
+        f"  {'together':<26} {'':<14} {built.size / BYTES_PER_MB:7.1f} MB of {MAX_UNZIPPED_BYTES / BYTES_PER_MB:.0f}   ({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
         markup=False,
     )
     for name in built.left_out:

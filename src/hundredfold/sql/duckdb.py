@@ -59,14 +59,19 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class DiskStore(Protocol):
+class WritableStore(Protocol):
+    """A store that takes files which DuckDB writes, such as one in S3."""
+
+    def writing(self, key: str) -> AbstractContextManager[Path]:
+        """Return a path to write to, which becomes the object when the block ends."""
+
+
+@runtime_checkable
+class DiskStore(WritableStore, Protocol):
     """A store whose objects are files that DuckDB can open."""
 
     def path(self, key: str) -> Path:
         """Return the file of an object."""
-
-    def writing(self, key: str) -> AbstractContextManager[Path]:
-        """Return a path to write to, which becomes the object when the block ends."""
 
 
 class DuckWarehouse:
@@ -79,7 +84,7 @@ class DuckWarehouse:
 
     def __init__(
         self,
-        store: Store | DiskStore,
+        store: Store | WritableStore,
         scratch: Path,
         *,
         memory: int,
@@ -206,7 +211,9 @@ class DuckWarehouse:
             "csv": "FORMAT csv, HEADER",
             "jsonl": "FORMAT json",
         }[format]
-        with self.store.writing(key) as path:
+        if not isinstance(self._store, WritableStore):
+            raise TypeError(f"{type(self._store).__name__} takes no files")
+        with self._store.writing(key) as path:
             count = self._run(f"COPY ({select}) TO '{_text(path)}' ({options})")
         return int(count[0][0])
 

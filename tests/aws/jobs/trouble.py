@@ -1,9 +1,9 @@
-"""A job whose rows say what becomes of their unit: this module runs in the emulated functions, and
-in the test's own process.
+"""A job whose rows determine the outcome of their unit.
 
-A unit is one row: its number, how it ends, and a file of this machine. A call writes its unit's
-number into that file, so that a test can count calls; and where a file of that name with `.mended`
-is there, the function is mended, and every unit ends well.
+The module runs in the emulated functions, and in the test's own process. A unit is one row: its
+number, its ending, and a local file. A call writes the unit's number into that file, so that a test
+can count calls. If a file of the same name with `.mended` exists, the function is fixed, and every
+unit succeeds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from hundredfold import Job, Model, Publish, Source
 
 PARTS = 3
 LIMIT_S = 40.0  # of a unit; a call may take longer
-MENDED = "JOB_IS_MENDED"  # in the environment: what was deployed last has another query
+MENDED = "JOB_IS_MENDED"  # environment variable: the code deployed last has another query
 TO_NUMBER = "TRY_CAST" if os.environ.get(MENDED) else "CAST"
 
 
@@ -45,19 +46,17 @@ class Double:
 
 
 def fails() -> None:
-    raise ValueError("as it was told to")
+    raise ValueError("as its row requests")
 
 
 def fills_the_memory() -> None:
-    kept = []
+    kept: list[bytearray] = []
     while len(kept) < 400:
         kept.append(bytearray(16 * 2**20))
 
 
 def kills_its_function() -> None:
-    """As the system does when a function as a whole takes too much memory: the process that Lambda
-    knows is gone.
-    """
+    """Act like the system when a function exceeds its memory: kill the process of Lambda."""
     for process in psutil.Process().parents():
         if "awslambdaric" in " ".join(process.cmdline()):
             process.kill()
@@ -70,8 +69,8 @@ def writes_and_reads_where_it_may_not() -> None:
 
 
 def outlasts() -> None:
-    """Let this unit have begun long before its limit: however busy the machine is, no other unit
-    comes near to that.
+    """Let this unit start long before its limit, so that on a busy machine no other unit reaches
+    it.
     """
     from hundredfold.workers.unit_runner import UnitRunner
 
@@ -90,11 +89,11 @@ WAYS: dict[str, Callable[[], Any]] = {
     "sleep": lambda: time.sleep(3600),
     "memory": fills_the_memory,
     "kill the function": kills_its_function,
-    "no number": lambda: None,  # for the function; the query wants one
+    "no number": lambda: None,  # for the function; the query needs a column
     "reach": writes_and_reads_where_it_may_not,
     "500 ms": lambda: time.sleep(0.5),
 }
-HELD = "held"  # until there is a file of its log's name with `.released`
+HELD = "held"  # until a file of its log's name with `.released` exists
 
 
 def doubled(rows: Any) -> dict[str, int]:
@@ -109,7 +108,7 @@ def doubled(rows: Any) -> dict[str, int]:
 
 
 def note(log: str, k: int) -> None:
-    """One write for each line: calls in many processes do not mix."""
+    """One write for each line, so that calls of several processes do not mix."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, f"{k}\n".encode())
     os.close(file)
@@ -120,7 +119,7 @@ def summed(rows: Any) -> dict[str, int]:
 
 
 def reach() -> list[str]:
-    """What the function's role lets the user's code do in the bucket, as `action key`."""
+    """Return the bucket access of the user's code under the function's role, as `action key`."""
     import boto3
 
     s3, bucket, run = boto3.client("s3"), os.environ["HUNDREDFOLD_BUCKET"], "reached"
@@ -132,13 +131,11 @@ def reach() -> list[str]:
         "athena/answer.csv",
         "processing/x/y",
     ):
-        tried[f"get {key}"] = lambda key=key: s3.get_object(Bucket=bucket, Key=key)
-        tried[f"put {key}"] = lambda key=key: s3.put_object(Bucket=bucket, Key=key, Body=b"mine")
-        tried[f"delete {key}"] = lambda key=key: s3.delete_object(Bucket=bucket, Key=key)
+        tried[f"get {key}"] = partial(s3.get_object, Bucket=bucket, Key=key)
+        tried[f"put {key}"] = partial(s3.put_object, Bucket=bucket, Key=key, Body=b"mine")
+        tried[f"delete {key}"] = partial(s3.delete_object, Bucket=bucket, Key=key)
     for prefix in ("", "releases/", "sources/", "runs/"):
-        tried[f"list {prefix}"] = lambda prefix=prefix: s3.list_objects_v2(
-            Bucket=bucket, Prefix=prefix
-        )
+        tried[f"list {prefix}"] = partial(s3.list_objects_v2, Bucket=bucket, Prefix=prefix)
     outcome = f"runs/{run}/models/doubled/outcomes/x"
     tried[f"put {outcome}"] = lambda: s3.put_object(Bucket=bucket, Key=outcome, Body=b"mine")
     done = []
@@ -173,7 +170,9 @@ job = Job(
     publish=Publish(
         "doubles",
         f"""SELECT u.k, u.how, d.twice, CAST(d.twice AS DOUBLE) / greatest(s.total, 1) AS share
-            FROM tasks AS u JOIN doubled AS d ON d.k = u.k JOIN summed AS s ON s.part = u.k % {PARTS} ORDER BY u.k""",
+            FROM tasks AS u JOIN doubled AS d ON d.k = u.k
+                JOIN summed AS s ON s.part = u.k % {PARTS}
+            ORDER BY u.k""",
         contract=Double,
         formats=("csv", "parquet"),
     ),

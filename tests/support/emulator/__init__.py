@@ -1,8 +1,8 @@
 """An AWS account on one port of this machine, for tests.
 
-`launcher.py` runs MiniStack in an environment of its own (`make .venv-emulator/done`), fills in
-what it lacks, and listens on 127.0.0.1 only. This side starts it, reaches it, and gives everything
-back: it ends with the process that started it, however that ends.
+`launcher.py` runs MiniStack in an environment of its own (`make .venv-emulator/done`), adds the
+features that it lacks, and listens on 127.0.0.1 only. This module starts it, connects to it, and
+cleans up: it ends with the process that started it, in whatever way that ends.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ MISSING = f"the emulator of AWS is not installed ({DONE} is not there): make .ve
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
-HANG_S = 600.0  # guards against a hang, and is no guess at how fast the machine is
-STOP = 5.0  # seconds that it has to end by itself; then it is killed
+HANG_S = 600.0  # guards against a hang, independent of the speed of the machine
+STOP = 5.0  # seconds until it is killed if it does not end by itself
+# of this environment: a function sees the same as the server
 KEPT = (
     "HOME",
     "LANG",
@@ -42,18 +43,18 @@ KEPT = (
     "LD_LIBRARY_PATH",
     "PATH",
     "TZ",
-)  # of this environment: a function sees what the server sees
+)
 
 
 class EmulatorError(Exception):
-    """The emulator did not do what a test needs; its log is in the words."""
+    """The emulator did not do what a test needs; the message contains its log."""
 
 
 class Emulator:
-    """An account, from `with` to its end. Several can run side by side.
+    """An account for the duration of a `with` block. Several can run at the same time.
 
-    `auth`        IAM decides, as on AWS: what a role may not do is refused
-    `wait_scale`  how long a second of Step Functions' Wait and Retry takes, in seconds
+    `auth`        enforce IAM, as on AWS: actions that a role does not allow are denied
+    `wait_scale`  duration of a second of Step Functions' Wait and Retry, in seconds
     """
 
     def __init__(self, *, auth: bool = False, wait_scale: float = 0.2) -> None:
@@ -87,8 +88,8 @@ class Emulator:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the environment of a program must have so that boto3 there reaches this account, as
-        its root, and no other.
+        """The environment with which boto3 in a program reaches this account, as its root, and no
+        other.
         """
         return {
             "AWS_ENDPOINT_URL": self.url,
@@ -102,7 +103,7 @@ class Emulator:
         }
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """A whole environment for a child process: `base` without its own AWS settings, and
+        """Return an environment for a child process: `base` without its own AWS settings, and
         `variables`.
         """
         return {
@@ -111,9 +112,7 @@ class Emulator:
 
     @contextmanager
     def reached(self) -> Iterator[Self]:
-        """Point this process's own environment, and so boto3 and Hundredfold in it, at this
-        account; and back.
-        """
+        """Connect boto3 and Hundredfold in this process to this account until the block ends."""
         from hundredfold.aws.adapters import session as place
 
         with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +120,7 @@ class Emulator:
                 patch.delenv(name)
             for name, value in self.variables.items():
                 patch.setenv(name, value)
-            place.client.cache_clear()  # a cached client keeps the endpoint that it was made with
+            place.client.cache_clear()  # a cached client keeps the endpoint of its creation
             boto3.DEFAULT_SESSION = None
             yield self
             now = os.environ.get("AWS_ENDPOINT_URL")
@@ -134,15 +133,15 @@ class Emulator:
             )
 
     def client(self, service: str) -> Any:
-        """A client with all rights, also where IAM decides; it does not retry, so that a test sees
-        the first error.
+        """Return a client without access control; it does not retry, so that a test sees the first
+        error.
         """
         if service not in self._clients:
             self._clients[service] = self.client_of(service, ACCOUNT, "emulated")
         return self._clients[service]
 
     def client_of(self, service: str, key: str, secret: str, token: str | None = None) -> Any:
-        """A client with other credentials: those of a role, say."""
+        """Return a client with other credentials, such as those of a role."""
         return boto3.client(
             service,
             endpoint_url=self.url,
@@ -155,19 +154,18 @@ class Emulator:
 
     @contextmanager
     def settings(self, **settings: float | int | str | None) -> Iterator[None]:
-        """Let the account misbehave until the end of the `with`; `faults()` tells what it did.
+        """Let the account misbehave until the end of the `with`; `faults()` lists what it did.
 
-        `notice_duplicates`  share of S3's notifications (0.0 to 1.0) that arrive twice
-        `notice_losses`      share that never arrive
-        `notice_delay`       each of them is late by up to so many seconds, and so they arrive in
-                             any order
-        `notice_prefix`      only keys below this prefix are meant by the three above
-        `seed`               the same seed, the same choices
-        `open_writers`       most buckets that one CREATE TABLE AS may write
-                             (HIVE_TOO_MANY_OPEN_PARTITIONS beyond)
-        `athena_seconds`     how much longer each query takes
-        `ended_leases`       1: what a call of a function did not do comes back when the call ends,
-                             however long its lease is
+        `notice_duplicates`  fraction of S3's notifications (0.0 to 1.0) that arrive twice
+        `notice_losses`      fraction that never arrive
+        `notice_delay`       maximum delay of each in seconds, so that they arrive in any order
+        `notice_prefix`      the three above apply to keys below this prefix only
+        `seed`               the same seed gives the same choices
+        `open_writers`       maximum buckets that one CREATE TABLE AS may write
+                             (HIVE_TOO_MANY_OPEN_PARTITIONS above)
+        `athena_seconds`     additional time of each query
+        `ended_leases`       1: messages that a call of a function did not complete are redelivered
+                             when the call ends, whatever their lease
         """
         before = dict(self._settings)
         self._set(settings)
@@ -178,15 +176,15 @@ class Emulator:
             self._set({})
 
     def set_queue_time(self, now: float | None) -> None:
-        """Let SQS take `now` (seconds) for the time, so that leases end when a test says so; None
-        lets its clock go again.
+        """Set the time of SQS to `now` (seconds), so that a test ends leases; None restores its
+        clock.
 
-        S3 and the mappings of functions go by the world's clock: this is for tests of queues alone.
+        S3 and the mappings of functions use the world's clock: this is for tests of queues alone.
         """
         self._set({"queue_time": now})
 
     def faults(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """What was done to notifications since the last reset: {"fault": "duplicate" | "loss" |
+        """Return the faults of notifications since the last reset: {"fault": "duplicate" | "loss" |
         "delay", "key": ...}.
         """
         path = self.folder / "faults.jsonl"
@@ -194,7 +192,7 @@ class Emulator:
         return [fault for fault in map(json.loads, lines) if kind in (None, fault["fault"])]
 
     def reset(self) -> None:
-        """An empty account: no bucket, no queue, no stack is left, and no function runs."""
+        """Empty the account: no bucket, queue or stack is left, and no function runs."""
         urllib.request.urlopen(
             urllib.request.Request(f"{self.url}/_ministack/reset", method="POST"), timeout=HANG_S
         ).close()
@@ -203,7 +201,7 @@ class Emulator:
         self._set({})
 
     def log(self, lines: int = 40) -> str:
-        """The last words of the server."""
+        """Return the end of the server's log."""
         path = self.folder / "emulator.log"
         return (
             "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
@@ -213,7 +211,7 @@ class Emulator:
 
     @property
     def pid(self) -> int:
-        """Of the server; its process group has the same number."""
+        """of the server; its process group has the same number"""
         if self._process is None:
             raise EmulatorError("the emulator is not running: use it inside `with`")
         return self._process.pid
@@ -227,7 +225,7 @@ class Emulator:
                 [PYTHON, Path(__file__).with_name("launcher.py")],
                 env=self._server_environment(port),
                 cwd=self.folder,
-                # it ends when this is closed, and so when this process ends in whatever way
+                # the server ends when this is closed, and so when this process ends
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -244,13 +242,13 @@ class Emulator:
         for name in ("tmp", "s3", "state"):
             (self.folder / name).mkdir()
         return kept | {
-            "AWS_ENDPOINT_URL": self.url,  # handed on to the functions
+            "AWS_ENDPOINT_URL": self.url,  # passed on to the functions
             "AWS_DEFAULT_REGION": REGION,
             "AUTH": "true" if self.auth else "false",
             "BENCH_FOLDER": str(self.folder),
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
-            "IOT_MTLS_ENABLED": "0",  # or it would listen on 8883 too
+            "IOT_MTLS_ENABLED": "0",  # otherwise it would listen on 8883 too
             "LOG_LEVEL": "INFO",
             "MINISTACK_HOST": "127.0.0.1",
             "MINISTACK_REGION": REGION,
@@ -284,7 +282,7 @@ class Emulator:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for process in tree:  # a function's children may have outlived it
+        for process in tree:  # a function's children may still run
             _kill(process)
         wait_until(
             lambda: not any(map(_is_alive, tree)),
@@ -308,7 +306,7 @@ def wait_until(
     every: float = 0.05,
     within: float = HANG_S,
 ) -> None:
-    """Ask until it is so; EmulatorError with the words of `otherwise` where it hangs."""
+    """Poll until it is true; EmulatorError with the text of `otherwise` if it hangs."""
     end = time.monotonic() + within
     while not done():
         if time.monotonic() > end:
@@ -323,7 +321,7 @@ def _free_port() -> int:
 
 
 def _tree(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it (the server adopts orphans of its functions)."""
+    """Return a process and its descendants (the server adopts orphans of its functions)."""
     try:
         top = psutil.Process(pid)
         return [top, *top.children(recursive=True)]
@@ -333,7 +331,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
-        # psutil looks at the start time first: a number that was given to another process is let be
+        # psutil checks the start time first: a reused number is left alone
         process.kill()
 
 

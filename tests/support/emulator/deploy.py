@@ -1,19 +1,15 @@
-"""Put a synthesized CDK assembly into the emulator, as the CDK CLI would: the assets first, then
-the stack.
+"""Deploys a synthesized CDK assembly to the emulator like the CDK CLI: assets, then the stack.
 
-These are changed on the way, and nothing else:
+Only these properties are changed:
 - Python functions run under awslambdaric, Lambda's own runtime client, in an interpreter that the
-  caller names, with
-  their memory size as a limit.  (The emulator's own Python runtime would run them in its
-  environment, and gives every
-  error the same name.)  So their runtime becomes `provided.al2023`, and their zip gets a
-  `bootstrap`.
+  caller names, with their memory size as a limit. (The emulator's own Python runtime would run them
+  in its environment, and gives every error the same name.) So their runtime becomes
+  `provided.al2023`, and their zip gets a `bootstrap`.
 - `Deny` statements about aws:SecureTransport are left out: the emulator speaks plain HTTP, and they
-  would refuse all.
-  That they are in the template is for a test of the template to see.
-- Alarms that calculate with several metrics are left out: the emulator has none, and would refuse
-  the stack.
-- The bootstrap stack of the CDK is not there; its buckets are made as they are named.
+  would deny everything. A test of the template checks that they are in it.
+- Alarms on several metrics are left out: the emulator does not support them, and would reject the
+  stack.
+- The bootstrap stack of the CDK does not exist; its buckets are created when they are named.
 """
 
 from __future__ import annotations
@@ -32,13 +28,13 @@ from botocore.exceptions import ClientError
 from . import ACCOUNT, REGION, Emulator, EmulatorError, wait_until
 
 SITE = Path(__file__).with_name("lambda_site")
-EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first day: the same files give the same bytes
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: the same files give the same bytes
 
 BOOTSTRAP = """\
 #!/bin/sh
 # RLIMIT_DATA is what comes nearest to the memory size: who wants more gets MemoryError or dies
 {limit}
-# on Lambda each environment has a /tmp of its own, and no home; here code must ask where its temporary files go
+# on Lambda each environment has a /tmp of its own, and no home; here TMPDIR sets the folder
 TMPDIR=$(mktemp -d)
 export TMPDIR HOME=/home/sbx_user1051 TZ=:UTC PYTHONPATH={site}
 exec {python} -m awslambdaric "$_HANDLER"
@@ -47,7 +43,7 @@ LIMIT = "ulimit -d $((AWS_LAMBDA_FUNCTION_MEMORY_SIZE * 1024))"
 
 
 class DeployError(EmulatorError):
-    """The stack was not made, or not removed; the events that say why are in the words."""
+    """The stack was not created, or not removed; the message contains the events."""
 
 
 def deploy(
@@ -58,14 +54,15 @@ def deploy(
     python: Path | str = sys.executable,
     memory_limit: bool = True,
 ) -> dict[str, str]:
-    """Create a stack of an assembly (`cdk.out`); its outputs.
+    """Create a stack of an assembly (`cdk.out`); return its outputs.
 
-    Without a name, the assembly's only stack.
+    Without a name, it is the assembly's only stack.
 
-    `python`        interpreter of the functions: it must have awslambdaric and what their code
-                    imports
-    `memory_limit`  hold each function to its memory size
-    DeployError with CloudFormation's events if it cannot be made.
+    `python`        interpreter of the functions, with awslambdaric and the imports of their code
+    `memory_limit`  limit each function to its memory size
+
+    Raises:
+        DeployError: it cannot be created; the message contains CloudFormation's events.
     """
     name, template_file = _stack(assembly, stack)
     template = _runnable(json.loads((assembly / template_file).read_text(encoding="utf-8")))
@@ -101,11 +98,10 @@ def deploy(
 
 
 def delete(emulator: Emulator, stack: str) -> None:
-    """Remove a stack and what it made; what its template retains stays."""
+    """Remove a stack and its resources, except those that its template retains."""
     formation = emulator.client("cloudformation")
-    identity = formation.describe_stacks(StackName=stack)["Stacks"][0][
-        "StackId"
-    ]  # a deleted stack is found by its id only
+    # a deleted stack is found by its id only
+    identity = formation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
     formation.delete_stack(StackName=stack)
     status = _settled(emulator, identity)["StackStatus"]
     if status != "DELETE_COMPLETE":
@@ -115,7 +111,7 @@ def delete(emulator: Emulator, stack: str) -> None:
 
 
 def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
-    """A stack's name and its template's file."""
+    """Return a stack's name and the file of its template."""
     artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
     stacks: dict[str, str] = {
         artifact["properties"].get("stackName", identity): artifact["properties"]["templateFile"]
@@ -133,7 +129,7 @@ def _stack(assembly: Path, stack: str | None) -> tuple[str, str]:
 
 
 def _assets(assembly: Path, template_file: str) -> Iterator[tuple[dict[str, str], str, str]]:
-    """What to upload, and where to: (source, bucket, key)."""
+    """Yield the assets to upload: (source, bucket, key)."""
     manifest = assembly / template_file.replace(".template.json", ".assets.json")
     assets = json.loads(manifest.read_text(encoding="utf-8"))
     if assets.get("dockerImages"):
@@ -160,7 +156,7 @@ def _put(emulator: Emulator, bucket: str, key: str, data: bytes) -> None:
 
 
 def _data(source: Path, packaging: str, bootstrap: str) -> bytes:
-    """An asset's bytes. A zip is not packed again: `bootstrap` is added at its end."""
+    """Return an asset's bytes. A zip is not packed again: `bootstrap` is added at its end."""
     if packaging == "zip":
         data = _zipped(source)
     elif source.suffix == ".zip":
@@ -175,7 +171,7 @@ def _data(source: Path, packaging: str, bootstrap: str) -> bytes:
 
 
 def _zipped(folder: Path) -> bytes:
-    """A folder as a zip, not compressed: it goes no farther than the next process."""
+    """Return a folder as a zip without compression, since only the next process reads it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(folder.rglob("*")):
@@ -196,7 +192,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, *, executable: bool) 
 
 
 def _runnable(template: dict[str, Any]) -> dict[str, Any]:
-    """The template as the emulator can run it."""
+    """Return the template in a form that the emulator can run."""
     for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::Lambda::Function" and "S3Key" in properties.get("Code", {}):
@@ -230,7 +226,7 @@ def _about_transport(statement: Mapping[str, Any]) -> bool:
 
 
 def _without(template: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """The template without some resources, and without waiting for them."""
+    """Return the template without some resources and the dependencies on them."""
     template["Resources"] = {
         name: resource for name, resource in template["Resources"].items() if name not in names
     }
@@ -246,7 +242,7 @@ def _without(template: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _settled(emulator: Emulator, stack: str) -> dict[str, Any]:
-    """A stack that is no longer in the making."""
+    """Wait until a stack is no longer in progress; return it."""
     formation = emulator.client("cloudformation")
     found: dict[str, Any] = {}
 
@@ -265,7 +261,7 @@ def _settled(emulator: Emulator, stack: str) -> dict[str, Any]:
 
 
 def _events(emulator: Emulator, stack: str) -> str:
-    """What went wrong, first things first; all that happened, if nothing says that it failed."""
+    """Return the failures of a stack, oldest first, or all its events if none has failed."""
     try:
         events = emulator.client("cloudformation").describe_stack_events(StackName=stack)[
             "StackEvents"

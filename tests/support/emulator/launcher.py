@@ -1,6 +1,7 @@
-"""MiniStack with what it lacks, on one port of 127.0.0.1; it ends when its standard input does.
+"""MiniStack with added features, on one port of 127.0.0.1; it ends when its standard input is
+closed.
 
-Run by emulator/__init__.py with the emulator's own interpreter; what is patched is in gaps/.
+Run by emulator/__init__.py with the emulator's own interpreter; the patches are in gaps/.
 """
 
 from __future__ import annotations
@@ -20,17 +21,13 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """What a function leaves behind becomes a child of this process, so that it can be found and
-    ended.
-    """
+    """Adopt the orphans of functions, so that they can be found and ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """Whoever started this holds the other end of its standard input: when they go, in whatever
-    way, so does this.
-    """
+    """End with the process at the other end of the standard input, in whatever way that ends."""
     sys.stdin.buffer.read()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

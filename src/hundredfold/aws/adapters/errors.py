@@ -1,8 +1,8 @@
-"""What AWS says, in plain words: the right that is missing, the bucket that is not there, the
-credentials that have run out.
+"""AWS errors as errors of this package: a missing permission, a missing bucket, expired
+credentials.
 
-No sentence here shows a credential. What AWS says about a signature may quote a session token: it
-is not passed on, and the error that it came in is not chained to ours.
+No message contains a credential. AWS's message about a signature may quote a session token, so it
+is left out of ours, and ours is not chained to the error that carried it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ from botocore.exceptions import (
 from ...errors import HomeError
 
 DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "KmsAccessDenied", "403"}
-GONE = {
+NOT_FOUND = {
     "NoSuchBucket",
     "ResourceNotFoundException",
     "QueueDoesNotExist",
     "AWS.SimpleQueueService.NonExistentQueue",
 }
-EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-REFUSED = {
+EXPIRED_CREDENTIALS = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "RequestExpired",
+    "TokenRefreshRequired",
+}
+BAD_CREDENTIALS = {
     "AuthFailure",
     "IncompleteSignature",
     "InvalidAccessKeyId",
@@ -50,7 +55,7 @@ REFUSED = {
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }
-BUSY = {
+THROTTLED = {
     "InternalError",
     "InternalFailure",
     "InternalServerError",
@@ -69,7 +74,7 @@ ACCOUNT_HINT = (
     "sign in (aws sso login, or aws configure), name the profile with AWS_PROFILE, and see who "
     "you are: aws sts get-caller-identity"
 )
-UNSIGNED = (
+NO_CREDENTIALS = (
     NoCredentialsError,
     PartialCredentialsError,
     CredentialRetrievalError,
@@ -77,7 +82,7 @@ UNSIGNED = (
     SSOError,
     ProfileNotFound,
 )
-RIGHTS = {  # where an operation and the right to it have different names
+PERMISSIONS = {  # operations whose permission has another name
     "CompleteMultipartUpload": "s3:PutObject",
     "CopyObject": "s3:PutObject",
     "CreateMultipartUpload": "s3:PutObject",
@@ -94,50 +99,52 @@ RIGHTS = {  # where an operation and the right to it have different names
 
 
 @contextmanager
-def in_plain_words(place: str, done: str) -> Iterator[None]:
-    """Say as a HomeError why `place` cannot be `done` ("read", "written"): what AWS, or the way to
-    it, reports in this block.
+def translate_errors(location: str, participle: str) -> Iterator[None]:
+    """Raise a HomeError for each error of AWS, or of the connection to it, in this block.
 
-    What is wrong with our own call, as a parameter of another kind than AWS takes, is let through
-    as it is.
+    `location` names the resource in the message, and `done` is a participle ("read", "written"). An
+    error in our own call, such as a parameter of the wrong type, passes unchanged.
     """
     try:
         yield
     except ClientError as error:
-        raise _of_aws(error, place, done) from (None if code(error) in EXPIRED | REFUSED else error)
-    except (
-        Boto3Error
-    ) as error:  # boto3 tells of a failed upload in a text, and forgets what kind of error it was
+        raise _from_client_error(error, location, participle) from (
+            None if error_code(error) in EXPIRED_CREDENTIALS | BAD_CREDENTIALS else error
+        )
+    except Boto3Error as error:
+        # boto3 reports a failed upload as text, and loses the type of the error
         cause = error.__context__
         if not isinstance(cause, ClientError):
-            raise HomeError(f"{place} cannot be {done}: {error}") from error
-        raise _of_aws(cause, place, done) from (None if code(cause) in EXPIRED | REFUSED else cause)
-    except UNSIGNED as error:
+            raise HomeError(f"{location} cannot be {participle}: {error}") from error
+        raise _from_client_error(cause, location, participle) from (
+            None if error_code(cause) in EXPIRED_CREDENTIALS | BAD_CREDENTIALS else cause
+        )
+    except NO_CREDENTIALS as error:
         raise HomeError(
-            f"{place} cannot be {done}: there are no AWS credentials to do it with: {error}",
+            f"{location} cannot be {participle}: found no AWS credentials: {error}",
             hint=ACCOUNT_HINT,
         ) from None
     except NoRegionError:
         raise HomeError(
-            f"{place} cannot be {done}: no AWS region is set",
-            hint="export AWS_REGION=eu-west-1   (where it was deployed)",
+            f"{location} cannot be {participle}: no AWS region is set",
+            hint="set the region of the stack: export AWS_REGION=eu-west-1",
         ) from None
     except (HTTPClientError, ConnectionError) as error:
         raise HomeError(
-            f"{place} cannot be {done}: AWS does not answer: {error}",
+            f"{location} cannot be {participle}: AWS does not answer: {error}",
             hint=(
-                "look at the network, at AWS_REGION, and at AWS_ENDPOINT_URL if it is set; then "
+                "check the network, AWS_REGION, and AWS_ENDPOINT_URL if it is set; then "
                 "hundredfold resume"
             ),
         ) from error
     except ParamValidationError:
         raise
     except BotoCoreError as error:
-        raise HomeError(f"{place} cannot be {done}: {error}") from error
+        raise HomeError(f"{location} cannot be {participle}: {error}") from error
 
 
-def code(error: BotoCoreError | ClientError) -> str:
-    """AWS's name for an error: NoSuchKey, AccessDenied, ..."""
+def error_code(error: BotoCoreError | ClientError) -> str:
+    """Return AWS's code for an error: NoSuchKey, AccessDenied, ..."""
     return (
         str(error.response.get("Error", {}).get("Code", ""))
         if isinstance(error, ClientError)
@@ -145,46 +152,47 @@ def code(error: BotoCoreError | ClientError) -> str:
     )
 
 
-def _of_aws(error: ClientError, place: str, done: str) -> HomeError:
-    name, said = code(error), str(error.response.get("Error", {}).get("Message", "")).strip()
-    cannot = f"{place} cannot be {done}"
+def _from_client_error(error: ClientError, location: str, participle: str) -> HomeError:
+    name, message = (
+        error_code(error),
+        str(error.response.get("Error", {}).get("Message", "")).strip(),
+    )
+    cannot = f"{location} cannot be {participle}"
     if name in DENIED:
         return HomeError(
-            f"{cannot}: these credentials have not the right "
-            f"{_right(error.operation_name, said)}: {said or name}",
+            f"{cannot}: these credentials lack the permission "
+            f"{_missing_permission(error.operation_name, message)}: {message or name}",
             hint=(
-                "let the user or role have it (who that is: aws sts get-caller-identity); "
-                "hundredfold doctor --backend aws checks all of them"
+                "grant it to the user or role (aws sts get-caller-identity prints which); "
+                "hundredfold doctor --backend aws checks all permissions"
             ),
         )
-    if name in GONE:
+    if name in NOT_FOUND:
         return HomeError(
-            f"{cannot}: it is not there, in the account and region of these credentials: "
-            f"{said or name}",
+            f"{cannot}: not found in the account and region of these credentials: "
+            f"{message or name}",
             hint=(
-                "deploy the stack first (hundredfold deploy), or name another with AWS_PROFILE "
-                "and AWS_REGION"
+                "deploy the stack first (hundredfold deploy), or select another account and "
+                "region with AWS_PROFILE and AWS_REGION"
             ),
         )
-    if name in EXPIRED:
+    if name in EXPIRED_CREDENTIALS:
         return HomeError(f"{cannot}: the AWS credentials have expired ({name})", hint=ACCOUNT_HINT)
-    if name in REFUSED:
+    if name in BAD_CREDENTIALS:
         return HomeError(
-            f"{cannot}: AWS does not know these credentials, or this machine's clock is wrong "
+            f"{cannot}: AWS rejected these credentials, or the clock of this machine is wrong "
             f"({name})",
             hint=ACCOUNT_HINT,
         )
-    if name in BUSY:
+    if name in THROTTLED:
         return HomeError(
-            f"{cannot}: AWS is too busy, after many attempts ({name}): {said}",
+            f"{cannot}: AWS throttled the request after many attempts ({name}): {message}",
             hint="wait a minute; then hundredfold resume",
         )
-    return HomeError(f"{cannot}: {name}: {said}")
+    return HomeError(f"{cannot}: {name}: {message}")
 
 
-def _right(operation: str, said: str) -> str:
-    """The right that is missing, as AWS names it in its answer, or as it follows from the
-    operation.
-    """
-    named = re.search(r"not authorized to perform: ([\w-]+:\w+)", said)
-    return named[1] if named else RIGHTS.get(operation, operation)
+def _missing_permission(operation: str, message: str) -> str:
+    """Return the missing permission, as named in the message or implied by the operation."""
+    match = re.search(r"not authorized to perform: ([\w-]+:\w+)", message)
+    return match[1] if match else PERMISSIONS.get(operation, operation)

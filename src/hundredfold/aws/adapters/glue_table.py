@@ -1,4 +1,4 @@
-"""A table of the Glue catalogue, as a query names it."""
+"""A table of the Glue Data Catalog, as queries refer to it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,30 @@ import pyarrow as pa
 
 from ...contract import literal
 
-PATH = "$path"  # the column in which Athena says in which object a row lies
+PATH_COLUMN = "$path"  # the hidden column in which Athena gives the object of each row
 
 
-NAMED = 10_000  # characters of addresses that a statement names; more of them stand in a table
+MAX_INLINE_ADDRESS_CHARACTERS = 10_000  # a longer list of addresses is stored in a table
 
 
 @dataclass(frozen=True, slots=True)
 class GlueTable:
-    """A table in the Glue database: objects below a prefix, or (`only`) those of them that are
-    named.
-    """
+    """A table in the Glue database: the objects below a prefix, or only those listed in `only`."""
 
     database: str
     name: str
     location: str  # s3://bucket/prefix/
-    schema: str  # serialized, in hex: how DuckDB sees its columns
-    only: tuple[str, ...] = ()  # s3:// addresses
-    paths: bool = False  # whether queries may ask in which object a row lies
+    schema: str  # the columns as DuckDB sees them, serialized, in hex
+    only: tuple[str, ...] = ()  # s3:// addresses; empty for all objects below the location
+    paths: bool = False  # whether queries may read the object of each row
     attempt: int = (
-        0  # the attempt of the run that it belongs to; 0 where it stays as it is, such as a source
+        # attempt of the run that the table belongs to; 0 if all attempts share it, such as a source
+        0
     )
-    objects: int = (
-        -1
-    )  # how many objects it had when it was made; -1 where they are not the run's own
-    odd: tuple[
-        tuple[str, str], ...
-    ] = ()  # columns that Athena cannot read as they are, each with the reason
+    # number of objects at its creation; -1 if the objects do not belong to the run
+    objects: int = -1
+    # columns that Athena cannot read as stored, each with the reason
+    unreadable_columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def arrow(self) -> pa.Schema:
@@ -45,12 +42,17 @@ class GlueTable:
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> GlueTable:
         return cls(
-            **{**fields, "only": tuple(fields["only"]), "odd": tuple(map(tuple, fields["odd"]))}
+            **{
+                **fields,
+                "only": tuple(fields["only"]),
+                "unreadable_columns": tuple(map(tuple, fields["unreadable_columns"])),
+            }
         )
 
 
-def are_many(addresses: Sequence[str]) -> bool:
-    """Whether a statement does not write them out: then Athena opens what else lies beside them,
-    too.
+def exceed_inline_limit(addresses: Sequence[str]) -> bool:
+    """Return whether a list of addresses is too long for a statement.
+
+    Then Athena also opens the other objects of their folder.
     """
-    return sum(len(literal(address)) + 2 for address in addresses) > NAMED
+    return sum(len(literal(address)) + 2 for address in addresses) > MAX_INLINE_ADDRESS_CHARACTERS

@@ -1,7 +1,7 @@
-"""Types as Arrow, Glue and DuckDB name them, and the names of columns that a table on AWS can have.
+"""Types in Arrow, Glue and DuckDB, and the column names that a table on AWS can have.
 
-Athena keeps times to the millisecond, and names of columns in small letters; it has no time of day,
-no duration, and nothing unsigned above 32 bits.
+Athena stores times to the millisecond and column names in lower case. It has no time of day, no
+duration, and no unsigned type above 32 bits.
 """
 
 from __future__ import annotations
@@ -15,86 +15,134 @@ import pyarrow.parquet as pq
 from ...data.numpy_columns import to_numpy
 from ...errors import SourceError
 
-PLAIN = {  # Arrow's types as Glue names them
-    "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint", "uint8": "smallint", "uint16": "int", "uint32": "bigint", "float": "float",
-    "double": "double", "bool": "boolean", "string": "string", "large_string": "string", "binary": "binary", "large_binary": "binary", "date32[day]": "date",
-}  # fmt: skip
-ARROW = {
-    "tinyint": pa.int8(), "smallint": pa.int16(), "int": pa.int32(), "integer": pa.int32(), "bigint": pa.int64(), "float": pa.float32(),
-    "double": pa.float64(), "boolean": pa.bool_(), "string": pa.string(), "binary": pa.binary(), "date": pa.date32(), "timestamp": pa.timestamp("us"),
-}  # fmt: skip
-DUCK = {
-    "double": "DOUBLE", "float": "FLOAT", "bool": "BOOLEAN", "date32[day]": "DATE", "string": "VARCHAR", "large_string": "VARCHAR", "binary": "BLOB",
-    "large_binary": "BLOB", "time64[us]": "TIME", "null": "INTEGER", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
-    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
-}  # fmt: skip
-UNITS = {"ns": "TIMESTAMP_NS", "us": "TIMESTAMP", "ms": "TIMESTAMP_MS", "s": "TIMESTAMP_S"}
+GLUE_TYPES = {  # Arrow type to Glue type
+    "int8": "tinyint",
+    "int16": "smallint",
+    "int32": "int",
+    "int64": "bigint",
+    "uint8": "smallint",
+    "uint16": "int",
+    "uint32": "bigint",
+    "float": "float",
+    "double": "double",
+    "bool": "boolean",
+    "string": "string",
+    "large_string": "string",
+    "binary": "binary",
+    "large_binary": "binary",
+    "date32[day]": "date",
+}
+ARROW_TYPES = {
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+    "binary": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+}
+DUCKDB_TYPES = {
+    "double": "DOUBLE",
+    "float": "FLOAT",
+    "bool": "BOOLEAN",
+    "date32[day]": "DATE",
+    "string": "VARCHAR",
+    "large_string": "VARCHAR",
+    "binary": "BLOB",
+    "large_binary": "BLOB",
+    "time64[us]": "TIME",
+    "null": "INTEGER",
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "uint8": "UTINYINT",
+    "uint16": "USMALLINT",
+    "uint32": "UINTEGER",
+    "uint64": "UBIGINT",
+}
+TIMESTAMP_TYPES = {
+    "ns": "TIMESTAMP_NS",
+    "us": "TIMESTAMP",
+    "ms": "TIMESTAMP_MS",
+    "s": "TIMESTAMP_S",
+}
 
 
-def hive_type(kind: pa.DataType) -> str:
-    """An Arrow type as Glue names it; KeyError if Athena has none for it."""
+def glue_type(kind: pa.DataType) -> str:
+    """Return the Glue type of an Arrow type; KeyError if Athena has none for it."""
     t = pa.types
     if t.is_decimal128(kind):
         return f"decimal({kind.precision},{kind.scale})"
     if t.is_timestamp(kind):
         return "timestamp"
     if t.is_list(kind) or t.is_large_list(kind):
-        return f"array<{hive_type(kind.value_type)}>"
+        return f"array<{glue_type(kind.value_type)}>"
     if t.is_map(kind):
-        return f"map<{hive_type(kind.key_type)},{hive_type(kind.item_type)}>"
+        return f"map<{glue_type(kind.key_type)},{glue_type(kind.item_type)}>"
     if t.is_struct(kind):
         return (
-            f"struct<{','.join(f'{field.name.lower()}:{hive_type(field.type)}' for field in kind)}>"
+            f"struct<{','.join(f'{field.name.lower()}:{glue_type(field.type)}' for field in kind)}>"
         )
     if t.is_dictionary(kind):
-        return hive_type(kind.value_type)
-    return PLAIN[str(kind)]
+        return glue_type(kind.value_type)
+    return GLUE_TYPES[str(kind)]
 
 
 def arrow_type(hive: str) -> pa.DataType:
-    """Glue's type as Arrow's; KeyError if there is none."""
+    """Return the Arrow type of a Glue type; KeyError if there is none."""
     decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", hive)
     if decimal:
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
     if hive.startswith("array<") and hive.endswith(">"):
         return pa.list_(arrow_type(hive[6:-1]))
-    return ARROW["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
+    return ARROW_TYPES["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
 
 
-def duck_type(kind: pa.DataType) -> str:
-    """An Arrow type in DuckDB's SQL; KeyError if it has none."""
+def duckdb_type(kind: pa.DataType) -> str:
+    """Return the type of an Arrow type in DuckDB's SQL; KeyError if there is none."""
     t = pa.types
     if t.is_decimal(kind):
         return f"DECIMAL({kind.precision},{kind.scale})"
     if t.is_timestamp(kind):
-        return "TIMESTAMPTZ" if kind.tz else UNITS[kind.unit]
+        return "TIMESTAMPTZ" if kind.tz else TIMESTAMP_TYPES[kind.unit]
     if t.is_list(kind) or t.is_large_list(kind):
-        return f"{duck_type(kind.value_type)}[]"
+        return f"{duckdb_type(kind.value_type)}[]"
     if t.is_map(kind):
-        return f"MAP({duck_type(kind.key_type)}, {duck_type(kind.item_type)})"
+        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
     if t.is_struct(kind):
-        fields = (f'"{field.name}" {duck_type(field.type)}' for field in kind)
+        fields = (f'"{field.name}" {duckdb_type(field.type)}' for field in kind)
         return f"STRUCT({', '.join(fields)})"
-    return DUCK[str(kind)]
+    return DUCKDB_TYPES[str(kind)]
 
 
-def plain_schema(file: pq.ParquetFile) -> pa.Schema:
-    """The columns of a Parquet file, of the types that DuckDB reads them as."""
+def duckdb_schema(file: pq.ParquetFile) -> pa.Schema:
+    """Return the columns of a Parquet file, in the types in which DuckDB reads them."""
     physical = {
         file.schema.column(i).path: file.schema.column(i).physical_type
         for i in range(len(file.schema))
     }
     fields = [
-        pa.field(f.name, pa.timestamp("us") if physical.get(f.name) == "INT96" else _plain(f.type))
+        pa.field(
+            f.name,
+            pa.timestamp("us")
+            if physical.get(f.name) == "INT96"
+            else _duckdb_type_as_arrow(f.type),
+        )
         for f in file.schema_arrow
     ]
     return pa.schema(fields)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _duckdb_type_as_arrow(kind: pa.DataType) -> pa.DataType:
     t = pa.types
     if t.is_dictionary(kind):
-        return _plain(kind.value_type)
+        return _duckdb_type_as_arrow(kind.value_type)
     if t.is_large_string(kind) or t.is_string_view(kind):
         return pa.string()
     if t.is_large_binary(kind) or t.is_binary_view(kind):
@@ -108,17 +156,17 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if t.is_date64(kind):
         return pa.date32()
     if t.is_list(kind) or t.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
+        return pa.list_(_duckdb_type_as_arrow(kind.value_type))
     return kind
 
 
 def has_sub_millisecond(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds a time that is finer than a millisecond."""
+    """Return whether a column holds a time finer than a millisecond."""
     if pa.types.is_list(column.type):
         return any(
             has_sub_millisecond(pa.chunked_array([chunk.flatten()])) for chunk in column.chunks
         )
-    if not is_fine(column.type):
+    if not may_have_sub_millisecond(column.type):
         return False
     step = 1_000 if column.type.unit == "us" else 1_000_000
     return any(
@@ -127,26 +175,27 @@ def has_sub_millisecond(column: pa.ChunkedArray) -> bool:
     )
 
 
-def is_fine(kind: pa.DataType) -> bool:
-    """Whether a type holds times that may be finer than the millisecond that Athena keeps."""
+def may_have_sub_millisecond(kind: pa.DataType) -> bool:
+    """Return whether a type can hold times finer than Athena's millisecond."""
     if pa.types.is_list(kind):
-        return is_fine(kind.value_type)
+        return may_have_sub_millisecond(kind.value_type)
     return bool(pa.types.is_timestamp(kind) and kind.unit in ("us", "ns"))
 
 
 def unsupported_columns(schema: pa.Schema) -> dict[str, str]:
-    """The columns that a table on AWS cannot have, and why."""
+    """Return the columns that a table on AWS cannot have, each with the reason."""
     found = {}
-    small = Counter(name.lower() for name in schema.names)
+    lower_case = Counter(name.lower() for name in schema.names)
     for field in schema:
         try:
-            if not pa.types.is_null(field.type):  # which is read as NULL, whatever the file says
-                hive_type(field.type)
+            if not pa.types.is_null(field.type):  # Athena reads it as NULL, whatever the file holds
+                glue_type(field.type)
         except KeyError:
             found[field.name] = f"{field.type}, which Athena does not have"
-        if small[field.name.lower()] > 1:
+        if lower_case[field.name.lower()] > 1:
             found[field.name] = (
-                "Athena writes names in small letters, and there it is another column's name, too"
+                "Athena converts column names to lower case, and another column has the same name "
+                "there"
             )
         elif (
             "," in field.name
@@ -155,18 +204,18 @@ def unsupported_columns(schema: pa.Schema) -> dict[str, str]:
             or not field.name
         ):
             found[field.name] = (
-                "such a name cannot be kept: it is empty, holds a comma or a control character, "
-                "or begins or ends with a blank"
+                "such a name cannot be stored: it is empty, contains a comma or a control "
+                "character, or begins or ends with a blank"
             )
     return found
 
 
-def refuse_misfits(what: str, schema: pa.Schema) -> None:
-    """SourceError for columns that a table on AWS cannot have."""
+def refuse_unsupported_columns(owner: str, schema: pa.Schema) -> None:
+    """Raise SourceError for columns that a table on AWS cannot have."""
     bad = unsupported_columns(schema)
     if bad:
         raise SourceError(
-            f"{what} has columns that Athena cannot have",
-            problems=[f"{name!r}: {why}" for name, why in bad.items()],
+            f"{owner} has columns that Athena does not support",
+            problems=[f"{name!r}: {reason}" for name, reason in bad.items()],
             hint="rename them, or write them as text, a number or a timestamp",
         )

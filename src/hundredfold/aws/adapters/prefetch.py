@@ -1,9 +1,8 @@
-"""A store that reads ahead: what was listed will be asked for soon, and each object costs a round
-trip.
+"""A store that fetches listed objects before they are read, since each object costs a round trip.
 
-Collecting reads thousands of small objects one after the other, in the order of their names. Here
-others are fetched meanwhile, within bounds: so many at a time, and so many bytes before they are
-asked for.
+Collecting reads thousands of small objects one after the other, in the order of their names.
+Meanwhile this store fetches the next ones, within two bounds: the number of concurrent requests,
+and the bytes that are fetched before they are read.
 """
 
 from __future__ import annotations
@@ -16,23 +15,30 @@ import pyarrow as pa
 
 from .s3_store import S3Store
 
-THREADS = 16
-MOST = 64 * 2**20  # bytes
+FETCH_THREADS = 16
+MAX_PREFETCH_BYTES = 64 * 2**20
+MAX_CACHED_BYTES = 64 * 2**20
 
 
 class PrefetchingStore:
-    """An S3Store, for as long as a `with`.
+    """An S3Store for the duration of a `with` block.
 
-    Objects of one kind (`.ledger.arrow`, say) are expected in the order of a listing.
+    Objects with the same suffix (such as `.ledger.arrow`) are expected in the order of the listing.
 
-    `room`  bytes of each kind that may be here before they are asked for
-    `kept`  a kind that has so many bytes at most is kept, for the next time it is asked for
+    `prefetch_bytes`  of each suffix that may be fetched before they are read
+    `cache_bytes`     a suffix with at most this many bytes stays in memory after it is read
     """
 
-    def __init__(self, store: S3Store, *, room: int = MOST, kept: int = MOST) -> None:
-        self.store, self.room, self.kept = store, room, kept
-        self._pool = ThreadPoolExecutor(THREADS)
-        self._lines: dict[str, PrefetchQueue] = {}
+    def __init__(
+        self,
+        store: S3Store,
+        *,
+        prefetch_bytes: int = MAX_PREFETCH_BYTES,
+        cache_bytes: int = MAX_CACHED_BYTES,
+    ) -> None:
+        self.store, self.prefetch_bytes, self.cache_bytes = store, prefetch_bytes, cache_bytes
+        self._pool = ThreadPoolExecutor(FETCH_THREADS)
+        self._queues: dict[str, PrefetchQueue] = {}
 
     def __enter__(self) -> PrefetchingStore:
         return self
@@ -41,65 +47,69 @@ class PrefetchingStore:
         self._pool.shutdown(cancel_futures=True)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)  # whatever is not read is done as ever
+        return getattr(self.store, name)  # only reading differs from the store
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix, which from now on are expected."""
+        """Return the keys below a prefix, whose objects are expected from now on."""
         sizes = self.store.sizes(prefix)
-        kinds: dict[str, dict[str, int]] = {}
+        by_suffix: dict[str, dict[str, int]] = {}
         for key, size in sizes.items():
-            kinds.setdefault(_kind(key), {})[key] = size
-        self._lines = {
-            kind: PrefetchQueue(expected, self.room, sum(expected.values()) <= self.kept)
-            for kind, expected in kinds.items()
+            by_suffix.setdefault(_suffix(key), {})[key] = size
+        self._queues = {
+            suffix: PrefetchQueue(
+                expected, self.prefetch_bytes, sum(expected.values()) <= self.cache_bytes
+            )
+            for suffix, expected in by_suffix.items()
         }
         return iter(sizes)
 
     def get(self, key: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none."""
-        line = self._lines.get(_kind(key))
-        if line is None or key not in line.sizes:
+        """Return the object's bytes; KeyError if there is none."""
+        queue = self._queues.get(_suffix(key))
+        if queue is None or key not in queue.sizes:
             return self.store.get(key)
-        return line.take(key, lambda wanted: self._pool.submit(self.store.get, wanted))
+        return queue.take(key, lambda wanted: self._pool.submit(self.store.get, wanted))
 
 
 class PrefetchQueue:
-    """Objects of one kind in their order, and those of them that are on their way."""
+    """The objects of one suffix in order, and the requests for them that are in flight."""
 
-    def __init__(self, sizes: Mapping[str, int], room: int, keep: bool) -> None:
-        self.sizes, self.room, self.keep = sizes, room, keep
+    def __init__(self, sizes: Mapping[str, int], prefetch_bytes: int, cache: bool) -> None:
+        self.sizes, self.prefetch_bytes, self.cache = sizes, prefetch_bytes, cache
         self.keys = list(sizes)
-        self.places = {key: place for place, key in enumerate(self.keys)}
-        self.coming: dict[str, Future[pa.Buffer]] = {}
-        self.kept: dict[str, pa.Buffer] = {}
-        self.bytes = 0  # of what is coming
-        self.next = 0  # the place of the first that is not
+        self.positions = {key: position for position, key in enumerate(self.keys)}
+        self.in_flight: dict[str, Future[pa.Buffer]] = {}
+        self.cached: dict[str, pa.Buffer] = {}
+        self.bytes_in_flight = 0
+        self.next = 0  # position of the first object that is not requested yet
 
     def take(self, key: str, fetch: Callable[[str], Future[pa.Buffer]]) -> pa.Buffer:
-        """What is fetched under that key; what follows it is being fetched from now on."""
-        if key in self.kept:
-            return self.kept[key]
-        if (
-            key not in self.coming
-        ):  # it begins here, or again from the first, or some were not wanted
-            self._forget()
-            self.next = self.places[key]
-        while self.next < len(self.keys) and (self.bytes < self.room or not self.coming):
+        """Return the object of that key, and request the ones that follow it."""
+        if key in self.cached:
+            return self.cached[key]
+        if key not in self.in_flight:
+            # the first read, or the reader restarted or skipped some keys
+            self._cancel()
+            self.next = self.positions[key]
+        while self.next < len(self.keys) and (
+            self.bytes_in_flight < self.prefetch_bytes or not self.in_flight
+        ):
             following = self.keys[self.next]
-            self.coming[following] = fetch(following)
-            self.bytes, self.next = self.bytes + self.sizes[following], self.next + 1
-        found = self.coming.pop(key).result()
-        self.bytes -= self.sizes[key]
-        if self.keep:
-            self.kept[key] = found
+            self.in_flight[following] = fetch(following)
+            self.bytes_in_flight += self.sizes[following]
+            self.next += 1
+        found = self.in_flight.pop(key).result()
+        self.bytes_in_flight -= self.sizes[key]
+        if self.cache:
+            self.cached[key] = found
         return found
 
-    def _forget(self) -> None:
-        for future in self.coming.values():
+    def _cancel(self) -> None:
+        for future in self.in_flight.values():
             future.cancel()
-        self.coming.clear()
-        self.bytes = 0
+        self.in_flight.clear()
+        self.bytes_in_flight = 0
 
 
-def _kind(key: str) -> str:
+def _suffix(key: str) -> str:
     return key.rpartition("/")[2].partition(".")[2]

@@ -1,4 +1,4 @@
-"""Objects of S3 as sources: their addresses, what is there, and one read in parts like a file."""
+"""S3 objects as sources: their addresses, their listing, and one object read like a file."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from ...sql.sources.listing import (
     refuse_tables,
     refuse_unread,
 )
-from .errors import DENIED, code, in_plain_words
+from .errors import DENIED, error_code, translate_errors
 from .session import client
 
 ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.S)
-FORBIDDEN = re.compile(
-    r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)"
-)  # what could end a text in SQL, or climb out of a folder
-AT_ONCE = 16
-AT_MOST = 1000  # names of a folder that are looked at for the mark of a table
-RIGHT = (
-    "give the stack the right to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
+# these could end a string in SQL, or leave a folder
+FORBIDDEN_IN_KEYS = re.compile(r"[\x00-\x1f\x7f'\"\\`]|(?:^|/)\.\.?(?:/|$)")
+REQUEST_THREADS = 16
+MAX_FOLDER_KEYS = 1000  # keys of a folder that are searched for the marker of a table format
+READ_PERMISSION_HINT = (
+    "allow the stack to read it: hundredfold deploy --source-location s3://BUCKET/PREFIX/"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Object:
-    """One object of S3: its address, its size in bytes, and a mark of its content."""
+class S3Object:
+    """One object of S3: its address, its size in bytes, and the entity tag of its content."""
 
     bucket: str
     key: str
@@ -50,35 +49,40 @@ class Object:
 
     @property
     def fingerprint(self) -> list[Any]:
-        """Address, size and entity tag: equal prints are taken for equal contents."""
+        """Address, size and entity tag: equal values are taken for equal contents."""
         return [self.address, self.size, self.etag]
 
 
 def split_address(address: str) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key."""
+    """Return bucket and key of s3://bucket/key."""
     bucket, _, key = address.removeprefix("s3://").partition("/")
     return bucket, key
 
 
-def find_objects(source: str, place: str) -> list[Object]:
-    """The objects that an address names: one, all below a prefix, or those that match a pattern;
-    SourceError if there are none. As everywhere on AWS, names and folders that begin with _ or .
-    are hidden.
+def find_objects(source: str, location: str) -> list[S3Object]:
+    """Return the objects of an address: one object, all below a prefix, or the matches of a
+    pattern.
+
+    As everywhere on AWS, names and folders that begin with _ or . are hidden.
+
+    Raises:
+        SourceError: there are none.
     """
-    found = ADDRESS.fullmatch(place)
-    if not found or FORBIDDEN.search(found[2] or ""):
+    found = ADDRESS.fullmatch(location)
+    if not found or FORBIDDEN_IN_KEYS.search(found[2] or ""):
         raise SourceError(
-            f"{source}: the place is {place!r}, wanted s3://BUCKET/KEY, s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE,"
-            " without quotes, backslashes, control characters and ..",
+            f"{source}: the location is {location!r}, expected s3://BUCKET/KEY, "
+            "s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE, without "
+            "quotes, backslashes, control characters and ..",
             hint=(
-                "AWS cannot read this machine's disk; a plain path is uploaded by `hundredfold "
-                "run --backend aws`"
+                "AWS cannot read the disk of this machine; `hundredfold run --backend aws` "
+                "uploads a plain path"
             ),
         )
     bucket, wanted = found[1], found[2] or ""
     pattern = re.search(r"[*?\[]", wanted)
     prefix = wanted[: pattern.start()] if pattern else wanted.rstrip("/")
-    listed = {o.key: o for o in _listed(source, place, bucket, prefix)}
+    listed = {o.key: o for o in _list_objects(source, location, bucket, prefix)}
     if wanted in listed:
         names = [wanted] if kind_of_file(wanted) else []
     elif pattern:
@@ -94,22 +98,23 @@ def find_objects(source: str, place: str) -> list[Object]:
             if wanted == key or (pattern and matches(key.split("/"), wanted.split("/")))
         ]
         raise SourceError(
-            f"{source}: there is no Parquet, CSV or JSON-lines object at {place}",
-            problems=[f"there is {listed[key].address}" for key in (matching or list(listed))[:5]],
+            f"{source}: found no Parquet, CSV or JSON-lines object at {location}",
+            problems=[f"found {listed[key].address}" for key in (matching or list(listed))[:5]],
             hint=(
-                f"name the place with --source {source}=s3://BUCKET/PREFIX/; names end with "
+                f"give its location with --source {source}=s3://BUCKET/PREFIX/; names end with "
                 ".parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or "
                 ".zst)"
             ),
         )
     refuse_tables(source, (f"/{name}" for name in names), _Folders(bucket, prefix, listed).names_in)
-    refuse_unread(source, place, names)
-    return _with_bytes([listed[name] for name in sorted(names)])
+    refuse_unread(source, location, names)
+    return _without_empty_text([listed[name] for name in sorted(names)])
 
 
-def has_many(address: str) -> bool:
-    """Whether more objects may be at an address than one answer names, or these credentials may not
-    list them.
+def may_exceed_one_listing(address: str) -> bool:
+    """Return whether an address may have more objects than one listing page.
+
+    True as well if these credentials may not list it.
     """
     found = ADDRESS.fullmatch(address)
     if not found:
@@ -120,38 +125,36 @@ def has_many(address: str) -> bool:
     try:
         return bool(client("s3").list_objects_v2(Bucket=found[1], Prefix=prefix)["IsTruncated"])
     except ClientError as error:
-        return code(error) != "NoSuchBucket"
+        return error_code(error) != "NoSuchBucket"
 
 
-def _with_bytes(objects: list[Object]) -> list[Object]:
-    """The objects without those of text that have no byte, unless all have none: they hold no row.
+def _without_empty_text(objects: list[S3Object]) -> list[S3Object]:
+    """Leave out empty text objects, which hold no row, unless all objects are empty.
 
-    A Parquet object has bytes or is damaged.
+    An empty Parquet object is damaged, and stays in the list.
     """
     return [o for o in objects if o.size or kind_of_file(o.key) == "parquet"] or objects
 
 
 class _Folders:
-    """The folders of a bucket, in which all keys that begin with a prefix were listed."""
+    """The folders of a bucket, given a listing of all keys below a prefix."""
 
     def __init__(self, bucket: str, prefix: str, listed: Iterable[str]) -> None:
         self._bucket, self._prefix = bucket, prefix
-        self._there: dict[str, list[str]] = {}
+        self._names: dict[str, list[str]] = {}
         for key in listed:
             folder, _, name = f"/{key}".rpartition("/")
-            self._there.setdefault(f"{folder}/", []).append(name)
+            self._names.setdefault(f"{folder}/", []).append(name)
             for above in parents(folder):
-                self._there.setdefault(above, [])
+                self._names.setdefault(above, [])
 
     def names_in(self, folder: str) -> list[str] | None:
-        """The names in a folder `/.../`; None where there is nothing below it, or where it may not
-        be listed.
-        """
-        if folder in self._there or folder[1:].startswith(self._prefix):
-            return self._there.get(folder)
+        """Return the names in a folder `/.../`; None if it is empty or may not be listed."""
+        if folder in self._names or folder[1:].startswith(self._prefix):
+            return self._names.get(folder)
         try:
             found = client("s3").list_objects_v2(
-                Bucket=self._bucket, Prefix=folder[1:], MaxKeys=AT_MOST
+                Bucket=self._bucket, Prefix=folder[1:], MaxKeys=MAX_FOLDER_KEYS
             )
         except ClientError:
             return None
@@ -159,35 +162,36 @@ class _Folders:
         return names or None
 
 
-def _listed(source: str, place: str, bucket: str, prefix: str) -> list[Object]:
-    with in_plain_words(place, "listed"):
+def _list_objects(source: str, location: str, bucket: str, prefix: str) -> list[S3Object]:
+    with translate_errors(location, "listed"):
         try:
             pages = (
                 client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             )
             found = [
-                Object(bucket, o["Key"], int(o["Size"]), o["ETag"])
+                S3Object(bucket, o["Key"], int(o["Size"]), o["ETag"])
                 for page in pages
                 for o in page.get("Contents", ())
             ]
         except ClientError as error:
-            if code(error) == "NoSuchBucket":
+            if error_code(error) == "NoSuchBucket":
                 raise SourceError(
-                    f"{source}: there is no bucket {bucket}",
+                    f"{source}: found no bucket {bucket}",
                     hint=f"name it with --source {source}=s3://BUCKET/PREFIX/",
                 ) from error
-            if code(error) in DENIED:
+            if error_code(error) in DENIED:
                 raise SourceError(
-                    f"{source}: {place} may not be listed ({code(error)})", hint=RIGHT
+                    f"{source}: these credentials may not list {location} ({error_code(error)})",
+                    hint=READ_PERMISSION_HINT,
                 ) from error
             raise
     return [o for o in found if not o.key.endswith("/")]
 
 
-def beside(objects: Sequence[Object], folder: str) -> list[Object]:
-    """What else lies in a folder and is not hidden, and no Parquet object by its name."""
+def other_objects_in(objects: Sequence[S3Object], folder: str) -> list[S3Object]:
+    """Return the other visible objects of a folder, other than Parquet by their names."""
     bucket, taken = objects[0].bucket, {o.key for o in objects}
-    listed = _listed("", f"s3://{bucket}/{folder}", bucket, folder)
+    listed = _list_objects("", f"s3://{bucket}/{folder}", bucket, folder)
     return [
         o
         for o in listed
@@ -199,11 +203,13 @@ def beside(objects: Sequence[Object], folder: str) -> list[Object]:
 
 
 def fingerprints(addresses: Sequence[str]) -> list[list[Any]]:
-    """Address, size and entity tag of each object: equal prints are taken for equal contents.
+    """Return address, size and entity tag of each object: equal values are taken for equal
+    contents.
 
-    FileNotFoundError for one that is gone.
+    Raises:
+        FileNotFoundError: an object is gone.
     """
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUEST_THREADS) as pool:
         return list(pool.map(_fingerprint, addresses))
 
 
@@ -217,14 +223,14 @@ def _fingerprint(address: str) -> list[Any]:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object of S3 as a file that can be sought in: only what is read is fetched.
+    """An S3 object as a seekable file: only the ranges that are read are fetched.
 
-    PermissionError or FileNotFoundError if it cannot be.
+    Raises PermissionError or FileNotFoundError if it cannot be read.
     """
 
     def __init__(self, bucket: str, key: str) -> None:
         self._bucket, self._key, self._at = bucket, key, 0
-        self._size = int(self._asked("head_object")["ContentLength"])
+        self._size = int(self._call("head_object")["ContentLength"])
 
     def seekable(self) -> bool:
         return True
@@ -243,16 +249,16 @@ class ObjectFile(io.RawIOBase):
         stop = self._size if size < 0 else min(self._at + size, self._size)
         if stop <= self._at:
             return b""
-        data = self._asked("get_object", Range=f"bytes={self._at}-{stop - 1}")["Body"].read()
+        data = self._call("get_object", Range=f"bytes={self._at}-{stop - 1}")["Body"].read()
         self._at = stop
         return bytes(data)
 
     def size(self) -> int:
         return self._size
 
-    def _asked(self, call: str, **more: Any) -> Any:
+    def _call(self, call: str, **more: Any) -> Any:
         try:
             return getattr(client("s3"), call)(Bucket=self._bucket, Key=self._key, **more)
         except ClientError as error:
-            kind = PermissionError if code(error) in DENIED else FileNotFoundError
+            kind = PermissionError if error_code(error) in DENIED else FileNotFoundError
             raise kind(f"s3://{self._bucket}/{self._key} cannot be read: {error}") from error

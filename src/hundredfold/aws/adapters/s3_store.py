@@ -1,8 +1,8 @@
-"""The store on AWS: objects in a bucket of S3, below a prefix.
+"""The store on AWS: objects in an S3 bucket, below a prefix.
 
-S3 writes an object whole or not at all, keeps it before it answers, and shows it to everybody at
-once: what the door promises is what S3 does. Who needs a file and not bytes gets one in this
-machine's temporary folder, and it does not outlive its use.
+S3 writes an object whole or not at all, makes it durable before it replies, and then shows it to
+every reader: these are the promises of the port. A caller that needs a file in place of bytes gets
+a temporary one on this machine, which is removed after its use.
 """
 
 from __future__ import annotations
@@ -38,85 +38,85 @@ from s3transfer import exceptions as transfer
 from ...data.checksums import damage_error
 from ...errors import HomeError
 from ...ports.object_keys import checked_key, checked_prefix
-from .errors import BUSY, DENIED, code, in_plain_words
+from .errors import DENIED, THROTTLED, error_code, translate_errors
 from .session import client
 
-AT_ONCE = 1000  # so many keys one call may delete
-TRIES = 5  # of what boto3 does not try again by itself
-CUT_OFF = (
+MAX_KEYS_PER_DELETE = 1000  # the limit of one delete call
+MAX_TRIES = 5  # for errors that boto3 does not retry
+INTERRUPTED = (
     ConnectionClosedError,
     FlexibleChecksumError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
-WRITTEN_BY = "hundredfold-write"  # metadata of an object: the call that wrote it
-ABSENT = {"NoSuchKey", "404"}
-PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was written in one part
-TAKEN = {"PreconditionFailed", "412"}  # there is another object than the call allows
-RACED = {
-    "ConditionalRequestConflict",
-    "409",
-}  # another write of the same key was under way: ask again
-REPLACED = (
+WRITTEN_BY = "hundredfold-write"  # metadata key of an object: the call that wrote it
+NO_SUCH_KEY = {"NoSuchKey", "404"}
+PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was uploaded in one part
+# the object is not the one that the call allows
+PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+# a concurrent write of the same key: try again
+CONFLICT = {"ConditionalRequestConflict", "409"}
+# the boto3 of a Lambda runtime may be too old to have this error
+REPLACED_DURING_TRANSFER = (
     transfer.S3DownloadFailedError,
     getattr(transfer, "S3CopyFailedError", transfer.S3DownloadFailedError),
-)  # a runtime of Lambda may have an older boto3 than ours, which has no such error
+)
 
 
 @dataclass(frozen=True)
 class S3Store:
-    """A Store in a bucket, below `prefix` ("" is the whole bucket).
+    """A Store in a bucket, below `prefix` ("" for the whole bucket).
 
-    It holds no connection, and can be sent to another process.
-
-    Keys are limited by S3 to 1,024 bytes, prefix included. An upload of many parts whose process is
-    killed leaves parts that no listing shows: the bucket's lifecycle should abort incomplete
-    uploads.
+    It holds no connection, and can be sent to another process. S3 limits keys to 1,024 bytes,
+    prefix included. If a process is killed during a multipart upload, parts remain that no listing
+    shows: the bucket's lifecycle should abort incomplete uploads.
     """
 
     bucket: str
     prefix: str = ""
-    _copies: Copies = field(init=False, repr=False, compare=False)
+    _copies: LocalCopies = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(
             self, "prefix", checked_prefix(f"{self.prefix.rstrip('/')}/") if self.prefix else ""
         )
-        object.__setattr__(self, "_copies", Copies())
+        object.__setattr__(self, "_copies", LocalCopies())
 
     def where(self, key: str) -> str:
-        """How a person finds the object of that key: s3://bucket/key."""
-        return f"s3://{self.bucket}/{self._full(key)}"
+        """Return the address of an object, for a person: s3://bucket/key."""
+        return f"s3://{self.bucket}/{self._full_key(key)}"
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole or not at all, durable when the call returns; an object that is there is
-        replaced.
+        """Write an object, whole or not at all, and replace one that exists.
+
+        It is durable when the call returns.
         """
-        full = self._full(key)
-        with self._told(key, "written"):
+        full = self._full_key(key)
+        with self._translate_errors(key, "written"):
             client("s3").put_object(Bucket=self.bucket, Key=full, Body=bytes(data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one of that key; return whether it is written.
+        """Write an object unless one exists; return whether it was written.
 
-        S3 itself lets one writer of a key win, wherever the others are (`If-None-Match: *`).
+        S3 itself lets one writer of a key win, on whichever machines the others run
+        (`If-None-Match: *`).
         """
         return self._put_if(key, data, IfNoneMatch="*")
 
     def put_if_match(self, key: str, data: bytes, etag: str) -> bool:
-        """Replace an object that still has this entity tag; return whether it is written."""
+        """Replace an object that still has this entity tag; return whether it was written."""
         return self._put_if(key, data, IfMatch=etag)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> bool:
-        """Write on a condition of S3.
+        """Write on a condition of S3; return whether this call wrote the object.
 
-        A write whose answer is lost is sent again by boto3, and refused then because of our own
-        object. Its metadata name this call, so that the object is recognised.
+        boto3 resends a write whose reply was lost, and S3 then refuses it because of our own
+        object. The object's metadata name the call that wrote it, so that it is recognised.
         """
-        full, call = self._full(key), uuid4().hex
-        with self._told(key, "written"):
-            for pause in _pauses():
+        full, call = self._full_key(key), uuid4().hex
+        with self._translate_errors(key, "written"):
+            for pause in _retry_delays():
                 try:
                     client("s3").put_object(
                         Bucket=self.bucket,
@@ -127,11 +127,11 @@ class S3Store:
                     )
                     return True
                 except ClientError as error:
-                    if code(error) in TAKEN:
+                    if error_code(error) in PRECONDITION_FAILED:
                         return self._written_by(full) == call
-                    if code(error) in ABSENT and "IfMatch" in condition:
+                    if error_code(error) in NO_SUCH_KEY and "IfMatch" in condition:
                         return False
-                    if code(error) not in RACED or pause is None:
+                    if error_code(error) not in CONFLICT or pause is None:
                         raise
                     time.sleep(pause)
         raise AssertionError("the last try returns or raises")
@@ -141,121 +141,136 @@ class S3Store:
         try:
             found = client("s3").head_object(Bucket=self.bucket, Key=full)
         except ClientError as error:
-            if code(error) in ABSENT:
+            if error_code(error) in NO_SUCH_KEY:
                 return ""
             raise
         return str(found["Metadata"].get(WRITTEN_BY, ""))
 
     def get(self, key: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none."""
-        full = self._full(key)
-        with self._told(key, "read"), self._absent(key):
+        """Return the object's bytes; KeyError if there is none."""
+        full = self._full_key(key)
+        with self._translate_errors(key, "read"), self._missing_as_key_error(key):
             return pa.py_buffer(self._read(full))
 
     def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
         """Return the object's bytes and its entity tag; KeyError if there is none."""
-        full = self._full(key)
-        with self._told(key, "read"), self._absent(key):
-            answer, content = self._answer(full)
+        full = self._full_key(key)
+        with self._translate_errors(key, "read"), self._missing_as_key_error(key):
+            answer, content = self._get_object(full)
             return pa.py_buffer(content), str(answer["ETag"])
 
     def parts(self, key: str) -> Iterator[pa.Buffer]:
-        """The object's bytes, in one part; KeyError if there is none."""
+        """Yield the object's bytes, in one part; KeyError if there is none."""
         yield self.get(key)
 
     def get_marked(self, key: str, mark: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none, DamagedFile if it is not the one that had
-        this mark, as `marks` gives it.
+        """Return the bytes of the object that had this mark, as `marks` returned it.
+
+        Raises:
+            KeyError: there is no object.
+            DamagedFile: the object has another mark.
         """
-        full = self._full(key)
+        full = self._full_key(key)
         size, _, etag = mark.partition(" ")
-        with self._told(key, "read"), self._absent(key):
+        with self._translate_errors(key, "read"), self._missing_as_key_error(key):
             try:
-                found, content = self._answer(full, IfMatch=etag)
+                found, content = self._get_object(full, IfMatch=etag)
                 data = pa.py_buffer(content)
             except ClientError as error:
-                if code(error) in TAKEN:
+                if error_code(error) in PRECONDITION_FAILED:
                     raise damage_error(self, key, "was replaced since it was written") from error
                 raise
         if data.size != int(size):
             raise damage_error(
                 self, key, f"has {data.size:,} bytes, and had {int(size):,} when it was written"
             )
-        if not _has_tag(content, etag, found):
+        if not _matches_etag(content, etag, found):
             raise damage_error(self, key, "does not have the checksum with which it was written")
         return data
 
     def marks(self, prefix: str) -> dict[str, str]:
-        """The size and entity tag of each object below a prefix that ends with '/', by key."""
+        """Return the size and entity tag of each object below a prefix ending with '/'."""
         below = self.prefix + checked_prefix(prefix)
-        with self._told(prefix, "listed"):
+        with self._translate_errors(prefix, "listed"):
             return {
                 found["Key"].removeprefix(self.prefix): f"{found['Size']} {found['ETag']}"
-                for found in self._listed(below)
+                for found in self._pages(below)
             }
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
-        below = self.prefix + checked_prefix(prefix)  # checked now, and not at the first key
+        """Return the keys below a prefix that ends with '/', in order; all of them for the prefix
+        ''.
+        """
+        below = self.prefix + checked_prefix(prefix)  # checked now, before the first key is read
         return (key for key, _ in self._objects(below))
 
     def beginning(self, beginning: str) -> Iterator[str]:
-        """The keys that begin like this, in order: `list` for a part of a name."""
-        return (key for key, _ in self._objects(self._full(beginning)))
+        """Return the keys with this beginning, in order: `list` for a part of a name."""
+        return (key for key, _ in self._objects(self._full_key(beginning)))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """The bytes of each object below a prefix that ends with '/', by key."""
+        """Return the size in bytes of each object below a prefix that ends with '/', by key."""
         return dict(self._objects(self.prefix + checked_prefix(prefix)))
 
     def delete(self, prefix: str) -> None:
-        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+        """Remove the object of that key and all below `prefix/`, if they exist."""
         key = prefix.removesuffix("/")
-        full = self._full(key)
-        with self._told(key, "removed"):
-            keys = chain([full], (found["Key"] for found in self._listed(f"{full}/")))
-            while some := [*islice(keys, AT_ONCE)]:
-                self._remove(some)
+        full = self._full_key(key)
+        with self._translate_errors(key, "removed"):
+            keys = chain([full], (found["Key"] for found in self._pages(f"{full}/")))
+            while batch := [*islice(keys, MAX_KEYS_PER_DELETE)]:
+                self._delete_keys(batch)
 
     def copy(self, source: str, target: str) -> None:
-        """Make `target` a copy of `source` within S3, whole or not at all; KeyError if there is no
+        """Copy `source` to `target` within S3, whole or not at all; KeyError if there is no
         `source`.
         """
-        there, here = self._full(source), self._full(target)
-        with self._told(target, f"copied from {self.where(source)}"), self._absent(source):
-            self._steady(
+        source_key, target_key = self._full_key(source), self._full_key(target)
+        with (
+            self._translate_errors(target, f"copied from {self.where(source)}"),
+            self._missing_as_key_error(source),
+        ):
+            self._retry_if_replaced(
                 source,
-                lambda: client("s3").copy({"Bucket": self.bucket, "Key": there}, self.bucket, here),
+                lambda: client("s3").copy(
+                    {"Bucket": self.bucket, "Key": source_key}, self.bucket, target_key
+                ),
             )
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to, on this machine; it becomes the object when the block ends, whole and
-        durable, and nothing if it raises.
+        """Yield a path on this machine, whose file becomes the object when the block ends.
+
+        The object is whole and durable then; nothing is written if the block raises.
         """
-        full, suffix = self._full(key), PurePosixPath(key).suffix
+        full, suffix = self._full_key(key), PurePosixPath(key).suffix
         with (
-            self._on_disk(key),
+            self._translate_disk_errors(key),
             TemporaryDirectory(prefix="hundredfold-", ignore_cleanup_errors=True) as folder,
         ):
             path = Path(folder) / f"object{suffix}"
             yield path
-            with self._told(key, "written"):
+            with self._translate_errors(key, "written"):
                 client("s3").upload_file(str(path), self.bucket, full)
 
     def send(self, path: Path, key: str) -> None:
-        """Let a file of this machine be the object of that key."""
-        full = self._full(key)
-        with self._on_disk(key), self._told(key, "written"):
+        """Upload a file of this machine as the object of that key."""
+        full = self._full_key(key)
+        with self._translate_disk_errors(key), self._translate_errors(key, "written"):
             client("s3").upload_file(str(path), self.bucket, full)
 
     def fetch(self, key: str) -> Path:
-        """A copy of the object as it is now, in a file of this machine that is there until `close`;
-        KeyError if there is none.
-        """
-        full = self._full(key)
-        with self._on_disk(key), self._told(key, "read"), self._absent(key):
-            path = self._copies.new(PurePosixPath(key).suffix)
-            self._steady(key, lambda: client("s3").download_file(self.bucket, full, str(path)))
+        """Return a local copy of the object, kept until `close`; KeyError if there is none."""
+        full = self._full_key(key)
+        with (
+            self._translate_disk_errors(key),
+            self._translate_errors(key, "read"),
+            self._missing_as_key_error(key),
+        ):
+            path = self._copies.new_path(PurePosixPath(key).suffix)
+            self._retry_if_replaced(
+                key, lambda: client("s3").download_file(self.bucket, full, str(path))
+            )
             return path
 
     def close(self) -> None:
@@ -269,59 +284,60 @@ class S3Store:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # the copies belong to the process that fetched them
         return S3Store, (
             self.bucket,
             self.prefix,
-        )  # the copies belong to the process that fetched them
+        )
 
-    def _full(self, key: str) -> str:
+    def _full_key(self, key: str) -> str:
         return self.prefix + checked_key(key)
 
     def _objects(self, below: str) -> Iterator[tuple[str, int]]:
-        """The keys and sizes of all objects below a prefix of the bucket, in the order of the keys."""
-        with self._told(below.removeprefix(self.prefix), "listed"):
-            for found in self._listed(below):
-                if not found["Key"].endswith("/"):  # a "folder" that somebody made in the console
+        """Yield the keys and sizes of all objects below a prefix of the bucket, in key order."""
+        with self._translate_errors(below.removeprefix(self.prefix), "listed"):
+            for found in self._pages(below):
+                if not found["Key"].endswith("/"):  # a "folder" that was created in the console
                     yield found["Key"].removeprefix(self.prefix), found["Size"]
 
-    def _listed(self, below: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, below: str) -> Iterator[dict[str, Any]]:
         for page in (
             client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
         ):
             yield from page.get("Contents", ())
 
     def _read(self, full: str) -> bytes:
-        return self._answer(full)[1]
+        return self._get_object(full)[1]
 
-    def _answer(self, full: str, **condition: str) -> tuple[dict[str, Any], bytes]:
-        """What S3 says of an object, and its bytes."""
-        for pause in _pauses():
-            found = client("s3").get_object(
-                Bucket=self.bucket, Key=full, **condition
-            )  # this, boto3 tries again by itself
+    def _get_object(self, full: str, **condition: str) -> tuple[dict[str, Any], bytes]:
+        """Return S3's reply about an object, and its bytes."""
+        for pause in _retry_delays():
+            # boto3 retries this call itself
+            found = client("s3").get_object(Bucket=self.bucket, Key=full, **condition)
             try:
                 return found, bytes(found["Body"].read())
-            except CUT_OFF:
+            except INTERRUPTED:
                 if pause is None:
                     raise
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    def _steady(self, key: str, move: Callable[[], object]) -> None:
-        """Do it anew where the object was replaced between two of its parts."""
-        for pause in _pauses():
+    def _retry_if_replaced(self, key: str, move: Callable[[], object]) -> None:
+        """Repeat a transfer if the object was replaced between two of its parts."""
+        for pause in _retry_delays():
             try:
                 move()
                 return
-            except REPLACED as error:
+            except REPLACED_DURING_TRANSFER as error:
                 if pause is None:
                     raise HomeError(
-                        f"{self.where(key)} was replaced while it was read, {TRIES} times: {error}"
+                        f"{self.where(key)} was replaced while it was read, {MAX_TRIES} times: "
+                        f"{error}"
                     ) from error
                 time.sleep(pause)
 
-    def _remove(self, keys: Sequence[str]) -> None:
-        for pause in _pauses():
+    def _delete_keys(self, keys: Sequence[str]) -> None:
+        for pause in _retry_delays():
             objects = [{"Key": key} for key in keys]
             errors = (
                 client("s3")
@@ -331,89 +347,87 @@ class S3Store:
             keys = [error["Key"] for error in errors]
             if not keys:
                 return
-            first = next((error for error in errors if error["Code"] not in BUSY), None)
+            first = next((error for error in errors if error["Code"] not in THROTTLED), None)
             if first or pause is None:
                 raise ClientError({"Error": first or errors[0]}, "DeleteObjects")
             time.sleep(pause)
 
     @contextmanager
-    def _absent(self, key: str) -> Iterator[None]:
-        """Say as a KeyError that there is no such object."""
+    def _missing_as_key_error(self, key: str) -> Iterator[None]:
+        """Raise KeyError for an object that does not exist."""
         try:
             yield
         except ClientError as error:
-            if code(error) == "NoSuchKey" or (
-                code(error) in ABSENT | DENIED and self._is_absent(key)
+            if error_code(error) == "NoSuchKey" or (
+                error_code(error) in NO_SUCH_KEY | DENIED and self._is_absent(key)
             ):
                 raise KeyError(key) from None
             raise
 
     def _is_absent(self, key: str) -> bool:
-        """Whether the bucket's listing has no such object.
+        """Return whether the bucket's listing has no such object.
 
-        What is not there, S3 calls forbidden if the right to list ends at some prefixes; and where
-        the object is missing, a HEAD cannot say that it was the bucket.
+        S3 calls a missing object forbidden if the permission to list is limited to some prefixes;
+        and the reply to HEAD does not distinguish a missing object from a missing bucket.
         """
-        full = self._full(key)
+        full = self._full_key(key)
         try:
             found = client("s3").list_objects_v2(Bucket=self.bucket, Prefix=full, MaxKeys=1)
         except ClientError as error:
-            if code(error) in DENIED:
+            if error_code(error) in DENIED:
                 return False
             raise
         return all(each["Key"] != full for each in found.get("Contents", ()))
 
-    def _told(self, key: str, done: str) -> AbstractContextManager[None]:
-        return in_plain_words(f"s3://{self.bucket}/{self.prefix}{key}", done)
+    def _translate_errors(self, key: str, participle: str) -> AbstractContextManager[None]:
+        return translate_errors(f"s3://{self.bucket}/{self.prefix}{key}", participle)
 
     @contextmanager
-    def _on_disk(self, key: str) -> Iterator[None]:
-        """Say as a HomeError what goes wrong with the file that stands for the object on this
-        machine.
-        """
+    def _translate_disk_errors(self, key: str) -> Iterator[None]:
+        """Raise a HomeError for an error of the local file that holds the object."""
         try:
             yield
         except OSError as error:
             raise HomeError(
-                f"{self.where(key)} cannot go through a file of this machine, in "
+                f"{self.where(key)} cannot be stored in a local temporary file in "
                 f"{tempfile.gettempdir()}: {error.strerror or error}",
                 hint=(
-                    "make room there, or name another folder with TMPDIR; a Lambda function has "
+                    "free space there, or name another folder with TMPDIR; a Lambda function has "
                     "as much as its ephemeral storage"
                 ),
             ) from error
 
 
-class Copies:
-    """A temporary folder for the objects that were fetched: made for the first, gone with the
-    process at the latest.
+class LocalCopies:
+    """A temporary folder for fetched objects: created for the first, removed with the process at
+    the latest.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._numbers = count()
         self._folder: Path | None = None
-        self._gone = weakref.finalize(self, _remove_folder, None, os.getpid())
+        self._finalizer = weakref.finalize(self, _remove_folder, None, os.getpid())
 
-    def new(self, suffix: str) -> Path:
-        """A file that is not there yet."""
+    def new_path(self, suffix: str) -> Path:
+        """Return the path of a new file."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="hundredfold-"))
-                self._gone = weakref.finalize(self, _remove_folder, self._folder, os.getpid())
+                self._finalizer = weakref.finalize(self, _remove_folder, self._folder, os.getpid())
             return self._folder / f"{next(self._numbers)}{suffix}"
 
     def remove(self) -> None:
         with self._lock:
-            self._gone()
+            self._finalizer()
             self._folder = None
 
 
-def _has_tag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
-    """Whether bytes have their object's entity tag, which is their MD5 where S3 encrypts with its
-    own keys (the default).
+def _matches_etag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
+    """Return whether bytes match their object's entity tag.
 
-    With keys of KMS, and for an upload of several parts, it is another number: True.
+    The tag is their MD5 if S3 encrypts with its own keys (the default). With KMS keys, and for a
+    multipart upload, it is another number: True.
     """
     wanted = PLAIN_ETAG.fullmatch(etag)
     if (
@@ -426,11 +440,11 @@ def _has_tag(content: bytes, etag: str, answer: Mapping[str, Any]) -> bool:
 
 
 def _remove_folder(folder: Path | None, owner: int) -> None:
-    if folder is not None and os.getpid() == owner:  # and not a child that was forked, at its end
+    if folder is not None and os.getpid() == owner:  # not when a forked child ends
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pauses() -> Iterator[float | None]:
-    """The seconds to wait after each try, and None after the last."""
-    yield from (0.1 * 2**number for number in range(TRIES - 1))
+def _retry_delays() -> Iterator[float | None]:
+    """Yield the seconds to wait after each try, and None after the last."""
+    yield from (0.1 * 2**number for number in range(MAX_TRIES - 1))
     yield None

@@ -1,6 +1,4 @@
-"""Where a stack's things are: the names of its bucket, queue, table and so on, and the clients that
-reach them.
-"""
+"""The resources of one stack (bucket, queue, table, ...), and the boto3 clients that reach them."""
 
 from __future__ import annotations
 
@@ -16,26 +14,27 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import UsageError
-from ..lambda_platform import digest_of
+from ..lambda_platform import digest_in_address
 
-ATTEMPTS = 8  # throttling is normal where a thousand workers begin at once
+MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
 
 @cache
 def client(service: str) -> Any:
-    """A client of an AWS service, one for each process; credentials, region and endpoint come from
-    the usual environment.
+    """Return this process's client of an AWS service.
+
+    Credentials, region and endpoint come from the usual environment variables.
     """
-    with _making:
+    with _client_lock:
         return boto3.client(
             service,
             config=Config(
-                retries={"mode": "adaptive", "max_attempts": ATTEMPTS}, max_pool_connections=32
+                retries={"mode": "adaptive", "max_attempts": MAX_ATTEMPTS}, max_pool_connections=32
             ),
         )
 
 
-def caller() -> str:
+def caller_arn() -> str:
     """Return the ARN of the IAM principal whose credentials these are, "" where STS cannot be
     asked.
     """
@@ -45,36 +44,35 @@ def caller() -> str:
         return ""
 
 
-def code_of_image(function: str) -> str:
-    """Return the fingerprint of the image that a Lambda function runs: its digest, also where it
-    was named by a tag.
+def image_digest(function: str) -> str:
+    """Return the digest of the image that a Lambda function runs, even if it was deployed by a tag.
 
-    "" for a function that is no image, or that these credentials may not look at.
+    "" for a function without an image, or one that these credentials may not read.
     """
     try:
         found = client("lambda").get_function(FunctionName=function)["Code"]
     except (BotoCoreError, ClientError, KeyError):
         return ""
-    return digest_of(str(found.get("ResolvedImageUri", "")))
+    return digest_in_address(str(found.get("ResolvedImageUri", "")))
 
 
 def _after_fork() -> None:
-    global _making
+    global _client_lock
     _making = Lock()
     client.cache_clear()
 
 
-_making = Lock()  # boto3's session, which makes all clients, is not meant for two threads at once
+_client_lock = Lock()  # boto3's default session creates all clients, and is not thread-safe
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        after_in_child=_after_fork
-    )  # parent and child would read each other's answers on the same connections
+    # otherwise parent and child would read each other's replies on shared connections
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, slots=True)
 class StackResources:
-    """One stack. Every function has these in its environment, and the stack has them among its
-    outputs.
+    """The resources of one stack.
+
+    Every Lambda function has these values in its environment, and the stack has them as outputs.
     """
 
     job: str
@@ -87,29 +85,31 @@ class StackResources:
     concurrency: int
     trigger: str
     machine: str = ""
-    code: str = ""  # the fingerprint of the package that is deployed; "" where it is not known
+    code: str = ""  # fingerprint of the deployed package; "" if unknown
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
-        """The stack that a function belongs to."""
-        return cls._made(
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
+        """Return the stack that this Lambda function belongs to."""
+        return cls._from_lookup(
             lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"),
-            "the function's environment",
+            "the environment of the function",
         )
 
     @classmethod
-    def of_stack(cls, stack: str) -> StackResources:
-        """The stack of that name in the account and region of the credentials; UsageError if there
-        is none.
+    def from_stack(cls, stack: str) -> StackResources:
+        """Return the stack of that name in the account and region of the credentials.
+
+        Raises:
+            UsageError: there is no such stack, or these credentials may not see it.
         """
         try:
             found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except (ClientError, BotoCoreError) as error:
             raise UsageError(
-                f"there is no stack {stack!r} that these credentials can see: {error}",
+                f"found no stack {stack!r} that these credentials can see: {error}",
                 hint=(
                     "deploy it first: hundredfold deploy MODULE:JOB   or name it with --stack; "
-                    "AWS_PROFILE and AWS_REGION say where"
+                    "AWS_PROFILE and AWS_REGION select the account and region"
                 ),
             ) from error
         outputs = {
@@ -117,17 +117,17 @@ class StackResources:
             for output in found.get("Outputs", [])
         }
         names = {"queue": "queueurl", "dead": "deadurl", "machine": "machinearn"}
-        place = cls._made(
+        place = cls._from_lookup(
             lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
         )
         return (
             place
             if place.code or "workfunction" not in outputs
-            else replace(place, code=code_of_image(outputs["workfunction"]))
+            else replace(place, code=image_digest(outputs["workfunction"]))
         )
 
     @classmethod
-    def _made(cls, find: Any, where: str) -> StackResources:
+    def _from_lookup(cls, find: Any, where: str) -> StackResources:
         found = {field.name: find(field.name) for field in fields(cls)}
         missing = [
             name for name, value in found.items() if not value and name not in ("machine", "code")
@@ -135,7 +135,7 @@ class StackResources:
         if missing:
             raise UsageError(
                 f"{where} lack {', '.join(missing)}",
-                hint="was it deployed by this version? hundredfold deploy MODULE:JOB",
+                hint="deploy it again with this version: hundredfold deploy MODULE:JOB",
             )
         return cls(
             **{

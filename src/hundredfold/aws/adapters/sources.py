@@ -1,11 +1,11 @@
-"""Where a source's rows are on AWS: objects in S3, or a table in Glue.
+"""Sources on AWS: objects in S3, or a table in Glue.
 
-Parquet is read where it lies. Text, and Parquet files whose columns differ, go through the reader
-of this machine first, which keeps every row's place and every line that is none, and become one
-Parquet object that Athena can read.
+Athena reads Parquet in place. Text, and Parquet files with different columns, first go through the
+local reader, which records the place of every row and every malformed line, and become one Parquet
+object that Athena can read.
 
-What was found first is kept: a step is called again after each of its queries, and may not read
-other objects then.
+The first listing of a source is stored: a step is called again after each of its queries, and must
+not read other objects then.
 """
 
 from __future__ import annotations
@@ -38,18 +38,24 @@ from ...sql.sources.parquet_files import (
     refuse_finer,
     what_is_no_parquet,
 )
-from .errors import DENIED, code
-from .glue_table import PATH, GlueTable, are_many
-from .glue_types import arrow_type, has_sub_millisecond, is_fine, plain_schema, refuse_misfits
+from .errors import DENIED, error_code
+from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
+from .glue_types import (
+    arrow_type,
+    duckdb_schema,
+    has_sub_millisecond,
+    may_have_sub_millisecond,
+    refuse_unsupported_columns,
+)
 from .s3_objects import (
-    AT_ONCE,
-    RIGHT,
-    Object,
+    READ_PERMISSION_HINT,
+    REQUEST_THREADS,
     ObjectFile,
-    beside,
+    S3Object,
     find_objects,
     fingerprints,
-    has_many,
+    may_exceed_one_listing,
+    other_objects_in,
     split_address,
 )
 from .session import client
@@ -57,32 +63,34 @@ from .session import client
 if TYPE_CHECKING:
     from .athena import AthenaWarehouse
 
-STAGED_MOST = (
-    1.5 * 2**30
-)  # bytes of text that fit on a function's disk, together with what is made of them
-NEAR_MOST = 2**29  # bytes of text whose rows are checked here; Athena checks more
-GLUE = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
-FINE = r":\d\d[.]\d{3}\d*[1-9]"  # a text that tells a time finer than a millisecond
+# bytes of text that fit on a function's disk, together with the files made from it
+MAX_STAGED_BYTES = 1.5 * 2**30
+MAX_LOCAL_BYTES = (
+    2**29
+)  # bytes of text whose rows are validated locally; Athena validates larger sources
+GLUE_ADDRESS = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
+# a text that tells a time finer than a millisecond
+SUB_MILLISECOND_TEXT = r":\d\d[.]\d{3}\d*[1-9]"
 
 
 def attach(
     warehouse: AthenaWarehouse,
     declared: Source,
-    place: str,
+    location: str,
     contract_columns: Mapping[str, Column],
     scratch: Path,
     *,
     memory: int,
 ) -> AttachedSource:
-    """The raw rows of a source, wherever they are on AWS; SourceError if they cannot be read."""
+    """Attach the raw rows of a source on AWS; SourceError if they cannot be read."""
     source = declared.name
     name = f"__raw_{source}"
-    glue = GLUE.fullmatch(place)
+    glue = GLUE_ADDRESS.fullmatch(location)
     if glue:
-        refuse_csv(declared, place)
-        return _in_glue(warehouse, source, name, glue[1], glue[2])
-    objects, kind = _found(warehouse, source, place)
-    folders = _folders(source, place, objects)
+        refuse_csv(declared, location)
+        return _attach_glue(warehouse, source, name, glue[1], glue[2])
+    objects, kind = _objects_found_first(warehouse, source, location)
+    folders = _folders(source, location, objects)
     if kind == "parquet" and name not in warehouse.tables:
         schemas = _schemas(source, objects)
         if (
@@ -92,18 +100,18 @@ def attach(
         ):
             _register(warehouse, source, name, objects, schemas[0])
     if name in warehouse.tables and warehouse.tables[name].only:
-        return _in_place(warehouse, source, name, objects)
-    return _staged(
+        return _attach_in_place(warehouse, source, name, objects)
+    return _stage(
         warehouse, declared, name, objects, kind, folders, contract_columns, scratch, memory
     )
 
 
-def _folders(source: str, place: str, objects: Sequence[Object]) -> list[list[str]]:
-    """The folders KEY=VALUE that give columns to each object.
+def _folders(source: str, location: str, objects: Sequence[S3Object]) -> list[list[str]]:
+    """Return the folders KEY=VALUE that give columns to each object.
 
-    The reader of this machine adds them, so that they are the same there.
+    The local reader adds the columns, so they are the same there.
     """
-    wanted = split_address(place)[1]
+    wanted = split_address(location)[1]
     pattern = re.search(r"[*?\[]", wanted)
     base = wanted[: pattern.start()].rpartition("/")[0] if pattern else wanted.rstrip("/")
     base = base.rpartition("/")[0] if any(o.key == wanted for o in objects) else base
@@ -112,107 +120,112 @@ def _folders(source: str, place: str, objects: Sequence[Object]) -> list[list[st
     return [partition_folders(above, name) for name in names]
 
 
-def _found(warehouse: AthenaWarehouse, source: str, place: str) -> tuple[list[Object], str]:
-    """The objects of a source and their kind: those that were found first."""
+def _objects_found_first(
+    warehouse: AthenaWarehouse, source: str, location: str
+) -> tuple[list[S3Object], str]:
+    """Return the objects of a source and their kind, as they were found first."""
     kept = f"{warehouse.layout.root}/sources/{source}.objects.json"
     try:
         found = get_json(warehouse.store, kept)
-        if found["place"] == place:
-            return [Object(*fields) for fields in found["objects"]], found["kind"]
+        if found["place"] == location:
+            return [S3Object(*fields) for fields in found["objects"]], found["kind"]
     except KeyError:
         pass
-    objects, kind = _objects_of_a_kind(source, place)
+    objects, kind = _objects_of_a_kind(source, location)
     fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
-    put_json(warehouse.store, kept, {"place": place, "kind": kind, "objects": fields})
+    put_json(warehouse.store, kept, {"place": location, "kind": kind, "objects": fields})
     return objects, kind
 
 
-def _objects_of_a_kind(source: str, place: str) -> tuple[list[Object], str]:
-    objects = find_objects(source, place)
+def _objects_of_a_kind(source: str, location: str) -> tuple[list[S3Object], str]:
+    objects = find_objects(source, location)
     kinds = sorted({str(kind_of_file(o.key)) for o in objects})
     if len(kinds) > 1:
         raise SourceError(
-            f"{source}: its objects are of several kinds: {', '.join(kinds)}",
+            f"{source}: expected objects of one kind, found {', '.join(kinds)}",
             hint="name one kind, such as s3://BUCKET/PREFIX/*.parquet",
         )
     if not any(o.size for o in objects):
         raise SourceError(
-            f"{source} is empty: {place} has no byte",
-            hint=f"name another place with --source {source}=s3://...",
+            f"{source} is empty: all objects at {location} have 0 bytes",
+            hint=f"give another location with --source {source}=s3://...",
         )
     return objects, kinds[0]
 
 
-def check_place(source: str, place: str) -> None:
-    """Check, before a run is recorded, that a place is there: an address of S3, or a table of Glue.
+def check_location(source: str, location: str) -> None:
+    """Check, before a run is recorded, that a location exists: an S3 address, or a Glue table.
 
-    What the caller's credentials may not see, and more objects than one answer of S3 names, are
-    left to the run.
+    A location that the caller's credentials may not see, and one with more objects than one listing
+    page, is checked by the run.
 
     Raises:
-        SourceError: nothing is there that can be read.
+        SourceError: there is nothing that can be read.
     """
     try:
-        glue = GLUE.fullmatch(place)
+        glue = GLUE_ADDRESS.fullmatch(location)
         if glue:
             client("glue").get_table(DatabaseName=glue[1], Name=glue[2])
-        elif place.startswith("s3://") and not has_many(place):
-            _objects_of_a_kind(source, place)
+        elif location.startswith("s3://") and not may_exceed_one_listing(location):
+            _objects_of_a_kind(source, location)
     except ClientError as error:
-        if code(error) == "EntityNotFoundException":
-            raise _no_table(source, place) from error
+        if error_code(error) == "EntityNotFoundException":
+            raise _no_such_table(source, location) from error
 
 
-def refuse_csv(source: Source, place: str) -> None:
-    """Raise SourceError where `csv=` would have no effect: what the files of a table in Glue are
-    like, its entry there says.
-    """
-    if GLUE.fullmatch(place) and source.csv != Csv():
+def refuse_csv(source: Source, location: str) -> None:
+    """Raise SourceError if `csv=` would have no effect: Glue describes the files of its tables."""
+    if GLUE_ADDRESS.fullmatch(location) and source.csv != Csv():
         raise SourceError(
-            f"{source.name}: {place} is a table in Glue, whose own entry says how its files are "
-            "written, and csv= is declared too",
+            f"{source.name}: {location} is a Glue table, which describes its own files, but csv= "
+            "is declared too",
             hint=(
-                f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or leave csv= out, "
+                f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or remove csv=, "
                 "and set delimiter and nulls in Glue"
             ),
         )
 
 
-def _no_table(source: str, place: str) -> SourceError:
+def _no_such_table(source: str, location: str) -> SourceError:
     return SourceError(
-        f"{source}: there is no table {place.removeprefix('glue://').replace('/', '.')} in Glue",
+        f"{source}: found no table {location.removeprefix('glue://').replace('/', '.')} in Glue",
         hint="name it as glue://DATABASE/TABLE",
     )
 
 
-# ---- Parquet, where it lies
+# ---- Parquet, read in place
 
 
-def _schemas(source: str, objects: Sequence[Object]) -> list[pa.Schema]:
-    """The columns of each Parquet object, of the types that this machine would read; SourceError
-    for one that cannot be read, and for times that are finer than Athena keeps.
+def _schemas(source: str, objects: Sequence[S3Object]) -> list[pa.Schema]:
+    """Return the columns of each Parquet object, in the types of the local reader.
+
+    Raises:
+        SourceError: an object cannot be read, or holds times finer than Athena stores.
     """
 
-    def read(o: Object) -> pa.Schema:
+    def read(o: S3Object) -> pa.Schema:
         try:
             file = pq.ParquetFile(ObjectFile(o.bucket, o.key))
             refuse_durations(source, o.address, file.schema_arrow)
-            _refuse_finer(source, o, file)
-            return plain_schema(file)
+            _refuse_sub_millisecond(source, o, file)
+            return duckdb_schema(file)
         except PermissionError as error:
-            raise SourceError(f"{source}: {error}", hint=RIGHT) from error
+            raise SourceError(f"{source}: {error}", hint=READ_PERMISSION_HINT) from error
         except (pa.ArrowException, OSError) as error:
-            words = _what_is(o) or str(error)
+            reason = _describe_non_parquet(o) or str(error)
             raise SourceError(
-                f"{source}: {o.address} cannot be read as Parquet: {words}", hint=COPY_AGAIN
+                f"{source}: {o.address} cannot be read as Parquet: {reason}", hint=COPY_AGAIN
             ) from error
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUEST_THREADS) as pool:
         return list(pool.map(read, objects))
 
 
-def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
-    """Only the columns of times are read, a row group after the other."""
+def _refuse_sub_millisecond(source: str, o: S3Object, file: pq.ParquetFile) -> None:
+    """Raise SourceError for times finer than a millisecond.
+
+    Only columns of times are read, one row group after the other.
+    """
     old = {
         column.path.split(".")[0]
         for column in map(file.schema.column, range(len(file.schema)))
@@ -222,7 +235,9 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
         source, o.address, sorted(old), lambda: ObjectFile(o.bucket, o.key), step_ns=1_000_000
     )
     fine = [
-        field.name for field in file.schema_arrow if is_fine(field.type) and field.name not in old
+        field.name
+        for field in file.schema_arrow
+        if may_have_sub_millisecond(field.type) and field.name not in old
     ]
     for number in range(file.num_row_groups if fine else 0):
         rows = file.read_row_group(number, columns=fine)
@@ -230,59 +245,64 @@ def _refuse_finer(source: str, o: Object, file: pq.ParquetFile) -> None:
         if bad:
             raise SourceError(
                 f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, "
-                "and Athena would round them",
+                "which Athena would round",
                 hint="write them rounded to the millisecond, or as text or whole numbers",
             )
 
 
-def _what_is(o: Object) -> str:
-    """What an object is that is no Parquet file, from its ends; "" if it may be one."""
+def _describe_non_parquet(o: S3Object) -> str:
+    """Return the kind of an object that is not Parquet, from its ends; "" if it may be Parquet."""
     file = ObjectFile(o.bucket, o.key)
     head = file.read(HEAD_BYTES)
     file.seek(max(o.size - 4, 0))
     return what_is_no_parquet(head, file.read(), o.size)
 
 
-def _hidden_to_athena(objects: Sequence[Object]) -> bool:
-    """Whether Athena leaves out objects of a table at their folder: partitions too, if their names
-    begin with _ or .
+def _hidden_to_athena(objects: Sequence[S3Object]) -> bool:
+    """Return whether Athena ignores some of the objects in a table at their folder.
+
+    It ignores names that begin with _ or ., partitions included.
     """
     at = len(_folder_of(objects))
     return any(part.startswith((".", "_")) for o in objects for part in o.key[at:].split("/"))
 
 
 def _register(
-    warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object], schema: pa.Schema
+    warehouse: AthenaWarehouse,
+    source: str,
+    name: str,
+    objects: Sequence[S3Object],
+    schema: pa.Schema,
 ) -> None:
     refuse_ours(source, schema.names)
-    refuse_misfits(source, schema)
+    refuse_unsupported_columns(source, schema)
     folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
-    if are_many([o.address for o in objects]):
+    if exceed_inline_limit([o.address for o in objects]):
         _refuse_others(source, objects)
     warehouse.register_objects(name, folder, schema, only=[o.address for o in objects], paths=True)
 
 
-def _refuse_others(source: str, objects: Sequence[Object]) -> None:
-    """SourceError for objects among a source's that Athena would open as Parquet, and that are
-    none.
+def _refuse_others(source: str, objects: Sequence[S3Object]) -> None:
+    """Raise SourceError for other objects in the folder of a source, which Athena would open as
+    Parquet.
     """
-    others = beside(objects, _folder_of(objects))
+    others = other_objects_in(objects, _folder_of(objects))
     if others:
         raise SourceError(
-            f"{source}: among its {len(objects):,} objects lie others, and Athena would open them "
-            "as Parquet",
+            f"{source}: the folder of its {len(objects):,} objects also holds others, which "
+            "Athena would open as Parquet",
             problems=[o.address for o in others],
-            hint="move them to another place, or let their names begin with _",
+            hint="move them to another prefix, or rename them to begin with _",
         )
 
 
-def _in_place(
-    warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[Object]
+def _attach_in_place(
+    warehouse: AthenaWarehouse, source: str, name: str, objects: Sequence[S3Object]
 ) -> AttachedSource:
     _refuse_changed(source, objects)
     plain = ", ".join(map(quote, warehouse.tables[name].arrow.names))
     select = (
-        f"SELECT {plain}, {quote(PATH)} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
+        f"SELECT {plain}, {quote(PATH_COLUMN)} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
         f"{warehouse.with_path(name)}"
     )
     attached = AttachedSource(
@@ -297,30 +317,31 @@ def _in_place(
     )
 
 
-def _refuse_changed(source: str, objects: Sequence[Object]) -> None:
-    """SourceError where an object is not what it was when it was found: a run reads one state of
-    its sources.
+def _refuse_changed(source: str, objects: Sequence[S3Object]) -> None:
+    """Raise SourceError for an object that has changed since it was found.
+
+    A run reads one state of its sources.
     """
     try:
         now = fingerprints([o.address for o in objects])
     except FileNotFoundError as error:
         raise SourceError(
-            f"{source}: {error.filename} was there when the run began, and is gone",
+            f"{source}: {error.filename} existed when the run began, and is gone",
             hint="run the job again",
         ) from error
     changed = [o.address for o, then in zip(objects, now, strict=True) if o.fingerprint != then]
     if changed:
         raise SourceError(
-            f"{source} changed while it was checked", problems=changed, hint="run the job again"
+            f"{source} changed while it was validated", problems=changed, hint="run the job again"
         )
 
 
 def _numbered(
     warehouse: AthenaWarehouse, source: str, select: str, raw: AttachedSource
 ) -> AttachedSource:
-    """The rows with a number each.
+    """Return the rows with a number each.
 
-    Parquet files have no order in Athena: the number is any, and is kept.
+    Parquet files have no row order in Athena: the numbers are arbitrary, and are stored.
     """
     name = f"__numbered_{source}"
     warehouse.materialize(
@@ -330,8 +351,8 @@ def _numbered(
     return replace(raw, select=f"SELECT * FROM {quote(name)}")
 
 
-def _folder_of(objects: Sequence[Object]) -> str:
-    """The deepest folder that holds all of them; "" for the whole bucket."""
+def _folder_of(objects: Sequence[S3Object]) -> str:
+    """Return the deepest folder that holds all objects; "" for the whole bucket."""
     folders = [o.key.rpartition("/")[0].split("/") for o in objects]
     common = []
     for parts in zip(*folders, strict=False):
@@ -341,16 +362,16 @@ def _folder_of(objects: Sequence[Object]) -> str:
     return "/".join(common) + "/" if any(common) else ""
 
 
-# ---- a table of Glue
+# ---- a Glue table
 
 
-def _in_glue(
+def _attach_glue(
     warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
 ) -> AttachedSource:
     if name not in warehouse.tables:
-        _stand_for_glue(warehouse, source, name, database, table)
+        _attach_glue_table(warehouse, source, name, database, table)
     stands = warehouse.tables[name]
-    where = quote(PATH) if stands.paths else literal(f"{database}.{table}")
+    where = quote(PATH_COLUMN) if stands.paths else literal(f"{database}.{table}")
     plain = ", ".join(map(quote, stands.arrow.names))
     select = (
         f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
@@ -362,17 +383,19 @@ def _in_glue(
     )
 
 
-def _stand_for_glue(
+def _attach_glue_table(
     warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
 ) -> None:
     try:
         found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
     except ClientError as error:
-        if code(error) == "EntityNotFoundException":
-            raise _no_table(source, f"{database}.{table}") from error
+        if error_code(error) == "EntityNotFoundException":
+            raise _no_such_table(source, f"{database}.{table}") from error
         raise SourceError(
             f"{source}: the table {database}.{table} cannot be read: {error}",
-            hint=RIGHT if code(error) in DENIED else "name it as glue://DATABASE/TABLE",
+            hint=READ_PERMISSION_HINT
+            if error_code(error) in DENIED
+            else "name it as glue://DATABASE/TABLE",
         ) from error
     columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
     fields, bad = [], []
@@ -383,16 +406,16 @@ def _stand_for_glue(
             bad.append(f"{column['Name']}: {column['Type']}")
     if bad:
         raise SourceError(
-            f"{source}: the table {database}.{table} has columns of types that are not known here",
+            f"{source}: the table {database}.{table} has columns of unsupported types",
             problems=bad,
             hint="give Athena a view without them",
         )
     schema = pa.schema(fields)
     refuse_ours(source, schema.names)
-    refuse_misfits(source, schema)
+    refuse_unsupported_columns(source, schema)
     is_view = found.get("TableType") == "VIRTUAL_VIEW"
     location = found["StorageDescriptor"].get("Location", "")
-    warehouse.stand(
+    warehouse.attach_table(
         name,
         GlueTable(
             database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view
@@ -400,37 +423,32 @@ def _stand_for_glue(
     )
 
 
-# ---- text, and Parquet of several kinds
+# ---- text, and Parquet with different columns
 
 
-def _staged(
+def _stage(
     warehouse: AthenaWarehouse,
     declared: Source,
     name: str,
-    objects: Sequence[Object],
+    objects: Sequence[S3Object],
     kind: str,
     folders: Sequence[Sequence[str]],
     wanted: Mapping[str, Column],
     scratch: Path,
     memory: int,
 ) -> AttachedSource:
-    """Objects read by DuckDB here, and put down as one Parquet object."""
+    """Read objects with the local DuckDB, and store the rows as one Parquet object."""
     source = declared.name
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
     bad = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
     csv = f"processing/{warehouse.layout.run}/csv/{source}.json"
     total = sum(o.size for o in objects)
     if name not in warehouse.tables:
-        if total > STAGED_MOST:
-            raise SourceError(
-                f"{source}: {total / 2**30:.1f} GiB of {kind} are too much to be read by one "
-                f"function, which takes {STAGED_MOST / 2**30:.1f} GiB",
-                hint=_too_much(source, kind, any(folders)),
-            )
+        _refuse_too_large(source, kind, total, parted=any(folders))
         with DuckWarehouse(
             ScratchFiles(scratch / "staging"), scratch / "staging-scratch", memory=memory, threads=2
         ) as reader:
-            schema, written = _read_here(
+            schema, written = _read_locally(
                 warehouse,
                 reader,
                 declared,
@@ -443,8 +461,8 @@ def _staged(
             )
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)
-    if total <= NEAR_MOST:
-        warehouse.stand_near(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
+    if total <= MAX_LOCAL_BYTES:
+        warehouse.cache_locally(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
     try:
         malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
@@ -459,38 +477,49 @@ def _staged(
     )
 
 
-def _too_much(source: str, kind: str, parted: bool) -> str:
-    """What to do with a source that one function cannot read."""
+def _refuse_too_large(source: str, kind: str, size: int, *, parted: bool) -> None:
+    """Raise SourceError for a source that exceeds the disk of one function."""
+    if size > MAX_STAGED_BYTES:
+        raise SourceError(
+            f"{source}: {size / 2**30:.1f} GiB of {kind} exceed the "
+            f"{MAX_STAGED_BYTES / 2**30:.1f} GiB that one function can read",
+            hint=_too_large_hint(source, kind, parted),
+        )
+
+
+def _too_large_hint(source: str, kind: str, parted: bool) -> str:
+    """Return the hint for a source that one function cannot read."""
     table = (
-        "make a table of it in Glue (a crawler, or CREATE EXTERNAL TABLE in Athena) and name "
+        "create a Glue table of it (with a crawler, or CREATE EXTERNAL TABLE in Athena) and name "
         f"that: --source {source}=glue://DATABASE/TABLE"
     )
     if kind == "parquet" and parted:
         return f"{table}: there, its folders KEY=VALUE are partitions"
     return (
-        "write it as Parquet, all files with the same columns: Athena reads that where it lies; "
-        f"or {table}"
+        "write it as Parquet, all files with the same columns: Athena reads that in place; or "
+        f"{table}"
     )
 
 
-def _read_here(
+def _read_locally(
     warehouse: AthenaWarehouse,
     reader: DuckWarehouse,
     declared: Source,
-    objects: Sequence[Object],
+    objects: Sequence[S3Object],
     folders: Sequence[Sequence[str]],
     wanted: Mapping[str, Column],
     root: Path,
     folder: str,
     bad: str,
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
-    """Fetch the objects, read them with this machine's reader, and write the rows and the malformed
-    lines; the rows' columns, and how CSV files are written.
+    """Fetch the objects, read them locally, and write the rows and the malformed lines.
+
+    Returns the columns of the rows, and the format of the CSV files.
     """
     source = declared.name
     root = root.resolve()
-    addresses = _fetched(source, objects, folders, root / "objects")
-    with _naming(
+    addresses = _download(source, objects, folders, root / "objects")
+    with _name_addresses_in_errors(
         {
             **addresses,
             str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/"),
@@ -519,8 +548,8 @@ def _read_files(
         "ON a.path = r.__file"
     )
     columns = reader.columns(rows)
-    refuse_misfits(source, columns)
-    _refuse_finer_texts(source, reader, rows, columns, wanted)
+    refuse_unsupported_columns(source, columns)
+    _refuse_sub_millisecond_texts(source, reader, rows, columns, wanted)
     reader.write(rows, "rows.parquet")
     written = reader.store.path("rows.parquet")
     if found.malformed is not None:
@@ -531,14 +560,14 @@ def _read_files(
             )
     with warehouse.store.writing(f"{folder}/rows.parquet") as path:
         _as_snappy(written, path)
-    return plain_schema(pq.ParquetFile(written)), [
+    return duckdb_schema(pq.ParquetFile(written)), [
         {**facts, "first": addresses[facts["first"]]} for facts in found.csv
     ]
 
 
 @contextmanager
-def _naming(addresses: Mapping[str, str]) -> Iterator[None]:
-    """Let errors name the objects' addresses instead of the files that stand for them."""
+def _name_addresses_in_errors(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Replace local paths in errors with the addresses of the objects."""
 
     def named(text: str) -> str:
         for path, address in addresses.items():
@@ -554,11 +583,12 @@ def _naming(addresses: Mapping[str, str]) -> Iterator[None]:
         ) from error
 
 
-def _fetched(
-    source: str, objects: Sequence[Object], folders: Sequence[Sequence[str]], root: Path
+def _download(
+    source: str, objects: Sequence[S3Object], folders: Sequence[Sequence[str]], root: Path
 ) -> dict[str, str]:
-    """Each object as a file named by its number, whatever its key: paths, and the addresses that
-    they stand for.
+    """Download each object to a file named by its number, whatever its key.
+
+    Returns the address of each path.
     """
     root.mkdir(parents=True, exist_ok=True)
     addresses = {}
@@ -572,7 +602,7 @@ def _fetched(
         try:
             client("s3").download_file(o.bucket, o.key, str(path))
         except ClientError as error:
-            hint = RIGHT if code(error) in DENIED else "run the job again"
+            hint = READ_PERMISSION_HINT if error_code(error) in DENIED else "run the job again"
             raise SourceError(
                 f"{source}: {o.address} cannot be read: {error}", hint=hint
             ) from error
@@ -580,11 +610,12 @@ def _fetched(
     return addresses
 
 
-def _refuse_finer_texts(
+def _refuse_sub_millisecond_texts(
     source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Column]
 ) -> None:
-    """SourceError for times finer than Athena keeps: written as such, or in a column that is to
-    become times.
+    """Raise SourceError for times finer than Athena stores, in a column of times or of texts.
+
+    A column of texts counts if the contract converts it to times.
     """
     texts = [
         name
@@ -593,7 +624,9 @@ def _refuse_finer_texts(
         and pa.types.is_timestamp(column.arrow)
         and pa.types.is_string(columns.field(name).type)
     ]
-    tests = {name: f"bool_or(regexp_matches({quote(name)}, '{FINE}'))" for name in texts}
+    tests = {
+        name: f"bool_or(regexp_matches({quote(name)}, '{SUB_MILLISECOND_TEXT}'))" for name in texts
+    }
     tests |= {
         f.name: f"bool_or(epoch_ns({quote(f.name)}) % 1000000 <> 0)"
         for f in columns
@@ -608,15 +641,16 @@ def _refuse_finer_texts(
     bad = [name for name, is_so in found.items() if is_so]
     if bad:
         raise SourceError(
-            f"{source} holds times finer than a millisecond in {', '.join(bad)}, and Athena would "
-            "round them",
+            f"{source} holds times finer than a millisecond in {', '.join(bad)}, which Athena "
+            "would round",
             hint="write them rounded to the millisecond",
         )
 
 
 def _as_snappy(before: Path, after: Path) -> None:
-    """The file again, in the compression that every reader on AWS knows, without holding it in
-    memory.
+    """Rewrite a Parquet file with Snappy, the compression that every reader on AWS supports.
+
+    The file is not held in memory.
     """
     file = pq.ParquetFile(before)
     with pq.ParquetWriter(after, file.schema_arrow, compression="snappy") as writer:

@@ -1,8 +1,7 @@
-"""The queue on AWS: two queues of SQS, one for the work and one for its dead letters.
+"""The queue on AWS: two SQS queues, one for messages and one for dead-lettered messages.
 
-The visibility timeout, and how often a message is handed out before it is a dead letter, are
-attributes of the queues. SQS answers for what is on many servers, and says so: what is about right
-only, the methods tell.
+The visibility timeout and the maximum number of deliveries are attributes of the queues. SQS stores
+a queue on many servers, and some of its replies are approximate: the methods state which.
 """
 
 from __future__ import annotations
@@ -20,41 +19,42 @@ from botocore.exceptions import ClientError
 
 from ...errors import HomeError
 from ...ports.interfaces import Delivery, Depth
-from .errors import code, in_plain_words
+from .errors import error_code, translate_errors
 from .session import client
 
-ENTRIES = 10  # messages in one call
-LARGEST = 1024 * 1024  # bytes in one call, and so in one message
-LONGEST_POLL = 20  # seconds
-LONGEST_LEASE = 43_200  # seconds, since the message was received
-SENDERS = 8  # threads: 3,000 messages are 300 calls of some 20 ms
-TRIES = 6  # of what SQS did not take
-DEAD_LEASE = 120  # seconds that the dead letters are out of others' sight while they are read
-PURGING = 60.0  # seconds in which SQS may still delete what was sent after the purge was asked for
-UNSENDABLE = re.compile(
-    "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # what XML 1.0 cannot hold, SQS refuses
-LOST = {
+MAX_ENTRIES = 10  # in one call
+MAX_BYTES = 1024 * 1024  # bytes in one call, and so in one message
+MAX_POLL_S = 20  # seconds
+MAX_LEASE_S = 43_200  # seconds since the message was received
+SEND_THREADS = 8  # 3,000 messages take 300 calls of some 20 ms each
+MAX_TRIES = 6  # for messages that SQS did not accept
+# seconds for which dead-lettered messages are hidden from other readers while they are read
+DEAD_LETTER_LEASE_S = 120
+PURGE_S = 60.0  # seconds in which SQS may still delete messages that were sent after the purge
+# SQS rejects characters that XML 1.0 does not allow
+FORBIDDEN_CHARACTERS = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+LEASE_LOST = {
     "InvalidParameterValue",
     "MissingParameter",
     "ReceiptHandleIsInvalid",
     "MessageNotInflight",
     "AWS.SimpleQueueService.MessageNotInflight",
 }
-PURGED_LATELY = {"PurgeQueueInProgress", "AWS.SimpleQueueService.PurgeQueueInProgress"}
+PURGE_IN_PROGRESS = {"PurgeQueueInProgress", "AWS.SimpleQueueService.PurgeQueueInProgress"}
 
 
 @dataclass(frozen=True, slots=True)
 class SqsQueue:
     """A Queue on SQS. It holds no connection, and can be sent to another process.
 
-    `url`, `dead_url`  of the queue for the work, and of its dead-letter queue
-    `linger`           whole seconds to wait for one more dead letter; 0 asks a part of SQS's
-                       servers only
+    `url`, `dead_url`  of the queue for messages, and of its dead-letter queue
+    `linger`           whole seconds to wait for one more dead-lettered message; 0 asks only a part
+                       of
+                       SQS's servers
 
-    SQS holds no empty message, none of more than 1 MiB, and no control characters. Its order is
-    none; a message may be handed out twice; `receive` without waiting asks a part of the servers
-    only, and may find nothing where there is something.
+    SQS accepts no empty message, none above 1 MiB, and no control characters. It promises no order,
+    and may deliver a message twice; `receive` without waiting asks only a part of the servers, and
+    may find nothing although there are messages.
     """
 
     url: str
@@ -65,22 +65,23 @@ class SqsQueue:
     def send(self, bodies: Sequence[str]) -> None:
         """Add messages.
 
-        ValueError before anything is sent if SQS cannot hold one; HomeError if it did not take all:
-        it may have taken some.
+        Raises:
+            ValueError: SQS cannot store one of them; nothing has been sent.
+            HomeError: SQS did not accept all of them; it may have accepted some.
         """
-        batches = [*batched(map(_checked, bodies))]
-        with ThreadPoolExecutor(max(1, min(SENDERS, len(batches)))) as pool:
+        batches = [*group_by_call(map(_checked_body, bodies))]
+        with ThreadPoolExecutor(max(1, min(SEND_THREADS, len(batches)))) as pool:
             for _ in pool.map(self._send, batches):
-                pass  # raises what a thread raised
+                pass  # reraises the error of a thread
 
-    def refuse(self, body: str, reason: str) -> None:
-        """Put a message that is not ours to the dead letters, with the reason in its attribute
+    def dead_letter(self, body: str, reason: str) -> None:
+        """Move an invalid message to the dead-letter queue, with the reason in its attribute
         `reason`.
         """
-        said = {"reason": {"DataType": "String", "StringValue": reason[:1000]}}
-        with self._told("refused to", self.dead_url):
+        attributes = {"reason": {"DataType": "String", "StringValue": reason[:1000]}}
+        with self._translate_errors("refused to", self.dead_url):
             client("sqs").send_message(
-                QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=said
+                QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=attributes
             )
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
@@ -89,8 +90,8 @@ class SqsQueue:
         """
         left = wait
         while True:
-            poll = ceil(min(LONGEST_POLL, max(0.0, left)))
-            for message in self._received(self.url, 1, poll, "ApproximateReceiveCount"):
+            poll = ceil(min(MAX_POLL_S, max(0.0, left)))
+            for message in self._receive(self.url, 1, poll, "ApproximateReceiveCount"):
                 return Delivery(
                     message["Body"],
                     message["ReceiptHandle"],
@@ -101,13 +102,13 @@ class SqsQueue:
                 return None
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, rounded up, from now; 0 gives it back at once.
+        """Extend a lease to `seconds` from now, rounded up; 0 releases the message at once.
 
-        False if the lease was lost, or would last more than the 12 hours that SQS allows for one
+        Returns False if the lease was lost, or would exceed the 12 hours that SQS allows for a
         delivery.
         """
-        lease = ceil(min(LONGEST_LEASE, max(0.0, seconds)))
-        return self._holds(
+        lease = ceil(min(MAX_LEASE_S, max(0.0, seconds)))
+        return self._is_accepted(
             "extended",
             lambda: client("sqs").change_message_visibility(
                 QueueUrl=self.url, ReceiptHandle=receipt, VisibilityTimeout=lease
@@ -115,63 +116,64 @@ class SqsQueue:
         )
 
     def delete(self, receipt: str) -> bool:
-        """It is done.
+        """Delete a completed message; return False if SQS knows that the lease was lost.
 
-        False if SQS knows that the lease was lost; it may be True and be handed out again.
+        SQS may return True and still deliver the message again.
         """
-        return self._holds(
+        return self._is_accepted(
             "deleted from",
             lambda: client("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=receipt),
         )
 
     def dead(self) -> Sequence[str]:
-        """The bodies of the dead letters, the oldest first; those that another reads in this moment
-        are not among them.
+        """Return the bodies of the dead-lettered messages, the oldest first.
 
-        A message that ran out of leases is a dead letter once somebody asks for messages again.
-        While they are read, the letters are leased; they are given back at the end, and two minutes
-        later if this process dies.
+        Messages that another reader is reading at the moment are missing. A message that has used
+        up its deliveries becomes a dead-lettered message at the next receive. The messages are
+        leased while they are read, and released at the end, or two minutes later if this process
+        dies.
         """
         found: dict[str, dict[str, Any]] = {}
         try:
-            while fresh := self._letters(found):
+            while fresh := self._unseen_dead_letters(found):
                 found |= fresh
         finally:
-            self._give_back(found.values())
+            self._release(found.values())
         return [
-            letter["Body"]
-            for letter in sorted(
-                found.values(), key=lambda letter: int(letter["Attributes"]["SentTimestamp"])
+            message["Body"]
+            for message in sorted(
+                found.values(), key=lambda message: int(message["Attributes"]["SentTimestamp"])
             )
         ]
 
     def purge(self) -> None:
-        """Forget all messages, dead letters included.
+        """Delete all messages, including the dead-lettered ones.
 
-        It takes a minute: what is sent before its end, SQS may forget too.
+        It takes a minute: SQS may also delete messages that are sent before it ends.
         """
         for url in (self.url, self.dead_url):
             self._purge(url)
-        self.sleep(PURGING)
+        self.sleep(PURGE_S)
 
     def depth(self) -> Depth:
-        """About how many messages are waiting, in flight and dead: SQS's figures settle a minute
-        after the last change.
+        """Return the approximate numbers of messages that are waiting, in flight and dead-lettered.
+
+        SQS's figures are right a minute after the last change.
         """
-        with self._told("counted"):
-            waiting, in_flight = self._counts(self.url)
-            return Depth(waiting, in_flight, sum(self._counts(self.dead_url)))
+        with self._translate_errors("counted"):
+            waiting, in_flight = self._approximate_counts(self.url)
+            return Depth(waiting, in_flight, sum(self._approximate_counts(self.dead_url)))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no connection is held open."""
 
     def _send(self, batch: Sequence[str]) -> None:
         entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(batch)]
         failed: list[dict[str, Any]] = []
-        for number in range(TRIES):
+        for number in range(MAX_TRIES):
             if failed:
                 self.sleep(0.1 * 2**number)
-            with self._told("written"):
+            with self._translate_errors("written"):
                 failed = (
                     client("sqs")
                     .send_message_batch(QueueUrl=self.url, Entries=entries)
@@ -183,73 +185,83 @@ class SqsQueue:
                 break
         if failed:
             raise HomeError(
-                f"{self.url} did not take {len(failed)} of {len(batch)} messages",
+                f"{self.url} did not accept {len(failed)} of {len(batch)} messages",
                 problems=[f"{entry['Code']}: {entry.get('Message', '')}" for entry in failed],
-                hint="nothing is lost, and what is missing is sent again by: hundredfold resume",
+                hint="nothing is lost; this sends the missing messages again: hundredfold resume",
             )
 
-    def _received(
-        self, url: str, most: int, poll: int, attribute: str, **lease: int
+    def _receive(
+        self, url: str, limit: int, poll: int, attribute: str, **lease: int
     ) -> Sequence[dict[str, Any]]:
-        with self._told("read", url):
+        with self._translate_errors("read", url):
             answer = client("sqs").receive_message(
                 QueueUrl=url,
-                MaxNumberOfMessages=most,
+                MaxNumberOfMessages=limit,
                 WaitTimeSeconds=poll,
                 MessageSystemAttributeNames=[attribute],
                 **lease,
             )
         return tuple(answer.get("Messages", ()))
 
-    def _letters(self, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Some dead letters that are not known yet, by their ids; none at the end."""
-        some = self._received(
-            self.dead_url, ENTRIES, self.linger, "SentTimestamp", VisibilityTimeout=DEAD_LEASE
+    def _unseen_dead_letters(self, known: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return some dead-lettered messages that are not in `known`, by id; none at the end."""
+        received = self._receive(
+            self.dead_url,
+            MAX_ENTRIES,
+            self.linger,
+            "SentTimestamp",
+            VisibilityTimeout=DEAD_LETTER_LEASE_S,
         )
-        return {letter["MessageId"]: letter for letter in some if letter["MessageId"] not in known}
+        return {
+            message["MessageId"]: message
+            for message in received
+            if message["MessageId"] not in known
+        }
 
-    def _give_back(self, letters: Iterable[dict[str, Any]]) -> None:
+    def _release(self, messages: Iterable[dict[str, Any]]) -> None:
         entries = [
             {
-                "Id": str(number % ENTRIES),
-                "ReceiptHandle": letter["ReceiptHandle"],
+                "Id": str(number % MAX_ENTRIES),
+                "ReceiptHandle": message["ReceiptHandle"],
                 "VisibilityTimeout": 0,
             }
-            for number, letter in enumerate(letters)
+            for number, message in enumerate(messages)
         ]
-        with self._told("given back", self.dead_url):
-            for start in range(0, len(entries), ENTRIES):
+        with self._translate_errors("given back", self.dead_url):
+            for start in range(0, len(entries), MAX_ENTRIES):
                 client("sqs").change_message_visibility_batch(
-                    QueueUrl=self.dead_url, Entries=entries[start : start + ENTRIES]
+                    QueueUrl=self.dead_url, Entries=entries[start : start + MAX_ENTRIES]
                 )
 
-    def _holds(self, done: str, call: Callable[[], object]) -> bool:
-        """Whether SQS did what was asked with a receipt, or says that it is no good any more."""
-        with self._told(done):
+    def _is_accepted(self, participle: str, call: Callable[[], object]) -> bool:
+        """Return whether SQS accepted the receipt of a call; False if the receipt is no longer
+        valid.
+        """
+        with self._translate_errors(participle):
             try:
                 call()
             except ClientError as error:
-                if code(error) not in LOST:
+                if error_code(error) not in LEASE_LOST:
                     raise
                 return False
         return True
 
     def _purge(self, url: str) -> None:
-        for pause in (*[5.0] * int(PURGING / 5), None):
-            with self._told("purged", url):
+        for pause in (*[5.0] * int(PURGE_S / 5), None):
+            with self._translate_errors("purged", url):
                 try:
                     client("sqs").purge_queue(QueueUrl=url)
                     return
                 except ClientError as error:
-                    # one purge a minute is allowed, and the one before may not forget what came
-                    # after it
-                    if code(error) not in PURGED_LATELY or pause is None:
+                    # SQS allows one purge a minute, and the previous one may miss messages that
+                    # came after it
+                    if error_code(error) not in PURGE_IN_PROGRESS or pause is None:
                         raise
             self.sleep(pause)
 
-    def _counts(self, url: str) -> tuple[int, int]:
-        """About how many messages of a queue can be received, now or after a delay, and how many
-        are leased.
+    def _approximate_counts(self, url: str) -> tuple[int, int]:
+        """Return about how many messages can be received, now or after a delay, and how many are
+        leased.
         """
         names = (
             "ApproximateNumberOfMessages",
@@ -264,17 +276,17 @@ class SqsQueue:
             client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=[*names])["Attributes"]
         )
 
-    def _told(self, done: str, url: str = "") -> AbstractContextManager[None]:
-        return in_plain_words(f"the queue {url or self.url}", done)
+    def _translate_errors(self, participle: str, url: str = "") -> AbstractContextManager[None]:
+        return translate_errors(f"the queue {url or self.url}", participle)
 
 
-def batched(bodies: Iterable[str]) -> Iterator[list[str]]:
-    """The messages, in order, in as few calls as SQS allows: ten of them, and 1 MiB."""
+def group_by_call(bodies: Iterable[str]) -> Iterator[list[str]]:
+    """Group messages, in order, into as few calls as SQS allows: 10 messages and 1 MiB each."""
     batch: list[str] = []
     size = 0
     for body in bodies:
         more = len(body.encode())
-        if batch and (len(batch) == ENTRIES or size + more > LARGEST):
+        if batch and (len(batch) == MAX_ENTRIES or size + more > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(body)
@@ -283,12 +295,16 @@ def batched(bodies: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _checked(body: str) -> str:
-    """The message, if SQS can hold it; else ValueError."""
+def _checked_body(body: str) -> str:
+    """Return a message that SQS can store.
+
+    Raises:
+        ValueError: it is empty, too large, or contains control characters.
+    """
     size = len(body.encode())
-    if not 0 < size <= LARGEST or UNSENDABLE.search(body):
+    if not 0 < size <= MAX_BYTES or FORBIDDEN_CHARACTERS.search(body):
         raise ValueError(
-            f"{body[:60]!r} ({size:,} bytes) cannot be a message of SQS: wanted 1 to {LARGEST:,} "
+            f"{body[:60]!r} ({size:,} bytes) cannot be an SQS message: expected 1 to {MAX_BYTES:,} "
             "bytes of text, without control characters"
         )
     return body

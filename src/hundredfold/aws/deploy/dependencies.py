@@ -1,7 +1,7 @@
-"""What a job imports, found by importing it in a process of its own: `python -m
-hundredfold.aws.deploy.dependencies JOB`.
+"""The dependencies of a job, found by importing it in a process of its own.
 
-A process that has done other things has more in memory than the job needs.
+The command is `python -m hundredfold.aws.deploy.dependencies JOB`. A process that has done other
+work has loaded more modules than the job needs.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from ...errors import JobError
 from ...job import Job
 from ...paths import expand_user
 
-OURS = "hundredfold"
-INSTALLED = {"site-packages", "dist-packages"}
+OUR_DISTRIBUTION = "hundredfold"
+SITE_FOLDERS = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True, slots=True)
-class Imports:
-    """What a job is made of.
+class JobImports:
+    """The parts of a job.
 
     `ref`        the job as module:attribute
-    `folder`     where its declaration lies: what its queries are relative to
+    `folder`     the folder of its declaration, to which its queries are relative
     `queries`    the .sql files that it names, relative to `folder`
-    `code`       the user's own: a package's folder or a module's file, by the name it is imported
-                 by
-    `installed`  the packages that this code imports, at once or in a function, with their versions:
+    `code`       the user's own code: a package's folder or a module's file, by import name
+    `installed`  the distributions that this code imports, at once or in a function, with their
+                 versions:
                  {"numpy": "2.4.6"}
     `modules`    every module that was loaded
     """
@@ -49,28 +49,28 @@ class Imports:
     modules: tuple[str, ...]
 
 
-def imports_of(ref: str) -> Imports:
-    """What the job of these words is made of; JobError if it cannot be imported here."""
+def find_imports(ref: str) -> JobImports:
+    """Return the parts of a job; JobError if it cannot be imported on this machine."""
     done = subprocess.run(
         [sys.executable, "-m", __name__, ref], capture_output=True, text=True, check=False
     )
     try:
-        told = json.loads(done.stdout.splitlines()[-1])
+        reply = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise JobError(
             f"the job {ref} cannot be imported in a process of its own",
             problems=done.stderr.splitlines()[-5:],
             hint=f"hundredfold run {ref}",
         ) from error
-    if "error" in told:
-        raise JobError(told["error"], problems=told["problems"], hint=told["hint"])
+    if "error" in reply:
+        raise JobError(reply["error"], problems=reply["problems"], hint=reply["hint"])
     facts: dict[str, Any] = {
-        name: tuple(fact) if isinstance(fact, list) else fact for name, fact in told.items()
+        name: tuple(fact) if isinstance(fact, list) else fact for name, fact in reply.items()
     }
-    return Imports(**facts)
+    return JobImports(**facts)
 
 
-def _look(ref: str) -> Imports:
+def _inspect(ref: str) -> JobImports:
     from ...runs.job_loader import load_job
 
     before = set(sys.modules)
@@ -80,41 +80,43 @@ def _look(ref: str) -> Imports:
         for name, module in sys.modules.items()
         if name not in before and isinstance(module, ModuleType)
     }
-    own = {name: module for name, module in new.items() if _is_own(module)}
+    own = {name: module for name, module in new.items() if _is_user_code(module)}
     tops = {name.partition(".")[0] for name in own}
-    return Imports(
-        ref=_plain(ref, job, own),
+    return JobImports(
+        ref=_module_and_attribute(ref, job, own),
         folder=str(job.folder),
         queries=tuple(dict.fromkeys(_queries(job))),
-        code={top: _place(sys.modules[top]) for top in sorted(tops)},
-        installed=_installed({top for module in own.values() for top in _asked(module)} - tops),
+        code={top: _location_of(sys.modules[top]) for top in sorted(tops)},
+        installed=_distributions_of(
+            {top for module in own.values() for top in _top_level_imports(module)} - tops
+        ),
         modules=tuple(sorted(new)),
     )
 
 
-def _is_own(module: ModuleType) -> bool:
-    """Whether it is the user's: neither Python's, nor ours, nor installed.
+def _is_user_code(module: ModuleType) -> bool:
+    """Return whether a module is the user's: not of Python, not ours, not installed.
 
-    What this package brings beside itself is the user's.
+    Modules that the distribution of this package installs next to it count as the user's.
     """
     file = getattr(module, "__file__", None)
     name = module.__name__.partition(".")[0]
-    if not file or name in (OURS, "__main__", "__mp_main__"):
+    if not file or name in (OUR_DISTRIBUTION, "__main__", "__mp_main__"):
         return False
     path = Path(file)
-    if not INSTALLED.isdisjoint(path.parts):
-        return OURS in _brought().get(name, ())
+    if not SITE_FOLDERS.isdisjoint(path.parts):
+        return OUR_DISTRIBUTION in _distributions_by_name().get(name, ())
     return not path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
-def _place(module: ModuleType) -> str:
-    """A package's folder, or a module's file."""
+def _location_of(module: ModuleType) -> str:
+    """Return a package's folder, or a module's file."""
     folders = list(getattr(module, "__path__", ()))
     return str(folders[0] if folders else module.__file__)
 
 
-def _plain(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
-    """module:attribute, whatever words were used."""
+def _module_and_attribute(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
+    """Return a job as module:attribute, from any notation."""
     words, _, attribute = (
         ref.rpartition(":") if ".py:" in ref or not ref.endswith(".py") else (ref, "", "")
     )
@@ -136,14 +138,16 @@ def _queries(job: Job) -> Iterator[str]:
     yield from (text for text in texts if text.rstrip().endswith(".sql") and "\n" not in text)
 
 
-def _asked(module: ModuleType) -> set[str]:
-    """The top names of all that a module may import when it is used: what can be imported here must
-    be there too, or the same function would go another way.
+def _top_level_imports(module: ModuleType) -> set[str]:
+    """Return the top-level names of all imports of a module, including those inside of functions.
+
+    An import that works on this machine must work on Lambda too, or the same function would behave
+    differently.
     """
     try:
         tree = ast.parse(Path(str(module.__file__)).read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return set()  # compiled code asks for nothing that can be read
+        return set()  # imports of compiled code cannot be read
     return {name.partition(".")[0] for name in _imported(tree)}
 
 
@@ -155,34 +159,34 @@ def _imported(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.If) and any(
         word in ast.dump(node.test) for word in ("TYPE_CHECKING", "__main__")
     ):
-        return  # what is not run here is not run there
+        return  # these blocks do not run in a function either
     for child in ast.iter_child_nodes(node):
         yield from _imported(child)
 
 
-def _installed(names: set[str]) -> dict[str, str]:
-    """The distributions that brought them, with their versions."""
-    wanted = sorted(names - set(sys.stdlib_module_names) - {OURS})
+def _distributions_of(names: set[str]) -> dict[str, str]:
+    """Return the distributions of these names, with their versions."""
+    wanted = sorted(names - set(sys.stdlib_module_names) - {OUR_DISTRIBUTION})
     return {
         distribution: version(distribution)
         for name in wanted
-        for distribution in _brought().get(name, ())[:1]
-        if distribution != OURS
+        for distribution in _distributions_by_name().get(name, ())[:1]
+        if distribution != OUR_DISTRIBUTION
     }
 
 
 @cache
-def _brought() -> Mapping[str, list[str]]:
-    """The distributions that brought each name: slow to ask."""
+def _distributions_by_name() -> Mapping[str, list[str]]:
+    """Return the distributions of each import name; slow to compute."""
     return packages_distributions()
 
 
-def _told(ref: str) -> dict[str, Any]:
+def _reply(ref: str) -> dict[str, Any]:
     try:
-        return asdict(_look(ref))
+        return asdict(_inspect(ref))
     except JobError as error:
         return {"error": error.message, "problems": list(error.problems), "hint": error.hint}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_told(sys.argv[1])) + "\n")
+    sys.stdout.write(json.dumps(_reply(sys.argv[1])) + "\n")

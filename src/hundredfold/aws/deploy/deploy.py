@@ -1,9 +1,9 @@
-"""`hundredfold deploy` and `destroy`.
+"""`hundredfold deploy` and `hundredfold destroy`.
 
-deploy packages the job, synthesizes its stack, and hands the assembly to the CDK's own command
-line, which uploads and creates. What is deployed is therefore what `--synth` writes, to the byte.
-destroy needs neither the job nor the CDK: it asks CloudFormation to delete the stack of that name,
-and lets the bucket with the releases be.
+deploy packages the job, synthesizes its stack, and passes the assembly to the CDK's own command
+line, which uploads and deploys it. So the deployed stack is, byte for byte, the one that `--synth`
+writes. destroy needs neither the job nor the CDK: it asks CloudFormation to delete the stack of
+that name, and keeps the bucket with the releases.
 """
 
 from __future__ import annotations
@@ -26,87 +26,91 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ... import errors
 from ...errors import HundredfoldError, UsageError
 from ...runs.job_loader import load_job
-from ..adapters.errors import code, in_plain_words
+from ..adapters.errors import error_code, translate_errors
 from ..adapters.session import StackResources, client
-from ..stack.settings import OURS, TOLD, Settings
-from .dependencies import Imports, imports_of
-from .node import cdk, find_node
-from .package import Packaged, package
+from ..stack.settings import DESCRIPTION_PREFIX, STACK_FILE_ENV, Settings
+from .dependencies import JobImports, find_imports
+from .node import cdk_command, find_node
+from .package import ZippedPackage, package
 
-STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
-APP = "hundredfold.aws.stack.app"
-LOOK = 5.0  # seconds between looks at a stack that is being deleted
-TOLD_LINES = 12  # of the CDK's last words, where we have none of our own
+STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
+APP_MODULE = "hundredfold.aws.stack.app"
+POLL_S = 5.0  # seconds between polls of a stack that is being deleted
+MAX_ERROR_LINES = 12  # of the CDK's output, for an error without a message of ours
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class DeployError(HundredfoldError):
-    """The stack could not be synthesized, made or removed."""
+    """The stack could not be synthesized, deployed or removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployOptions:
-    """What is to be deployed: how the stack should be (the fields of `Settings`), and what its
-    package should hold.
-    """
+    """The options of a deployment: the settings of the stack, and the contents of its package."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     requirements: Sequence[str] = ()
     leave_out: Sequence[str] = ()
-    image: str | None = None  # the address of an image in ECR, instead of a package
+    image: str | None = None  # address of an image in ECR, in place of a package
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A stack as the CDK writes it: a folder with its template and what is to be uploaded."""
+    """A stack as the CDK writes it: a folder with its template and the files to upload."""
 
     stack: str
     folder: Path
-    package: Packaged | None
+    package: ZippedPackage | None
 
 
 def default_stack(ref: str) -> str:
-    """The stack's name where none is given: hundredfold-JOB."""
+    """Return the default name of the stack: hundredfold-JOB."""
     return f"hundredfold-{load_job(ref).name.replace('_', '-')}"
 
 
-def synth(ref: str, folder: Path, *, stack: str, wish: DeployOptions | None = None) -> Assembly:
-    """Write the package and the assembly into `folder`; nothing else is touched, and no credentials
-    are needed.
+def synth(ref: str, folder: Path, *, stack: str, options: DeployOptions | None = None) -> Assembly:
+    """Write the package and the assembly into `folder`.
 
-    UsageError for words that cannot be, JobError for a job that cannot be imported, PackageError,
-    DeployError.
+    Nothing else is changed, and no credentials are needed.
+
+    Raises:
+        UsageError: an argument or a setting is invalid.
+        JobError: the job cannot be imported.
+        PackageError, DeployError: the package or the stack cannot be built.
     """
-    wish = wish or DeployOptions()
-    _check_words(stack, wish)
+    options = options or DeployOptions()
+    _check_arguments(stack, options)
     if importlib.util.find_spec("aws_cdk") is None:
         raise UsageError("the CDK is not installed", hint="pip install 'hundredfold[deploy]'")
     node = find_node()
-    found = imports_of(ref)
-    settings = Settings.of({"job": found.ref, **wish.settings})
-    settings.uploads(
-        [source.name for source in load_job(ref).sources], ""
-    )  # told now, and not after a minute of packaging
-    packaged = _package(ref, folder, settings, wish) if wish.image is None else None
+    found = find_imports(ref)
+    settings = Settings.from_mapping({"job": found.ref, **options.settings})
+    # check now, before a minute of packaging
+    settings.upload_locations([source.name for source in load_job(ref).sources], "")
+    packaged = _package(ref, folder, settings, options) if options.image is None else None
     folder.mkdir(parents=True, exist_ok=True)
     assembly, told = folder / "cdk.out", folder / "stack.json"
     shutil.rmtree(assembly, ignore_errors=True)
-    code = str(packaged.zip.resolve()) if packaged else wish.image
+    code = str(packaged.zip.resolve()) if packaged else options.image
     told.write_text(
         json.dumps({"stack": stack, "code": code, "settings": asdict(settings)}, indent=2),
         encoding="utf-8",
     )
     environment = node.environment() | {
-        TOLD: str(told.resolve()),
+        STACK_FILE_ENV: str(told.resolve()),
         "CDK_OUTDIR": str(assembly.resolve()),
-        "PYTHONPATH": _path(found),
+        "PYTHONPATH": _python_path(found),
     }
     done = subprocess.run(
-        [sys.executable, "-m", APP], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", APP_MODULE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise _not_synthesized(done.stdout, done.stderr)
+        raise _synthesis_error(done.stdout, done.stderr)
     return Assembly(stack, assembly, packaged)
 
 
@@ -115,33 +119,34 @@ def deploy(
     folder: Path,
     *,
     stack: str,
-    wish: DeployOptions | None = None,
+    options: DeployOptions | None = None,
     bootstrap: bool = False,
-    say: Say = lambda _: None,
+    report: Report = lambda _: None,
 ) -> StackResources:
-    """Make the stack, or bring it up to date; where its things are.
+    """Create or update the stack; return its resources.
 
-    `bootstrap`: first make what the CDK itself needs in an account and region, once for all stacks:
-    a bucket and its roles.
+    `bootstrap`: first create the resources that the CDK needs in an account and region, once for
+    all stacks: a bucket and its roles.
     """
-    wish = wish or DeployOptions()
+    options = options or DeployOptions()
     assembly = synth(
-        ref, folder, stack=stack, wish=replace(wish, image=_by_digest(wish.image, say))
+        ref, folder, stack=stack, options=replace(options, image=_by_digest(options.image, report))
     )
     if assembly.package:
-        say(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
+        report(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
     if bootstrap:
-        _cdk(["bootstrap", _account()], assembly, say)
-    _cdk(["deploy", stack, "--require-approval", "never", "--progress", "events"], assembly, say)
-    return StackResources.of_stack(stack)
+        _run_cdk(["bootstrap", _account_address()], assembly, report)
+    _run_cdk(
+        ["deploy", stack, "--require-approval", "never", "--progress", "events"], assembly, report
+    )
+    return StackResources.from_stack(stack)
 
 
-def _by_digest(image: str | None, say: Say) -> str | None:
-    """Return an image's address by its digest where a tag names it, as far as these credentials may
-    look.
+def _by_digest(image: str | None, report: Report) -> str | None:
+    """Return an image's address by digest if it is given by tag, as far as these credentials allow.
 
     A tag can be moved: CloudFormation would then see no change and deploy nothing, and no run could
-    tell by which code it was done.
+    record which code executed it.
     """
     named = re.fullmatch(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.[^/]+/([^:@]+):([\w.-]+)", image or "")
     if image is None or named is None:
@@ -152,9 +157,9 @@ def _by_digest(image: str | None, say: Say) -> str | None:
             registryId=account, repositoryName=repository, imageIds=[{"imageTag": tag}]
         )["imageDetails"]
     except (BotoCoreError, ClientError, ValueError) as error:
-        say(f"{image} is deployed by its tag, since its digest cannot be found: {error}")
+        report(f"{image} is deployed by its tag, since its digest cannot be found: {error}")
         return image
-    say(f"{image} is {found['imageDigest']}")
+    report(f"{image} is {found['imageDigest']}")
     return f"{image.removesuffix(f':{tag}')}@{found['imageDigest']}"
 
 
@@ -162,29 +167,30 @@ def destroy(
     stack: str,
     *,
     everything: bool = False,
-    say: Say = lambda _: None,
+    report: Report = lambda _: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Remove a stack that `deploy` made.
+    """Remove a stack that `deploy` created.
 
-    The bucket stays, with its runs and releases, unless `everything`; its name, or "" where there
-    is none yet.
+    The bucket stays, with its runs and releases, unless `everything` is set. Returns its name, or
+    "" if there is none yet.
 
-    UsageError for a stack that is not ours, or while its runs are going on; DeployError if
-    something cannot be deleted.
+    Raises:
+        UsageError: `deploy` did not create the stack, or its runs are active.
+        DeployError: something cannot be deleted.
     """
-    with in_plain_words(f"the stack {stack}", "removed"):
-        found = _ours(stack)
+    with translate_errors(f"the stack {stack}", "removed"):
+        found = _stack_of_deploy(stack)
         outputs: dict[str, str] = {
             output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])
         }
         _refuse_while_running(outputs.get("MachineArn", ""), stack)
         client("cloudformation").delete_stack(StackName=stack)
-        say(f"removing the stack {stack}")
+        report(f"removing the stack {stack}")
         _wait_until_gone(found["StackId"], stack, sleep)
         bucket = outputs.get("Bucket", "")
         if everything and bucket:
-            say(f"emptying the bucket {bucket}")
+            report(f"emptying the bucket {bucket}")
             _remove_bucket(bucket)
     return bucket
 
@@ -192,42 +198,44 @@ def destroy(
 # ---- synthesis
 
 
-def _check_words(stack: str, wish: DeployOptions) -> None:
-    if not STACK.fullmatch(stack):
+def _check_arguments(stack: str, options: DeployOptions) -> None:
+    if not STACK_NAME.fullmatch(stack):
         raise UsageError(
-            f"{stack!r} cannot be a stack's name",
-            hint="wanted letters, digits and -, beginning with a letter, at most 128",
+            f"{stack!r} is not a valid stack name",
+            hint="expected letters, digits and -, beginning with a letter, at most 128",
         )
-    if wish.image and (wish.requirements or wish.leave_out or wish.settings.get("layers")):
+    if options.image and (
+        options.requirements or options.leave_out or options.settings.get("layers")
+    ):
         raise UsageError(
-            "an image is given, and also what goes into a package: requirements, leave_out or "
+            "an image is given together with contents of a package: requirements, leave_out or "
             "layers",
             hint=(
-                "an image holds all that it needs: hundredfold package JOB --image --requirement "
-                "..."
+                "an image contains all its dependencies: hundredfold package JOB --image "
+                "--requirement ..."
             ),
         )
 
 
-def _package(ref: str, folder: Path, settings: Settings, wish: DeployOptions) -> Packaged:
+def _package(ref: str, folder: Path, settings: Settings, options: DeployOptions) -> ZippedPackage:
     return package(
         ref,
         folder,
         architecture=settings.architecture,
         python=settings.python,
-        requirements=wish.requirements,
-        leave_out=wish.leave_out,
+        requirements=options.requirements,
+        leave_out=options.leave_out,
     )
 
 
-def _path(found: Imports) -> str:
-    """Where the app finds the user's modules."""
+def _python_path(found: JobImports) -> str:
+    """Return the PYTHONPATH with the user's modules, for the app."""
     parents = dict.fromkeys(str(Path(place).parent) for place in found.code.values())
     return os.pathsep.join([*parents, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _not_synthesized(told: str, said: str) -> HundredfoldError:
-    """The app's own error, or what CDK said: its last line without a margin."""
+def _synthesis_error(told: str, said: str) -> HundredfoldError:
+    """Return the app's own error, or one with the last unindented line of the CDK's output."""
     try:
         error = json.loads(told.splitlines()[-1])
         kind = getattr(errors, error["kind"], DeployError)
@@ -239,25 +247,27 @@ def _not_synthesized(told: str, said: str) -> HundredfoldError:
     findings = re.findall(r"Acknowledge with '([^']+)'", said)
     if findings:
         return DeployError(
-            "cdk-nag finds fault with the stack",
+            "cdk-nag has findings for the stack",
             problems=findings,
-            hint="hundredfold's own stack has none: is it extended?",
+            hint="hundredfold's own stack has none; check the constructs that were added to it",
         )
     last = next(
         (line for line in reversed(said.splitlines()) if line and not line[0].isspace()), ""
     )
-    return DeployError("the stack cannot be synthesized", problems=[last or "the CDK said nothing"])
+    return DeployError(
+        "the stack cannot be synthesized", problems=[last or "the CDK printed nothing"]
+    )
 
 
 # ---- the CDK's command line
 
 
-def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
-    """Run it, and hand on what it says, line by line; DeployError with its reason in plain words."""
+def _run_cdk(arguments: Sequence[str], assembly: Assembly, report: Report) -> None:
+    """Run the CDK and report its output line by line; raise DeployError if it fails."""
     node = find_node()
     command = [
-        *cdk(node),
-        *words,
+        *cdk_command(node),
+        *arguments,
         "--app",
         str(assembly.folder.resolve()),
         "--no-notices",
@@ -266,9 +276,8 @@ def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
     ]
     environment = node.environment()
     if "AWS_ENDPOINT_URL" in environment:
-        environment.setdefault(
-            "AWS_ENDPOINT_URL_S3", environment["AWS_ENDPOINT_URL"]
-        )  # it asks for S3's by itself
+        # the CDK uses a separate variable for S3
+        environment.setdefault("AWS_ENDPOINT_URL_S3", environment["AWS_ENDPOINT_URL"])
     said = []
     process = subprocess.Popen(
         command,
@@ -283,15 +292,15 @@ def _cdk(words: Sequence[str], assembly: Assembly, say: Say) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line.rstrip())
-            say(said[-1])
+            report(said[-1])
     if process.returncode:
-        raise _not_deployed(words[0], assembly.stack, said)
+        raise _deploy_error(arguments[0], assembly.stack, said)
 
 
-def _not_deployed(verb: str, stack: str, said: Sequence[str]) -> DeployError:
+def _deploy_error(verb: str, stack: str, said: Sequence[str]) -> DeployError:
     text = "\n".join(said)
     message, hint = next(
-        ((m, h) for pattern, m, h in _KNOWN if re.search(pattern, text)),
+        ((m, h) for pattern, m, h in KNOWN_CDK_ERRORS if re.search(pattern, text)),
         (f"the stack {stack} cannot be made", None),
     )
     return DeployError(
@@ -302,78 +311,81 @@ def _not_deployed(verb: str, stack: str, said: Sequence[str]) -> DeployError:
 
 
 def _reasons(said: Sequence[str]) -> list[str]:
-    """What CloudFormation could not do, or else what the CDK calls an error, or else its last
-    words.
-    """
+    """Return the failures of CloudFormation, or else the CDK's errors, or else its last lines."""
     failed = [
         " ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)
     ]
     errors = [line.strip() for line in said if re.search(r"❌|\berror\b|Error:", line, re.I)]
-    return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, said))))[-TOLD_LINES:]
+    return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, said))))[
+        -MAX_ERROR_LINES:
+    ]
 
 
-_KNOWN = (  # what the CDK says; what it means; what to do
+KNOWN_CDK_ERRORS = (  # a pattern of the CDK's output; our message; our hint
     (
         r"has not been bootstrapped|has the environment been bootstrapped|/cdk-bootstrap/|No "
         r"bucket named 'cdk-",
-        "this account and region are not prepared for the CDK",
-        "once for all stacks: the same command with --bootstrap",
+        "this account and region are not bootstrapped for the CDK",
+        "run the same command with --bootstrap, once for all stacks",
     ),
     (
         r"[Uu]nable to resolve AWS account|no credentials have been configured|could not be used "
         r"to assume|NoCredentials|CredentialsProviderError",
-        "there are no AWS credentials that may do this",
-        "AWS_PROFILE=... names a profile; aws sts get-caller-identity shows who you are",
+        "found no AWS credentials that may deploy",
+        "AWS_PROFILE=... selects a profile; aws sts get-caller-identity prints who you are",
     ),
     (
         r"ExpiredToken|token .*expired",
         "the AWS credentials have expired",
-        "aws sso login, or whatever brings you new ones",
+        "aws sso login, or renew them in your usual way",
     ),
     (
         r"ROLLBACK_COMPLETE state and can ?not be updated|is in ROLLBACK_COMPLETE",
-        "an earlier try to make this stack failed, and what is left of it has to go first",
+        "an earlier attempt to create this stack failed, and its remains have to be removed first",
         "hundredfold destroy; then deploy again",
     ),
     (
         r"already exists",
-        "something of the same name is there already",
-        "another --stack, or another --name-prefix; Glue databases and Athena workgroups are "
-        "named after the stack",
+        "a resource of the same name already exists",
+        "choose another --stack or --name-prefix; Glue databases and Athena workgroups are named "
+        "after the stack",
     ),
 )
 
 
-def _account() -> str:
-    with in_plain_words("the account", "found"):
-        return f"aws://{client('sts').get_caller_identity()['Account']}/{client('sts').meta.region_name}"
+def _account_address() -> str:
+    with translate_errors("the account", "found"):
+        account = client("sts").get_caller_identity()["Account"]
+        return f"aws://{account}/{client('sts').meta.region_name}"
 
 
 # ---- removal
 
 
-def _ours(stack: str) -> dict[str, Any]:
-    """The stack, if `deploy` made it: any other, a team's own app among them, is removed with what
-    made it.
+def _stack_of_deploy(stack: str) -> dict[str, Any]:
+    """Return the description of a stack that `deploy` created.
+
+    Any other stack, such as one of a team's own app, has to be removed with the tool that created
+    it.
     """
     try:
         found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     except ClientError as error:
-        if code(error) != "ValidationError":
+        if error_code(error) != "ValidationError":
             raise
         raise UsageError(
-            f"there is no stack {stack!r} that these credentials can see",
-            hint="AWS_PROFILE and AWS_REGION say where",
+            f"found no stack {stack!r} that these credentials can see",
+            hint="AWS_PROFILE and AWS_REGION select the account and region",
         ) from error
     if (
         not client("cloudformation")
         .get_template_summary(StackName=stack)
         .get("Description", "")
-        .startswith(OURS)
+        .startswith(DESCRIPTION_PREFIX)
     ):
         raise UsageError(
-            f"the stack {stack} was not made by hundredfold deploy",
-            hint="remove it with what made it",
+            f"the stack {stack} was not created by hundredfold deploy",
+            hint="remove it with the tool that created it",
         )
     return dict(found)
 
@@ -381,35 +393,34 @@ def _ours(stack: str) -> dict[str, Any]:
 def _refuse_while_running(machine: str, stack: str) -> None:
     if not machine:
         return
-    going = client("stepfunctions").list_executions(
+    active = client("stepfunctions").list_executions(
         stateMachineArn=machine, statusFilter="RUNNING", maxResults=100
     )["executions"]
-    if going:
+    if active:
         raise UsageError(
-            f"{len(going)} runs of the stack {stack} are going on",
-            problems=[execution["name"] for execution in going],
-            hint="let them end, or hundredfold cancel RUN --backend aws",
+            f"{len(active)} runs of the stack {stack} are active",
+            problems=[execution["name"] for execution in active],
+            hint="wait for them to end, or cancel them: hundredfold cancel RUN --backend aws",
         )
 
 
 def _wait_until_gone(identity: str, stack: str, sleep: Callable[[float], None]) -> None:
     while True:
-        found = client("cloudformation").describe_stacks(StackName=identity)["Stacks"][
-            0
-        ]  # a deleted stack is found by its id only
+        # a deleted stack is found only by its id
+        found = client("cloudformation").describe_stacks(StackName=identity)["Stacks"][0]
         status = found["StackStatus"]
         if status == "DELETE_COMPLETE":
             return
         if not status.endswith("_IN_PROGRESS"):
             raise DeployError(
                 f"the stack {stack} is {status}",
-                problems=list(_failures(identity)),
-                hint="mend that; then hundredfold destroy again",
+                problems=list(_deletion_failures(identity)),
+                hint="fix the cause; then hundredfold destroy again",
             )
-        sleep(LOOK)
+        sleep(POLL_S)
 
 
-def _failures(identity: str) -> Iterator[str]:
+def _deletion_failures(identity: str) -> Iterator[str]:
     for event in client("cloudformation").describe_stack_events(StackName=identity)["StackEvents"]:
         if event["ResourceStatus"] == "DELETE_FAILED" and event["LogicalResourceId"]:
             yield (
@@ -419,7 +430,7 @@ def _failures(identity: str) -> Iterator[str]:
 
 
 def _remove_bucket(bucket: str) -> None:
-    """Every version of every object, and then the bucket."""
+    """Delete every version of every object, and then the bucket."""
     s3 = client("s3")
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
         versions = [
@@ -436,10 +447,10 @@ def _remove_bucket(bucket: str) -> None:
             raise DeployError(
                 f"{len(refused)} objects of the bucket {bucket} cannot be deleted",
                 problems=[f"{e['Key']}: {e.get('Message', e.get('Code', ''))}" for e in refused],
-                hint="the stack itself is gone; what is left is this bucket",
+                hint="the stack is removed; only this bucket is left",
             )
     try:
         s3.delete_bucket(Bucket=bucket)
     except ClientError as error:
-        if code(error) != "NoSuchBucket":
+        if error_code(error) != "NoSuchBucket":
             raise

@@ -1,9 +1,8 @@
-"""Shared libraries of Linux as files, for they are often for another processor than this one: which
-libraries one is linked with, and how it is made smaller.
+"""Shared libraries of Linux, read as files, since they are often for another processor.
 
-The format is told in elf(5): program headers say what is loaded and where the dynamic section lies,
-which lists names by their place in a table of strings. Sections and symbols behind all that are for
-linkers and debuggers.
+This module lists the libraries that one is linked with, and makes one smaller. elf(5) documents the
+format: program headers list the loaded segments and the dynamic section, which refers to names by
+their offset in a string table. The sections and symbols behind them are for linkers and debuggers.
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-MAGIC = b"\x7fELF\x02\x01"  # of 64 bits, the low byte first
+MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little-endian
 LOAD, DYNAMIC = 1, 2  # kinds of a program header
 END, NEEDED, STRINGS = 0, 1, 5  # tags of a dynamic entry
 
 
 @cache
-def linked_with(path: Path) -> tuple[str, ...]:
-    """The names of the libraries that it needs; none for what is no 64-bit little-endian ELF file."""
+def linked_libraries(path: Path) -> tuple[str, ...]:
+    """Return the names of the libraries that a file needs; none unless it is 64-bit little-endian
+    ELF.
+    """
     data = path.read_bytes()
     if not data.startswith(MAGIC):
         return ()
@@ -40,9 +41,10 @@ def linked_with(path: Path) -> tuple[str, ...]:
     return tuple(_text(data, table + value) for tag, value in entries if tag == NEEDED)
 
 
-def as_loaded(data: bytes) -> bytes:
-    """The same library without what is never loaded: what follows the last segment, and the
-    header's word of it.
+def strip_unloaded(data: bytes) -> bytes:
+    """Return a library without the data that is never loaded.
+
+    That is everything behind the last segment, together with its entries in the header.
     """
     if not data.startswith(MAGIC):
         return data
@@ -50,15 +52,14 @@ def as_loaded(data: bytes) -> bytes:
     if end >= len(data):
         return data
     kept = bytearray(data[:end])
-    struct.pack_into("<Q", kept, 40, 0)  # where the sections' headers lie
-    struct.pack_into(
-        "<HH", kept, 60, 0, 0
-    )  # how many there are, and which of them holds their names
+    struct.pack_into("<Q", kept, 40, 0)  # offset of the section headers
+    # their number, and the index of the one with their names
+    struct.pack_into("<HH", kept, 60, 0, 0)
     return bytes(kept)
 
 
 def _program_headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(kind, offset in the file, address, size in the file)."""
+    """Yield (kind, offset in the file, address, size in the file) of each program header."""
     (start,) = struct.unpack_from("<Q", data, 32)
     each, count = struct.unpack_from("<HH", data, 54)
     for number in range(count):

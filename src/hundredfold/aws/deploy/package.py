@@ -1,10 +1,10 @@
-"""`hundredfold package`: what a Lambda function runs, in one folder and one zip, built without
+"""`hundredfold package`: builds the code of a Lambda function, as a folder and a zip, without
 Docker.
 
-In it: Hundredfold, the user's own code, and wheels of what both import, for Lambda's processor, in
-the versions that are installed here, so that a function does there what it does here. boto3 is left
-to the runtime, which has it. The same input gives the same bytes: sorted names, one date, one mode,
-no bytecode.
+The package contains Hundredfold, the user's own code, and wheels of their imports for Lambda's
+processor, in the versions installed on this machine, so that a function behaves the same on both.
+boto3 is left to the runtime, which includes it. The same input gives the same bytes: sorted names,
+one date, one mode, no bytecode.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
 from ..lambda_platform import (
     FINGERPRINT_DIGITS,
-    MACHINES,
+    MAX_UNZIPPED_BYTES,
     PYTHON,
     PYTHONS,
-    ROOM,
-    digest_of,
+    WHEEL_ARCHITECTURES,
+    digest_in_address,
     platforms,
 )
-from .dependencies import OURS, Imports, imports_of
+from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
 from .prune import prune
 
-NEEDED = (
+OWN_REQUIREMENTS = (
     "annotated-types",
     "aws-lambda-powertools",
     "cloudpickle",
@@ -47,16 +47,18 @@ NEEDED = (
     "pyarrow",
     "sqlglot",
 )
-GIVEN = (
+# part of Lambda's own Python runtime
+RUNTIME_DISTRIBUTIONS = (
     "boto3",
     "botocore",
     "s3transfer",
     "jmespath",
     "urllib3",
     "awslambdaric",
-)  # what Lambda's own Python has
-NOT_THERE = ("cli/template", "aws/stack", "bench")  # folders of ours that only a laptop uses
-DATA = {
+)
+# folders of this package that only a user's machine needs
+EXCLUDED_FOLDERS = ("cli/template", "aws/stack", "bench")
+DATA_SUFFIXES = {
     ".csv",
     ".tsv",
     ".parquet",
@@ -72,21 +74,20 @@ DATA = {
     ".db",
     ".duckdb",
 }
-DATA_MOST = (
-    2**20
-)  # bytes: a table in the code is a source's rows, a small one is something that the code looks up
-COMPILED = {".so", ".pyd", ".dylib", ".dll"}
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the first day that a zip knows
-YOURS = "your code"
+# bytes: larger tables count as rows of a source, smaller ones as lookup data of the code
+MAX_DATA_BYTES = 2**20
+COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
+ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can store
+USER_CODE = "your code"
 
 
 class PackageError(HundredfoldError):
-    """The package cannot be built, or does not fit."""
+    """The package cannot be built, or exceeds Lambda's size limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """What one distribution takes, in bytes on the function's disk."""
+class DistributionSize:
+    """The unzipped size of one distribution, in bytes."""
 
     name: str
     version: str
@@ -94,19 +95,19 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A folder that holds all that a function imports.
+class BuiltPackage:
+    """A folder with everything that a function imports.
 
-    `ref`       the job as it is imported there
+    `ref`       the job, as it is imported in the package
     `sizes`     the largest first
-    `pruned`    bytes that were done without
-    `kept`      what could have been pruned, but is imported
-    `left_out`  files of the user's that were left out: large tables, tests
+    `pruned`    bytes that were removed
+    `kept`      removable parts that are imported
+    `left_out`  files of the user that were left out: large tables, tests
     """
 
     ref: str
     folder: Path
-    sizes: tuple[Size, ...]
+    sizes: tuple[DistributionSize, ...]
     pruned: int
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -117,8 +118,8 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
-class Packaged(Built):
-    """The same with its zip, and the zip's SHA-256."""
+class ZippedPackage(BuiltPackage):
+    """A built folder with its zip, and the zip's SHA-256."""
 
     zip: Path
     sha256: str
@@ -132,14 +133,16 @@ def package(
     python: str = PYTHON,
     requirements: Sequence[str] = (),
     leave_out: Sequence[str] = (),
-) -> Packaged:
+) -> ZippedPackage:
     """Build `out/package/` and `out/package.zip`.
 
-    `requirements`  further packages, as pip takes them, or the path of a requirements file: what
-                    the code loads by other
-                    means than an import, or other versions than are installed here
-    `leave_out`     distributions that a layer brings
-    PackageError if there is no wheel for one of them, or if it is all too large for a function.
+    `requirements`  further packages, as pip takes them, or the path of a requirements file:
+                    packages that
+                    the code loads without an import statement, or other versions than installed
+    `leave_out`     distributions that a layer contains
+
+    Raises:
+        PackageError: a requirement has no wheel, or the package is too large for a function.
     """
     _check_runtime(architecture, python)
     built = build(
@@ -150,10 +153,10 @@ def package(
         requirements=requirements,
         leave_out=leave_out,
     )
-    check_room(built, ref)
+    check_size(built, ref)
     archive = out / "package.zip"
     write_zip(built.folder, archive)
-    return Packaged(
+    return ZippedPackage(
         built.ref,
         built.folder,
         built.sizes,
@@ -172,8 +175,8 @@ def package_image(
     architecture: str = "arm64",
     python: str = PYTHON,
     requirements: Sequence[str] = (),
-) -> Built:
-    """Build `out/package/` and the Dockerfile that makes an image of it, which may have 10 GB."""
+) -> BuiltPackage:
+    """Build `out/package/` and the Dockerfile for an image of it, which may have 10 GB."""
     _check_runtime(architecture, python)
     built = build(
         ref, out / "package", architecture=architecture, python=python, requirements=requirements
@@ -183,8 +186,8 @@ def package_image(
 
 
 def write_dockerfile(out: Path, python: str = PYTHON) -> None:
-    """What makes an image of `out/package/`."""
-    text = (files(OURS) / "aws" / "Dockerfile").read_text(encoding="utf-8")
+    """Write the Dockerfile for an image of `out/package/`."""
+    text = (files(OUR_DISTRIBUTION) / "aws" / "Dockerfile").read_text(encoding="utf-8")
     (out / "Dockerfile").write_text(
         text.replace(f"PYTHON={PYTHON}", f"PYTHON={python}"), encoding="utf-8"
     )
@@ -198,63 +201,68 @@ def build(
     python: str = PYTHON,
     requirements: Sequence[str] = (),
     leave_out: Sequence[str] = (),
-) -> Built:
-    """All that a function imports, in `folder`, which is made anew.
+) -> BuiltPackage:
+    """Build a folder with everything that a function imports; an existing one is replaced.
 
-    `ref`: the job, in any words that name one.
+    `ref`: the job, in any notation that names one.
     """
-    found = imports_of(ref)
+    found = find_imports(ref)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    left_out = copy_code(
-        found, folder
-    )  # before the wheels: what is wrong with it is told at once, and its names come first
-    _copy_ours(folder)
+    # before the wheels: its errors are reported at once, and its names take precedence
+    left_out = copy_code(found, folder)
+    _copy_hundredfold(folder)
     _install(
         folder, _requirements(found, requirements, leave_out), requirements, architecture, python
     )
     for name in leave_out:
         _uninstall(folder, name)
-    owners = dict(_owners(folder))
+    owners = dict(_files_with_distribution(folder))
     before = _total(folder)
     kept = prune(folder, spare=found.modules, own=found.code)
-    return Built(found.ref, folder, _sizes(folder, owners), before - _total(folder), kept, left_out)
+    return BuiltPackage(
+        found.ref, folder, _sizes(folder, owners), before - _total(folder), kept, left_out
+    )
 
 
-def check_room(built: Built, ref: str) -> None:
-    """PackageError with what takes the room, if there is not enough of it."""
-    if built.size <= ROOM:
+def check_size(built: BuiltPackage, ref: str) -> None:
+    """Raise PackageError, with the sizes of all parts, if the package exceeds Lambda's limit."""
+    if built.size <= MAX_UNZIPPED_BYTES:
         return
     parts = [f"{part.name:<24} {part.size / 2**20:6.1f} MB" for part in built.sizes]
     raise PackageError(
-        f"the package takes {built.size / 2**20:.1f} MB unzipped, and Lambda takes "
-        f"{ROOM / 2**20:.0f} MB, layers included",
+        f"the package takes {built.size / 2**20:.1f} MB unzipped; Lambda's limit is "
+        f"{MAX_UNZIPPED_BYTES / 2**20:.0f} MB, layers included",
         problems=parts,
-        hint=f"put it into a container image, which may have 10 GB: hundredfold package {ref} --image; or leave out what the "
-        "functions do not need. A layer with a smaller build of the same library helps too (--leave-out NAME --layer ARN)",
+        hint=(
+            f"build a container image, which may have 10 GB: hundredfold package {ref} --image; "
+            "or leave out dependencies that the functions do not need. A layer with a smaller "
+            "build of the same library helps too (--leave-out NAME --layer ARN)"
+        ),
     )
 
 
 def _check_runtime(architecture: str, python: str) -> None:
-    if architecture not in MACHINES or python not in PYTHONS:
+    if architecture not in WHEEL_ARCHITECTURES or python not in PYTHONS:
         raise UsageError(
-            f"there is no Lambda function of Python {python} on {architecture} that Hundredfold "
-            "could run on",
-            hint=f"wanted {' or '.join(MACHINES)}, and Python {', '.join(PYTHONS)}",
+            f"Hundredfold does not support Python {python} on {architecture} in Lambda",
+            hint=f"expected {' or '.join(WHEEL_ARCHITECTURES)}, and Python {', '.join(PYTHONS)}",
         )
 
 
 # ---- wheels
 
 
-def _requirements(found: Imports, given: Sequence[str], leave_out: Sequence[str]) -> list[str]:
-    """What pip is asked for: what we need and what the code imports, but for what is told
-    otherwise.
+def _requirements(found: JobImports, given: Sequence[str], leave_out: Sequence[str]) -> list[str]:
+    """Return the distributions to install: our own needs and the imports of the code, without the
+    exceptions.
     """
-    without = {_same(name) for name in (*GIVEN, *leave_out)} | set(_named(given))
+    without = {_canonical_name(name) for name in (*RUNTIME_DISTRIBUTIONS, *leave_out)} | set(
+        _requirement_names(given)
+    )
     return [
         name
-        for name in dict.fromkeys(map(_same, (*NEEDED, *found.installed)))
+        for name in dict.fromkeys(map(_canonical_name, (*OWN_REQUIREMENTS, *found.installed)))
         if name not in without
     ]
 
@@ -262,13 +270,17 @@ def _requirements(found: Imports, given: Sequence[str], leave_out: Sequence[str]
 def _install(
     folder: Path, wanted: Sequence[str], given: Sequence[str], architecture: str, python: str
 ) -> None:
-    """Wheels for Lambda's processor and Python; those installed here in the same versions."""
-    named = set(_named(given))
-    here = {_same(d.name): d.version for d in distributions() if d.name and "+" not in d.version}
+    """Install wheels for Lambda's processor and Python, in the versions installed locally."""
+    exceptions = set(_requirement_names(given))
+    installed_versions = {
+        _canonical_name(d.name): d.version
+        for d in distributions()
+        if d.name and "+" not in d.version
+    }
     pins = [
         f"{name}=={version}"
-        for name, version in sorted(here.items())
-        if name not in named and name != OURS
+        for name, version in sorted(installed_versions.items())
+        if name not in exceptions and name != OUR_DISTRIBUTION
     ]
     with tempfile.TemporaryDirectory(prefix="hundredfold-") as scratch:
         constraints = Path(scratch) / "constraints.txt"
@@ -303,69 +315,75 @@ def _install(
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise _refused(done.stderr, architecture, python)
+        raise _pip_error(done.stderr, architecture, python)
 
 
-def _refused(said: str, architecture: str, python: str) -> PackageError:
-    lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR")]
-    missing = re.search(r"No matching distribution found for (\S+)", said)
-    if "No module named pip" in said:
+def _pip_error(output: str, architecture: str, python: str) -> PackageError:
+    lines = [
+        line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR")
+    ]
+    missing = re.search(r"No matching distribution found for (\S+)", output)
+    if "No module named pip" in output:
         return PackageError(
-            "wheels are fetched with pip, and this environment has none",
+            "wheels are fetched with pip, which this environment lacks",
             hint=f"{sys.executable} -m ensurepip",
         )
     if missing:
         return PackageError(
             f"{missing[1]} has no wheel for Python {python} on {architecture}",
-            hint=f"name a version that has one: --requirement '{re.split('[=<>!~]', missing[1])[0]}==...'; or another --python or "
-            "--architecture; or put it all into a container image (--image), where it can be built",
+            hint=(
+                "select a version that has one: --requirement "
+                f"'{re.split('[=<>!~]', missing[1])[0]}==...'; or another --python or "
+                "--architecture; or build it in a container image (--image)"
+            ),
         )
     return PackageError(
-        "pip could not fetch the packages", problems=lines or said.splitlines()[-5:]
+        "pip could not fetch the packages", problems=lines or output.splitlines()[-5:]
     )
 
 
-def _named(given: Iterable[str]) -> Iterator[str]:
-    """The names of the packages in requirements, or in files of them."""
+def _requirement_names(given: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the packages in requirements, or in requirements files."""
     for text in given:
         lines = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else [text]
         for line in lines:
             name = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", line)
             if name:
-                yield _same(name[1])
+                yield _canonical_name(name[1])
 
 
 def _is_file(text: str) -> bool:
     return text.endswith(".txt")
 
 
-def _same(name: str) -> str:
-    """A distribution's name as PyPI compares it."""
+def _canonical_name(name: str) -> str:
+    """Return a distribution's name in PyPI's normalized form."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _owners(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """Whose each file is: (name, version) of its distribution."""
+def _files_with_distribution(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Yield each file with the (name, version) of its distribution."""
     for info in sorted(folder.glob("*.dist-info")):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
         for line in (info / "RECORD").read_text(encoding="utf-8").splitlines():
-            yield folder / line.rsplit(",", 2)[0].strip('"'), (_same(name), version)
+            yield folder / line.rsplit(",", 2)[0].strip('"'), (_canonical_name(name), version)
 
 
 def _uninstall(folder: Path, name: str) -> None:
-    """Take away what another package has brought along, but a layer has."""
-    for path, (owner, _) in list(_owners(folder)):
-        if owner == _same(name):
+    """Remove a distribution that a dependency has installed, but a layer contains."""
+    for path, (owner, _) in list(_files_with_distribution(folder)):
+        if owner == _canonical_name(name):
             path.unlink(missing_ok=True)
 
 
 # ---- code
 
 
-def copy_code(found: Imports, folder: Path) -> tuple[str, ...]:
-    """Copy the user's modules, and the queries of the job; the files that were left out.
+def copy_code(found: JobImports, folder: Path) -> tuple[str, ...]:
+    """Copy the user's modules and the queries of the job; return the files that were left out.
 
-    PackageError for what cannot run there.
+    Raises:
+        PackageError: a file cannot run on Lambda.
     """
     left_out: list[str] = []
     for name, place in found.code.items():
@@ -380,13 +398,13 @@ def copy_code(found: Imports, folder: Path) -> tuple[str, ...]:
 def _copy_package(source: Path, target: Path) -> Iterator[str]:
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
-        if not path.is_file() or _is_nobodys(inside):
+        if not path.is_file() or _is_tool_file(inside):
             continue
-        if path.suffix in COMPILED:
+        if path.suffix in COMPILED_SUFFIXES:
             raise PackageError(
                 f"{path} is compiled for this machine, and cannot run on Lambda",
                 hint=(
-                    "build a wheel of it for manylinux, and name it with --requirement; or use a "
+                    "build a manylinux wheel of it, and name it with --requirement; or use a "
                     "container image (--image)"
                 ),
             )
@@ -396,8 +414,8 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
             _copy(path, target / inside)
 
 
-def _is_nobodys(path: Path) -> bool:
-    """What editors, tools and Python leave lying about."""
+def _is_tool_file(path: Path) -> bool:
+    """Return whether a file was left by an editor, a tool or Python itself."""
     return any(
         part.startswith(".")
         or part in ("__pycache__", "node_modules", "build", "dist")
@@ -407,37 +425,37 @@ def _is_nobodys(path: Path) -> bool:
 
 
 def _is_left_out(path: Path) -> bool:
-    """Tests, and tables of rows, which belong into S3."""
+    """Return whether a file is a test, or a table of rows, which belongs in S3."""
     test = (
         path.name.startswith("test_") or path.name == "conftest.py" or path.parent.name == "tests"
     )
-    return test or (path.suffix in DATA and path.stat().st_size > DATA_MOST)
+    return test or (path.suffix in DATA_SUFFIXES and path.stat().st_size > MAX_DATA_BYTES)
 
 
-def _copy_queries(found: Imports, folder: Path) -> None:
-    """The job's .sql files, to where they lie relative to its file."""
-    home = _landing(found)
+def _copy_queries(found: JobImports, folder: Path) -> None:
+    """Copy the job's .sql files to their paths relative to its file."""
+    home = _job_folder_in_package(found)
     for query in found.queries:
-        target = Path(*_resolved((folder / home / query).relative_to(folder).parts))
+        target = Path(*_resolve_parents((folder / home / query).relative_to(folder).parts))
         if ".." in target.parts:
             raise PackageError(
-                f"the query {query} lies outside of what the job imports",
+                f"the query {query} is outside of the folders that the job imports",
                 hint="keep queries below the folder of the job's file",
             )
         if not (folder / target).exists():
             _copy(Path(found.folder) / query, folder / target)
 
 
-def _landing(found: Imports) -> Path:
-    """Where the folder of the job's file comes to lie."""
+def _job_folder_in_package(found: JobImports) -> Path:
+    """Return the path of the job's folder within the package."""
     for name, place in found.code.items():
         if Path(place).is_dir() and Path(found.folder).is_relative_to(place):
             return Path(name) / Path(found.folder).relative_to(place)
     return Path()
 
 
-def _resolved(parts: Iterable[str]) -> list[str]:
-    """A path without its `..`, as far as it can do without."""
+def _resolve_parents(parts: Iterable[str]) -> list[str]:
+    """Return a path with its `..` resolved as far as possible."""
     kept: list[str] = []
     for part in parts:
         if part == ".." and kept and kept[-1] != "..":
@@ -447,14 +465,15 @@ def _resolved(parts: Iterable[str]) -> list[str]:
     return kept
 
 
-def _copy_ours(folder: Path) -> None:
-    here = Path(FOLDER)
+def _copy_hundredfold(folder: Path) -> None:
+    installed_versions = Path(FOLDER)
+    # including the text files that our modules read
     for path in sorted(
-        path for path in here.rglob("*") if path.suffix in (".py", ".txt")
-    ):  # with the texts that our modules read
-        inside = path.relative_to(here)
-        if not any(inside.is_relative_to(room) for room in NOT_THERE):
-            _copy(path, folder / OURS / inside)
+        path for path in installed_versions.rglob("*") if path.suffix in (".py", ".txt")
+    ):
+        inside = path.relative_to(installed_versions)
+        if not any(inside.is_relative_to(excluded) for excluded in EXCLUDED_FOLDERS):
+            _copy(path, folder / OUR_DISTRIBUTION / inside)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -462,20 +481,20 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-# ---- the whole
+# ---- the result
 
 
-def _sizes(folder: Path, owners: Mapping[Path, tuple[str, str]]) -> tuple[Size, ...]:
+def _sizes(folder: Path, owners: Mapping[Path, tuple[str, str]]) -> tuple[DistributionSize, ...]:
     sums: dict[tuple[str, str], int] = {}
     for path in folder.rglob("*"):
         if path.is_file():
             top = path.relative_to(folder).parts[0].removesuffix(".py")
-            own = (OURS, "") if top == OURS else (YOURS, "")
+            own = (OUR_DISTRIBUTION, "") if top == OUR_DISTRIBUTION else (USER_CODE, "")
             owner = owners.get(path, own)
             sums[owner] = sums.get(owner, 0) + path.stat().st_size
     return tuple(
         sorted(
-            (Size(name, version, size) for (name, version), size in sums.items()),
+            (DistributionSize(name, version, size) for (name, version), size in sums.items()),
             key=lambda part: (-part.size, part.name),
         )
     )
@@ -486,13 +505,13 @@ def _total(folder: Path) -> int:
 
 
 def write_zip(folder: Path, archive: Path) -> None:
-    """A folder as a zip whose bytes depend on nothing but the files' names and contents."""
+    """Write a folder as a zip whose bytes depend only on the files' names and contents."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
         for path in sorted(
             (p for p in folder.rglob("*") if p.is_file()),
             key=lambda p: p.relative_to(folder).as_posix(),
         ):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIMESTAMP)
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
             with file.open(entry, "w") as target, path.open("rb") as source:
@@ -500,10 +519,10 @@ def write_zip(folder: Path, archive: Path) -> None:
 
 
 def fingerprint_of(code: object) -> str:
-    """Return the fingerprint of a package, a folder or a zip of one, or of an image named by its
-    digest; "" for code of another kind.
+    """Return the fingerprint of a package (a folder or its zip) or of an image given by digest.
 
-    A folder and its zip have different ones: a stack is deployed from one or the other.
+    "" for code of another kind. A folder and its zip have different fingerprints: a stack is
+    deployed from one or the other.
     """
     path = Path(code) if isinstance(code, str | Path) else None
     if path is not None and path.is_dir():
@@ -516,7 +535,7 @@ def fingerprint_of(code: object) -> str:
         return digest.hexdigest()[:FINGERPRINT_DIGITS]
     if path is not None and path.is_file():
         return sha256_of(path)[:FINGERPRINT_DIGITS]
-    return digest_of(str(code))
+    return digest_in_address(str(code))
 
 
 def sha256_of(path: Path) -> str:

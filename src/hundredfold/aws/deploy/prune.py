@@ -1,8 +1,8 @@
-"""What a package can do without: tests, headers, what only a type checker or a debugger reads, and
-parts of libraries that few use.
+"""Removes unneeded files from a package: tests, headers, files for type checkers or debuggers, and
+rarely used parts of libraries.
 
-Nothing that is asked for goes: neither a module that anything which stays imports, nor a library
-that any which stays is linked with.
+Nothing that is needed is removed: no module that a remaining file imports, and no library that a
+remaining one is linked with.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .elf import as_loaded, linked_with
+from .elf import linked_libraries, strip_unloaded
 
-NEVER_READ = {
+UNREAD_SUFFIXES = {
     ".pyi",
     ".pxd",
     ".pyx",
@@ -31,17 +31,19 @@ NEVER_READ = {
     ".pyc",
     ".map",
 }
-NO_CODE = {"__pycache__", "bin", "share"}  # at the top: pip's scripts and manuals
-TESTS = {"tests", "test", "_tests"}
-RECORDS = {
+# at the top: scripts and manuals that pip installs
+FOLDERS_WITHOUT_CODE = {"__pycache__", "bin", "share"}
+TEST_FOLDERS = {"tests", "test", "_tests"}
+# records of the installation
+INSTALL_RECORDS = {
     "RECORD",
     "INSTALLER",
     "REQUESTED",
     "WHEEL",
     "direct_url.json",
     "uv_cache.json",
-}  # of an installation, not of the package
-STATEMENT = re.compile(
+}
+IMPORT_STATEMENT = re.compile(
     rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n#]+))",
     re.M,
 )
@@ -49,8 +51,8 @@ STATEMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Something of a library that is whole in itself: what it is imported as, its files, and the
-    files that do without it.
+    """A self-contained part of a library: its module names, its files, and files that work without
+    it.
     """
 
     modules: tuple[str, ...]
@@ -61,9 +63,9 @@ class Part:
         return any(module == name or module.startswith(f"{name}.") for name in self.modules)
 
 
-# modules; globs of their files; files that import them in a `try`, or when they are asked for by
-# name
-PARTS = (
+# modules; globs of their files; files that import them in a `try`, or on access by name
+# S3 is accessed with boto3
+OPTIONAL_PARTS = (
     (
         ("pyarrow.flight", "pyarrow._flight"),
         ("pyarrow/flight.py", "pyarrow/_flight*", "pyarrow/lib*_flight*"),
@@ -78,47 +80,46 @@ PARTS = (
         ("pyarrow._s3fs",),
         ("pyarrow/_s3fs*", "pyarrow/libarrow_s3*"),
         ("pyarrow/fs.py",),
-    ),  # S3 is reached with boto3
+    ),
     (("pyarrow._pyarrow_cpp_tests",), ("pyarrow/_pyarrow_cpp_tests*",), ()),
     (("numpy.f2py",), ("numpy/f2py/**/*",), ("numpy/__init__.py",)),
 )
 
 
 def prune(folder: Path, *, spare: Iterable[str] = (), own: Iterable[str] = ()) -> tuple[str, ...]:
-    """Remove from a folder of packages what can be done without.
+    """Remove unneeded files from a folder of packages; return the parts that are needed and kept.
 
-    `spare`: modules that are known to be imported; `own`: top names that are left as they are. The
-    parts that were kept after all, because something asks for them.
+    `spare`: modules that are known to be imported; `own`: top-level names that stay unchanged.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
-    mine, stubs = set(own), _reads_its_stubs(folder)
-    needless = {path for path in files if _is_needless(path.relative_to(folder), mine, stubs)}
-    files = [path for path in files if path not in needless]
-    parts = [*_parts(folder), *_tests(folder, files, mine), *_twins(files)]
-    going = _not_asked_for(parts, files, folder, set(spare))
-    for path in needless.union(*(part.files for part in going)):
+    own_names, stubs = set(own), _packages_reading_stubs(folder)
+    unneeded = {path for path in files if _is_unneeded(path.relative_to(folder), own_names, stubs)}
+    files = [path for path in files if path not in unneeded]
+    parts = [*_parts(folder), *_tests(folder, files, own_names), *_duplicate_libraries(files)]
+    removed = _removable(parts, files, folder, set(spare))
+    for path in unneeded.union(*(part.files for part in removed)):
         path.unlink()
-    _slim(folder, mine)
+    _strip_symbols(folder, own_names)
     _remove_empty(folder)
     return tuple(part.modules[0] for part in _parts(folder) if part.files)
 
 
-def _is_needless(path: Path, own: set[str], stubs: set[str]) -> bool:
-    """Files that no program opens. `stubs`: packages that read their own .pyi."""
+def _is_unneeded(path: Path, own: set[str], stubs: set[str]) -> bool:
+    """Return whether no program opens a file. `stubs`: packages that read their own .pyi."""
     top = path.parts[0]
     if "__pycache__" in path.parts:
         return True
     if top in own:
         return False
     if top.endswith(".dist-info"):
-        return path.name in RECORDS or "sboms" in path.parts
-    return top in NO_CODE or (
-        path.suffix in NEVER_READ and not (path.suffix == ".pyi" and top in stubs)
+        return path.name in INSTALL_RECORDS or "sboms" in path.parts
+    return top in FOLDERS_WITHOUT_CODE or (
+        path.suffix in UNREAD_SUFFIXES and not (path.suffix == ".pyi" and top in stubs)
     )
 
 
-def _reads_its_stubs(folder: Path) -> set[str]:
-    """Packages whose modules are loaded lazily by what their .pyi says."""
+def _packages_reading_stubs(folder: Path) -> set[str]:
+    """Return the packages that load their modules lazily, as listed in their .pyi."""
     return {
         p.relative_to(folder).parts[0]
         for p in folder.rglob("__init__.py")
@@ -127,29 +128,29 @@ def _reads_its_stubs(folder: Path) -> set[str]:
 
 
 def _parts(folder: Path) -> Iterator[Part]:
-    for modules, globs, tried_by in PARTS:
+    for modules, globs, tried_by in OPTIONAL_PARTS:
         files = frozenset(path for glob in globs for path in folder.glob(glob) if path.is_file())
         yield Part(modules, files, frozenset(folder / path for path in tried_by))
 
 
 def _tests(folder: Path, files: Iterable[Path], own: set[str]) -> Iterator[Part]:
-    """Each file of the tests of an installed package, by itself: some packages import one of
-    theirs.
-    """
+    """Yield each test file of an installed package as a part: some packages import their own."""
     for path in files:
         inside = path.relative_to(folder)
         if inside.parts[0] in own or inside.parts[0].endswith(".dist-info"):
             continue
-        if not TESTS.isdisjoint(inside.parts[1:-1]) or (
+        if not TEST_FOLDERS.isdisjoint(inside.parts[1:-1]) or (
             inside.name == "conftest.py" and len(inside.parts) > 1
         ):
             dotted = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
             yield Part((dotted,), frozenset([path]))
 
 
-def _twins(files: Iterable[Path]) -> Iterator[Part]:
-    """A wheel holds no links: a library lies there once for each of its names, and is loaded by one
-    of them.
+def _duplicate_libraries(files: Iterable[Path]) -> Iterator[Part]:
+    """Yield the copies of a library as parts.
+
+    A wheel contains no links: a library is stored once for each of its names, and loaded by one of
+    them.
     """
     alike: dict[tuple[Path, int], list[Path]] = {}
     for path in files:
@@ -160,22 +161,25 @@ def _twins(files: Iterable[Path]) -> Iterator[Part]:
             yield from (Part((), frozenset([path])) for path in group)
 
 
-def _not_asked_for(
+def _removable(
     parts: list[Part], files: Iterable[Path], folder: Path, spare: set[str]
 ) -> list[Part]:
-    """The parts that can go, when all that can go has gone: what stays asks for more, until nobody
-    asks for anything.
+    """Return the parts that no remaining file needs.
+
+    A part that is kept may need others, so this repeats until no more part is needed.
     """
     while True:
         leaving = frozenset().union(*(part.files for part in parts))
         staying = [path for path in files if path not in leaving]
-        asking = [(path, _imported_by(path, folder)) for path in staying if path.suffix == ".py"]
-        modules = spare.union(*(names for _, names in asking))
-        libraries = {name for path in staying if ".so" in path.name for name in linked_with(path)}
+        importing = [(path, _imported_by(path, folder)) for path in staying if path.suffix == ".py"]
+        modules = spare.union(*(names for _, names in importing))
+        libraries = {
+            name for path in staying if ".so" in path.name for name in linked_libraries(path)
+        }
         kept = [
             p
             for p in parts
-            if _is_asked_for(p, modules, asking, spare)
+            if _is_needed(p, modules, importing, spare)
             or any(path.name in libraries for path in p.files)
         ]
         if not kept:
@@ -183,17 +187,16 @@ def _not_asked_for(
         parts = [part for part in parts if part not in kept]
 
 
-def _is_asked_for(
-    part: Part, modules: set[str], asking: list[tuple[Path, frozenset[str]]], spare: set[str]
+def _is_needed(
+    part: Part, modules: set[str], importing: list[tuple[Path, frozenset[str]]], spare: set[str]
 ) -> bool:
-    if (
-        len(part.files) == 1 and not part.tried_by
-    ):  # a test: there are thousands, and each is one module
+    # a test: there are thousands, each of one module
+    if len(part.files) == 1 and not part.tried_by:
         return not modules.isdisjoint(part.modules)
     wanted = (
         modules
         if not part.tried_by
-        else spare.union(*(names for path, names in asking if path not in part.tried_by))
+        else spare.union(*(names for path, names in importing if path not in part.tried_by))
     )
     return any(part.holds(name) for name in wanted)
 
@@ -204,12 +207,12 @@ def _imported_by(path: Path, folder: Path) -> frozenset[str]:
 
 
 def imported(text: bytes, path: Path) -> Iterator[str]:
-    """The modules that a file's import statements may name; of `from a import b`: a and a.b.
+    """Yield the modules that a file's import statements may name; for `from a import b`: a and a.b.
 
-    `path` begins at the top package.
+    `path` begins at the top-level package.
     """
     package = path.parent.parts
-    for base, names, plain in STATEMENT.findall(text):
+    for base, names, plain in IMPORT_STATEMENT.findall(text):
         if plain:
             yield from (
                 name.split(b" as ")[0].strip().decode("utf-8", "replace")
@@ -228,12 +231,12 @@ def imported(text: bytes, path: Path) -> Iterator[str]:
         yield from (f"{above}.{name.decode()}" for name in re.findall(rb"\w+", names))
 
 
-def _slim(folder: Path, own: set[str]) -> None:
-    """Symbols are for debuggers, and are a tenth of some libraries."""
+def _strip_symbols(folder: Path, own: set[str]) -> None:
+    """Remove symbols, which only debuggers use, and which are a tenth of some libraries."""
     for path in folder.rglob("*.so*"):
         if path.is_file() and path.relative_to(folder).parts[0] not in own:
             data = path.read_bytes()
-            smaller = as_loaded(data)
+            smaller = strip_unloaded(data)
             if len(smaller) < len(data):
                 path.write_bytes(smaller)
 

@@ -1,1 +1,1 @@
-"""Checks of a deployed stack: what is configured so that a run would fail, be slow or be expensive."""
+"""Checks of a deployed stack: settings that would make a run fail, slow or expensive."""

@@ -1,6 +1,7 @@
-"""The traps of AWS, one a function: what is so, what comes of it, how it is mended.
+"""The checks of a stack and its account, one function each: fact, consequence, and command to fix
+it.
 
-None of them changes anything.
+The first sentence of a docstring names the subject in the report. No check changes anything.
 """
 
 from __future__ import annotations
@@ -18,47 +19,52 @@ from .finding import Finding, Level, aws
 from .snapshot import StackSnapshot, statements
 
 WRONG, RISK, NOTE = Level.WRONG, Level.RISK, Level.NOTE
-TIMES = 6  # the timeout of a function: so long should its messages stay hidden
-RECEIVES = 5  # AWS advises at least so many
-FULL = 0.9  # of a limit: time to say something
-KEPT_DAYS = 7  # where no lifecycle rule says it
-ENDED = {State.DONE, State.CANCELLED}
-BATCH_OF_TABLES = 100  # that one call may delete
-ATHENA_DML, LAMBDA_CONCURRENCY = "L-FC5F6546", "L-B99A9384"  # as Service Quotas names them
-FEW_QUERIES = 20  # at once: what a region with small quotas has
+VISIBILITY_FACTOR = 6  # times the timeout of a function: how long a message should stay hidden
+MIN_RECEIVES = 5  # the minimum that AWS recommends
+WARNING_FRACTION = 0.9  # of a limit: above it, a check warns
+DEFAULT_RETENTION_DAYS = 7  # without a lifecycle rule
+FINAL_STATES = {State.DONE, State.CANCELLED}
+MAX_TABLES_PER_DELETE = 100  # that one call may delete
+ATHENA_DML, LAMBDA_CONCURRENCY = "L-FC5F6546", "L-B99A9384"  # codes of Service Quotas
+MIN_QUERY_QUOTA = 20  # concurrent: the quota of a small region
 
 
-def version(seen: StackSnapshot) -> Iterator[Finding]:
-    """The stack's version. A stack is made by one version and used by another."""
-    theirs = seen.outputs.get("Version", "?")
+def version(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The stack's version. It may differ from the version that is used with it."""
+    theirs = snapshot.outputs.get("Version", "?")
     if theirs != VERSION:
         yield Finding(
             NOTE,
-            f"the stack was made by version {theirs}, and this is {VERSION}",
-            "its functions run the older code",
-            seen.redeploy,
+            f"the stack was deployed by version {theirs}, and this is {VERSION}",
+            "its functions run the other version",
+            snapshot.redeploy,
         )
 
 
-def visibility(seen: StackSnapshot) -> Iterator[Finding]:
-    """How long a message handed out stays hidden."""
+def visibility(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The visibility timeout. A delivered message stays hidden for that long."""
     for output, queue, url in (
-        ("WorkFunction", seen.work_queue, seen.place.queue),
-        ("BuryFunction", seen.dead_queue, seen.place.dead),
+        ("WorkFunction", snapshot.work_queue, snapshot.resources.queue),
+        ("DeadLetterFunction", snapshot.dead_queue, snapshot.resources.dead),
     ):
-        timeout, hidden = int(seen.functions[output]["Timeout"]), int(queue["VisibilityTimeout"])
-        window = int((seen.mapping(output, queue) or {}).get("MaximumBatchingWindowInSeconds") or 0)
-        wanted = TIMES * timeout + window
+        timeout, hidden = (
+            int(snapshot.functions[output]["Timeout"]),
+            int(queue["VisibilityTimeout"]),
+        )
+        window = int(
+            (snapshot.mapping(output, queue) or {}).get("MaximumBatchingWindowInSeconds") or 0
+        )
+        wanted = VISIBILITY_FACTOR * timeout + window
         if hidden < wanted:
             yield Finding(
                 WRONG if hidden < timeout else RISK,
-                f"a message of {name_of(url)} stays hidden for {hidden} s, and its function may "
+                f"a message of {queue_name(url)} stays hidden for {hidden} s, but its function may "
                 f"take {timeout} s",
-                "a message is handed to a second worker while the first is still at it"
+                "a message is delivered to a second worker while the first one still processes it"
                 if hidden < timeout
                 else (
-                    "where calls are throttled, Lambda gives up before the lease ends, and each "
-                    "try counts as a receive"
+                    "when calls are throttled, Lambda gives up before the lease ends, and each "
+                    "attempt counts as a receive"
                 ),
                 aws(
                     "sqs",
@@ -71,74 +77,82 @@ def visibility(seen: StackSnapshot) -> Iterator[Finding]:
             )
 
 
-def receives(seen: StackSnapshot) -> Iterator[Finding]:
-    """How often a message is handed out before it is dead."""
-    policy = json.loads(seen.work_queue.get("RedrivePolicy", "{}"))
+def receives(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The maximum number of receives. After it, a message is dead-lettered."""
+    policy = json.loads(snapshot.work_queue.get("RedrivePolicy", "{}"))
     count = int(policy.get("maxReceiveCount", 0))
-    mended = json.dumps(
-        {"deadLetterTargetArn": seen.dead_queue["QueueArn"], "maxReceiveCount": str(RECEIVES)}
+    redrive_policy = json.dumps(
+        {
+            "deadLetterTargetArn": snapshot.dead_queue["QueueArn"],
+            "maxReceiveCount": str(MIN_RECEIVES),
+        }
     )
     command = aws(
         "sqs",
         "set-queue-attributes",
         "--queue-url",
-        seen.place.queue,
+        snapshot.resources.queue,
         "--attributes",
-        json.dumps({"RedrivePolicy": mended}, separators=(",", ":")),
+        json.dumps({"RedrivePolicy": redrive_policy}, separators=(",", ":")),
     )
     if not count:
         yield Finding(
             WRONG,
-            "the work queue gives up no message",
-            "one that kills its worker comes back for days, and its run does not end",
+            "the work queue dead-letters no message",
+            "a message that kills its worker comes back for days, and its run does not end",
             command,
         )
-    elif policy.get("deadLetterTargetArn") != seen.dead_queue["QueueArn"]:
+    elif policy.get("deadLetterTargetArn") != snapshot.dead_queue["QueueArn"]:
         yield Finding(
             WRONG,
-            f"dead letters go to {policy['deadLetterTargetArn']}",
-            "nothing buries them, and their run does not end",
+            f"dead-lettered messages go to {policy['deadLetterTargetArn']}",
+            "no function processes them, and their runs do not end",
             command,
         )
-    elif count < RECEIVES:
+    elif count < MIN_RECEIVES:
         yield Finding(
             RISK,
-            f"a message is dead after {count} receives",
-            "a throttled call counts as one: good work is given up, and no log tells of it",
+            f"a message is dead-lettered after {count} receives",
+            "a throttled call counts as one: valid work is dead-lettered, and no log mentions it",
             command,
         )
 
 
-def retention(seen: StackSnapshot) -> Iterator[Finding]:
-    """How long messages and dead letters are kept."""
+def retention(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The retention of messages and dead-lettered messages."""
     work, dead = (
-        int(seen.work_queue["MessageRetentionPeriod"]),
-        int(seen.dead_queue["MessageRetentionPeriod"]),
+        int(snapshot.work_queue["MessageRetentionPeriod"]),
+        int(snapshot.dead_queue["MessageRetentionPeriod"]),
     )
     if dead <= work:
         yield Finding(
             RISK,
-            f"a dead letter is kept for {dead // 86_400} days, and a message for {work // 86_400}",
-            "its age counts from when it was first sent: it can vanish as soon as it is dead",
+            f"a dead-lettered message is kept for {dead // 86_400} days, and a queued one for "
+            f"{work // 86_400}",
+            "its age counts from when it was first sent: it can expire as soon as it is "
+            "dead-lettered",
             aws(
                 "sqs",
                 "set-queue-attributes",
                 "--queue-url",
-                seen.place.dead,
+                snapshot.resources.dead,
                 "--attributes",
                 "MessageRetentionPeriod=1209600",
             ),
         )
 
 
-def polling(seen: StackSnapshot) -> Iterator[Finding]:
-    """Whether the queues are polled long."""
-    for queue, url in ((seen.work_queue, seen.place.queue), (seen.dead_queue, seen.place.dead)):
+def polling(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """Long polling of the queues."""
+    for queue, url in (
+        (snapshot.work_queue, snapshot.resources.queue),
+        (snapshot.dead_queue, snapshot.resources.dead),
+    ):
         if int(queue.get("ReceiveMessageWaitTimeSeconds", 0)) < 10:
             yield Finding(
                 NOTE,
-                f"{name_of(url)} is polled short",
-                "empty answers are paid for, and a message may be missed by a poll",
+                f"{queue_name(url)} uses short polling",
+                "empty replies are billed, and a poll may miss a message",
                 aws(
                     "sqs",
                     "set-queue-attributes",
@@ -150,62 +164,65 @@ def polling(seen: StackSnapshot) -> Iterator[Finding]:
             )
 
 
-def dead_letters(seen: StackSnapshot) -> Iterator[Finding]:
-    """Dead letters that nobody buried."""
-    waiting = int(seen.dead_queue["ApproximateNumberOfMessages"])
+def dead_letters(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """Dead-lettered messages that were not processed."""
+    waiting = int(snapshot.dead_queue["ApproximateNumberOfMessages"])
     if waiting:
         group = (
-            seen.functions["BuryFunction"]
+            snapshot.functions["DeadLetterFunction"]
             .get("LoggingConfig", {})
-            .get("LogGroup", f"/aws/lambda/{seen.outputs['BuryFunction']}")
+            .get("LogGroup", f"/aws/lambda/{snapshot.outputs['DeadLetterFunction']}")
         )
         yield Finding(
             RISK,
-            f"{waiting:,} dead letters wait",
-            "they are not this stack's, or cannot be written into their runs, which then do not "
-            "end",
+            f"{waiting:,} dead-lettered messages are waiting",
+            "they do not belong to this stack, or cannot be recorded in their runs, which then do "
+            "not end",
             aws("logs", "tail", group, "--since", "1d"),
         )
 
 
-def mappings(seen: StackSnapshot) -> Iterator[Finding]:
-    """What feeds the functions from their queues."""
-    for output, queue in (("WorkFunction", seen.work_queue), ("BuryFunction", seen.dead_queue)):
-        found = seen.mapping(output, queue)
-        name = seen.outputs[output]
+def mappings(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The event source mappings. They invoke the functions from their queues."""
+    for output, queue in (
+        ("WorkFunction", snapshot.work_queue),
+        ("DeadLetterFunction", snapshot.dead_queue),
+    ):
+        found = snapshot.mapping(output, queue)
+        name = snapshot.outputs[output]
         if found is None:
             yield Finding(
                 WRONG,
-                f"nothing feeds {name} from its queue",
-                "messages lie there, and no run goes on",
-                seen.redeploy,
+                f"no event source mapping invokes {name} from its queue",
+                "messages stay in the queue, and no run continues",
+                snapshot.redeploy,
             )
             continue
         update = ("lambda", "update-event-source-mapping", "--uuid", found["UUID"])
         if found.get("State") in ("Disabled", "Disabling"):
             yield Finding(
                 WRONG,
-                f"the queue of {name} is switched off",
-                "messages lie there, and no run goes on",
+                f"the event source mapping of {name} is disabled",
+                "messages stay in the queue, and no run continues",
                 aws(*update, "--enabled"),
             )
         if "ReportBatchItemFailures" not in found.get("FunctionResponseTypes", []):
             yield Finding(
                 WRONG,
-                f"{name} cannot say which message failed",
-                "what it hands back is taken for done: work is lost",
+                f"{name} cannot report which message failed",
+                "messages that it returns count as processed: work is lost",
                 aws(*update, "--function-response-types", "ReportBatchItemFailures"),
             )
 
 
-def concurrency(seen: StackSnapshot) -> Iterator[Finding]:
-    """How many workers the functions may have."""
+def concurrency(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The reserved concurrency of the functions."""
     for output, wanted in (
-        ("WorkFunction", seen.place.concurrency),
-        ("BuryFunction", 2),
+        ("WorkFunction", snapshot.resources.concurrency),
+        ("DeadLetterFunction", 2),
         ("StepFunction", 2),
     ):
-        name = seen.outputs[output]
+        name = snapshot.outputs[output]
         reserved = (
             client("lambda")
             .get_function_concurrency(FunctionName=name)
@@ -214,25 +231,25 @@ def concurrency(seen: StackSnapshot) -> Iterator[Finding]:
         if reserved is not None and reserved < wanted:
             yield Finding(
                 WRONG if reserved == 0 else RISK,
-                f"{name} has {reserved} executions reserved, and up to {wanted} are wanted",
-                "no call of it is answered"
+                f"{name} has {reserved} executions reserved, but needs up to {wanted}",
+                "every call of it is rejected"
                 if reserved == 0
-                else "what is over is throttled, and each throttled message counts as received",
+                else "further calls are throttled, and each throttled message counts as received",
                 aws("lambda", "delete-function-concurrency", "--function-name", name),
             )
 
 
-def recursion(seen: StackSnapshot) -> Iterator[Finding]:
-    """The guard against loops."""
-    name = seen.outputs["WorkFunction"]
+def recursion(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The loop detection of Lambda."""
+    name = snapshot.outputs["WorkFunction"]
     if (
         client("lambda").get_function_recursion_config(FunctionName=name)["RecursiveLoop"]
         != "Allow"
     ):
         yield Finding(
             WRONG,
-            f"{name} is stopped when it sends to the queue that feeds it",
-            "a batch that is halved, or handed on before the deadline, is dropped after about 16 "
+            f"{name} is stopped when it sends to the queue that invokes it",
+            "a batch that is halved, or sent back before the deadline, is dropped after about 16 "
             "times",
             aws(
                 "lambda",
@@ -245,15 +262,15 @@ def recursion(seen: StackSnapshot) -> Iterator[Finding]:
         )
 
 
-def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
+def workgroup(snapshot: StackSnapshot) -> Iterator[Finding]:
     """The Athena workgroup."""
-    name = seen.place.workgroup
+    name = snapshot.resources.workgroup
     found = client("athena").get_work_group(WorkGroup=name)["WorkGroup"]
     update = ("athena", "update-work-group", "--work-group", name)
     if found.get("State") == "DISABLED":
         yield Finding(
             WRONG,
-            f"the workgroup {name} is switched off",
+            f"the workgroup {name} is disabled",
             "no query runs",
             aws(*update, "--state", "ENABLED"),
         )
@@ -262,7 +279,7 @@ def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
         yield Finding(
             WRONG,
             f"the workgroup {name} enforces its own settings",
-            "every CREATE TABLE AS that says where its files go is refused: no run can be prepared",
+            "every CREATE TABLE AS with a location is rejected: no run can be prepared",
             aws(*update, "--configuration-updates", "EnforceWorkGroupConfiguration=false"),
         )
     engine = configuration.get("EngineVersion", {})
@@ -280,29 +297,29 @@ def workgroup(seen: StackSnapshot) -> Iterator[Finding]:
         )
 
 
-def policies(seen: StackSnapshot) -> Iterator[Finding]:
-    """Who may reach the queues and the bucket."""
+def policies(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """Access to the queues and the bucket."""
     about = (
-        (name_of(seen.place.queue), _of(seen.work_queue)),
-        (name_of(seen.place.dead), _of(seen.dead_queue)),
-        (seen.place.bucket, seen.bucket_policy),
+        (queue_name(snapshot.resources.queue), _policy_of(snapshot.work_queue)),
+        (queue_name(snapshot.resources.dead), _policy_of(snapshot.dead_queue)),
+        (snapshot.resources.bucket, snapshot.bucket_policy),
     )
     for name, found in about:
-        if not any(_wants_tls(statement) for statement in found):
+        if not any(_requires_tls(statement) for statement in found):
             yield Finding(
                 RISK,
-                f"{name} can be reached without TLS",
-                "messages or files can be read on their way",
-                seen.redeploy,
+                f"{name} can be accessed without TLS",
+                "messages or files can be read in transit",
+                snapshot.redeploy,
             )
-        if any(_is_open(statement) for statement in found):
+        if any(_is_public(statement) for statement in found):
             yield Finding(
                 WRONG,
-                f"{name} is open to strangers",
-                "anyone's messages are worked on, or files are read, at this account's cost",
-                seen.redeploy,
+                f"{name} is publicly accessible",
+                "anyone can have messages processed, or read files, at this account's cost",
+                snapshot.redeploy,
             )
-    closed = seen.public_access
+    closed = snapshot.public_access
     if not closed or not all(closed.values()):
         settings = ",".join(
             f"{name}=true"
@@ -315,67 +332,70 @@ def policies(seen: StackSnapshot) -> Iterator[Finding]:
         )
         yield Finding(
             RISK,
-            f"public access to {seen.place.bucket} is not blocked",
-            "one careless policy makes its files public",
+            f"public access to {snapshot.resources.bucket} is not blocked",
+            "one wrong policy makes its files public",
             aws(
                 "s3api",
                 "put-public-access-block",
                 "--bucket",
-                seen.place.bucket,
+                snapshot.resources.bucket,
                 "--public-access-block-configuration",
                 settings,
             ),
         )
 
 
-def notices(seen: StackSnapshot) -> Iterator[Finding]:
-    """Whether S3 tells of batches, where events are the trigger."""
-    if seen.place.trigger != "events":
+def notifications(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The event notifications of S3. They announce batches if events are the trigger."""
+    if snapshot.resources.trigger != "events":
         return
     may_send = any(
         "s3.amazonaws.com" in json.dumps(s.get("Principal", "")) and s["Effect"] == "Allow"
-        for s in _of(seen.work_queue)
+        for s in _policy_of(snapshot.work_queue)
     )
-    told = (
+    configured = (
         client("s3")
-        .get_bucket_notification_configuration(Bucket=seen.place.bucket)
+        .get_bucket_notification_configuration(Bucket=snapshot.resources.bucket)
         .get("QueueConfigurations", [])
     )
-    if not may_send or not any(each["QueueArn"] == seen.work_queue["QueueArn"] for each in told):
+    if not may_send or not any(
+        each["QueueArn"] == snapshot.work_queue["QueueArn"] for each in configured
+    ):
         yield Finding(
             RISK,
-            f"S3 {'does not tell' if may_send else 'may not tell'} the work queue of new batches",
-            "no worker hears of them until the sweep sends them as messages, minutes later",
-            seen.redeploy,
+            f"S3 {'does not notify' if may_send else 'may not notify'} the work queue of new "
+            "batches",
+            "no worker gets them until they are sent again as messages, minutes later",
+            snapshot.redeploy,
         )
 
 
-def lifecycle(seen: StackSnapshot) -> Iterator[Finding]:
-    """What the bucket forgets."""
+def lifecycle(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The lifecycle of the bucket."""
     expiring = {
         rule.get("Filter", {}).get("Prefix") or rule.get("Prefix")
-        for rule in seen.lifecycle
+        for rule in snapshot.lifecycle
         if rule.get("Expiration", {}).get("Days")
     }
     if "processing/" not in expiring:
         yield Finding(
             NOTE,
-            f"batches in {seen.place.bucket} never expire",
+            f"batches in {snapshot.resources.bucket} never expire",
             "the bucket grows with every run",
-            seen.redeploy,
+            snapshot.redeploy,
         )
-    if not any("AbortIncompleteMultipartUpload" in rule for rule in seen.lifecycle):
+    if not any("AbortIncompleteMultipartUpload" in rule for rule in snapshot.lifecycle):
         yield Finding(
             NOTE,
-            "unfinished uploads are kept",
-            "they are paid for, and no listing shows them",
-            seen.redeploy,
+            "incomplete uploads are kept",
+            "they are billed, and no listing shows them",
+            snapshot.redeploy,
         )
 
 
-def table(seen: StackSnapshot) -> Iterator[Finding]:
+def table(snapshot: StackSnapshot) -> Iterator[Finding]:
     """The table of runs."""
-    name = seen.place.table
+    name = snapshot.resources.table
     found = client("dynamodb").describe_table(TableName=name)["Table"]
     missing = {"by_job", "by_time"} - {
         index["IndexName"] for index in found.get("GlobalSecondaryIndexes", [])
@@ -385,7 +405,7 @@ def table(seen: StackSnapshot) -> Iterator[Finding]:
             WRONG,
             f"the table {name} lacks the index {', '.join(sorted(missing))}",
             "runs cannot be listed",
-            seen.redeploy,
+            snapshot.redeploy,
         )
     backups = client("dynamodb").describe_continuous_backups(TableName=name)[
         "ContinuousBackupsDescription"
@@ -396,8 +416,8 @@ def table(seen: StackSnapshot) -> Iterator[Finding]:
     ):
         yield Finding(
             RISK,
-            f"the table {name} cannot be had back as it was before a mistake",
-            "the records of all runs can be lost",
+            f"the table {name} has no point-in-time recovery",
+            "the records of all runs can be lost by a mistake",
             aws(
                 "dynamodb",
                 "update-continuous-backups",
@@ -409,92 +429,95 @@ def table(seen: StackSnapshot) -> Iterator[Finding]:
         )
 
 
-def package(seen: StackSnapshot) -> Iterator[Finding]:
+def package(snapshot: StackSnapshot) -> Iterator[Finding]:
     """The functions' code."""
-    for name, found in ((seen.outputs[output], found) for output, found in seen.functions.items()):
+    for name, found in (
+        (snapshot.outputs[output], found) for output, found in snapshot.functions.items()
+    ):
         if found.get("LastUpdateStatus") == "Failed" or found.get("State") == "Failed":
             reason = (
-                found.get("LastUpdateStatusReason")
-                or found.get("StateReason")
-                or "no reason is given"
+                found.get("LastUpdateStatusReason") or found.get("StateReason") or "no reason given"
             )
             yield Finding(
                 WRONG,
-                f"{name} could not be brought up to date: {reason}",
+                f"{name} could not be updated: {reason}",
                 "it runs older code, or none",
-                seen.redeploy,
+                snapshot.redeploy,
             )
-    work, room = seen.functions["WorkFunction"], seen.account["limit"]["CodeSizeUnzipped"]
+    work, limit = snapshot.functions["WorkFunction"], snapshot.account["limit"]["CodeSizeUnzipped"]
     taken = int(work["Tags"].get("hundredfold:unzipped", 0))
-    if taken > FULL * room:
+    if taken > WARNING_FRACTION * limit:
         yield Finding(
             RISK,
-            f"the package takes {taken / 2**20:.0f} of {room / 2**20:.0f} MB",
-            "the next library, or the next version of one, does not fit",
-            f"hundredfold package {seen.place.job} --image",
+            f"the package takes {taken / 2**20:.0f} of {limit / 2**20:.0f} MB",
+            "the next library, or the next version of one, will not fit",
+            f"hundredfold package {snapshot.resources.job} --image",
         )
 
 
-def orphans(seen: StackSnapshot) -> Iterator[Finding]:
-    """What is left of runs that ended long ago, or that nobody knows."""
+def orphans(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """Remains of runs that ended long ago, or are unknown."""
     live = {
         _slug(run)
-        for run, record in seen.runs.items()
-        if not _is_over(record.state, record.updated, _kept_days(seen))
+        for run, record in snapshot.runs.items()
+        if not _is_over(record.state, record.updated, _retention_days(snapshot))
     }
     left = [
         name
-        for name in seen.glue_tables
+        for name in snapshot.glue_tables
         if (found := re.match(r"run_(.+?)__", name)) and found[1] not in live
     ]
-    for first in range(0, len(left), BATCH_OF_TABLES):
-        some = left[first : first + BATCH_OF_TABLES]
+    for first in range(0, len(left), MAX_TABLES_PER_DELETE):
+        chunk = left[first : first + MAX_TABLES_PER_DELETE]
         yield Finding(
             NOTE,
-            f"{len(some)} tables in {seen.place.database} belong to no run that could go on, such "
-            f"as {some[0]}",
-            "they clutter the catalogue; their files are gone, or expire",
+            f"{len(chunk)} tables in {snapshot.resources.database} belong to no run that could "
+            f"continue, such as {chunk[0]}",
+            "they clutter the catalogue; their files are gone, or will expire",
             aws(
                 "glue",
                 "batch-delete-table",
                 "--database-name",
-                seen.place.database,
+                snapshot.resources.database,
                 "--tables-to-delete",
-                *some,
+                *chunk,
             ),
         )
     for prefix in ("runs/", "processing/"):
-        for run in [run for run in seen.folders(prefix) if run not in seen.runs][:10]:
+        for run in [run for run in snapshot.folders(prefix) if run not in snapshot.runs][:10]:
             yield Finding(
                 NOTE,
-                f"{prefix}{run}/ holds files of a run that has no record",
-                "nobody can go on with it, and its files are paid for",
-                aws("s3", "rm", "--recursive", f"s3://{seen.place.bucket}/{prefix}{run}/"),
+                f"{prefix}{run}/ holds files of a run without a record",
+                "the run cannot be continued, and its files are billed",
+                aws("s3", "rm", "--recursive", f"s3://{snapshot.resources.bucket}/{prefix}{run}/"),
             )
 
 
-def account_concurrency(seen: StackSnapshot) -> Iterator[Finding]:
-    """How many functions of the account may run at once."""
-    free = int(seen.account["limit"]["UnreservedConcurrentExecutions"])
-    if free < seen.workers:
+def account_concurrency(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The concurrency limit of the account."""
+    free = int(snapshot.account["limit"]["UnreservedConcurrentExecutions"])
+    if free < snapshot.workers:
         yield Finding(
             RISK,
-            f"the account lets {free:,} functions run at once, and up to {seen.workers:,} workers "
-            "are wanted",
-            "what is over is throttled; a job takes longer than its plan, and other functions of "
-            "the account suffer with it",
-            _increase("lambda", LAMBDA_CONCURRENCY, max(1000, 2 * seen.workers)),
+            f"the account allows {free:,} concurrent executions, but up to {snapshot.workers:,} "
+            "workers are configured",
+            "further calls are throttled; a job takes longer than planned, and so do other "
+            "functions of the account",
+            _quota_increase("lambda", LAMBDA_CONCURRENCY, max(1000, 2 * snapshot.workers)),
         )
 
 
-def code_storage(seen: StackSnapshot) -> Iterator[Finding]:
-    """The room for code in the account."""
-    used, limit = seen.account["usage"]["TotalCodeSize"], seen.account["limit"]["TotalCodeSize"]
-    if used > FULL * limit:
+def code_storage(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The code storage of the account."""
+    used, limit = (
+        snapshot.account["usage"]["TotalCodeSize"],
+        snapshot.account["limit"]["TotalCodeSize"],
+    )
+    if used > WARNING_FRACTION * limit:
         yield Finding(
             RISK,
-            f"code of all functions takes {used / 2**30:.0f} of {limit / 2**30:.0f} GB",
-            "soon nothing can be deployed in this region",
+            f"the code of all functions takes {used / 2**30:.0f} of {limit / 2**30:.0f} GB",
+            "soon nothing more can be deployed in this region",
             aws(
                 "lambda",
                 "list-functions",
@@ -506,44 +529,58 @@ def code_storage(seen: StackSnapshot) -> Iterator[Finding]:
         )
 
 
-def queries(seen: StackSnapshot) -> Iterator[Finding]:
-    """How many queries Athena lets the account have at once."""
-    found = seen.quota("athena", ATHENA_DML)
-    if found < FEW_QUERIES:
+def queries(snapshot: StackSnapshot) -> Iterator[Finding]:
+    """The quota of concurrent Athena queries."""
+    found = snapshot.quota("athena", ATHENA_DML)
+    if found < MIN_QUERY_QUOTA:
         yield Finding(
             NOTE,
-            f"the account may have {found:.0f} queries at once",
+            f"the account may run {found:.0f} queries at once",
             "runs wait for one another",
-            _increase("athena", ATHENA_DML, 2 * FEW_QUERIES),
+            _quota_increase("athena", ATHENA_DML, 2 * MIN_QUERY_QUOTA),
         )
 
 
-STACK = (
-    version, visibility, receives, retention, polling, dead_letters, mappings, concurrency, recursion, workgroup, policies, notices, lifecycle, table,
-    package, orphans,
-)  # fmt: skip
-ACCOUNT = (account_concurrency, code_storage, queries)
+STACK_CHECKS = (
+    version,
+    visibility,
+    receives,
+    retention,
+    polling,
+    dead_letters,
+    mappings,
+    concurrency,
+    recursion,
+    workgroup,
+    policies,
+    notifications,
+    lifecycle,
+    table,
+    package,
+    orphans,
+)
+ACCOUNT_CHECKS = (account_concurrency, code_storage, queries)
 
 
-def name_of(url: str) -> str:
-    """A queue's name, from its URL."""
+def queue_name(url: str) -> str:
+    """Return a queue's name, from its URL."""
     return url.rpartition("/")[2]
 
 
-def _of(queue: Mapping[str, str]) -> list[dict[str, Any]]:
+def _policy_of(queue: Mapping[str, str]) -> list[dict[str, Any]]:
     return statements(queue.get("Policy", "{}"))
 
 
-def _wants_tls(statement: Mapping[str, Any]) -> bool:
+def _requires_tls(statement: Mapping[str, Any]) -> bool:
     return statement["Effect"] == "Deny" and "aws:SecureTransport" in json.dumps(
         statement.get("Condition", {})
     )
 
 
-def _is_open(statement: Mapping[str, Any]) -> bool:
-    """Whether it lets in whoever asks, on no condition."""
-    who = statement.get("Principal")
-    named = who.get("AWS", []) if isinstance(who, dict) else who
+def _is_public(statement: Mapping[str, Any]) -> bool:
+    """Return whether a statement allows every principal, without a condition."""
+    principal = statement.get("Principal")
+    named = principal.get("AWS", []) if isinstance(principal, dict) else principal
     return (
         statement["Effect"] == "Allow"
         and "*" in ([named] if isinstance(named, str) else named or [])
@@ -551,10 +588,10 @@ def _is_open(statement: Mapping[str, Any]) -> bool:
     )
 
 
-def _kept_days(seen: StackSnapshot) -> int:
+def _retention_days(snapshot: StackSnapshot) -> int:
     rules = [
         r
-        for r in seen.lifecycle
+        for r in snapshot.lifecycle
         if "processing/" in (r.get("Filter", {}).get("Prefix"), r.get("Prefix"))
     ]
     return int(
@@ -564,23 +601,23 @@ def _kept_days(seen: StackSnapshot) -> int:
                 for rule in rules
                 if rule.get("Expiration", {}).get("Days")
             ),
-            KEPT_DAYS,
+            DEFAULT_RETENTION_DAYS,
         )
     )
 
 
 def _is_over(state: State, updated: str, days: int) -> bool:
-    """Whether a run cannot go on: it ended, or what it needs has expired."""
+    """Return whether a run cannot continue: it ended, or its data has expired."""
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(updated)
-    return state in ENDED or (state is not State.RUNNING and age > dt.timedelta(days=days))
+    return state in FINAL_STATES or (state is not State.RUNNING and age > dt.timedelta(days=days))
 
 
 def _slug(run: str) -> str:
-    """A run as it stands in the names of its tables."""
+    """Return a run as part of the names of its tables."""
     return re.sub(r"[^a-z0-9]", "_", run.lower())
 
 
-def _increase(service: str, quota: str, wanted: int) -> str:
+def _quota_increase(service: str, quota: str, wanted: int) -> str:
     return aws(
         "service-quotas",
         "request-service-quota-increase",

@@ -1,9 +1,9 @@
-"""`hundredfold doctor --backend aws`: what of a stack and its account would lose work, stop it, or
-let it crawl.
+"""`hundredfold doctor --backend aws`: finds faults of a stack and its account that would lose, stop
+or slow down work.
 
-Each trap is a function of its own (traps.py) over what is there (seen.py). A trap that cannot be
-looked into, because a right is missing or AWS does not answer, is itself a finding: nothing is
-called healthy that nobody has seen.
+Each check is a function (checks.py) of a snapshot of the stack (snapshot.py). A check that fails,
+because a permission is missing or AWS does not reply, is itself a finding: nothing unchecked is
+reported as healthy.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import HundredfoldError, UsageError
 from ..adapters.session import StackResources
-from .checks import ACCOUNT, STACK
+from .checks import ACCOUNT_CHECKS, STACK_CHECKS
 from .finding import Finding, Level
 from .snapshot import StackSnapshot
 
-ORDER = (Level.WRONG, Level.RISK, Level.NOTE)
+LEVEL_ORDER = (Level.WRONG, Level.RISK, Level.NOTE)
 
-Trap = Callable[[StackSnapshot], Iterable[Finding]]
+Check = Callable[[StackSnapshot], Iterable[Finding]]
 
 
 def examine(stack: str) -> list[Finding]:
-    """All that is found, the worst first; nothing, if all is well. It only reads."""
+    """Return all findings, the worst first; none if all is well. It only reads."""
     try:
-        place = StackResources.of_stack(stack)
+        resources = StackResources.from_stack(stack)
     except UsageError as error:
         missing = Finding(
             Level.WRONG,
@@ -34,24 +34,24 @@ def examine(stack: str) -> list[Finding]:
             "no run can be started on AWS",
             "hundredfold deploy MODULE:JOB",
         )
-        return _sorted([missing, *_all(ACCOUNT, StackSnapshot(stack, None))])
-    return _sorted(_all([*STACK, *ACCOUNT], StackSnapshot(stack, place)))
+        return _sorted([missing, *_run_checks(ACCOUNT_CHECKS, StackSnapshot(stack, None))])
+    return _sorted(_run_checks([*STACK_CHECKS, *ACCOUNT_CHECKS], StackSnapshot(stack, resources)))
 
 
-def _all(traps: Iterable[Trap], seen: StackSnapshot) -> Iterator[Finding]:
-    for trap in traps:
+def _run_checks(checks: Iterable[Check], snapshot: StackSnapshot) -> Iterator[Finding]:
+    for check in checks:
         try:
-            yield from trap(seen)
+            yield from check(snapshot)
         except (ClientError, BotoCoreError, HundredfoldError) as error:
             yield Finding(
                 Level.NOTE,
-                f"{(trap.__doc__ or '').partition('.')[0].lower()}: could not be looked at "
+                f"{(check.__doc__ or '').partition('.')[0].lower()}: could not be checked "
                 f"({error})",
                 "this was not checked",
-                "aws sts get-caller-identity   # who is asking? the rights to read the stack's "
-                "things are wanted",
+                "aws sts get-caller-identity   # prints whose credentials these are; they need "
+                "permissions to read the stack's resources",
             )
 
 
 def _sorted(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: ORDER.index(finding.level))
+    return sorted(findings, key=lambda finding: LEVEL_ORDER.index(finding.level))

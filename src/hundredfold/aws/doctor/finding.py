@@ -1,4 +1,4 @@
-"""What the doctor says: what is so, what comes of it, and the command that mends it."""
+"""A finding of the doctor: a fact, its consequence, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    WRONG = "wrong"  # work is lost or stopped by it
-    RISK = "risk"  # it will be, on a bad day or with more data
-    NOTE = "note"  # slower or dearer than need be, or not looked at
+    WRONG = "wrong"  # it loses or stops work
+    RISK = "risk"  # it will do so under load, or with more data
+    NOTE = "note"  # slower or more expensive than necessary, or not checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +22,5 @@ class Finding:
 
 
 def aws(service: str, operation: str, *words: str) -> str:
-    """A command of the AWS CLI, as a shell takes it."""
+    """Return a command of the AWS CLI, quoted for a shell."""
     return shlex.join(["aws", service, operation, *words])

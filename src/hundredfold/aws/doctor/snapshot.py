@@ -1,4 +1,4 @@
-"""What is there of a stack, each thing asked for once and only when a trap wants to know."""
+"""The current state of a stack, each part fetched once, when a check first needs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from botocore.exceptions import ClientError
 
 from ...ports.interfaces import Record
 from ..adapters.dynamodb_ledger import DynamoLedger
-from ..adapters.errors import code
+from ..adapters.errors import error_code
 from ..adapters.session import StackResources, client
 
-FUNCTIONS = ("StepFunction", "WorkFunction", "BuryFunction")
-NONE_SET = {
+FUNCTIONS = ("StepFunction", "WorkFunction", "DeadLetterFunction")
+NOT_CONFIGURED = {
     "NoSuchLifecycleConfiguration",
     "NoSuchBucketPolicy",
     "NoSuchPublicAccessBlockConfiguration",
@@ -23,22 +23,20 @@ NONE_SET = {
 
 
 class StackSnapshot:
-    """A stack and its account as they are now. `place` is None where there is no stack."""
+    """The current state of a stack and its account. `resources` is None if there is no stack."""
 
-    def __init__(self, stack: str, place: StackResources | None) -> None:
-        self.stack, self._place = stack, place
+    def __init__(self, stack: str, resources: StackResources | None) -> None:
+        self.stack, self._resources = stack, resources
 
     @property
-    def place(self) -> StackResources:
-        assert self._place is not None, "a trap of the stack was asked where there is none"
-        return self._place
+    def resources(self) -> StackResources:
+        assert self._resources is not None, "a check of the stack was called without a stack"
+        return self._resources
 
     @property
     def workers(self) -> int:
-        """So many workers can be at work at once; as many as the plain stack has, where there is
-        none.
-        """
-        return self._place.concurrency if self._place else 100
+        """The maximum number of concurrent workers; without a stack, the default."""
+        return self._resources.concurrency if self._resources else 100
 
     @cached_property
     def outputs(self) -> dict[str, str]:
@@ -47,23 +45,23 @@ class StackSnapshot:
 
     @property
     def redeploy(self) -> str:
-        return f"hundredfold deploy {self.place.job} --stack {self.stack}"
+        return f"hundredfold deploy {self.resources.job} --stack {self.stack}"
 
     # ---- queues
 
     @cached_property
     def work_queue(self) -> dict[str, str]:
-        return _queue(self.place.queue)
+        return _queue(self.resources.queue)
 
     @cached_property
     def dead_queue(self) -> dict[str, str]:
-        return _queue(self.place.dead)
+        return _queue(self.resources.dead)
 
     # ---- functions
 
     @cached_property
     def functions(self) -> dict[str, dict[str, Any]]:
-        """Of each output that names a function: its configuration, with its tags."""
+        """The configuration and tags of each function, by the name of its output."""
         found = {}
         for output in FUNCTIONS:
             answer = client("lambda").get_function(FunctionName=self.outputs[output])
@@ -71,7 +69,7 @@ class StackSnapshot:
         return found
 
     def mapping(self, output: str, queue: Mapping[str, str]) -> dict[str, Any] | None:
-        """What feeds a function from a queue; None if nothing does."""
+        """Return the event source mapping from a queue to a function; None if there is none."""
         found = client("lambda").list_event_source_mappings(
             FunctionName=self.outputs[output], EventSourceArn=queue["QueueArn"]
         )
@@ -79,56 +77,60 @@ class StackSnapshot:
 
     @cached_property
     def account(self) -> dict[str, dict[str, int]]:
-        """Lambda's limits of the account, and what of them is used."""
+        """Lambda's limits of the account, and the current usage."""
         found = client("lambda").get_account_settings()
         return {"limit": found["AccountLimit"], "usage": found["AccountUsage"]}
 
     def quota(self, service: str, quota: str) -> float:
-        """A quota of the account, by its code."""
+        """Return a quota of the account, by its code."""
         return float(
             client("service-quotas").get_service_quota(ServiceCode=service, QuotaCode=quota)[
                 "Quota"
             ]["Value"]
         )
 
-    # ---- what is kept
+    # ---- storage
 
     @cached_property
     def lifecycle(self) -> list[dict[str, Any]]:
-        found = _unless_none_set(
-            lambda: client("s3").get_bucket_lifecycle_configuration(Bucket=self.place.bucket)
+        found = _empty_if_not_configured(
+            lambda: client("s3").get_bucket_lifecycle_configuration(Bucket=self.resources.bucket)
         )
         return list(found.get("Rules", []))
 
     @cached_property
     def bucket_policy(self) -> list[dict[str, Any]]:
-        found = _unless_none_set(lambda: client("s3").get_bucket_policy(Bucket=self.place.bucket))
+        found = _empty_if_not_configured(
+            lambda: client("s3").get_bucket_policy(Bucket=self.resources.bucket)
+        )
         return statements(found.get("Policy", "{}"))
 
     @cached_property
     def public_access(self) -> dict[str, bool]:
-        found = _unless_none_set(
-            lambda: client("s3").get_public_access_block(Bucket=self.place.bucket)
+        found = _empty_if_not_configured(
+            lambda: client("s3").get_public_access_block(Bucket=self.resources.bucket)
         )
         return dict(found.get("PublicAccessBlockConfiguration", {}))
 
     @cached_property
     def runs(self) -> dict[str, Record]:
-        return {record.id: record for record in DynamoLedger(self.place.table).runs()}
+        return {record.id: record for record in DynamoLedger(self.resources.table).runs()}
 
     @cached_property
     def glue_tables(self) -> list[str]:
         pages = (
-            client("glue").get_paginator("get_tables").paginate(DatabaseName=self.place.database)
+            client("glue")
+            .get_paginator("get_tables")
+            .paginate(DatabaseName=self.resources.database)
         )
         return [table["Name"] for page in pages for table in page["TableList"]]
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """The names of the folders right below a prefix."""
+        """Yield the names of the folders directly below a prefix."""
         pages = (
             client("s3")
             .get_paginator("list_objects_v2")
-            .paginate(Bucket=self.place.bucket, Prefix=prefix, Delimiter="/")
+            .paginate(Bucket=self.resources.bucket, Prefix=prefix, Delimiter="/")
         )
         for page in pages:
             yield from (
@@ -148,10 +150,10 @@ def _queue(url: str) -> dict[str, str]:
     )
 
 
-def _unless_none_set(ask: Any) -> dict[str, Any]:
+def _empty_if_not_configured(ask: Any) -> dict[str, Any]:
     try:
         return dict(ask())
     except ClientError as error:
-        if code(error) in NONE_SET:
+        if error_code(error) in NOT_CONFIGURED:
             return {}
         raise

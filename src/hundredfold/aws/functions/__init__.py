@@ -1,3 +1,1 @@
-"""Code that runs in Lambda: the handlers of the state machine's stages, the worker, and the
-dead-letter function.
-"""
+"""The code that runs in Lambda: the handlers of the stages, of the workers and of dead letters."""

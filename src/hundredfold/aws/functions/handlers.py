@@ -1,8 +1,8 @@
-"""The functions on AWS: `step` does a stage of a run, `work` does messages, `bury` writes down what
-nobody could do.
+"""The Lambda handlers: `step` executes a stage, `work` processes messages, `dead_letter` records
+units as crashed after their message was dead-lettered.
 
-Each may be called again with what it was called with before, and may be cut off at any moment: what
-is done is found, and not done again.
+Each handler may be called again with the same event, and may be interrupted at any time: it finds
+work that is already done, and does not repeat it.
 """
 
 from __future__ import annotations
@@ -42,258 +42,254 @@ from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
-from ..runs import begin_upload, refuse_other_code
-from .messages import FIRST_ATTEMPT, SqsMessage, notice_key
+from ..runs import record_upload_run, refuse_other_code
+from .messages import FIRST_ATTEMPT, SqsMessage, event_key
 from .prepare import prepare
-from .worker import Invocation, log
-from .worker import bury as bury_letter
+from .worker import Invocation, log, record_crashed_units
 
-SCRATCH = Path(tempfile.gettempdir()) / "hundredfold"  # the one place that a function may write to
-SOONEST, LATEST = 3, 60  # seconds between looks at how far the workers are
-PATIENCE = (
-    2  # looks without progress and with an empty queue after which what is missing is sent again
-)
-SWEEPS = 5  # so often in a row; then it is no message that was lost
-COPIERS = 16  # threads: 3,000 copies of some 30 ms
-WORDS = 20_000  # characters of a reason that a state machine is told
+# the only folder that a function may write to
+SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
+MIN_POLL_S, MAX_POLL_S = 3, 60  # seconds between two polls of the progress of the workers
+# polls without progress and with an empty queue, before the missing messages are sent again
+MAX_IDLE_POLLS = 2
+MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
+COPY_THREADS = 16  # 3,000 copies take some 30 ms each
+MAX_REASON_CHARACTERS = 20_000  # of a reason that is passed to the state machine
 
 metrics = Metrics(namespace="Hundredfold")
 
 
 def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    """One stage of a run, or as much of it as can be done before a query has run; what is to happen
-    next.
-    """
-    _begin_log(context, run=event["run"], step=event["step"], model=event["model"])
-    said = {"token": "", **_step(event)}
-    log.info("step", do=said["do"])
-    return said
+    """Execute one stage of a run, up to its next pending query; return the next action."""
+    _set_log_keys(context, run=event["run"], step=event["step"], model=event["model"])
+    reply = {"token": "", **_reply_of(event)}
+    log.info("step", action=reply["action"])
+    return reply
 
 
-def _step(event: dict[str, Any]) -> dict[str, Any]:
-    place = StackResources.of_environment()
-    store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
+def _reply_of(event: dict[str, Any]) -> dict[str, Any]:
+    resources = StackResources.from_environment()
+    store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
     try:
-        job = load_job(place.job)
+        job = load_job(resources.job)
         record = _record(event, ledger, job)
         if record.state is State.NEW:
             record = ledger.move(record.id, Event.START)
         if record.state is not State.RUNNING:
-            return _over(record)
-        refuse_other_code(record, place.code)
+            return _final_reply(record)
+        refuse_other_code(record, resources.code)
         name = f"{event['step']} {event['model']}".strip()
         if record.step != name:
             record = ledger.note(record.id, step=name)
-        shutil.rmtree(SCRATCH / "step", ignore_errors=True)
-        return _do(
+        shutil.rmtree(SCRATCH_FOLDER / "step", ignore_errors=True)
+        return _execute_stage(
             event,
-            StageContext(place, store, ledger, with_limits(job, record), record, _heard(event)),
+            StageContext(
+                resources, store, ledger, with_limits(job, record), record, _query_reply(event)
+            ),
         )
-    except QueryPending as asked:
-        # a query that failed may be tried again by another execution
-        once = f"{asked.token[:32]}-{event['execution'][-90:]}"
+    except QueryPending as pending:
+        # another execution may repeat a query that failed
+        request_token = f"{pending.token[:32]}-{event['execution'][-90:]}"
         return {
-            "do": "query",
-            "query": asked.sql,
-            "token": asked.token,
-            "once": once,
-            "output": asked.output,
+            "action": "query",
+            "query": pending.sql,
+            "token": pending.token,
+            "request_token": request_token,
+            "output": pending.output,
         }
     except PublishRefused as refusal:
-        return _ended(event["run"], Event.HOLD, refusal, ledger)
+        return _end_run(event["run"], Event.HOLD, refusal, ledger)
     except HundredfoldError as error:
-        return _ended(event["run"], Event.FAIL, error, ledger)
+        return _end_run(event["run"], Event.FAIL, error, ledger)
 
 
-def _ended(run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger) -> dict[str, Any]:
-    """Record why the run ends here, unless it has ended otherwise meanwhile: cancelled, say."""
+def _end_run(
+    run: str, event: Event, error: HundredfoldError, ledger: DynamoLedger
+) -> dict[str, Any]:
+    """Record why the run ends, unless it has ended already (it may have been cancelled)."""
     try:
         if error.hint:
-            ledger.note(
-                run, options={"hint": [str(error), error.hint]}
-            )  # for those who watch; it is good for this reason alone
-        return _over(ledger.move(run, event, reason=str(error)))
+            # for `hundredfold status`, and valid for this reason only
+            ledger.note(run, options={"hint": [str(error), error.hint]})
+        return _final_reply(ledger.move(run, event, reason=str(error)))
     except StateError:
-        return _over(ledger.read(run))
+        return _final_reply(ledger.read(run))
     except NoSuchRun:
         raise error from None
 
 
-def _over(record: Record) -> dict[str, Any]:
-    """What a step says of a run that is at its end."""
-    said = {
+def _final_reply(record: Record) -> dict[str, Any]:
+    """Return the reply of a step for a run that has ended."""
+    actions = {
         State.DONE: "next",
         State.HELD: "held",
         State.FAILED: "failed",
         State.CANCELLED: "cancelled",
     }
-    return {"do": said[record.state], "reason": record.reason[:WORDS]}
+    return {"action": actions[record.state], "reason": record.reason[:MAX_REASON_CHARACTERS]}
 
 
 class StageContext:
-    """All that a stage needs, where it stands on AWS."""
+    """The arguments of a stage on AWS."""
 
     def __init__(
         self,
-        place: StackResources,
+        resources: StackResources,
         store: S3Store,
         ledger: DynamoLedger,
         job: Job,
         record: Record,
-        heard: QueryReply,
+        reply: QueryReply,
     ) -> None:
-        self.place, self.store, self.ledger, self.job, self.record, self.heard = (
-            place,
-            store,
-            ledger,
-            job,
-            record,
-            heard,
-        )
+        self.resources, self.store, self.ledger = resources, store, ledger
+        self.job, self.record, self.reply = job, record, reply
         self.layout = Layout(record.id)
-        self.walk = StageRunner(job, record, store, ledger)
+        self.runner = StageRunner(job, record, store, ledger)
 
     def warehouse(self, until: Model | None, sources: bool = True) -> AthenaWarehouse:
-        """The warehouse, in which the sources and the models before `until` (all of them: None)
-        stand under their names.
+        """Open the warehouse with the sources, and the results of the models before `until`, as
+        tables.
+
+        All models are included if `until` is None.
         """
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048")) * 2**20 // 2
         opened = AthenaWarehouse(
             self.store,
             self.layout,
-            self.place,
-            SCRATCH / "step",
+            self.resources,
+            SCRATCH_FOLDER / "step",
             memory=memory,
-            heard=self.heard,
-            attempt=self.walk.attempt,
+            reply=self.reply,
+            attempt=self.runner.attempt,
         )
         if sources:
-            self.walk.validation_results = validate(
+            self.runner.validation_results = validate(
                 self.job,
                 self.record.source_addresses,
-                self.walk.as_of,
+                self.runner.as_of,
                 self.layout,
                 opened,
                 self.store,
             )
-            describe_run(self.job, self.layout, self.walk.as_of, None, None, opened)
+            describe_run(self.job, self.layout, self.runner.as_of, None, None, opened)
             for model in self.job.models:
                 if model is until:
                     break
-                self.walk.expose_results(model, opened)
+                self.runner.expose_results(model, opened)
         return opened
 
 
-def _do(event: dict[str, Any], stand: StageContext) -> dict[str, Any]:
-    model = stand.job.model(event["model"]) if event["model"] else None
+def _execute_stage(event: dict[str, Any], stage: StageContext) -> dict[str, Any]:
+    model = stage.job.model(event["model"]) if event["model"] else None
     match event["step"], model:
         case "validate", _:
-            with closing(stand.warehouse(None, sources=False)) as warehouse:
-                if not stand.heard.token:
-                    warehouse.stand_again()
-                stand.walk.validate(stand.record.source_addresses, warehouse)
+            with closing(stage.warehouse(None, sources=False)) as warehouse:
+                if not stage.reply.token:
+                    warehouse.restore_tables()
+                stage.runner.validate(stage.record.source_addresses, warehouse)
         case "prepare", Model():
-            _prepare(model, stand)
+            _prepare(model, stage)
         case "enqueue", Model():
-            _enqueue(model, stand)
+            _enqueue(model, stage)
         case "work", Model():
-            return _look(model, stand)
+            return _poll_workers(model, stage)
         case "collect", Model():
             with (
-                closing(stand.warehouse(model)) as warehouse,
-                PrefetchingStore(stand.store) as store,
+                closing(stage.warehouse(model)) as warehouse,
+                PrefetchingStore(stage.store) as store,
             ):
-                replace(stand.walk, store=store).collect(model, warehouse)
+                replace(stage.runner, store=store).collect(model, warehouse)
         case _:
-            with closing(stand.warehouse(None)) as warehouse:
-                stand.walk.publish(warehouse)
-                warehouse.drop_all()
-            stand.ledger.move(stand.record.id, Event.FINISH, step="done")
-    return {"do": "next"}
+            with closing(stage.warehouse(None)) as warehouse:
+                stage.runner.publish(warehouse)
+                warehouse.drop_tables()
+            stage.ledger.move(stage.record.id, Event.FINISH, step="done")
+    return {"action": "next"}
 
 
-def _prepare(model: Model, stand: StageContext) -> None:
-    options = stand.record.options
+def _prepare(model: Model, stage: StageContext) -> None:
+    options = stage.record.options
     naming = naming_query("the query of model", model.name)
-    with closing(stand.warehouse(model)) as warehouse, stand.walk.naming_damage(warehouse), naming:
+    with (
+        closing(stage.warehouse(model)) as warehouse,
+        stage.runner.naming_damage(warehouse),
+        naming,
+    ):
         manifest = prepare(
             model,
-            stand.job,
-            stand.layout,
+            stage.job,
+            stage.layout,
             warehouse,
-            stand.store,
-            workers=stand.place.concurrency,
+            stage.store,
+            workers=stage.resources.concurrency,
             batch_bytes=int(options.get("batch_bytes") or 2**28),
             batches=int(options.get("batches") or 0),
         )
-        refuse_changed(
-            stand.walk.validation_results, warehouse
-        )  # after the rows were read; validate() compared them before
-    stand.walk.note(model.name, prepared_counts(manifest))
+        # after the rows were read; validate() compared them earlier
+        refuse_changed(stage.runner.validation_results, warehouse)
+    stage.runner.note(model.name, prepared_counts(manifest))
 
 
-def _enqueue(model: Model, stand: StageContext) -> None:
-    """A message for each batch, or, where S3 tells the workers of new objects, the batches put
-    where it watches.
-    """
-    manifest = Manifest.read(stand.layout, model.name, stand.store)
-    messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
-    stand.walk.note(model.name, {"look": None})
-    if stand.place.trigger != "events" or stand.walk.attempt != FIRST_ATTEMPT:
-        enqueue(messages, coverage, _queue(stand.place))
+def _enqueue(model: Model, stage: StageContext) -> None:
+    """Send a message for each batch, or copy the batches to keys that trigger S3 events."""
+    manifest = Manifest.read(stage.layout, model.name, stage.store)
+    messages, coverage = plan_attempt(manifest, stage.layout, stage.runner.attempt, stage.store)
+    stage.runner.note(model.name, {"look": None})
+    if stage.resources.trigger != "events" or stage.runner.attempt != FIRST_ATTEMPT:
+        enqueue(messages, coverage, _queue(stage.resources))
         return
     undone = [
         message.batch for message in messages if coverage.missing(message.first, message.last)
     ]
-    with ThreadPoolExecutor(
-        COPIERS
-    ) as pool:  # S3 tells of the first object of each batch: what a worker reads, the manifest says
+    # S3 sends an event for the first object of each batch; the manifest lists the others
+    with ThreadPoolExecutor(COPY_THREADS) as pool:
         for _ in pool.map(
-            lambda batch: stand.store.copy(
-                manifest.files[batch][0], notice_key(stand.layout.run, model.name, batch)
+            lambda batch: stage.store.copy(
+                manifest.files[batch][0], event_key(stage.layout.run, model.name, batch)
             ),
             undone,
         ):
-            pass  # raises what a thread raised
+            pass  # reraises the error of a thread
 
 
-def _look(model: Model, stand: StageContext) -> dict[str, Any]:
-    """How far the workers are: on with the run, or look again later.
+def _poll_workers(model: Model, stage: StageContext) -> dict[str, Any]:
+    """Return whether the workers are done, or when to poll again.
 
-    What never arrived is sent again, and not for ever.
+    Missing messages are sent again, a limited number of times.
     """
-    manifest = Manifest.read(stand.layout, model.name, stand.store)
-    messages, coverage = plan_attempt(manifest, stand.layout, stand.walk.attempt, stand.store)
+    manifest = Manifest.read(stage.layout, model.name, stage.store)
+    messages, coverage = plan_attempt(manifest, stage.layout, stage.runner.attempt, stage.store)
     missing = [
         m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)
     ]
     if not missing:
-        return {"do": "next"}
-    queue, done, now = _queue(stand.place), int(coverage.done.sum()), time.time()
-    look = PollState.of(stand.record.models.get(model.name, {}).get("look"), now)
+        return {"action": "next"}
+    queue, done, now = _queue(stage.resources), int(coverage.done.sum()), time.time()
+    poll = PollState.of(stage.record.models.get(model.name, {}).get("look"), now)
     depth = queue.depth()
-    look = look.next(
+    poll = poll.next(
         done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight)
     )
-    if look.idle >= PATIENCE:
-        if look.swept >= SWEEPS:
+    if poll.idle >= MAX_IDLE_POLLS:
+        if poll.swept >= MAX_RESENDS:
             raise WorkerError(
                 f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units "
-                f"were sent {SWEEPS} times more, and no worker has done one",
-                hint="look at the logs of the function `work`; then resume the run",
+                f"were sent {MAX_RESENDS} times more, and no worker has completed one",
+                hint="see the logs of the function `work`; then resume the run",
             )
         queue.send([str(message) for message in missing])
-        look = replace(look, idle=0, swept=look.swept + 1)
-    stand.walk.note(model.name, {"look": asdict(look)})
-    return {"do": "wait", "seconds": look.pause}
+        poll = replace(poll, idle=0, swept=poll.swept + 1)
+    stage.runner.note(model.name, {"look": asdict(poll)})
+    return {"action": "wait", "seconds": poll.pause}
 
 
 @dataclass(frozen=True, slots=True)
 class PollState:
-    """One look at how far the workers are: when, what it saw, and when to look again.
+    """One poll of the progress of the workers: its time, its result, and the pause until the next.
 
-    `idle` counts looks in a row that saw neither progress nor a message, `swept` how often what was
-    missing has been sent again since there was progress.
+    `idle` counts consecutive polls without progress and without a message in the queue; `swept`
+    counts how often the missing messages have been sent again since the last progress.
     """
 
     at: float
@@ -303,46 +299,47 @@ class PollState:
     swept: int = 0
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any] | None, now: float) -> PollState:
-        return cls(**kept) if kept else cls(now)
+    def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
+        return cls(**stored) if stored else cls(now)
 
     def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
-        """Half of the time that is left, as fast as it went lately; without progress twice as long
-        as before.
+        """Return the next poll: after half of the estimated time left, or twice the previous pause.
+
+        The estimate uses the latest rate; the pause doubles while there is no progress.
         """
-        gained, took = done - self.done, now - self.at
-        if gained > 0 and took > 0:
-            return PollState(now, done, _bounded(left * took / gained / 2))
+        gained, elapsed = done - self.done, now - self.at
+        if gained > 0 and elapsed > 0:
+            return PollState(now, done, _clamp_pause(left * elapsed / gained / 2))
         return PollState(
-            now, done, _bounded(2 * self.pause), 0 if busy else self.idle + 1, self.swept
+            now, done, _clamp_pause(2 * self.pause), 0 if busy else self.idle + 1, self.swept
         )
 
 
-def _bounded(seconds: float) -> int:
-    return max(SOONEST, min(LATEST, math.ceil(seconds)))
+def _clamp_pause(seconds: float) -> int:
+    return max(MIN_POLL_S, min(MAX_POLL_S, math.ceil(seconds)))
 
 
 def _record(event: dict[str, Any], ledger: DynamoLedger, job: Job) -> Record:
-    """The run's record; that of an upload is made with its first step."""
+    """Return the run's record; the first step of an upload creates it."""
     try:
         return ledger.read(event["run"])
     except NoSuchRun:
         if event["step"] != str(next(stages(job))) or "sources" not in event["input"]:
             raise
-        return begin_upload(
-            event["run"], event["input"]["sources"], job, StackResources.of_environment(), ledger
+        return record_upload_run(
+            event["run"], event["input"]["sources"], job, StackResources.from_environment(), ledger
         )
 
 
-def _heard(event: dict[str, Any]) -> QueryReply:
-    """What came of the statement that was asked last."""
-    heard = event["heard"]
-    error = _athenas_words(heard) if "Error" in heard else ""
-    return QueryReply(event["execution"], event["asked"], str(heard.get("id", "")), error)
+def _query_reply(event: dict[str, Any]) -> QueryReply:
+    """Return the result of the last pending query."""
+    result = event["query_result"]
+    error = _athena_error(result) if "Error" in result else ""
+    return QueryReply(event["execution"], event["token"], str(result.get("id", "")), error)
 
 
-def _athenas_words(failure: dict[str, Any]) -> str:
-    """Why a query failed, out of what the state machine says of it."""
+def _athena_error(failure: dict[str, Any]) -> str:
+    """Return the reason why a query failed, from the error of the state machine."""
     cause = str(failure.get("Cause", ""))
     try:
         status = json.loads(cause)["QueryExecution"]["Status"]
@@ -352,73 +349,73 @@ def _athenas_words(failure: dict[str, Any]) -> str:
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Messages of the queue through the user's function; those that are to come back."""
-    _begin_log(context)
-    place = StackResources.of_environment()
-    store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
-    shift = Invocation(
+    """Process messages of the queue with the job's function; return those to be delivered again."""
+    _set_log_keys(context)
+    resources = StackResources.from_environment()
+    store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
+    invocation = Invocation(
         store,
         ledger,
-        _queue(place),
-        place.job,
-        SCRATCH / "work",
+        _queue(resources),
+        resources.job,
+        SCRATCH_FOLDER / "work",
         lambda: context.get_remaining_time_in_millis() / 1000,
-        place.code,
+        resources.code,
     )
     try:
-        return _not_done(shift.do(event["Records"]))
+        return _batch_item_failures(invocation.process(event["Records"]))
     finally:
-        tally = shift.tally
-        _measure(
-            place.job,
-            UnitsDone=tally.done,
-            UnitsFailed=tally.failed,
-            UnitsHandedBack=tally.handed_back,
-            MessagesRefused=tally.refused,
+        counts = invocation.counts
+        _emit_metrics(
+            resources.job,
+            UnitsDone=counts.done,
+            UnitsFailed=counts.failed,
+            UnitsRequeued=counts.requeued,
+            MessagesDeadLettered=counts.dead_lettered,
         )
 
 
-def bury(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    """Dead letters: what they ask for is recorded as crashed, so that the run ends.
+def dead_letter(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
+    """Record the units of dead-lettered messages as crashed, so that the run can end.
 
-    Letters that are not ours stay where they are.
+    Messages that this package did not write stay in the dead-letter queue.
     """
-    _begin_log(context)
-    place = StackResources.of_environment()
-    store, ledger = S3Store(place.bucket), DynamoLedger(place.table)
-    left, buried = [], 0
+    _set_log_keys(context)
+    resources = StackResources.from_environment()
+    store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
+    left, crashed_units = [], 0
     for record in event["Records"]:
         try:
-            buried += bury_letter(
-                SqsMessage.of(record, place.bucket), _reason_of(record), store, ledger
+            crashed_units += record_crashed_units(
+                SqsMessage.parse(record, resources.bucket), _reason_of(record), store, ledger
             )
         except ValueError as error:
             left.append(str(record["messageId"]))
             log.error(
-                "a dead letter is not ours", reason=str(error), message_id=record["messageId"]
+                "invalid dead-lettered message", reason=str(error), message_id=record["messageId"]
             )
-    _measure(place.job, UnitsDead=buried, LettersLeft=len(left))
-    return _not_done(left)
+    _emit_metrics(resources.job, UnitsCrashed=crashed_units, MessagesLeft=len(left))
+    return _batch_item_failures(left)
 
 
 def _reason_of(record: Mapping[str, Any]) -> str:
-    """Why a worker refused it; "" where the queue gave it up."""
+    """Return why a worker dead-lettered the message; "" if the queue did."""
     return str(record.get("messageAttributes", {}).get("reason", {}).get("stringValue", ""))
 
 
-def _not_done(ids: Iterable[str]) -> dict[str, Any]:
+def _batch_item_failures(ids: Iterable[str]) -> dict[str, Any]:
     return {"batchItemFailures": [{"itemIdentifier": name} for name in ids]}
 
 
-def _begin_log(context: Any, **keys: str) -> None:
-    """Every line of this call has these keys, and the id by which Lambda's own lines name the call."""
+def _set_log_keys(context: Any, **keys: str) -> None:
+    """Set the keys of every log line of this call, and the request id of Lambda's own lines."""
     log.clear_state()
     known = {**keys, "function_request_id": getattr(context, "aws_request_id", "")}
     log.append_keys(**{name: value for name, value in known.items() if value})
 
 
-def _measure(job: str, **counts: int) -> None:
-    """Metrics of the function; those that are 0 are not worth a line."""
+def _emit_metrics(job: str, **counts: int) -> None:
+    """Emit the function's metrics; zeros are left out."""
     if any(counts.values()):
         metrics.add_dimension(name="job", value=job)
         for name, count in counts.items():
@@ -427,5 +424,5 @@ def _measure(job: str, **counts: int) -> None:
         metrics.flush_metrics()
 
 
-def _queue(place: StackResources) -> SqsQueue:
-    return SqsQueue(place.queue, place.dead)
+def _queue(resources: StackResources) -> SqsQueue:
+    return SqsQueue(resources.queue, resources.dead)

@@ -1,16 +1,15 @@
-"""Step 2 on AWS.
+"""The prepare step on AWS: Athena counts the units and writes the batches.
 
-Athena counts the units and writes the batches: one bucket for each batch, by our own number of it.
-
-A bucket is not a unit, and no hash decides where a unit goes: units are packed into batches of even
-cost as on one machine, and rows are bucketed by the number of their batch, an integer that hashes
-to itself. Which object holds which batch is asked of Athena afterwards, and not read from names.
+Each batch is one bucket, identified by its number. A bucket is not a unit, and no hash decides
+where a unit goes: units are packed into batches of even cost as on one machine, and rows are
+bucketed by the number of their batch, an integer that hashes to itself. Afterwards a query returns
+which object holds which batch; object names are not used for that.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,13 +24,13 @@ from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
 from ..adapters.athena import AthenaWarehouse
-from ..adapters.glue_table import PATH
-from ..adapters.glue_types import duck_type
+from ..adapters.glue_table import PATH_COLUMN
+from ..adapters.glue_types import duckdb_type
 from ..adapters.s3_store import S3Store
 
-BATCH = "__batch"  # the column by which Athena buckets
-WRITERS = 100  # buckets that one writer of Athena can hold open
-TOO_MANY = "HIVE_TOO_MANY_OPEN_PARTITIONS"
+BATCH_COLUMN = "__batch"  # the column by which Athena buckets
+MAX_BUCKETS_PER_WRITER = 100  # buckets that one writer of Athena can hold open
+TOO_MANY_BUCKETS = "HIVE_TOO_MANY_OPEN_PARTITIONS"
 
 
 def prepare(
@@ -45,49 +44,72 @@ def prepare(
     batch_bytes: int,
     batches: int = 0,
 ) -> Manifest:
-    """Split a model's rows into batches that hold whole units, or take what is there.
+    """Split a model's rows into batches of whole units, or return the existing manifest.
 
-    `batches`: about so many, if not 0.
+    `batches`: the approximate number of batches; 0 for the default.
     """
-    there = read_prepared(model, job, layout, store)
-    if there is not None:
-        return there
+    if (existing := read_prepared(model, job, layout, store)) is not None:
+        return existing
     select = query_of(model, job)
     schema = query_columns(model, select, warehouse)
     select = plain_columns(select, schema)
-    kept = f"__prepared_{model.name}"
-    # counted and split from the same rows: a query may depend on time, and Athena is paid by the
-    # scan
-    warehouse.materialize(kept, select)
-    select = f"SELECT * FROM {quote(kept)}"
-    units = _units(model, select, warehouse)
-    rows = to_numpy(units.column(ROWS_COLUMN), False)
-    cut = make_batches(
-        rows,
-        parts=batches or target_batches(model, rows, workers),
-        most_rows=max(1, batch_bytes // row_width(schema)),
-    )
+    # counting and splitting read the same rows: a query may depend on time, and Athena charges for
+    # each scan
+    warehouse.materialize(f"__prepared_{model.name}", select)
+    select = f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
+    units = _count_units(model, select, warehouse)
+    max_rows = max(1, batch_bytes // row_width(schema))
+    batch_list = _plan_batches(model, units, max_rows, batches, workers)
     columns = [name for name in schema.names if name not in model.unit]
-    tables = _split(model, select, units, cut, columns, warehouse)
+    tables = _split(model, select, units, batch_list, columns, warehouse)
     integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
-    files, nulls, large = _look(model, tables, cut, columns, integers, warehouse)
+    files, nulls, large = _inspect_batches(model, tables, batch_list, columns, integers, warehouse)
     large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
-    held = pa.schema(
-        [(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)]
-    )
     manifest = Manifest(
-        model.name, tuple(model.unit), tuple(model.order_by), len(rows), int(rows.sum()), tuple(sorted(nullable)), tuple(cut), query_of(model, job),
-        tuple(files), held.serialize().to_pybytes().hex(), tuple(sorted(large)), _marks(files, store),
-    )  # fmt: skip
-    put_sealed(store, layout.units(model.name), pack_units(units))
-    UnitList.read(layout, model.name, store)  # what cannot be read back must not be committed
-    store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
+        model.name,
+        tuple(model.unit),
+        tuple(model.order_by),
+        units.num_rows,
+        sum(batch.rows for batch in batch_list),
+        tuple(sorted(nullable)),
+        tuple(batch_list),
+        query_of(model, job),
+        tuple(files),
+        _batch_schema(schema, columns).serialize().to_pybytes().hex(),
+        tuple(sorted(large)),
+        _marks(files, store),
+    )
+    _commit(manifest, units, layout, store)
     return manifest
 
 
+def _plan_batches(
+    model: Model, units: pa.Table, max_rows: int, batches: int, workers: int
+) -> list[Batch]:
+    """Pack the units into batches of even cost, each with at most `max_rows` rows."""
+    rows = to_numpy(units.column(ROWS_COLUMN), False)
+    return make_batches(
+        rows, parts=batches or target_batches(model, rows, workers), most_rows=max_rows
+    )
+
+
+def _commit(manifest: Manifest, units: pa.Table, layout: Layout, store: S3Store) -> None:
+    """Write the list of units, and after it the manifest, which completes the step."""
+    model = manifest.model
+    put_sealed(store, layout.units(model), pack_units(units))
+    UnitList.read(layout, model, store)  # an unreadable list of units must not be committed
+    store.put(layout.manifest(model), manifest.text(layout.manifest(model)))
+
+
+def _batch_schema(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    return pa.schema(
+        [(UNIT, pa.int32()), *(pa.field(name, schema.field(name).type) for name in columns)]
+    )
+
+
 def _marks(files: Sequence[Sequence[str]], store: S3Store) -> tuple[tuple[str, ...], ...]:
-    """The size and entity tag of each batch's objects: workers take no other object in their place."""
+    """Return the size and entity tag of each batch's objects, which workers verify."""
     folders = {key.rpartition("/")[0] for keys in files for key in keys}
     known: dict[str, str] = {}
     for folder in folders:
@@ -95,17 +117,18 @@ def _marks(files: Sequence[Sequence[str]], store: S3Store) -> tuple[tuple[str, .
     return tuple(tuple(known[key] for key in keys) for keys in files)
 
 
-def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
-    """The units in the order of their keys, and how many rows each has; QueryError if there is
-    none.
+def _count_units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
+    """Return the units in the order of their keys, each with its number of rows.
+
+    Raises:
+        QueryError: there are no units.
     """
     if model.unit:
         counted = warehouse.query(unit_sizes(select, model.unit))
-        warehouse.register(
-            "__counted", counted
-        )  # sorted again here: it must be the same order whoever ran the query
+        # sorted again locally: the order must not depend on the engine of the query
+        warehouse.register("__counted", counted)
         keys = ", ".join(f"{quote(name)} ASC NULLS LAST" for name in model.unit)
-        counted = warehouse.here.query(f"SELECT * FROM __counted ORDER BY {keys}")
+        counted = warehouse.duckdb.query(f"SELECT * FROM __counted ORDER BY {keys}")
         warehouse.drop("__counted")
     else:
         counted = warehouse.query(f"SELECT count(*) AS {ROWS_COLUMN} FROM ({select}) AS q")
@@ -113,7 +136,7 @@ def _units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Table:
     if not rows.sum():
         raise QueryError(
             f"the query of {model.name} gives no row",
-            hint="run the query by itself; is a filter or a join too narrow?",
+            hint="run the query by itself, and check whether a filter or a join is too narrow",
         )
     return counted.set_column(counted.num_columns - 1, ROWS_COLUMN, from_numpy(rows))
 
@@ -126,68 +149,76 @@ def _split(
     columns: Sequence[str],
     warehouse: AthenaWarehouse,
 ) -> list[str]:
-    """Tables with a file for each batch: one table, or several where Athena refuses to write so
-    many buckets at a time.
+    """Create tables with a file for each batch; return their names.
+
+    There are several tables if Athena refuses to write that many buckets at a time.
     """
-    lies_in = np.repeat(
+    batch_of_unit = np.repeat(
         np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches]
     )
     listed = units.drop_columns([ROWS_COLUMN])
     listed = listed.append_column(
         UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))
-    ).append_column(BATCH, from_numpy(lies_in))
+    ).append_column(BATCH_COLUMN, from_numpy(batch_of_unit))
     name = f"__units_{model.name}"
     warehouse.register(name, listed)
-    rows = _numbered(model, select, columns, name, listed)
+    rows = _rows_with_numbers(model, select, columns, name, listed)
     try:
         whole = f"__batches_{model.name}"
         try:
             at = f"{model.name}/all"
-            warehouse.create(whole, rows, buckets=(BATCH, len(batches)), at=at)
+            warehouse.create(whole, rows, buckets=(BATCH_COLUMN, len(batches)), at=at)
         except QueryError as error:
-            if not warehouse.failed(error, TOO_MANY):
+            if not warehouse.failed(error, TOO_MANY_BUCKETS):
                 raise
             return _split_in_parts(model, rows, len(batches), warehouse)
         return [whole]
     finally:
-        warehouse.here.drop(name)
+        warehouse.duckdb.drop(name)
 
 
 def _split_in_parts(model: Model, rows: str, batches: int, warehouse: AthenaWarehouse) -> list[str]:
-    """So many statements that none writes more buckets than one writer can hold open."""
-    parts = -(-batches // WRITERS)
+    """Split with several statements, none with more buckets than one writer can hold open."""
+    parts = -(-batches // MAX_BUCKETS_PER_WRITER)
     tables = []
     for part in range(parts):
         name = f"__batches_{model.name}_{part}"
-        some = (
-            f"SELECT * FROM ({rows}) AS b WHERE {BATCH} >= {part * WRITERS} AND {BATCH} < "
-            f"{(part + 1) * WRITERS}"
+        part_of_rows = (
+            f"SELECT * FROM ({rows}) AS b WHERE {BATCH_COLUMN} >= {part * MAX_BUCKETS_PER_WRITER} "
+            f"AND {BATCH_COLUMN} < {(part + 1) * MAX_BUCKETS_PER_WRITER}"
         )
-        warehouse.create(name, some, buckets=(BATCH, WRITERS), at=f"{model.name}/part-{part:04d}")
+        warehouse.create(
+            name,
+            part_of_rows,
+            buckets=(BATCH_COLUMN, MAX_BUCKETS_PER_WRITER),
+            at=f"{model.name}/part-{part:04d}",
+        )
         tables.append(name)
     return tables
 
 
-def _numbered(
+def _rows_with_numbers(
     model: Model, select: str, columns: Sequence[str], units: str, listed: pa.Table
 ) -> str:
-    """The rows with the numbers of their unit and batch instead of the key."""
+    """Return a query for the rows, with the numbers of their unit and batch in place of the key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not model.unit:
         return (
-            f"SELECT CAST(0 AS INTEGER) AS {UNIT}{rest}, CAST(0 AS INTEGER) AS {BATCH} FROM "
+            f"SELECT CAST(0 AS INTEGER) AS {UNIT}{rest}, CAST(0 AS INTEGER) AS {BATCH_COLUMN} FROM "
             f"({select}) AS q"
         )
-    same = " AND ".join(_same(name, listed.column(name)) for name in model.unit)
+    same = " AND ".join(_equality_sql(name, listed.column(name)) for name in model.unit)
     return (
-        f"SELECT u.{UNIT}{rest}, u.{BATCH} FROM ({select}) AS q JOIN {quote(units)} AS u ON {same}"
+        f"SELECT u.{UNIT}{rest}, u.{BATCH_COLUMN} FROM ({select}) AS q JOIN {quote(units)} AS u "
+        f"ON {same}"
     )
 
 
-def _same(name: str, keys: pa.ChunkedArray) -> str:
-    """Equality that Athena can hash: IS NOT DISTINCT FROM would compare every row with every unit.
-    NaN and null are keys like any other, and each stands for a value beside the question whether it
-    is one.
+def _equality_sql(name: str, keys: pa.ChunkedArray) -> str:
+    """Return an equality that Athena can hash.
+
+    IS NOT DISTINCT FROM would compare every row with every unit. NaN and null are keys like any
+    other: each is replaced by a value, next to a comparison of whether it is one.
     """
     sides = [f"{table}.{quote(name)}" for table in "qu"]
     same = []
@@ -196,12 +227,12 @@ def _same(name: str, keys: pa.ChunkedArray) -> str:
         sides = [f"CASE WHEN isnan({side}) THEN 0e0 ELSE {side} END" for side in sides]
     if keys.null_count:
         same.append(" = ".join(f"({table}.{quote(name)} IS NULL)" for table in "qu"))
-        sides = [f"coalesce({side}, {_any_value(keys.type)})" for side in sides]
+        sides = [f"coalesce({side}, {_any_value_sql(keys.type)})" for side in sides]
     return " AND ".join([" = ".join(sides), *same])
 
 
-def _any_value(kind: pa.DataType) -> str:
-    """Some value of a type, in SQL."""
+def _any_value_sql(kind: pa.DataType) -> str:
+    """Return an arbitrary value of a type, in SQL."""
     t = pa.types
     if t.is_null(kind):
         return "0"
@@ -214,10 +245,10 @@ def _any_value(kind: pa.DataType) -> str:
         if t.is_string(kind) or t.is_binary(kind)
         else "0"
     )
-    return f"CAST('{text}' AS {duck_type(kind)})"
+    return f"CAST('{text}' AS {duckdb_type(kind)})"
 
 
-def _look(
+def _inspect_batches(
     model: Model,
     tables: Sequence[str],
     batches: Sequence[Batch],
@@ -225,9 +256,13 @@ def _look(
     integers: Sequence[str],
     warehouse: AthenaWarehouse,
 ) -> tuple[list[tuple[str, ...]], set[str], set[str]]:
-    """For each batch the keys of the objects that hold its rows; the columns that hold a null; and
-    those of `integers` that hold one beyond 2**53. ConservationError if a batch has other rows than
-    were planned.
+    """Return the objects of each batch, the columns with nulls, and the columns with large
+    integers.
+
+    Large integers are those of `integers` beyond 2**53.
+
+    Raises:
+        ConservationError: a batch has other rows than planned.
     """
     files: defaultdict[int, set[str]] = defaultdict(set)
     rows: defaultdict[int, int] = defaultdict(int)
@@ -240,8 +275,9 @@ def _look(
     )
     for table in tables:
         found = warehouse.query(
-            f"SELECT {BATCH} AS batch, {quote(PATH)} AS path, count(*) AS n{counts} FROM "
-            f"{warehouse.with_path(table)} GROUP BY {BATCH}, {quote(PATH)} ORDER BY batch, path"
+            f"SELECT {BATCH_COLUMN} AS batch, {quote(PATH_COLUMN)} AS path, count(*) AS n{counts} "
+            f"FROM {warehouse.with_path(table)} GROUP BY {BATCH_COLUMN}, {quote(PATH_COLUMN)} "
+            "ORDER BY batch, path"
         )
         for row in found.to_pylist():
             files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
@@ -252,15 +288,20 @@ def _look(
                 for i, name in enumerate(integers)
                 if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > MAX_EXACT_INTEGER
             }
-    wrong = [b for b in batches if rows[b.number] != b.rows]
-    if wrong or len(files) != len(batches):
+    _refuse_wrong_counts(model, batches, rows)
+    return [tuple(sorted(files[b.number])) for b in batches], nulls, large
+
+
+def _refuse_wrong_counts(model: Model, batches: Sequence[Batch], rows: Mapping[int, int]) -> None:
+    """Raise ConservationError if a batch has other rows than planned."""
+    wrong = [b for b in batches if rows.get(b.number) != b.rows]
+    if wrong or len(rows) != len(batches):
         first = wrong[0] if wrong else batches[0]
         raise ConservationError(
-            f"{model.name}: {len(wrong)} of {len(batches)} batches hold other rows than were "
-            f"counted; batch {first.number}: {rows[first.number]:,}, wanted {first.rows:,}",
+            f"{model.name}: {len(wrong)} of {len(batches)} batches hold other rows than counted; "
+            f"batch {first.number}: found {rows.get(first.number, 0):,}, expected {first.rows:,}",
             hint=(
-                "does a key of the query hold values that Athena rounds, such as times of less "
-                "than a millisecond?"
+                "check whether a key of the query holds values that Athena rounds, such as times "
+                "finer than a millisecond"
             ),
         )
-    return [tuple(sorted(files[b.number])) for b in batches], nulls, large

@@ -1,8 +1,8 @@
-"""A worker on AWS: one call of a function takes some messages, and has until its deadline.
+"""A worker on AWS: one call of a Lambda function processes some messages until its deadline.
 
-The step is the one of every machine (pipeline/work.py), and so is the pool. What differs is the
-queue, which has handed out its messages before the function began, and the end: shortly before the
-deadline nothing new is begun, and what is left goes back as new messages.
+The step (pipeline/work.py) and the worker pool are the same as on one machine. Two things differ:
+the queue has delivered its messages before the function starts, and shortly before the deadline the
+worker starts no more work and sends the rest back as new messages.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ from ...workers.pool import WorkerPool, WorkerSlot
 from ...workers.protocol import NO_UNIT, WorkerContext
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
-from ..adapters.sqs_queue import UNSENDABLE, SqsQueue
-from ..runs import is_other
-from .messages import SqsMessage, wanted
+from ..adapters.sqs_queue import FORBIDDEN_CHARACTERS, SqsQueue
+from ..runs import is_other_code
+from .messages import SqsMessage, to_slice
 
-VCPU = 1769  # MB of memory that come with one whole vCPU
-OWN = 300  # MB that the function itself takes
-MARGIN = 9.0  # seconds before the deadline at which what is left is given back
-CLOSING = (
-    3.0  # seconds before that at which workers are asked to end with the unit that they are on
+MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
+FUNCTION_MEMORY_MB = 300  # memory that the function itself uses
+DEADLINE_MARGIN_S = 9.0  # before the deadline: the rest is sent back to the queue
+CLOSING_S = (
+    3.0  # seconds before that at which workers are requests to end with the unit that they are on
 )
-EARLIEST = 0.75  # of a call's time: not sooner than that
-WHOLE = 0.8  # of a call's time: a unit that took so much of it does not fit into any call
-MOST = 0.5  # the same, of one that a worker began with
-GIVEN_UP = 3  # the delivery after which what the job itself makes impossible is a dead letter
-AGAIN = 10  # seconds after which it is tried again before that, and twice as many after the next
-CHECK = 5.0  # seconds between looks whether the run still wants the work
-WORDS = 10 * 2**20  # bytes of what the user's code printed that are kept
-VISIBILITY = 1e9  # the mapping's own is long enough for a call: leases are not extended
+EARLIEST_CLOSING_FRACTION = 0.75  # at most the last quarter of a call's time
+MAX_UNIT_FRACTION = 0.8  # of a call's time: a unit that takes longer does not fit into any call
+MAX_FIRST_UNIT_FRACTION = 0.5  # the same, for a unit that a worker started its call with
+MAX_JOB_ERROR_DELIVERIES = 3  # then an error of the job itself dead-letters the message
+JOB_ERROR_DELAY_S = 10  # before the first retry after such an error; it doubles each time
+RUN_CHECK_INTERVAL_S = 5.0  # between two checks that the run still needs the work
+MAX_LOG_BYTES = 10 * 2**20  # output of the user's code that is kept
+# the timeout of the event source mapping is long enough for a call: leases are not extended
+VISIBILITY_TIMEOUT_S = 1e9
 
 log = Logger()
 
@@ -61,29 +62,29 @@ class DeadlineNear(Exception):
 
 
 class RunEnded(Exception):
-    """The run has ended, or begun another attempt: nobody wants this work any more."""
+    """The run has ended or begun another attempt: its result is no longer needed."""
 
 
 @dataclass(slots=True)
 class InvocationMetrics:
-    """What came of one call, for the metrics."""
+    """The counts of one call, for the metrics."""
 
     done: int = 0
     failed: int = 0
-    refused: int = 0
-    handed_back: int = 0
+    dead_lettered: int = 0
+    requeued: int = 0
 
 
 @dataclass
 class InvocationQueue:
-    """The queue of one call: its messages are in hand, and new ones go to the queue behind it."""
+    """The queue of one call: its messages are delivered already; new ones go to the SQS queue."""
 
-    behind: SqsQueue
+    sqs_queue: SqsQueue
     waiting: deque[Delivery]
     done: set[str] = field(default_factory=set)
 
     def send(self, bodies: Sequence[str]) -> None:
-        self.behind.send(bodies)
+        self.sqs_queue.send(bodies)
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
         return self.waiting.popleft() if self.waiting else None
@@ -107,16 +108,16 @@ class InvocationQueue:
 
 @dataclass
 class LambdaWorkerPool(WorkerPool):
-    """A pool that lives from call to call, and can be told to close.
+    """A worker pool that lives from call to call, and can be requests to close.
 
-    It knows with which unit each slot began in this call.
+    It records the first unit of each slot in this call.
     """
 
     closing: bool = False
-    firsts: dict[WorkerSlot, int] = field(default_factory=dict)
+    first_units: dict[WorkerSlot, int] = field(default_factory=dict)
 
-    def open(self) -> None:
-        self.closing, self.firsts = False, {}
+    def begin_call(self) -> None:
+        self.closing, self.first_units = False, {}
 
     def idle(self) -> Sequence[WorkerSlot]:
         return () if self.closing else super().idle()
@@ -124,11 +125,11 @@ class LambdaWorkerPool(WorkerPool):
     def assign(
         self, slot: WorkerSlot, message: Message, narrow: bool = False, final: bool = False
     ) -> None:
-        self.firsts.setdefault(slot, message.first)
+        self.first_units.setdefault(slot, message.first)
         super().assign(slot, message, narrow, final)
 
-    def close(self) -> bool:
-        """Begin nothing more, and end with the units that are at work; whether all have."""
+    def stop_after_current_units(self) -> bool:
+        """Start nothing more, stop after the current units; return whether all slots are idle."""
         self.closing = True
         for slot in self.busy():
             self.stop_after(slot, 0)
@@ -141,23 +142,22 @@ class LambdaWorkerPool(WorkerPool):
     def is_idle(self) -> bool:
         return not self.busy()
 
-    def reached(self) -> bool:
-        """Whether any slot is at a unit, or at many at once."""
+    def has_started_a_unit(self) -> bool:
+        """Return whether any slot has started a unit, or a whole slice at once."""
         return any(slot.progress[0] != NO_UNIT for slot in self.busy())
 
-    def at_work(self) -> list[int]:
-        """The units that hands are at just now."""
+    def units_at_work(self) -> list[int]:
+        """Return the units that are being executed."""
         return [unit for unit, _ in map(self.position, self.busy()) if unit >= 0]
 
-    def too_long(self, seconds: float) -> list[int]:
-        """Units at work that would take all of another call's time as well, if a call has so many
-        seconds.
-        """
-        at = [(self.firsts[slot], *self.position(slot)) for slot in self.busy()]
+    def units_too_long(self, seconds: float) -> list[int]:
+        """Return the units that would not fit into another call of `seconds` either."""
+        at = [(self.first_units[slot], *self.position(slot)) for slot in self.busy()]
         return [
             unit
             for first, unit, since in at
-            if unit >= 0 and since > (MOST if first == unit else WHOLE) * seconds
+            if unit >= 0
+            and since > (MAX_FIRST_UNIT_FRACTION if first == unit else MAX_UNIT_FRACTION) * seconds
         ]
 
 
@@ -165,178 +165,202 @@ class LambdaWorkerPool(WorkerPool):
 class Invocation:
     """One call of a worker.
 
-    Its children live on until the next, and with them what they have loaded.
+    Its worker processes, with the data that they have loaded, live on until the next call.
     """
 
     store: S3Store
     ledger: DynamoLedger
     queue: SqsQueue
-    ref: str  # of the job
+    ref: str  # module:attribute of the job
     scratch: Path
     remaining: Callable[[], float]  # seconds until the deadline
-    code: str = ""  # the fingerprint of what this function holds
-    tally: InvocationMetrics = field(default_factory=InvocationMetrics)
-    time: float = field(init=False)  # seconds that it has for work
-    closing: float = field(init=False)  # seconds before its end at which nothing new is begun
-    checked: float = field(init=False)  # seconds that remained when the run was last looked at
+    code: str = ""  # fingerprint of the code of this function
+    counts: InvocationMetrics = field(default_factory=InvocationMetrics)
+    work_s: float = field(init=False)  # seconds available for work
+    closing: float = field(init=False)  # seconds before their end at which no more work is started
+    remaining_at_check: float = field(init=False)  # seconds left at the last check of the run
 
     def __post_init__(self) -> None:
-        self.checked = self.remaining()
-        self.time = self.checked - MARGIN
-        self.closing = min(CLOSING, (1 - EARLIEST) * self.time)
+        self.remaining_at_check = self.remaining()
+        self.work_s = self.remaining_at_check - DEADLINE_MARGIN_S
+        self.closing = min(CLOSING_S, (1 - EARLIEST_CLOSING_FRACTION) * self.work_s)
 
-    def do(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Do the messages of one call; the ids of those that are to come back."""
+    def process(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Process the messages of one call; return the ids of those to be delivered again."""
         runs: defaultdict[str, list[SqsMessage]] = defaultdict(list)
         for record in records:
             try:
-                letter = SqsMessage.of(record, self.store.bucket)
+                sqs_message = SqsMessage.parse(record, self.store.bucket)
             except ValueError as error:
-                self._refuse(SqsMessage.closed(record), str(error))
+                self._dead_letter(SqsMessage.unparsed(record), str(error))
                 continue
-            for run in dict.fromkeys(
-                asked.run for asked in letter.asked
-            ):  # one, but S3 may tell of several batches at once
-                runs[run].append(letter)
-        back = [letter.id for run, letters in runs.items() for letter in self._do_run(run, letters)]
+            # one run as a rule, but an S3 event may name several batches
+            for run in dict.fromkeys(request.run for request in sqs_message.requests):
+                runs[run].append(sqs_message)
+        returned = [
+            sqs_message.id
+            for run, sqs_messages in runs.items()
+            for sqs_message in self._process_run(run, sqs_messages)
+        ]
         log.remove_keys(["run", "model"])
-        return list(dict.fromkeys(back))
+        return list(dict.fromkeys(returned))
 
-    def _do_run(self, run: str, letters: Sequence[SqsMessage]) -> Sequence[SqsMessage]:
-        """Do what the letters ask of one run; those that are to come back."""
+    def _process_run(self, run: str, sqs_messages: Sequence[SqsMessage]) -> Sequence[SqsMessage]:
+        """Process the messages of one run; return those to be delivered again."""
         log.append_keys(run=run)
         try:
             record = self.ledger.read(run)
         except NoSuchRun:
-            return self._refuse_all(letters, "there is no such run")
+            return self._dead_letter_all(sqs_messages, "there is no such run")
         if record.state is not State.RUNNING:
             log.info(
-                "dropped: the run is not running", state=record.state.value, messages=len(letters)
+                "dropped: the run is not running",
+                state=record.state.value,
+                messages=len(sqs_messages),
             )
             return ()
-        if is_other(record, self.code):
+        if is_other_code(record, self.code):
             log.info(
-                "dropped: other code was deployed while the run was at work, which ends it",
-                messages=len(letters),
+                "dropped: other code was deployed during the run, which ends it",
+                messages=len(sqs_messages),
             )
             return ()
         models: defaultdict[str, list[tuple[SqsMessage, Message]]] = defaultdict(list)
-        for letter in suspects_last(letters):
+        for sqs_message in redelivered_last(sqs_messages):
             try:
-                messages = slices(letter, record, self.store)
+                messages = requested_slices(sqs_message, record, self.store)
             except ValueError as error:
-                self._refuse(letter, str(error))
+                self._dead_letter(sqs_message, str(error))
                 continue
             for message in messages:
-                models[message.model].append((letter, message))
-        back: list[SqsMessage] = []
-        for model, asked in models.items():
+                models[message.model].append((sqs_message, message))
+        returned: list[SqsMessage] = []
+        for model, requests in models.items():
             log.append_keys(model=model)
-            back += self._do_model(record, asked)
-        return back
+            returned += self._process_model(record, requests)
+        return returned
 
-    def _do_model(
-        self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]
+    def _process_model(
+        self, record: Record, requests: Sequence[tuple[SqsMessage, Message]]
     ) -> Sequence[SqsMessage]:
-        if self.remaining() < MARGIN + self.closing:  # the messages before these took the time
-            self._hand_back([message for _, message in asked])
+        # the previous messages may have taken all the time
+        if self.remaining() < DEADLINE_MARGIN_S + self.closing:
+            self._requeue([message for _, message in requests])
             return ()
         try:
-            undone = self._floor(record, asked)
+            undone = self._dispatch(record, requests)
         except HundredfoldError as error:
-            stop_crew()
-            log.error("the messages cannot be done now", reason=str(error))
-            return self._later([letter for letter, _ in asked], error)
+            stop_worker_pool()
+            log.error("the messages cannot be processed now", reason=str(error))
+            return self._to_redeliver([sqs_message for sqs_message, _ in requests], error)
         except BaseException:
-            stop_crew()
+            stop_worker_pool()
             raise
-        return [letter for number, (letter, _) in enumerate(asked) if str(number) in undone]
+        return [
+            sqs_message for number, (sqs_message, _) in enumerate(requests) if str(number) in undone
+        ]
 
-    def _floor(self, record: Record, asked: Sequence[tuple[SqsMessage, Message]]) -> set[str]:
-        """Do the messages, or as many as there is time for; the receipts of those that are not done
-        and not handed back.
+    def _dispatch(self, record: Record, requests: Sequence[tuple[SqsMessage, Message]]) -> set[str]:
+        """Process the messages, as far as time permits; return the receipts of those left in the
+        queue.
+
+        Messages that were sent back as new ones count as processed.
         """
-        messages = [message for _, message in asked]
+        messages = [message for _, message in requests]
         layout = Layout(record.id)
-        manifest, units = prepared(self.store, messages[0], attempt_of(record))
-        coverage = covered(messages, manifest, layout, self.store)
+        manifest, units = load_prepared(self.store, messages[0], attempt_of(record))
+        coverage = read_coverage(messages, manifest, layout, self.store)
         if all(coverage.covers(message.first, message.last) for message in messages):
-            return set()  # another worker did it first
-        job = with_limits(load_job(self.ref), record)
-        handed = InvocationQueue(
+            return set()  # another worker has processed it
+        invocation_queue = InvocationQueue(
             self.queue,
             deque(
-                Delivery(str(message), str(number), letter.receive_count)
-                for number, (letter, message) in enumerate(asked)
+                Delivery(str(message), str(number), sqs_message.receive_count)
+                for number, (sqs_message, message) in enumerate(requests)
             ),
         )
-        pool = crew_for(WorkerContext(job, layout, self.store), attempt_of(record), self.scratch)
+        job = with_limits(load_job(self.ref), record)
+        pool = worker_pool_for(
+            WorkerContext(job, layout, self.store), attempt_of(record), self.scratch
+        )
         dispatcher = WorkDispatcher(
             messages,
             manifest,
             units,
             layout,
             coverage,
-            handed,
+            invocation_queue,
             self.store,
             pool,
-            lambda _: self._look(pool, record),
-            VISIBILITY,
+            lambda _: self._check_time(pool, record),
+            VISIBILITY_TIMEOUT_S,
             stop_when_empty=True,
         )
-        before, time_left = int(coverage.done.sum()), self.remaining() - MARGIN
-        try:
-            dispatcher.run()
-        except DeadlineNear:
-            self._end(
-                dispatcher,
-                pool,
-                gained=int(coverage.done.sum()) > before,
-                whole_call=time_left > MOST * self.time,
-            )
+        if not self._run_until_deadline(dispatcher, pool):
             return set()
-        except RunEnded:
-            stop_crew()
-            return set()
-        finally:
-            self.tally.done += int(coverage.done.sum()) - before
-            self.tally.failed += len(dispatcher.failed_units)
-        open_ = {
+        unfinished = {
             str(number)
             for number, message in enumerate(messages)
             if not coverage.covers(message.first, message.last)
         }
-        return open_ - handed.done
+        return unfinished - invocation_queue.done
 
-    def _look(self, pool: LambdaWorkerPool, record: Record) -> None:
-        """Between events: is it time to end?"""
+    def _run_until_deadline(self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool) -> bool:
+        """Run the dispatcher; return False if the deadline or the end of the run stopped it."""
+        coverage = dispatcher.coverage
+        before, time_left = int(coverage.done.sum()), self.remaining() - DEADLINE_MARGIN_S
+        try:
+            dispatcher.run()
+        except DeadlineNear:
+            self._stop_at_deadline(
+                dispatcher,
+                pool,
+                gained=int(coverage.done.sum()) > before,
+                whole_call=time_left > MAX_FIRST_UNIT_FRACTION * self.work_s,
+            )
+            return False
+        except RunEnded:
+            stop_worker_pool()
+            return False
+        finally:
+            self.counts.done += int(coverage.done.sum()) - before
+            self.counts.failed += len(dispatcher.failed_units)
+        return True
+
+    def _check_time(self, pool: LambdaWorkerPool, record: Record) -> None:
+        """Check between events whether it is time to stop."""
         remaining = self.remaining()
-        left = remaining - MARGIN
-        if left < 0 or (left < self.closing and pool.close()):
+        left = remaining - DEADLINE_MARGIN_S
+        if left < 0 or (left < self.closing and pool.stop_after_current_units()):
             raise DeadlineNear
-        if self.checked - remaining > CHECK:
-            self.checked = remaining
+        if self.remaining_at_check - remaining > RUN_CHECK_INTERVAL_S:
+            self.remaining_at_check = remaining
             now = self.ledger.read(record.id)
             if now.state is not State.RUNNING or attempt_of(now) != attempt_of(record):
-                log.info("left: the run is not running", state=now.state.value)
+                log.info("stopped: the run is not running", state=now.state.value)
                 raise RunEnded
 
-    def _end(
+    def _stop_at_deadline(
         self, dispatcher: WorkDispatcher, pool: LambdaWorkerPool, *, gained: bool, whole_call: bool
     ) -> None:
-        """The deadline is near: a unit that will not fit into any call is recorded as crashed, the
-        rest goes back as new messages.
+        """Stop at the deadline, and send the rest back as new messages.
+
+        A unit that does not fit into any call is recorded as crashed.
         """
-        at_work, whole, reached = pool.at_work(), pool.too_long(self.time), pool.reached()
-        many = pool.context.model(dispatcher.manifest.model).batched
-        stop_crew()  # whatever a child is at, it is not handed over any more
-        for unit in whole:
+        units_at_work, too_long, started = (
+            pool.units_at_work(),
+            pool.units_too_long(self.work_s),
+            pool.has_started_a_unit(),
+        )
+        batched = pool.context.model(dispatcher.manifest.model).batched
+        stop_worker_pool()  # from now on no child can deliver a result
+        for unit in too_long:
             message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(
                 unit, unit
             )
             words = (
-                f"it took all of the {self.time:.0f} s that a worker has for it; deploy with a "
-                "longer --timeout"
+                f"it took all of the {self.work_s:.0f} s that a worker has; deploy with a longer "
+                "--timeout"
             )
             put_sealed(
                 self.store,
@@ -345,69 +369,90 @@ class Invocation:
             )
             dispatcher.coverage.add(unit, unit)
             dispatcher.failed_units.add(unit)
-        if whole_call and not (gained or whole or reached):
+        if whole_call and not (gained or too_long or started):
             raise WorkerError(
-                f"in {self.time:.0f} s no worker process came as far as a unit; deploy with a "
-                "longer --timeout or more --memory"
+                f"in {self.work_s:.0f} s no worker process started a unit; deploy with a longer "
+                "--timeout or more --memory"
             )
         left = [
-            part for message in dispatcher.messages for part in parts(message, dispatcher.coverage)
+            part
+            for message in dispatcher.messages
+            for part in missing_parts(message, dispatcher.coverage)
         ]
-        if many and not gained:  # a call for so many at once does not fit
+        if batched and not gained:  # one call for that many units does not fit
             left = [half for part in left for half in halves(part)]
-        self._hand_back([part for message in left for part in around(message, at_work)])
+        self._requeue([part for message in left for part in split_around(message, units_at_work)])
 
-    def _hand_back(self, messages: Sequence[Message]) -> None:
+    def _requeue(self, messages: Sequence[Message]) -> None:
         if not messages:
             return
         self.queue.send([str(message) for message in messages])
         units = sum(message.units for message in messages)
-        self.tally.handed_back += units
-        log.info("handed back before the deadline", messages=len(messages), units=units)
+        self.counts.requeued += units
+        log.info("sent back before the deadline", messages=len(messages), units=units)
 
-    def _later(
-        self, letters: Sequence[SqsMessage], error: HundredfoldError
+    def _to_redeliver(
+        self, sqs_messages: Sequence[SqsMessage], error: HundredfoldError
     ) -> Sequence[SqsMessage]:
-        """What could not be done comes back when its lease ends.
+        """Return the messages to be delivered again after an error.
 
-        Where it is the job that makes it impossible, it comes sooner, and not for ever: then it is
-        a dead letter, with the reason.
+        They come back when their leases end. After an error of the job itself they come back
+        sooner, and are dead-lettered with the reason after a few deliveries.
         """
-        letters = list(dict.fromkeys(letters))
+        sqs_messages = list(dict.fromkeys(sqs_messages))
         if not isinstance(error, WorkerError | JobError):
-            return letters
-        again = [letter for letter in letters if letter.receive_count < GIVEN_UP]
-        for letter in again:
-            with suppress(HundredfoldError):  # it comes when its lease ends
-                self.queue.extend(letter.receipt, AGAIN * 2 ** (letter.receive_count - 1))
-        self._refuse_all(
-            [letter for letter in letters if letter.receive_count >= GIVEN_UP], str(error)
+            return sqs_messages
+        again = [
+            sqs_message
+            for sqs_message in sqs_messages
+            if sqs_message.receive_count < MAX_JOB_ERROR_DELIVERIES
+        ]
+        for sqs_message in again:
+            with suppress(HundredfoldError):  # it comes back when its lease ends
+                self.queue.extend(
+                    sqs_message.receipt, JOB_ERROR_DELAY_S * 2 ** (sqs_message.receive_count - 1)
+                )
+        self._dead_letter_all(
+            [
+                sqs_message
+                for sqs_message in sqs_messages
+                if sqs_message.receive_count >= MAX_JOB_ERROR_DELIVERIES
+            ],
+            str(error),
         )
         return again
 
-    def _refuse_all(self, letters: Iterable[SqsMessage], reason: str) -> Sequence[SqsMessage]:
-        for letter in letters:
-            self._refuse(letter, reason)
+    def _dead_letter_all(
+        self, sqs_messages: Iterable[SqsMessage], reason: str
+    ) -> Sequence[SqsMessage]:
+        for sqs_message in sqs_messages:
+            self._dead_letter(sqs_message, reason)
         return ()
 
-    def _refuse(self, letter: SqsMessage, reason: str) -> None:
-        """Put what cannot be done, or is not ours, to the dead letters, with the reason."""
-        log.error("refused", reason=reason, message_id=letter.id, characters=len(letter.body))
-        self.tally.refused += 1
-        self.queue.refuse(letter.body, UNSENDABLE.sub("?", reason))
+    def _dead_letter(self, sqs_message: SqsMessage, reason: str) -> None:
+        """Dead-letter a message that is invalid or cannot be processed, with the reason."""
+        log.error(
+            "dead-lettered",
+            reason=reason,
+            message_id=sqs_message.id,
+            characters=len(sqs_message.body),
+        )
+        self.counts.dead_lettered += 1
+        self.queue.dead_letter(sqs_message.body, FORBIDDEN_CHARACTERS.sub("?", reason))
 
 
-def suspects_last(letters: Iterable[SqsMessage]) -> list[SqsMessage]:
-    """One that came back may have killed its worker, and with it the call's other messages.
+def redelivered_last(sqs_messages: Iterable[SqsMessage]) -> list[SqsMessage]:
+    """Sort redelivered messages last.
 
-    So the others are done first; and where there are several such, they are in another order each
-    time, so that none is always behind the guilty one.
+    A redelivered message may have killed its worker, and with it the other messages of the call. So
+    the others are processed first; several redelivered ones are shuffled, so that none is always
+    behind the message that kills the worker.
     """
     return sorted(
-        letters,
-        key=lambda letter: (
-            letter.receive_count,
-            random.random() if letter.receive_count > 1 else 0.0,
+        sqs_messages,
+        key=lambda sqs_message: (
+            sqs_message.receive_count,
+            random.random() if sqs_message.receive_count > 1 else 0.0,
         ),
     )
 
@@ -416,28 +461,30 @@ def attempt_of(record: Record) -> int:
     return record.attempt
 
 
-def prepared(store: S3Store, asked: Any, attempt: int) -> tuple[Manifest, UnitList]:
-    """What prepare left for the model that is asked for; ValueError if it has left nothing.
+def load_prepared(store: S3Store, request: Any, attempt: int) -> tuple[Manifest, UnitList]:
+    """Return the manifest and units of a model; ValueError if it has not been prepared.
 
-    Kept from call to call: an attempt never changes it, and with thousands of batches it is larger
-    than what a message is about.
+    Cached from call to call: an attempt never changes them, and with thousands of batches they are
+    larger than the data of a message.
     """
     try:
-        return _prepared(store, asked.run, asked.model, attempt)
+        return _load_prepared(store, request.run, request.model, attempt)
     except KeyError:
-        raise ValueError(f"the run has prepared no {asked.model}") from None
+        raise ValueError(f"the run has not prepared the model {request.model}") from None
 
 
 @lru_cache(maxsize=2)
-def _prepared(store: S3Store, run: str, model: str, _attempt: int) -> tuple[Manifest, UnitList]:
+def _load_prepared(
+    store: S3Store, run: str, model: str, _attempt: int
+) -> tuple[Manifest, UnitList]:
     layout = Layout(run)
     return Manifest.read(layout, model, store), UnitList.read(layout, model, store)
 
 
-def covered(
+def read_coverage(
     messages: Iterable[Message], manifest: Manifest, layout: Layout, store: S3Store
 ) -> Coverage:
-    """Which units of the messages' batches have an outcome in their attempt."""
+    """Return which units of the messages' batches have an outcome in their attempt."""
     coverage = Coverage(manifest.units)
     for batch in {f"{message.attempt:03d}-{message.batch:06d}-" for message in messages}:
         for key in store.beginning(f"{layout.outcomes(manifest.model)}/{batch}"):
@@ -447,28 +494,32 @@ def covered(
     return coverage
 
 
-def slices(letter: SqsMessage, record: Record, store: S3Store) -> list[Message]:
-    """What a letter asks of a run, as slices of its batches; what is of an attempt that is over is
-    left out. ValueError, with the reason, if the run has nothing like it.
+def requested_slices(sqs_message: SqsMessage, record: Record, store: S3Store) -> list[Message]:
+    """Return the slices that a message requests of a run, without those of an earlier attempt.
+
+    Raises:
+        ValueError: the run has no such slice.
     """
     attempt = attempt_of(record)
-    asked = [each for each in letter.asked if each.run == record.id and each.attempt >= attempt]
-    if any(each.attempt > attempt for each in asked):
-        raise ValueError(f"it is of an attempt that has not begun: the run is in attempt {attempt}")
-    return [wanted(each, prepared(store, each, attempt)[0]) for each in asked]
+    requests = [
+        each for each in sqs_message.requests if each.run == record.id and each.attempt >= attempt
+    ]
+    if any(each.attempt > attempt for each in requests):
+        raise ValueError(
+            f"it belongs to an attempt that has not begun: the run is in attempt {attempt}"
+        )
+    return [to_slice(each, load_prepared(store, each, attempt)[0]) for each in requests]
 
 
-def parts(message: Message, coverage: Coverage) -> list[Message]:
-    """What of a message nobody has done."""
+def missing_parts(message: Message, coverage: Coverage) -> list[Message]:
+    """Return the parts of a message that have no outcome yet."""
     return [
         message.part(first, last) for first, last in coverage.missing(message.first, message.last)
     ]
 
 
-def around(message: Message, units: Sequence[int]) -> list[Message]:
-    """A slice in parts, so that each of these units is alone: it shall have the next call for
-    itself.
-    """
+def split_around(message: Message, units: Sequence[int]) -> list[Message]:
+    """Split a slice so that each of these units gets a message, and so the next call, to itself."""
     cuts = sorted(
         {
             message.first,
@@ -483,58 +534,58 @@ def around(message: Message, units: Sequence[int]) -> list[Message]:
     return [message.part(first, last - 1) for first, last in pairwise([*cuts, message.last + 1])]
 
 
-def bury(letter: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger) -> int:
-    """Record as crashed what of a letter nobody has done; how many units.
+def record_crashed_units(
+    sqs_message: SqsMessage, reason: str, store: S3Store, ledger: DynamoLedger
+) -> int:
+    """Record the units of a message that have no outcome as crashed; return their number.
 
-    ValueError, with the reason, for what is not ours.
+    Raises:
+        ValueError: the message is invalid.
     """
-    buried = 0
-    for run in dict.fromkeys(asked.run for asked in letter.asked):
+    crashed_units = 0
+    for run in dict.fromkeys(request.run for request in sqs_message.requests):
         try:
             record = ledger.read(run)
         except NoSuchRun:
             raise ValueError("there is no such run") from None
         if record.state is not State.RUNNING:
             continue
-        for message in slices(letter, record, store):
-            layout, manifest = Layout(run), prepared(store, message, attempt_of(record))[0]
-            for part in parts(message, covered([message], manifest, layout, store)):
+        for message in requested_slices(sqs_message, record, store):
+            layout, manifest = Layout(run), load_prepared(store, message, attempt_of(record))[0]
+            for part in missing_parts(message, read_coverage([message], manifest, layout, store)):
                 put_sealed(
                     store,
                     layout.outcome(part, "ledger"),
                     crashed_accounts(part, reason or LOST_REASON),
                 )
-                buried += part.units
-    return buried
+                crashed_units += part.units
+    return crashed_units
 
 
-_crews: dict[
-    tuple[str, int], LambdaWorkerPool
-] = {}  # at most one: of the attempt of a run that was worked on last
+# at most one pool: for the attempt of the run that was processed last
+_pools: dict[tuple[str, int], LambdaWorkerPool] = {}
 
 
-def crew_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorkerPool:
-    """The children that work on a run: those of the last call, if it was the same attempt of the
-    same run.
-    """
-    pool = _crews.get((context.layout.run, attempt))
+def worker_pool_for(context: WorkerContext, attempt: int, scratch: Path) -> LambdaWorkerPool:
+    """Return the worker pool of a run: that of the last call, if it was for the same attempt."""
+    pool = _pools.get((context.layout.run, attempt))
     if pool is None or any(slot.process is None or slot.message is not None for slot in pool.slots):
-        stop_crew()
+        stop_worker_pool()
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
-        size = max(1, memory // VCPU)
-        share = max(memory - OWN, memory // 2) * 2**20 // size
-        pool = _crews[context.layout.run, attempt] = LambdaWorkerPool(
+        size = max(1, memory // MB_PER_VCPU)
+        share = max(memory - FUNCTION_MEMORY_MB, memory // 2) * 2**20 // size
+        pool = _pools[context.layout.run, attempt] = LambdaWorkerPool(
             context, size, share, scratch / "logs"
         )
         pool.start()
     for words in (scratch / "logs").glob("*"):
-        if words.stat().st_size > WORDS:
-            os.truncate(words, 0)  # the room is what the function has for its lifetime
-    pool.open()
+        if words.stat().st_size > MAX_LOG_BYTES:
+            os.truncate(words, 0)  # the disk space has to last for the function's lifetime
+    pool.begin_call()
     return pool
 
 
-def stop_crew() -> None:
-    """End the children of the last call."""
-    while _crews:
-        _crews.popitem()[1].stop()
+def stop_worker_pool() -> None:
+    """Stop the worker processes of the last call."""
+    while _pools:
+        _pools.popitem()[1].stop()

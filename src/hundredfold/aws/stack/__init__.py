@@ -1,8 +1,7 @@
 """The stack, as CDK code.
 
-`hundredfold deploy` runs app.py; a team with its own app takes the construct.
-
-It is loaded when it is asked for: importing CDK starts Node.
+`hundredfold deploy` runs app.py; a team with its own app uses the construct. The construct is
+imported on first access, because importing CDK starts Node.
 """
 
 from __future__ import annotations

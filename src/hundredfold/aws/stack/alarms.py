@@ -1,12 +1,13 @@
-"""Alarms that a person should look at, each with what it means.
+"""The alarms of a stack, each with its meaning for a person.
 
-No data is no alarm: between runs nothing happens.
+Missing data is not an alarm: between runs there is no activity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from aws_cdk import Duration, aws_cloudwatch, aws_cloudwatch_actions, aws_sns
@@ -14,13 +15,16 @@ from constructs import Construct
 
 from .settings import Settings
 
-LOOK = Duration.minutes(5)
-STUCK = 900  # seconds in which a dead letter is buried, if burying works at all
+PERIOD = Duration.minutes(5)
+# seconds within which a dead-lettered message is processed, if the function works at all
+Alarm = tuple[str, Any, float, str]  # name, metric, threshold, description
+
+MAX_DEAD_LETTER_AGE_S = 900
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What the alarms look at."""
+class WatchedResources:
+    """The resources that the alarms watch."""
 
     queue: Any
     dead: Any
@@ -29,65 +33,69 @@ class Watched:
     rules: tuple[Any, ...]
 
 
-def make_alarms(scope: Construct, watched: Watched, settings: Settings) -> None:
+def make_alarms(scope: Construct, watched: WatchedResources, settings: Settings) -> None:
     topic = (
         aws_sns.Topic.from_topic_arn(scope, "AlarmTopic", settings.alarm_topic)
         if settings.alarm_topic
         else None
     )
-    for name, metric, above, words in _alarms(watched, settings):
+    for name, metric, threshold, description in chain(
+        _alarms(watched, settings), _upload_alarms(watched)
+    ):
         alarm = aws_cloudwatch.Alarm(
             scope,
             name,
             metric=metric,
-            threshold=above,
+            threshold=threshold,
             evaluation_periods=1,
             comparison_operator=aws_cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
             treat_missing_data=aws_cloudwatch.TreatMissingData.NOT_BREACHING,
-            alarm_description=words,
+            alarm_description=description,
         )
         if topic is not None:
             alarm.add_alarm_action(aws_cloudwatch_actions.SnsAction(topic))
 
 
-def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, float, str]]:
-    """Name, metric, threshold that it must not exceed, and what to do."""
+def _alarms(watched: WatchedResources, settings: Settings) -> Iterator[Alarm]:
     yield (
-        # how many lie there would miss them: the function that buries them is faster than the
-        # metric
+        # the number of messages in the queue would miss them: the function removes them faster than
+        # the metric is sampled
         "DeadLetters",
-        watched.dead.metric_number_of_messages_received(period=LOOK, statistic="Sum"),
+        watched.dead.metric_number_of_messages_received(period=PERIOD, statistic="Sum"),
         0,
-        "Work was given up: its units are crashed in their run. hundredfold failures tells why, "
-        "hundredfold retry does them again.",
+        "Messages were dead-lettered: their units are recorded as crashed. hundredfold failures "
+        "prints why, hundredfold retry executes them again.",
     )
     yield (
         "DeadLettersStay",
-        watched.dead.metric_approximate_age_of_oldest_message(period=LOOK, statistic="Maximum"),
-        STUCK,
-        "Dead letters cannot be written into their runs' accounts, so those runs cannot end: see "
-        "the log of the function bury.",
+        watched.dead.metric_approximate_age_of_oldest_message(period=PERIOD, statistic="Maximum"),
+        MAX_DEAD_LETTER_AGE_S,
+        "The units of dead-lettered messages cannot be recorded, so their runs cannot end: see "
+        "the log of the function dead_letter.",
     )
     yield (
         "RunOverdue",
-        watched.queue.metric_approximate_age_of_oldest_message(period=LOOK, statistic="Maximum"),
+        watched.queue.metric_approximate_age_of_oldest_message(period=PERIOD, statistic="Maximum"),
         settings.overdue,
-        f"A message has waited or been worked on for more than {settings.overdue:,} s. "
-        "hundredfold status shows how far the run is.",
+        f"A message has waited or been processed for more than {settings.overdue:,} s. "
+        "hundredfold status shows the progress of the run.",
     )
     yield (
         "RunFailed",
-        watched.machine.metric_failed(period=LOOK, statistic="Sum"),
+        watched.machine.metric_failed(period=PERIOD, statistic="Sum"),
         0,
-        "A run failed; its reason is in its record: hundredfold status.",
+        "A run failed; hundredfold status prints the reason.",
     )
     yield (
         "StepErrors",
-        watched.step.metric_errors(period=LOOK, statistic="Sum"),
+        watched.step.metric_errors(period=PERIOD, statistic="Sum"),
         0,
-        "The function step raised, or died: of memory, or of time. The state machine tries again; "
-        "its log says more.",
+        "The function step raised an error, ran out of memory, or timed out. The state machine "
+        "retries it; see the function's log.",
     )
+
+
+def _upload_alarms(watched: WatchedResources) -> Iterator[Alarm]:
     for number, rule in enumerate(watched.rules):
         yield (
             f"UploadNotStarted{number or ''}",
@@ -95,10 +103,10 @@ def _alarms(watched: Watched, settings: Settings) -> Iterator[tuple[str, Any, fl
                 namespace="AWS/Events",
                 metric_name="FailedInvocations",
                 dimensions_map={"RuleName": rule.rule_name},
-                period=LOOK,
+                period=PERIOD,
                 statistic="Sum",
             ),
             0,
-            "A file was uploaded, and no run could be started with it: start one by hand with "
+            "A file was uploaded, but the run for it could not be started: start one with "
             "hundredfold run.",
         )

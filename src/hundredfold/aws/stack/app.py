@@ -1,8 +1,8 @@
-"""A CDK app of one stack with one job: `python -m hundredfold.aws.stack.app`, in a process of its
-own.
+"""A CDK app of one stack with one job, run in its own process: `python -m
+hundredfold.aws.stack.app`.
 
-Told by the JSON file that HUNDREDFOLD_STACK_FILE names: {"stack", "code", "settings"}. The assembly
-goes where CDK_OUTDIR says.
+It reads the JSON file named by HUNDREDFOLD_STACK_FILE: {"stack", "code", "settings"}. The assembly
+is written to CDK_OUTDIR.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from cdk_nag import AwsSolutionsChecks
 
 from ...errors import HundredfoldError
 from .construct import Hundredfold
-from .settings import OURS, TOLD
+from .settings import DESCRIPTION_PREFIX, STACK_FILE_ENV
 
 
-def make_app(told: Mapping[str, Any], **app: Any) -> App:
-    """The app, with everything that cdk-nag has to say against it: it does not synthesize while
-    there is any.
-    """
+def make_app(settings: Mapping[str, Any], **app: Any) -> App:
+    """Return the app, which does not synthesize while cdk-nag has findings."""
     made = App(**app)
     Validations.of(made).add_plugins(AwsSolutionsChecks(made))
-    stack = Stack(made, told["stack"], description=f"{OURS}{told['settings']['job']}")
-    Hundredfold(stack, "Job", code=told["code"], **told["settings"])
+    stack = Stack(
+        made, settings["stack"], description=f"{DESCRIPTION_PREFIX}{settings['settings']['job']}"
+    )
+    Hundredfold(stack, "Job", code=settings["code"], **settings["settings"])
     return made
 
 
 def main() -> None:
-    """Synthesize; what is wrong with the job or the settings is told on stdout, as JSON, to whoever
-    started this.
-    """
+    """Synthesize the app; print an error of the job or the settings as JSON on stdout."""
     try:
-        make_app(json.loads(Path(os.environ[TOLD]).read_text(encoding="utf-8"))).synth()
+        make_app(json.loads(Path(os.environ[STACK_FILE_ENV]).read_text(encoding="utf-8"))).synth()
     except HundredfoldError as error:
         sys.stdout.write(
             json.dumps(

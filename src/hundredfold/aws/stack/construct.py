@@ -1,16 +1,17 @@
-"""One job on AWS, for a team's own CDK app:
+"""One job on AWS, as a construct for a team's own CDK app:
 
     from hundredfold.aws.stack import Hundredfold
 
     Hundredfold(self, "Pricing", job="tariffs.job:job", code="build/tariffs.zip")
 
-`code` is what `hundredfold package tariffs.job:job` made. The job is imported here too: the state
-machine is made of its stages.
+`code` is the zip of `hundredfold package tariffs.job:job`. The job is also imported when the app is
+synthesized: the state machine is made of its stages.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from aws_cdk import CfnOutput, Names, Stack, Tags
@@ -20,55 +21,52 @@ from ..._package import VERSION
 from ...errors import UsageError
 from ...runs.job_loader import load_job
 from ..deploy.package import fingerprint_of
-from .alarms import Watched, make_alarms
-from .functions import code_of, feed_bury, feed_work, kinds, make_function
-from .permissions import Resources, of_bury, of_step, of_work
-from .queues import let_s3_send, make_queues
-from .settings import Choices, Settings
-from .state_machine import make_machine
-from .storage import make_bucket, make_database, make_table, make_workgroup, tell_of_objects
+from .alarms import WatchedResources, make_alarms
+from .lambda_functions import (
+    connect_dead_letter_queue,
+    connect_work_queue,
+    function_code,
+    function_specs,
+    make_function,
+)
+from .permissions import Resources, dead_letter_permissions, step_permissions, work_permissions
+from .queues import allow_s3_to_send, make_queues
+from .settings import Location, Settings, SettingsKeywords
+from .state_machine import make_state_machine
+from .storage import configure_notifications, make_bucket, make_database, make_table, make_workgroup
 from .uploads import start_on_uploads
 
 
 class Hundredfold(Construct):
-    """The bucket, queues, functions, table, Glue database, workgroup and state machine of one job;
-    one in each stack.
+    """The bucket, queues, functions, table, Glue database, workgroup and state machine of one job.
 
-    `code`: a folder or zip that `hundredfold package` made, the address of an image in ECR, or an
-    aws_lambda.Code. Further keywords are the fields of `Settings`, which tells what each means.
-    UsageError names all that cannot be; JobError if the job cannot be imported.
+    A stack can contain one. `code`: a folder or zip made by `hundredfold package`, the address of
+    an image in ECR, or an aws_lambda.Code. Further keywords are the fields of `Settings`, which
+    documents them. Raises UsageError with all invalid settings, and JobError if the job cannot be
+    imported.
 
-    What a team may build upon: `bucket`, `table`, `queue`, `dead`, `step`, `work`, `bury`,
-    `machine`.
+    A team may build on the attributes `bucket`, `table`, `queue`, `dead`, `step`, `work`,
+    `dead_letter`, `machine`.
     """
 
     def __init__(
-        self, scope: Construct, id: str, *, job: str, code: Any, **choices: Unpack[Choices]
+        self, scope: Construct, id: str, *, job: str, code: Any, **options: Unpack[SettingsKeywords]
     ) -> None:
         super().__init__(scope, id)
-        self.settings = Settings.of({"job": job, **choices})
+        self.settings = Settings.from_mapping({"job": job, **options})
         self.job = load_job(job)
         stack = Stack.of(self)
-        _one_in_each(stack)
+        _refuse_second(stack)
         prefix = self.settings.name_prefix
         self.label = prefix or _label(stack)
         self.database = self.label.replace("-", "_")
-        named = {
-            kind: f"{prefix}-{kind}" if prefix else None
-            for kind in ("step", "work", "bury", "dead", "runs", "run")
+        self.code = fingerprint_of(code)
+        names = {
+            name: f"{prefix}-{name.replace('_', '-')}" if prefix else None
+            for name in ("step", "work", "dead_letter", "dead", "runs", "run")
         }
-
-        self.bucket = make_bucket(self, self.settings)
-        self.table = make_table(self, named["runs"])
-        self.queue, self.dead = make_queues(self, self.settings, (named["work"], named["dead"]))
-        make_database(self, self.database)
-        make_workgroup(self, self.label, self.bucket, self.settings)
-        uploads = self.settings.uploads(
-            [source.name for source in self.job.sources], self.bucket.bucket_name
-        )
-        self._notices(own_uploads=bool(uploads) and not self.settings.watched)
-
-        things = Resources(
+        uploads = self._make_storage(names)
+        resources = Resources(
             self,
             self.settings,
             self.bucket,
@@ -78,42 +76,65 @@ class Hundredfold(Construct):
             self.database,
             self.label,
         )
-        rights = (of_step(things), of_work(things), of_bury(things))
-        self.code = fingerprint_of(code)
-        package, environment = code_of(self, code, self.settings), self._environment()
-        self.step, self.work, self.bury = (
-            make_function(
-                self, kind, package, self.settings, environment, list(grants), named[kind.name]
-            )
-            for kind, grants in zip(kinds(self.settings), rights, strict=True)
-        )
-        feed_work(self, self.work, self.queue, self.settings)
-        feed_bury(self, self.bury, self.dead)
-        self.machine = make_machine(
+        self.step, self.work, self.dead_letter = self._make_functions(code, resources, names)
+        connect_work_queue(self, self.work, self.queue, self.settings)
+        connect_dead_letter_queue(self, self.dead_letter, self.dead)
+        self.machine = make_state_machine(
             self,
             self.job,
-            things,
+            resources,
             self.step,
-            (named["run"], f"/aws/vendedlogs/states/{self.label}"),
+            (names["run"], f"/aws/vendedlogs/states/{self.label}"),
         )
         rules = start_on_uploads(self, self.machine, uploads)
-        make_alarms(
-            self, Watched(self.queue, self.dead, self.step, self.machine, rules), self.settings
-        )
+        watched = WatchedResources(self.queue, self.dead, self.step, self.machine, rules)
+        make_alarms(self, watched, self.settings)
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
         Tags.of(self).add("hundredfold:stack", stack.stack_name)
 
-    def _notices(self, *, own_uploads: bool) -> None:
+    def _make_storage(self, names: Mapping[str, str | None]) -> Mapping[str, Location]:
+        """Create the bucket, table, queues, database and workgroup; return the upload locations."""
+        self.bucket = make_bucket(self, self.settings)
+        self.table = make_table(self, names["runs"])
+        self.queue, self.dead = make_queues(self, self.settings, (names["work"], names["dead"]))
+        make_database(self, self.database)
+        make_workgroup(self, self.label, self.bucket, self.settings)
+        uploads = self.settings.upload_locations(
+            [source.name for source in self.job.sources], self.bucket.bucket_name
+        )
+        self._configure_notifications(
+            own_uploads=bool(uploads) and not self.settings.watched_locations
+        )
+        return uploads
+
+    def _make_functions(
+        self, code: Any, resources: Resources, names: Mapping[str, str | None]
+    ) -> list[Any]:
+        """Create the functions step, work and dead_letter, each with its permissions."""
+        permissions = (
+            step_permissions(resources),
+            work_permissions(resources),
+            dead_letter_permissions(resources),
+        )
+        package, environment = function_code(self, code, self.settings), self._environment()
+        return [
+            make_function(
+                self, spec, package, self.settings, environment, list(grants), names[spec.name]
+            )
+            for spec, grants in zip(function_specs(self.settings), permissions, strict=True)
+        ]
+
+    def _configure_notifications(self, *, own_uploads: bool) -> None:
         by_events = self.settings.trigger == "events"
         if by_events:
-            let_s3_send(self.queue)
-        tell_of_objects(self.bucket, self.queue if by_events else None, bridge=own_uploads)
+            allow_s3_to_send(self.queue)
+        configure_notifications(
+            self.bucket, self.queue if by_events else None, event_bridge=own_uploads
+        )
 
     def _environment(self) -> dict[str, str]:
-        """What every function knows of the stack; `hundredfold.aws.adapters.session.Place` reads
-        it.
-        """
+        """Return the environment of every function; `StackResources.from_environment` reads it."""
         return {
             "HUNDREDFOLD_JOB": self.settings.job,
             "HUNDREDFOLD_BUCKET": self.bucket.bucket_name,
@@ -128,8 +149,8 @@ class Hundredfold(Construct):
         }
 
     def _outputs(self) -> None:
-        """The same for whoever runs the job from elsewhere, by names that no path of constructs
-        changes.
+        """Export the same values as outputs, under names that do not depend on the construct's
+        path.
         """
         environment = self._environment()
         outputs = {
@@ -150,7 +171,7 @@ class Hundredfold(Construct):
             "MachineArn": self.machine.state_machine_arn,
             "StepFunction": self.step.function_name,
             "WorkFunction": self.work.function_name,
-            "BuryFunction": self.bury.function_name,
+            "DeadLetterFunction": self.dead_letter.function_name,
             "Version": VERSION,
         }
         if self.code:
@@ -159,19 +180,23 @@ class Hundredfold(Construct):
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
 
 
-def _one_in_each(stack: Stack) -> None:
-    """The outputs have fixed names, by which the command line finds what it needs: a second one
-    would take the first one's place.
+def _refuse_second(stack: Stack) -> None:
+    """Raise UsageError for a second Hundredfold in a stack.
+
+    The outputs have fixed names, by which the command line finds the resources: a second construct
+    would replace those of the first.
     """
     if sum(isinstance(construct, Hundredfold) for construct in stack.node.find_all()) > 1:
         raise UsageError(
-            f"the stack {stack.stack_name} has a Hundredfold already",
-            hint="give each job a Stack of its own: an app can have many",
+            f"the stack {stack.stack_name} already has a Hundredfold",
+            hint="give each job a Stack of its own: an app can have several",
         )
 
 
 def _label(stack: Stack) -> str:
-    """The stack's name as Glue and Athena can bear it; no other stack of the account has it."""
+    """Return the stack's name in characters that Glue and Athena accept; it is unique in the
+    account.
+    """
     return re.sub(
         r"[^a-z0-9-]",
         "-",

@@ -1,4 +1,4 @@
-"""What cdk-nag finds and a person has looked at: each finding with the reason why it stays."""
+"""Findings of cdk-nag that a person has reviewed, each with the reason why it is accepted."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from typing import Any
 from aws_cdk import Acknowledgment, Stack, Validations
 from constructs import Construct
 
-TRACES = "X-Ray has no resources that a right could name"
-LOGS = (
-    "the rights by which Step Functions has its logs delivered take no resource: AWS knows them "
+TRACES_REASON = "X-Ray has no resources that a permission could name"
+LOGS_REASON = (
+    "the permissions by which Step Functions delivers its logs take no resource: AWS grants them "
     "for all log groups or none"
 )
 
 
-def reviewed(construct: Construct, rule: str, why: str) -> None:
-    """Accept what a rule of AwsSolutions finds at a construct."""
-    Validations.of(construct).acknowledge(Acknowledgment(id=f"AwsSolutions-{rule}", reason=why))
+def accept_finding(construct: Construct, rule: str, reason: str) -> None:
+    """Accept the finding of an AwsSolutions rule at a construct."""
+    Validations.of(construct).acknowledge(Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason))
 
 
-def reviewed_wildcard(construct: Construct, resource: str, why: str) -> None:
-    """Accept that a right names many resources at once by `resource`, an ARN with a `*` in it."""
-    reviewed(construct, f"IAM5[Resource::{_as_found(Stack.of(construct).resolve(resource))}]", why)
+def accept_wildcard(construct: Construct, resource: str, reason: str) -> None:
+    """Accept a permission for many resources at once: `resource` is an ARN with a `*` in it."""
+    accept_finding(
+        construct,
+        f"IAM5[Resource::{_cdk_nag_notation(Stack.of(construct).resolve(resource))}]",
+        reason,
+    )
 
 
-def _as_found(resolved: Any) -> str:
-    """A resource as cdk-nag writes it: <Bucket.Arn>/runs/*."""
+def _cdk_nag_notation(resolved: Any) -> str:
+    """Return a resource in the notation of cdk-nag: <Bucket.Arn>/runs/*."""
     if isinstance(resolved, str):
         return resolved
     kind, value = next(iter(resolved.items()))
     if kind == "Fn::Join":
-        return str(value[0]).join(_as_found(part) for part in value[1])
+        return str(value[0]).join(_cdk_nag_notation(part) for part in value[1])
     return f"<{value if kind == 'Ref' else '.'.join(value)}>"

@@ -1,9 +1,11 @@
-"""Who may do what: one role each, by name.  Wherever a `*` stands, a line says why no name can.
+"""The permissions of each role, by name.
 
-step     everything of a run: its files, its tables, its record; it writes what is published
-work     reads what a run prepared, writes outcomes, and nothing else
-bury     writes the outcomes of dead letters
-machine  calls step, runs queries with its own rights, and writes a failure into the record
+Each `*` in a resource carries the reason why no name fits.
+
+step         everything of a run: its files, its tables, its record; it writes what is published
+work         reads the prepared data of a run, and writes outcomes only
+dead_letter  records the units of dead-lettered messages
+machine      calls step, runs queries with its own permissions, and records failures
 """
 
 from __future__ import annotations
@@ -15,16 +17,15 @@ from typing import Any
 from aws_cdk import Arn, ArnComponents, ArnFormat, Stack, aws_iam
 from constructs import Construct
 
-from .nag_suppressions import LOGS, TRACES, reviewed_wildcard
+from .nag_suppressions import LOGS_REASON, TRACES_REASON, accept_wildcard
 from .settings import Settings
 
-KEYS = "keys are made while a run goes on: the prefix is the name"
-OUTCOMES = (
-    "the runs and their models are not known yet: outcomes are all that can be written below any "
-    "of them"
+KEYS_REASON = "keys are created during a run: the prefix is the name"
+OUTCOMES_REASON = (
+    "the runs and their models are not known yet: only outcomes can be written below them"
 )
-TABLES = "a run's tables are made while it goes on, and this database holds no others"
-FURTHER = "the owner of the stack named this place, and its files come and go"
+TABLES_REASON = "a run's tables are created during the run, and this database holds no others"
+SOURCES_REASON = "the owner of the stack named this location, and its files change"
 
 READ_GLUE = (
     "glue:GetTable",
@@ -37,18 +38,18 @@ READ_GLUE = (
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One statement of a policy; `why` there is a * in its resources."""
+    """One statement of a policy; `why` gives the reason for a * in its resources."""
 
     name: str
     actions: Sequence[str]
     resources: Sequence[str]
-    why: str = ""
+    reason: str = ""
     conditions: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What rights are about: the stack's own things, as CDK has them."""
+    """The stack's own resources, as CDK objects, which the permissions refer to."""
 
     scope: Construct
     settings: Settings
@@ -75,12 +76,12 @@ class Resources:
 
 
 def role(scope: Construct, name: str, service: Any) -> Any:
-    """A role without any managed policy."""
+    """Create a role without managed policies."""
     return aws_iam.Role(scope, name, assumed_by=service)
 
 
 def allow(role: Any, grants: Iterable[Grant]) -> None:
-    """Give rights to a role, and accept their wildcards for the reasons given."""
+    """Grant permissions to a role, and accept their wildcards for the given reasons."""
     for grant in grants:
         role.add_to_policy(
             aws_iam.PolicyStatement(
@@ -90,29 +91,31 @@ def allow(role: Any, grants: Iterable[Grant]) -> None:
                 conditions=grant.conditions,
             )
         )
-        for resource in grant.resources if grant.why else ():
-            reviewed_wildcard(role, resource, grant.why)
+        for resource in grant.resources if grant.reason else ():
+            accept_wildcard(role, resource, grant.reason)
 
 
-def review_tracing(role: Any) -> None:
-    reviewed_wildcard(role, "*", TRACES)
+def accept_tracing_wildcard(role: Any) -> None:
+    accept_wildcard(role, "*", TRACES_REASON)
 
 
-def review_machine(role: Any) -> None:
-    reviewed_wildcard(role, "*", f"{LOGS}; {TRACES}")
+def accept_machine_wildcard(role: Any) -> None:
+    accept_wildcard(role, "*", f"{LOGS_REASON}; {TRACES_REASON}")
 
 
-def of_step(things: Resources) -> Iterator[Grant]:
-    own = things.keys("runs/*", "processing/*", "athena/*", "releases/*")
+def step_permissions(resources: Resources) -> Iterator[Grant]:
+    own = resources.keys("runs/*", "processing/*", "athena/*", "releases/*")
     yield Grant(
         "Files",
         ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
         own,
-        KEYS,
+        KEYS_REASON,
     )
-    yield Grant("Sources", ("s3:GetObject",), things.keys("sources/*"), KEYS)
-    yield Grant("Listing", ("s3:ListBucket", "s3:GetBucketLocation"), (things.bucket.bucket_arn,))
-    yield from _further(things)
+    yield Grant("Sources", ("s3:GetObject",), resources.keys("sources/*"), KEYS_REASON)
+    yield Grant(
+        "Listing", ("s3:ListBucket", "s3:GetBucketLocation"), (resources.bucket.bucket_arn,)
+    )
+    yield from _source_permissions(resources)
     yield Grant(
         "Tables",
         (
@@ -123,30 +126,30 @@ def of_step(things: Resources) -> Iterator[Grant]:
             "glue:DeleteTable",
             "glue:BatchDeleteTable",
         ),
-        _own_tables(things),
-        TABLES,
+        _own_tables(resources),
+        TABLES_REASON,
     )
     yield Grant(
         "Queries",
         ("athena:GetQueryExecution", "athena:GetQueryResults"),
-        (things.arn("athena", "workgroup", things.workgroup),),
+        (resources.arn("athena", "workgroup", resources.workgroup),),
     )
     yield Grant(
         "Record",
         ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
-        (things.table.table_arn,),
+        (resources.table.table_arn,),
     )
     yield Grant(
         "Records",
         ("dynamodb:Query",),
-        [f"{things.table.table_arn}/index/{name}" for name in ("by_job", "by_time")],
+        [f"{resources.table.table_arn}/index/{name}" for name in ("by_job", "by_time")],
     )
-    yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (things.queue.queue_arn,))
-    yield Grant("Dead", ("sqs:GetQueueAttributes",), (things.dead.queue_arn,))
+    yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
+    yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
 
 
-def of_work(things: Resources) -> Iterator[Grant]:
-    yield from _outcomes(things)
+def work_permissions(resources: Resources) -> Iterator[Grant]:
+    yield from _outcome_permissions(resources)
     yield Grant(
         "Messages",
         (
@@ -156,13 +159,13 @@ def of_work(things: Resources) -> Iterator[Grant]:
             "sqs:GetQueueAttributes",
             "sqs:SendMessage",
         ),
-        (things.queue.queue_arn,),
+        (resources.queue.queue_arn,),
     )
-    yield Grant("Refuse", ("sqs:SendMessage",), (things.dead.queue_arn,))
+    yield Grant("Refuse", ("sqs:SendMessage",), (resources.dead.queue_arn,))
 
 
-def of_bury(things: Resources) -> Iterator[Grant]:
-    yield from _outcomes(things)
+def dead_letter_permissions(resources: Resources) -> Iterator[Grant]:
+    yield from _outcome_permissions(resources)
     yield Grant(
         "DeadLetters",
         (
@@ -171,12 +174,14 @@ def of_bury(things: Resources) -> Iterator[Grant]:
             "sqs:ChangeMessageVisibility",
             "sqs:GetQueueAttributes",
         ),
-        (things.dead.queue_arn,),
+        (resources.dead.queue_arn,),
     )
 
 
-def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
-    """Athena reads and writes with the rights of whoever starts a query: this role."""
+def machine_permissions(resources: Resources, step_arn: str) -> Iterator[Grant]:
+    """Yield the permissions of the state machine: Athena acts with those of the role that starts a
+    query.
+    """
     yield Grant("Step", ("lambda:InvokeFunction",), (step_arn,))
     yield Grant(
         "Queries",
@@ -187,23 +192,23 @@ def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
             "athena:GetDataCatalog",
         ),
         (
-            things.arn("athena", "workgroup", things.workgroup),
-            things.arn("athena", "datacatalog", "AwsDataCatalog"),
+            resources.arn("athena", "workgroup", resources.workgroup),
+            resources.arn("athena", "datacatalog", "AwsDataCatalog"),
         ),
     )
-    yield Grant("Read", ("s3:GetObject",), things.keys("runs/*", "sources/*"), KEYS)
+    yield Grant("Read", ("s3:GetObject",), resources.keys("runs/*", "sources/*"), KEYS_REASON)
     yield Grant(
         "Write",
         ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
-        things.keys("processing/*", "athena/*"),
-        KEYS,
+        resources.keys("processing/*", "athena/*"),
+        KEYS_REASON,
     )
     yield Grant(
         "Listing",
         ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"),
-        (things.bucket.bucket_arn,),
+        (resources.bucket.bucket_arn,),
     )
-    yield from _further(things)
+    yield from _source_permissions(resources)
     yield Grant(
         "Tables",
         (
@@ -213,58 +218,63 @@ def of_machine(things: Resources, step_arn: str) -> Iterator[Grant]:
             "glue:CreateTable",
             "glue:DeleteTable",
         ),
-        _own_tables(things),
-        TABLES,
+        _own_tables(resources),
+        TABLES_REASON,
     )
     yield Grant(
-        "DefaultDatabase",  # Athena looks at the database of this name before every query
+        "DefaultDatabase",  # Athena reads the database of this name before every query
         ("glue:GetDatabase", "glue:GetDatabases"),
-        (things.arn("glue", "catalog"), things.arn("glue", "database", "default")),
+        (resources.arn("glue", "catalog"), resources.arn("glue", "database", "default")),
     )
-    yield Grant("Failure", ("dynamodb:UpdateItem",), (things.table.table_arn,))
+    yield Grant("Failure", ("dynamodb:UpdateItem",), (resources.table.table_arn,))
 
 
-def _outcomes(things: Resources) -> Iterator[Grant]:
-    """What a worker reads of a run, and the outcomes that it writes."""
-    yield Grant("Read", ("s3:GetObject",), things.keys("runs/*", "processing/*"), KEYS)
+def _outcome_permissions(resources: Resources) -> Iterator[Grant]:
+    """Yield the permissions to read the data of a run, and to write outcomes."""
+    yield Grant("Read", ("s3:GetObject",), resources.keys("runs/*", "processing/*"), KEYS_REASON)
     yield Grant(
         "Listing",
         ("s3:ListBucket",),
-        (things.bucket.bucket_arn,),
+        (resources.bucket.bucket_arn,),
         conditions={"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}},
     )
-    yield Grant("Outcomes", ("s3:PutObject",), things.keys("runs/*/models/*/outcomes/*"), OUTCOMES)
-    yield Grant("Record", ("dynamodb:GetItem",), (things.table.table_arn,))
     yield Grant(
-        "Records", ("dynamodb:Query",), (f"{things.table.table_arn}/index/by_time",)
-    )  # of a run that is not there, which are?
+        "Outcomes", ("s3:PutObject",), resources.keys("runs/*/models/*/outcomes/*"), OUTCOMES_REASON
+    )
+    yield Grant("Record", ("dynamodb:GetItem",), (resources.table.table_arn,))
+    # for the error that lists the runs if one is not found
+    yield Grant("Records", ("dynamodb:Query",), (f"{resources.table.table_arn}/index/by_time",))
 
 
-def _further(things: Resources) -> Iterator[Grant]:
-    """What the owner lets be read beside the stack's own bucket."""
-    for number, place in enumerate(
-        dict.fromkeys([*things.settings.locations, *things.settings.watched.values()])
+def _source_permissions(resources: Resources) -> Iterator[Grant]:
+    """Yield the permissions to read the locations outside the stack's own bucket."""
+    for number, location in enumerate(
+        dict.fromkeys(
+            [*resources.settings.locations, *resources.settings.watched_locations.values()]
+        )
     ):
-        bucket = f"arn:{Stack.of(things.scope).partition}:s3:::{place.bucket}"
-        yield Grant(f"Further{number}", ("s3:GetObject",), (f"{bucket}/{place.prefix}*",), FURTHER)
+        bucket = f"arn:{Stack.of(resources.scope).partition}:s3:::{location.bucket}"
+        yield Grant(
+            f"Further{number}", ("s3:GetObject",), (f"{bucket}/{location.prefix}*",), SOURCES_REASON
+        )
         yield Grant(f"FurtherListing{number}", ("s3:ListBucket", "s3:GetBucketLocation"), (bucket,))
-    if things.settings.source_keys:
-        yield Grant("FurtherKeys", ("kms:Decrypt",), things.settings.source_keys)
-    for number, (database, name) in enumerate(things.settings.tables):
+    if resources.settings.source_keys:
+        yield Grant("FurtherKeys", ("kms:Decrypt",), resources.settings.source_keys)
+    for number, (database, name) in enumerate(resources.settings.tables):
         yield Grant(
             f"FurtherTable{number}",
             (*READ_GLUE, "glue:GetDatabase"),
             (
-                things.arn("glue", "catalog"),
-                things.arn("glue", "database", database),
-                things.arn("glue", "table", f"{database}/{name}"),
+                resources.arn("glue", "catalog"),
+                resources.arn("glue", "database", database),
+                resources.arn("glue", "table", f"{database}/{name}"),
             ),
         )
 
 
-def _own_tables(things: Resources) -> list[str]:
+def _own_tables(resources: Resources) -> list[str]:
     return [
-        things.arn("glue", "catalog"),
-        things.arn("glue", "database", things.database),
-        things.arn("glue", "table", f"{things.database}/*"),
+        resources.arn("glue", "catalog"),
+        resources.arn("glue", "database", resources.database),
+        resources.arn("glue", "table", f"{resources.database}/*"),
     ]

@@ -1,4 +1,4 @@
-"""The work queue and the dead-letter queue."""
+"""The queue of messages and its dead-letter queue."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from constructs import Construct
 
 from .settings import Settings
 
-BURY_TIMEOUT = 60  # seconds
+DEAD_LETTER_TIMEOUT_S = 60  # seconds
 
 
 def make_queues(
     scope: Construct, settings: Settings, names: tuple[str | None, str | None]
 ) -> tuple[Any, Any]:
-    """(work, dead)."""
+    """Create the queue of messages and its dead-letter queue."""
+    # the maximum; the age of a message counts from when it was first sent
     dead = aws_sqs.Queue(
         scope,
         "DeadQueue",
         queue_name=names[1],
-        retention_period=Duration.days(
-            14
-        ),  # the longest there is; a letter's age counts from when it was first sent
-        visibility_timeout=Duration.seconds(6 * BURY_TIMEOUT),
+        retention_period=Duration.days(14),
+        visibility_timeout=Duration.seconds(6 * DEAD_LETTER_TIMEOUT_S),
         receive_message_wait_time=Duration.seconds(20),
         encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=True,
@@ -32,8 +31,8 @@ def make_queues(
         scope,
         "WorkQueue",
         queue_name=names[0],
-        retention_period=Duration.days(4),  # so that a dead letter still has ten days
-        visibility_timeout=Duration.seconds(settings.visibility),
+        retention_period=Duration.days(4),  # so that a dead-lettered message still has ten days
+        visibility_timeout=Duration.seconds(settings.visibility_timeout_s),
         receive_message_wait_time=Duration.seconds(20),
         encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=True,
@@ -44,10 +43,10 @@ def make_queues(
     return work, dead
 
 
-def let_s3_send(queue: Any) -> None:
-    """S3 may send to the queue, for buckets of this account.
+def allow_s3_to_send(queue: Any) -> None:
+    """Allow S3 to send to the queue, for buckets of this account.
 
-    Which one cannot be said: the bucket waits for this policy.
+    A single bucket cannot be named: the bucket depends on this policy.
     """
     stack = Stack.of(queue)
     queue.add_to_resource_policy(

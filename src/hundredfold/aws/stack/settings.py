@@ -1,7 +1,7 @@
-"""What a stack can be told, as one value of plain words, checked before anything is built.
+"""The settings of a stack as one value of plain data, validated before anything is built.
 
-No CDK in here: `hundredfold deploy` checks what it was told before it starts Node, and hands it on
-as JSON.
+This module does not import CDK: `hundredfold deploy` validates the settings before it starts Node,
+and passes them on as JSON.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, TypedDict
 
 from ...errors import UsageError
 from ...job import NAME
-from ..lambda_platform import MACHINES, PYTHON, PYTHONS
+from ..lambda_platform import PYTHON, PYTHONS, WHEEL_ARCHITECTURES
 
-TOKEN = r"\$\{Token\[[^\]]+\]\}"  # a name that CloudFormation will know: a team's app may give one
+# a name that CloudFormation resolves later: a team's app may pass one
+TOKEN = r"\$\{Token\[[^\]]+\]\}"
 REF = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 LOCATION = re.compile(
     rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]|{TOKEN})(?:/(?P<prefix>[^*?]*))?"
@@ -26,25 +27,27 @@ TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
-# the variable that names the file by which `hundredfold deploy` tells the app what to make
-TOLD = "HUNDREDFOLD_STACK_FILE"
-OURS = (
-    "Hundredfold: the job "  # so begins the description of a stack that `hundredfold deploy` made
+# the environment variable with the path of the file by which `hundredfold deploy` passes the
+# settings to the app
+STACK_FILE_ENV = "HUNDREDFOLD_STACK_FILE"
+DESCRIPTION_PREFIX = (
+    # the description of every stack made by `hundredfold deploy` begins with this
+    "Hundredfold: the job "
 )
-WORKERS = 100  # at once, where nothing else is said
-EACH_POLLER = 10  # so many workers can one provisioned poller keep busy
+DEFAULT_WORKERS = 100  # concurrent workers by default
+WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in S3: a bucket, and the prefix of the keys that are meant ("" is all of them)."""
+    """A location in S3: a bucket, and a prefix of keys ("" for all keys)."""
 
     bucket: str
     prefix: str
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """From s3://bucket/prefix; ValueError for anything else."""
+        """Parse s3://bucket/prefix; ValueError for anything else."""
         found = LOCATION.fullmatch(text)
         if found is None:
             raise ValueError(text)
@@ -53,43 +56,46 @@ class Location:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One stack, as its owner wants it.
+    """The settings of one stack.
 
-    `job`             module:attribute of the job, importable where the stack is synthesized and in
-                      the package alike
+    `job`             module:attribute of the job, importable both where the stack is synthesized
+                      and
+                      in the package
     `memory`          of a worker, in MB (128 to 10240); 1769 MB come with one whole vCPU
-    `timeout`         of a worker, in seconds (30 to 900). A worker that dies hard is missed for six
-                      times as long
-    `batch_size`      messages that one call of a worker takes (1 to 10000)
-    `concurrency`     workers at once, at most (2 to 1000); 100 where neither this nor `pollers` is
+    `timeout`         of a worker, in seconds (30 to 900). The messages of a worker that crashes are
+                      delivered again after six times as long
+    `batch_size`      messages per call of a worker (1 to 10000)
+    `concurrency`     maximum concurrent workers (2 to 1000); 100 if neither this nor `pollers` is
                       given
-    `pollers`         instead of it: (least, most) provisioned pollers (2 to 200, 2 to 10000), each
-                      good for 10 workers.
-                      They start faster, and the least of them cost money by the hour
-    `max_receives`    so often is a message handed out before it is dead (1 to 1000)
+    `pollers`         in place of it: (minimum, maximum) provisioned pollers (2 to 200, 2 to 10000),
+                      each for 10 workers. They start faster, and the minimum is billed by the hour
+    `max_receives`    deliveries of a message before it is dead-lettered (1 to 1000)
     `architecture`    arm64 or x86_64
-    `python`          of the functions
-    `trigger`         "messages": a message for each batch, longest first; "events": S3 tells of
-                      each batch as it is written
-    `sources`         further places to read from: "s3://bucket/prefix/", or "glue://database/table"
-                      together with the place of
-                      its files; the stack's own bucket is always read
-    `source_keys`     ARNs of the KMS keys that those places are encrypted with
-    `start_on_upload` names of sources: a file that is uploaded below sources/NAME/ of the stack's
-                      bucket starts a run with that
-                      file as the source NAME; or {NAME: "s3://bucket/prefix/"}, places of buckets
-                      that send their events to
-                      EventBridge; True is every source of the job
-    `keep_days`       so long are batches, query results and replaced objects kept; releases and
-                      runs stay
-    `log_days`        so long are logs kept
-    `overdue`         seconds that a message may go undone before the alarm
-    `scan_limit`      bytes that one query may scan (from 10 MB) before Athena cancels it
-    `alarm_topic`     ARN of the SNS topic that alarms are sent to
-    `name_prefix`     begins every name, where a house has rules for names; without it
-                      CloudFormation makes them up
+    `python`          Python version of the functions
+    `trigger`         "messages": a message for each batch, longest first; "events": S3 sends an
+                      event
+                      for each batch as it is written
+    `sources`         further locations to read: "s3://bucket/prefix/", or "glue://database/table"
+                      together with the location of its files; the stack's own bucket is always
+                      readable
+    `source_keys`     ARNs of the KMS keys that encrypt those locations
+    `start_on_upload` names of sources: a file uploaded below sources/NAME/ of the stack's bucket
+                      starts
+                      a run with that file as the source NAME; or {NAME: "s3://bucket/prefix/"},
+                      locations in buckets that send their events to EventBridge; True for every
+                      source
+                      of the job
+    `keep_days`       retention of batches, query results and replaced objects; releases and runs
+                      stay
+    `log_days`        retention of logs
+    `overdue`         seconds that a message may stay unprocessed before the alarm
+    `scan_limit`      bytes that one query may scan (at least 10 MB) before Athena cancels it
+    `alarm_topic`     ARN of the SNS topic that receives the alarms
+    `name_prefix`     prefix of every resource name, for an organisation with naming rules; without
+                      it
+                      CloudFormation generates the names
     `tracing`         X-Ray for the functions and the state machine
-    `layers`          ARNs of Lambda layers, for what the package was made without
+    `layers`          ARNs of Lambda layers, for dependencies that the package leaves out
     """
 
     job: str
@@ -115,55 +121,58 @@ class Settings:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """UsageError names everything that is wrong with them."""
+        """Raise UsageError with all invalid settings."""
         for name in ("sources", "source_keys", "layers"):
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
         if not isinstance(self.start_on_upload, bool | Mapping):
             object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
-        wrong = [*_numbers(self), *_words(self), *_places(self)]
-        if wrong:
+        problems = [*_check_numbers(self), *_check_texts(self), *_check_locations(self)]
+        if problems:
             raise UsageError(
-                "the stack cannot be made as told",
-                problems=wrong,
-                hint="hundredfold deploy --help tells what each can be",
+                "the settings of the stack are invalid",
+                problems=problems,
+                hint="hundredfold deploy --help documents each setting",
             )
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Settings:
-        """From JSON or keywords; UsageError for a name that there is not."""
+    def from_mapping(cls, settings: Mapping[str, Any]) -> Settings:
+        """Return the settings of JSON or keywords; UsageError for an unknown name."""
         known = [f.name for f in fields(cls)]
-        unknown = sorted(set(told) - set(known))
+        unknown = sorted(set(settings) - set(known))
         if unknown:
             raise UsageError(
-                f"a stack cannot be told {', '.join(unknown)}",
-                hint=f"it can be told {', '.join(known)}",
+                f"unknown settings of a stack: {', '.join(unknown)}",
+                hint=f"the settings are {', '.join(known)}",
             )
-        return cls(**told)
+        return cls(**settings)
 
     @property
     def workers(self) -> int:
-        """So many workers can be at work at once."""
-        return self.pollers[1] * EACH_POLLER if self.pollers else self.concurrency or WORKERS
+        """The maximum number of concurrent workers."""
+        return (
+            self.pollers[1] * WORKERS_PER_POLLER
+            if self.pollers
+            else self.concurrency or DEFAULT_WORKERS
+        )
 
     @property
-    def window(self) -> int:
-        """Seconds in which a batch of messages is gathered: Lambda wants one from eleven messages
-        on.
-        """
+    def batching_window_s(self) -> int:
+        """Seconds to gather a batch of messages; Lambda requires it above 10 messages."""
         return 1 if self.batch_size > 10 else 0
 
     @property
-    def visibility(self) -> int:
-        """Seconds that a message handed out stays hidden: six times the timeout, as AWS advises, so
-        that a throttled call is tried again within the lease.
+    def visibility_timeout_s(self) -> int:
+        """Seconds that a delivered message stays hidden.
+
+        Six times the timeout, as AWS advises, so that a throttled call is retried within the lease.
         """
-        return 6 * self.timeout + self.window
+        return 6 * self.timeout + self.batching_window_s
 
     @property
     def locations(self) -> list[Location]:
-        """The places in S3."""
+        """The locations in S3."""
         return [Location.parse(text) for text in self.sources if not TABLE.fullmatch(text)]
 
     @property
@@ -175,9 +184,13 @@ class Settings:
             if found
         ]
 
-    def uploads(self, sources: Iterable[str], bucket: str) -> dict[str, Location]:
-        """Where an upload starts a run: for each source its place, below the stack's own bucket
-        where no other is named. UsageError for a source that is not among the job's `sources`.
+    def upload_locations(self, sources: Iterable[str], bucket: str) -> dict[str, Location]:
+        """Return the location of each source whose uploads start runs.
+
+        It is below the stack's own bucket unless another is given.
+
+        Raises:
+            UsageError: a source is not among the job's `sources`.
         """
         known = list(sources)
         named = (
@@ -190,28 +203,26 @@ class Settings:
         unknown = sorted(set(named) - set(known))
         if unknown:
             raise UsageError(
-                f"start_on_upload names {', '.join(unknown)}; the job has the sources "
-                f"{', '.join(known)}"
+                f"start_on_upload names {', '.join(unknown)}, which are not sources of the job; "
+                f"its sources are {', '.join(known)}"
             )
         if isinstance(self.start_on_upload, Mapping):
-            return self.watched
+            return self.watched_locations
         return {name: Location(bucket, f"sources/{name}/") for name in named}
 
     @property
-    def watched(self) -> dict[str, Location]:
-        """The places outside of the stack's bucket whose uploads start runs."""
-        told = self.start_on_upload
+    def watched_locations(self) -> dict[str, Location]:
+        """The locations outside the stack's bucket whose uploads start runs."""
+        settings = self.start_on_upload
         return (
-            {name: Location.parse(text) for name, text in told.items()}
-            if isinstance(told, Mapping)
+            {name: Location.parse(text) for name, text in settings.items()}
+            if isinstance(settings, Mapping)
             else {}
         )
 
 
-class Choices(TypedDict, total=False):
-    """What the construct can be told beside the job: the names of Settings' fields, for those who
-    check types.
-    """
+class SettingsKeywords(TypedDict, total=False):
+    """The keywords of the construct except the job: the fields of Settings, for type checkers."""
 
     memory: int
     timeout: int
@@ -237,21 +248,21 @@ class Choices(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a number may be."""
+    """The bounds of a numeric setting."""
 
     name: str
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     unit: str = ""
 
-    def wrong(self, value: object) -> Iterator[str]:
+    def check(self, value: object) -> Iterator[str]:
         if (
             isinstance(value, int)
             and not isinstance(value, bool)
-            and self.least <= value <= self.most
+            and self.minimum <= value <= self.maximum
         ):
             return
-        yield f"{self.name} is {value!r}, wanted {self.least:,} to {self.most:,}{self.unit}"
+        yield f"{self.name} is {value!r}, expected {self.minimum:,} to {self.maximum:,}{self.unit}"
 
 
 BOUNDS = (
@@ -263,9 +274,10 @@ BOUNDS = (
     Bounds("overdue", 60, 86_400, " seconds"),
 )
 CONCURRENCY = Bounds("concurrency", 2, 1000, " workers")
-LEAST_POLLERS = Bounds("pollers' first", 2, 200)
-MOST_POLLERS = Bounds("pollers' second", 2, 10_000)
-SCANNED = Bounds("scan_limit", 10_000_000, 2**53, " bytes")
+MIN_POLLERS = Bounds("pollers' first", 2, 200)
+MAX_POLLERS = Bounds("pollers' second", 2, 10_000)
+SCAN_LIMIT = Bounds("scan_limit", 10_000_000, 2**53, " bytes")
+# the retention periods that CloudWatch allows
 LOG_DAYS = (
     1,
     3,
@@ -289,90 +301,92 @@ LOG_DAYS = (
     2922,
     3288,
     3653,
-)  # CloudWatch's own
+)
 
 
-def _numbers(told: Settings) -> Iterator[str]:
+def _check_numbers(settings: Settings) -> Iterator[str]:
     for bounds in BOUNDS:
-        yield from bounds.wrong(getattr(told, bounds.name))
-    if told.log_days not in LOG_DAYS:
-        yield f"log_days is {told.log_days!r}, wanted one of {', '.join(map(str, LOG_DAYS))}"
-    if told.concurrency is not None:
-        yield from CONCURRENCY.wrong(told.concurrency)
-    if told.scan_limit is not None:
-        yield from SCANNED.wrong(told.scan_limit)
-    yield from _pollers(told)
+        yield from bounds.check(getattr(settings, bounds.name))
+    if settings.log_days not in LOG_DAYS:
+        yield f"log_days is {settings.log_days!r}, expected one of {', '.join(map(str, LOG_DAYS))}"
+    if settings.concurrency is not None:
+        yield from CONCURRENCY.check(settings.concurrency)
+    if settings.scan_limit is not None:
+        yield from SCAN_LIMIT.check(settings.scan_limit)
+    yield from _check_pollers(settings)
 
 
-def _pollers(told: Settings) -> Iterator[str]:
-    if told.pollers is None:
+def _check_pollers(settings: Settings) -> Iterator[str]:
+    if settings.pollers is None:
         return
-    if told.concurrency is not None:
+    if settings.concurrency is not None:
         yield (
-            "concurrency and pollers are both given; Lambda takes one of them: pollers set the "
+            "concurrency and pollers are both given, but exclude each other: pollers set the "
             "concurrency, 10 workers each"
         )
-    if len(told.pollers) != 2:
+    if len(settings.pollers) != 2:
         yield (
-            f"pollers is {told.pollers!r}, wanted two numbers, the least and the most, such as "
-            "(2, 50)"
+            f"pollers is {settings.pollers!r}, expected two numbers, the minimum and the maximum, "
+            "such as (2, 50)"
         )
         return
-    least, most = told.pollers
-    yield from LEAST_POLLERS.wrong(least)
-    yield from MOST_POLLERS.wrong(most)
-    if isinstance(least, int) and isinstance(most, int) and least > most:
-        yield f"pollers is {told.pollers!r}: the least is more than the most"
+    minimum, maximum = settings.pollers
+    yield from MIN_POLLERS.check(minimum)
+    yield from MAX_POLLERS.check(maximum)
+    if isinstance(minimum, int) and isinstance(maximum, int) and minimum > maximum:
+        yield f"pollers is {settings.pollers!r}: the minimum exceeds the maximum"
 
 
-def _words(told: Settings) -> Iterator[str]:
-    yield from _one_of("architecture", told.architecture, tuple(MACHINES))
-    yield from _one_of("python", told.python, PYTHONS)
-    yield from _one_of("trigger", told.trigger, ("messages", "events"))
-    yield from _like("job", told.job, REF, "module:attribute, such as tariffs.job:job")
-    yield from _like(
+def _check_texts(settings: Settings) -> Iterator[str]:
+    yield from _check_choice("architecture", settings.architecture, tuple(WHEEL_ARCHITECTURES))
+    yield from _check_choice("python", settings.python, PYTHONS)
+    yield from _check_choice("trigger", settings.trigger, ("messages", "events"))
+    yield from _check_pattern("job", settings.job, REF, "module:attribute, such as tariffs.job:job")
+    yield from _check_pattern(
         "name_prefix",
-        told.name_prefix,
+        settings.name_prefix,
         PREFIX,
         "2 to 40 lower-case letters, digits and -, beginning with a letter",
     )
-    yield from _like("alarm_topic", told.alarm_topic, TOPIC, "the ARN of an SNS topic")
-    if not isinstance(told.tracing, bool):
-        yield f"tracing is {told.tracing!r}, wanted True or False"
+    yield from _check_pattern("alarm_topic", settings.alarm_topic, TOPIC, "the ARN of an SNS topic")
+    if not isinstance(settings.tracing, bool):
+        yield f"tracing is {settings.tracing!r}, expected True or False"
 
 
-def _places(told: Settings) -> Iterator[str]:
-    uploads = told.start_on_upload
-    for text in told.sources:
+def _check_locations(settings: Settings) -> Iterator[str]:
+    uploads = settings.start_on_upload
+    for text in settings.sources:
         if not (isinstance(text, str) and TABLE.fullmatch(text)):
-            yield from _like(
+            yield from _check_pattern(
                 "a source",
                 text,
                 LOCATION,
                 "s3://bucket/prefix/ (without * and ?) or glue://database/table",
             )
     for text in uploads.values() if isinstance(uploads, Mapping) else ():
-        yield from _like(
-            "a place in start_on_upload", text, LOCATION, "s3://bucket/prefix/, without * and ?"
+        yield from _check_pattern(
+            "a location in start_on_upload", text, LOCATION, "s3://bucket/prefix/, without * and ?"
         )
     for name in uploads if not isinstance(uploads, bool) else ():
-        yield from _like(
+        yield from _check_pattern(
             "a name in start_on_upload", name, NAME, "the name of one of the job's sources"
         )
-    for text in told.layers:
-        yield from _like("a layer", text, LAYER, "the ARN of a layer's version")
-    for text in told.source_keys:
-        yield from _like("a source's key", text, KEY, "the ARN of a KMS key")
+    for text in settings.layers:
+        yield from _check_pattern("a layer", text, LAYER, "the ARN of a layer's version")
+    for text in settings.source_keys:
+        yield from _check_pattern("a source's key", text, KEY, "the ARN of a KMS key")
 
 
-def _one_of(name: str, value: object, wanted: tuple[str, ...]) -> Iterator[str]:
-    if value not in wanted:
-        yield f"{name} is {value!r}, wanted {' or '.join(wanted)}"
+def _check_choice(name: str, value: object, expected: tuple[str, ...]) -> Iterator[str]:
+    if value not in expected:
+        yield f"{name} is {value!r}, expected {' or '.join(expected)}"
 
 
-def _like(name: str, value: object, wanted: re.Pattern[str], words: str) -> Iterator[str]:
-    if value is not None and not (isinstance(value, str) and wanted.fullmatch(value)):
-        yield f"{name} is {value!r}, wanted {words}"
+def _check_pattern(
+    name: str, value: object, expected: re.Pattern[str], words: str
+) -> Iterator[str]:
+    if value is not None and not (isinstance(value, str) and expected.fullmatch(value)):
+        yield f"{name} is {value!r}, expected {words}"
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The state machine, and the role that it acts and queries with."""
+"""The state machine, and its role."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from aws_cdk import Stack, aws_iam, aws_stepfunctions
 from constructs import Construct
 
 from ...job import Job
-from .functions import make_logs
-from .nag_suppressions import reviewed
-from .permissions import Resources, allow, of_machine, review_machine, role
+from .lambda_functions import make_log_group
+from .nag_suppressions import accept_finding
+from .permissions import Resources, accept_machine_wildcard, allow, machine_permissions, role
 from .state_machine_definition import definition
 
 
-def make_machine(
-    scope: Construct, job: Job, things: Resources, step: Any, names: tuple[str | None, str]
+def make_state_machine(
+    scope: Construct, job: Job, resources: Resources, step: Any, names: tuple[str | None, str]
 ) -> Any:
-    """The walk of a job's stages. `names`: of the machine, and of its logs."""
+    """Create the state machine of a job. `names`: of the machine, and of its log group."""
     stack = Stack.of(scope)
-    # only executions of this account act with this role, whoever may pass it on
+    # only executions of this account may assume this role, even if it is passed on
     service = aws_iam.ServicePrincipal(
         "states.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": stack.account}}
     )
     rights = role(scope, "MachineRole", service)
-    allow(rights, of_machine(things, step.function_arn))
-    review_machine(rights)
+    allow(rights, machine_permissions(resources, step.function_arn))
+    accept_machine_wildcard(rights)
     states = definition(
         job,
         step_function_arn=step.function_arn,
-        workgroup=things.workgroup,
-        database=things.database,
-        table=things.table.table_name,
+        workgroup=resources.workgroup,
+        database=resources.database,
+        table=resources.table.table_name,
     )
     machine = aws_stepfunctions.StateMachine(
         scope,
@@ -39,14 +39,14 @@ def make_machine(
         state_machine_name=names[0],
         definition_body=aws_stepfunctions.DefinitionBody.from_string(stack.to_json_string(states)),
         role=rights,
-        tracing_enabled=things.settings.tracing,
+        tracing_enabled=resources.settings.tracing,
         logs=aws_stepfunctions.LogOptions(
-            destination=make_logs(scope, "MachineLogs", things.settings, names[1]),
+            destination=make_log_group(scope, "MachineLogs", resources.settings, names[1]),
             level=aws_stepfunctions.LogLevel.ALL,
-            # run ids, counts and queries: rows never pass through the machine
+            # run ids, counts and queries: rows never pass through the state machine
             include_execution_data=True,
         ),
     )
-    if not things.settings.tracing:
-        reviewed(machine, "SF2", "the owner of the stack chose to do without traces")
+    if not resources.settings.tracing:
+        accept_finding(machine, "SF2", "the owner of the stack disabled traces")
     return machine

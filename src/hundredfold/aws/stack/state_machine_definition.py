@@ -1,9 +1,8 @@
-"""The state machine: the stages of a job's run, in the order that the driver of one machine walks
-them, as Step Functions has it.
+"""The state machine in the Amazon States Language: the stages of a job's run, in pipeline order.
 
-Each stage is one function call that says what comes next: the next stage, a query that Athena is to
-run first, a time to wait, or the end. Queries and waiting are states of their own, so that no
-function is paid for either.
+Each stage is one function call that returns the next action: the next stage, a query for Athena, a
+wait, or the end of the run. Queries and waits are states of their own, so that no function is paid
+for the time.
 """
 
 from __future__ import annotations
@@ -13,68 +12,97 @@ from typing import Any
 from ...job import Job
 from ...pipeline.stages import Stage, stages
 
-ASKS = {"validate", "prepare", "publish"}  # steps that ask Athena
-WAITS = {"work"}  # steps that wait for others
+STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
+STEPS_WITH_WAITS = {"work"}  # steps that wait for the workers
 TRANSIENT = [
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
 ]
-# a function that died or was cut off: what it had done is kept
-CUT_OFF = [
+# a function that crashed or was interrupted: the work that it completed is kept
+INTERRUPTED = [
     "Lambda.Unknown",
     "Runtime.ExitError",
     "Runtime.OutOfMemory",
     "Sandbox.Timedout",
     "States.Timeout",
 ]
-BUSY = ["Athena.TooManyRequestsException", "Athena.InternalServerException"]
+THROTTLED = ["Athena.TooManyRequestsException", "Athena.InternalServerException"]
 
 
 def definition(
     job: Job, *, step_function_arn: str, workgroup: str, database: str, table: str
 ) -> dict[str, Any]:
-    """The state machine of a job, in the Amazon States Language.
+    """Return the state machine of a job, in the Amazon States Language.
 
-    Its input is {"run": ID}; where an upload starts a run that nobody has recorded, also
+    Its input is {"run": ID}, and for a run that an upload starts, which has no record yet, also
     {"sources": {NAME: "s3://..."}}.
     """
-    walk = list(stages(job))
+    all_stages = list(stages(job))
     states: dict[str, Any] = {
         "Begin": {
-            "Comment": "What is carried from state to state: the run, and what came of the last query.",
+            "Comment": "Data passed between states: the run and the result of the last query.",
             "Type": "Pass",
             "Parameters": {
                 "run.$": "$.run",
                 "input.$": "$",
                 "execution.$": "$$.Execution.Name",
-                "heard": {},
-                "stage": {"said": {"token": ""}},
+                "query_result": {},
+                "stage": {"reply": {"token": ""}},
             },
-            "Next": str(walk[0]),
+            "Next": str(all_stages[0]),
         }
     }
-    for number, stage in enumerate(walk):
-        following = str(walk[number + 1]) if number + 1 < len(walk) else "Done"
+    for number, stage in enumerate(all_stages):
+        following = str(all_stages[number + 1]) if number + 1 < len(all_stages) else "Done"
         states |= _stage(stage, following, step_function_arn, workgroup, database)
     return {
         "Comment": (
             f"A run of the job {job.name}: "
-            f"{' · '.join(dict.fromkeys(stage.step for stage in walk))}."
+            f"{' · '.join(dict.fromkeys(stage.step for stage in all_stages))}."
         ),
         "StartAt": "Begin",
-        "States": states | _ends(table),
+        "States": states | _final_states(table),
     }
 
 
 def _stage(
     stage: Stage, following: str, function: str, workgroup: str, database: str
 ) -> dict[str, Any]:
-    """The states of one stage: the call, the choice of what it said, and what it may ask for."""
-    name, choice = str(stage), f"{stage}: what next?"
-    model = stage.model.name if stage.model else ""
-    call: dict[str, Any] = {
+    """Return the states of one stage: the call, the choice by its reply, and the actions."""
+    name, choice = str(stage), f"{stage}: next action"
+    targets = {
+        "next": following,
+        "held": "Held",
+        "cancelled": "Cancelled",
+        "failed": "Failed",
+    }
+    actions: dict[str, Any] = {}
+    if stage.step in STEPS_WITH_QUERIES:
+        targets["query"] = f"{stage}: query"
+        actions[targets["query"]] = _query(name, workgroup, database)
+    if stage.step in STEPS_WITH_WAITS:
+        targets["wait"] = f"{stage}: wait"
+        actions[targets["wait"]] = {
+            "Type": "Wait",
+            "SecondsPath": "$.stage.reply.seconds",
+            "Next": name,
+        }
+    choices = [
+        {"Variable": "$.stage.reply.action", "StringEquals": action, "Next": target}
+        for action, target in targets.items()
+    ]
+    return {
+        name: _call(stage, function, choice),
+        **actions,
+        choice: {"Type": "Choice", "Choices": choices, "Default": "Failed"},
+    }
+
+
+def _call(stage: Stage, function: str, choice: str) -> dict[str, Any]:
+    """Return the state that calls the function of a stage."""
+    return {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
         "Parameters": {
@@ -84,12 +112,12 @@ def _stage(
                 "input.$": "$.input",
                 "execution.$": "$.execution",
                 "step": stage.step,
-                "model": model,
-                "asked.$": "$.stage.said.token",
-                "heard.$": "$.heard",
+                "model": stage.model.name if stage.model else "",
+                "token.$": "$.stage.reply.token",
+                "query_result.$": "$.query_result",
             },
         },
-        "ResultSelector": {"said.$": "$.Payload"},
+        "ResultSelector": {"reply.$": "$.Payload"},
         "ResultPath": "$.stage",
         "Retry": [
             {
@@ -99,96 +127,73 @@ def _stage(
                 "BackoffRate": 2,
                 "JitterStrategy": "FULL",
             },
-            {"ErrorEquals": CUT_OFF, "IntervalSeconds": 5, "MaxAttempts": 2, "BackoffRate": 2},
+            {"ErrorEquals": INTERRUPTED, "IntervalSeconds": 5, "MaxAttempts": 2, "BackoffRate": 2},
         ],
         "Catch": [
             {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Record the failure"}
         ],
         "Next": choice,
     }
-    choices = [
-        {"Variable": "$.stage.said.do", "StringEquals": "next", "Next": following},
-        {"Variable": "$.stage.said.do", "StringEquals": "held", "Next": "Held"},
-        {"Variable": "$.stage.said.do", "StringEquals": "cancelled", "Next": "Cancelled"},
-        {"Variable": "$.stage.said.do", "StringEquals": "failed", "Next": "Failed"},
-    ]
-    states: dict[str, Any] = {name: call}
-    if stage.step in ASKS:
-        choices.append(
-            {"Variable": "$.stage.said.do", "StringEquals": "query", "Next": f"{stage}: query"}
-        )
-        states[f"{stage}: query"] = _query(name, workgroup, database)
-    if stage.step in WAITS:
-        choices.append(
-            {"Variable": "$.stage.said.do", "StringEquals": "wait", "Next": f"{stage}: wait"}
-        )
-        states[f"{stage}: wait"] = {
-            "Type": "Wait",
-            "SecondsPath": "$.stage.said.seconds",
-            "Next": name,
-        }
-    states[choice] = {"Type": "Choice", "Choices": choices, "Default": "Failed"}
-    return states
 
 
-def _query(back: str, workgroup: str, database: str) -> dict[str, Any]:
-    """A query that Athena runs, and what came of it: its id, or why it failed, which is for the
-    stage to judge.
-    """
+def _query(stage: str, workgroup: str, database: str) -> dict[str, Any]:
+    """Return the state of a query. The stage gets its result: its id, or why it failed."""
     return {
         "Type": "Task",
         "Resource": "arn:aws:states:::athena:startQueryExecution.sync",
         "Parameters": {
-            "QueryString.$": "$.stage.said.query",
-            "ClientRequestToken.$": "$.stage.said.once",
+            "QueryString.$": "$.stage.reply.query",
+            "ClientRequestToken.$": "$.stage.reply.request_token",
             "QueryExecutionContext": {"Database": database},
             "WorkGroup": workgroup,
-            "ResultConfiguration": {"OutputLocation.$": "$.stage.said.output"},
+            "ResultConfiguration": {"OutputLocation.$": "$.stage.reply.output"},
         },
         "ResultSelector": {"id.$": "$.QueryExecution.QueryExecutionId"},
-        "ResultPath": "$.heard",
+        "ResultPath": "$.query_result",
         "Retry": [
             {
-                "ErrorEquals": BUSY,
+                "ErrorEquals": THROTTLED,
                 "IntervalSeconds": 3,
                 "MaxAttempts": 10,
                 "BackoffRate": 1.5,
                 "JitterStrategy": "FULL",
             }
         ],
-        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.heard", "Next": back}],
-        "Next": back,
+        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.query_result", "Next": stage}],
+        "Next": stage,
     }
 
 
-def _ends(table: str) -> dict[str, Any]:
+def _final_states(table: str) -> dict[str, Any]:
     return {
         "Done": {"Type": "Succeed"},
         "Held": {
-            "Comment": "Every unit is accounted for, but the job's limits keep the release back.",
+            "Comment": "Every unit has an outcome, but the job's limits hold the release back.",
             "Type": "Succeed",
         },
         "Cancelled": {
             "Type": "Fail",
             "Error": "Cancelled",
-            "Cause": "The run was cancelled by hand.",
+            "Cause": "The run was cancelled by a user.",
         },
         "Failed": {
             "Type": "Fail",
             "Error": "RunFailed",
-            "CausePath": "States.JsonToString($.stage.said)",
+            "CausePath": "States.JsonToString($.stage.reply)",
         },
         "Record the failure": {
             "Comment": (
-                "Without any code of ours, which may be what failed. A run that has ended "
-                "otherwise meanwhile keeps its end."
+                "This state runs no code of this package, which may be the cause of the failure. "
+                "A run that has already ended keeps its state."
             ),
             "Type": "Task",
             "Resource": "arn:aws:states:::dynamodb:updateItem",
             "Parameters": {
                 "TableName": table,
                 "Key": {"id": {"S.$": "$.run"}},
-                "UpdateExpression": "SET #state = :failed, reason = :reason, updated = :now ADD version :one",
+                "UpdateExpression": (
+                    "SET #state = :failed, reason = :reason, updated = :now ADD version :one"
+                ),
                 "ConditionExpression": "#state IN (:new, :running)",
                 "ExpressionAttributeNames": {"#state": "state"},
                 "ExpressionAttributeValues": {

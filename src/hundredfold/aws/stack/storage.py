@@ -1,4 +1,4 @@
-"""What lasts: the bucket, the table of runs, and what Athena needs to know of them."""
+"""The persistent resources: the bucket, the table of runs, and the Athena and Glue resources."""
 
 from __future__ import annotations
 
@@ -7,94 +7,96 @@ from typing import Any
 from aws_cdk import Duration, RemovalPolicy, Stack, aws_athena, aws_dynamodb, aws_glue, aws_s3
 from constructs import Construct
 
-from .nag_suppressions import reviewed
+from .nag_suppressions import accept_finding
 from .settings import Settings
 
-PASSING = ("processing/", "athena/")  # what a run needs no more once it is over
+EXPIRING_PREFIXES = ("processing/", "athena/")  # objects that a run no longer needs after its end
+# batches, among all objects that Athena writes
 EVENT_PREFIX, EVENT_SUFFIX = (
     "processing/",
     ".batch.parquet",
-)  # a batch, among all that Athena writes
+)
 
 
 def make_bucket(scope: Construct, settings: Settings) -> Any:
-    """Encrypted, TLS only, never public. It outlives the stack, for the releases that are in it."""
+    """Create the bucket: encrypted, TLS only, never public.
+
+    It outlives the stack, to keep the releases.
+    """
     days = Duration.days(settings.keep_days)
     bucket = aws_s3.Bucket(
         scope,
-        # never named: a fixed name would stand in the way of the next stack, since the bucket stays
+        # never named: a fixed name would conflict with the next stack, since the bucket is retained
         "Bucket",
         encryption=aws_s3.BucketEncryption.S3_MANAGED,
         enforce_ssl=True,
         block_public_access=aws_s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=aws_s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        # a release deleted by mistake, and where its pointer stood before, can be had back for
-        # keep_days
+        # a release deleted by mistake, and its previous pointer, can be restored for keep_days
         versioned=True,
         lifecycle_rules=[
             *(
                 aws_s3.LifecycleRule(
                     id=f"expire-{prefix.rstrip('/')}", prefix=prefix, expiration=days
                 )
-                for prefix in PASSING
+                for prefix in EXPIRING_PREFIXES
             ),
             aws_s3.LifecycleRule(
-                id="forget-what-was-replaced",
+                id="expire-replaced-versions",
                 noncurrent_version_expiration=days,
                 abort_incomplete_multipart_upload_after=Duration.days(1),
                 expired_object_delete_marker=True,
             ),
         ],
-        # but not where the stack could not be made
+        # but not if the creation of the stack failed
         removal_policy=RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )
-    reviewed(
+    accept_finding(
         bucket,
         "S1",
-        "only the stack's own roles reach the bucket; whether a house keeps access logs is "
-        "settled for all its buckets, in CloudTrail",
+        "only the stack's own roles reach the bucket; whether an organisation keeps access logs "
+        "is decided for all its buckets, in CloudTrail",
     )
     return bucket
 
 
-def tell_of_objects(bucket: Any, queue: Any | None, *, bridge: bool) -> None:
-    """Let S3 tell a queue of each batch that is written, and EventBridge of every upload.
+def configure_notifications(bucket: Any, queue: Any | None, *, event_bridge: bool) -> None:
+    """Make S3 notify a queue of each batch that is written, and EventBridge of every upload.
 
-    Set on the bucket itself: CDK's own way is one more function, which may change the notifications
-    of every bucket.
+    The configuration is set on the bucket itself: CDK's own way is one more function, which may
+    change the notifications of every bucket.
     """
-    told = []
+    queues = []
     if queue is not None:
         rules = [
             aws_s3.CfnBucket.FilterRuleProperty(name=n, value=v)
             for n, v in (("prefix", EVENT_PREFIX), ("suffix", EVENT_SUFFIX))
         ]
         key = aws_s3.CfnBucket.S3KeyFilterProperty(rules=rules)
-        told.append(
+        queues.append(
             aws_s3.CfnBucket.QueueConfigurationProperty(
                 event="s3:ObjectCreated:*",
                 queue=queue.queue_arn,
                 filter=aws_s3.CfnBucket.NotificationFilterProperty(s3_key=key),
             )
         )
-        bucket.node.default_child.node.add_dependency(
-            queue.node.find_child("Policy")
-        )  # S3 tries the queue when this is set
-    if told or bridge:
+        # S3 tests the queue when this is set
+        bucket.node.default_child.node.add_dependency(queue.node.find_child("Policy"))
+    if queues or event_bridge:
         bucket.node.default_child.notification_configuration = (
             aws_s3.CfnBucket.NotificationConfigurationProperty(
-                queue_configurations=told or None,
+                queue_configurations=queues or None,
                 event_bridge_configuration=aws_s3.CfnBucket.EventBridgeConfigurationProperty(
                     event_bridge_enabled=True
                 )
-                if bridge
+                if event_bridge
                 else None,
             )
         )
 
 
 def make_table(scope: Construct, name: str | None) -> Any:
-    """The runs' records, by id, by job and by time."""
+    """Create the table of the runs' records, with indexes by job and by time."""
     text = aws_dynamodb.AttributeType.STRING
     table = aws_dynamodb.Table(
         scope,
@@ -118,7 +120,7 @@ def make_table(scope: Construct, name: str | None) -> Any:
 
 
 def make_database(scope: Construct, name: str) -> None:
-    """The Glue database of the runs' tables."""
+    """Create the Glue database of the runs' tables."""
     aws_glue.CfnDatabase(
         scope,
         "Database",
@@ -130,9 +132,9 @@ def make_database(scope: Construct, name: str) -> None:
 
 
 def make_workgroup(scope: Construct, name: str, bucket: Any, settings: Settings) -> None:
-    """The Athena workgroup.
+    """Create the Athena workgroup.
 
-    It must not enforce its own location: CREATE TABLE AS names one, and would be refused.
+    It must not enforce its own output location: CREATE TABLE AS names one, and would be rejected.
     """
     aws_athena.CfnWorkGroup(
         scope,

@@ -1,9 +1,8 @@
-"""What MiniStack lacks, filled in: one room for each service.
+"""Features that MiniStack lacks, added in one module for each service.
 
-This runs inside the emulator's own environment.
-
-MiniStack is patched by name, so every name is asked for first (`need`): a release that moved one
-fails at the start and says which, instead of answering wrongly later.
+This code runs in the emulator's own environment. MiniStack is patched by name, so every name is
+checked first (`need`): if a release has moved one, the emulator fails at its start with that name,
+and does not answer wrongly later.
 """
 
 from __future__ import annotations
@@ -14,22 +13,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-FOLDER = Path(
-    os.environ["BENCH_FOLDER"]
-)  # of this emulator: settings come in here, and what was done goes out
+# of this emulator: settings are read here, and faults are written
+FOLDER = Path(os.environ["BENCH_FOLDER"])
 
 
 def need(module: ModuleType, *names: str) -> None:
-    """AssertionError unless the module still has what is going to be patched or called."""
+    """Raise AssertionError unless the module has the names that are to be patched or called."""
     missing = [name for name in names if not hasattr(module, name)]
     assert not missing, (
-        f"{module.__name__} has no {', '.join(missing)} any more: look at what replaced it, and "
-        f"mend {__name__}"
+        f"{module.__name__} has no {', '.join(missing)} any more: find its replacement, and "
+        f"fix {__name__}"
     )
 
 
 def setting(name: str, default: Any) -> Any:
-    """What the test set just now."""
+    """Return the current settings of the test."""
     global _read
     found = _FILE.stat()  # a new file each time
     if (found.st_ino, found.st_mtime_ns) != _read[0]:

@@ -1,7 +1,7 @@
-"""Athena's queries: how they are started, watched, stopped and read.
+"""Athena's queries: how they are started, polled, stopped and read.
 
-A query runs in a thread of its own, with the rights of whoever started it; what it writes goes to
-S3 on the server's loop, where S3's notifications begin.
+A query runs in a thread of its own, with the permissions of the principal that started it; its
+output goes to S3 on the server's loop, where S3's notifications start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class InvalidRequestError(Exception):
-    """The call itself is refused: no query is started."""
+    """The call itself is rejected: no query is started."""
 
     def __init__(self, words: str, code: str = "INVALID_INPUT") -> None:
         super().__init__(words)
@@ -56,7 +56,7 @@ class InvalidRequestError(Exception):
 
 
 def fill() -> None:
-    """Put these in the place of MiniStack's own."""
+    """Replace MiniStack's own handlers with these."""
     athena._start_query_execution = _or_invalid(start)
     athena._get_query_execution = _or_invalid(get)
     athena._get_query_results = _or_invalid(results)
@@ -64,8 +64,8 @@ def fill() -> None:
 
 
 def start(asked: Mapping[str, Any]) -> Answer:
-    """StartQueryExecution: the same token gives the same query; what is no statement is refused at
-    once.
+    """StartQueryExecution: the same token returns the same query; an invalid statement is rejected
+    at once.
     """
     sql, token = asked.get("QueryString", ""), asked.get("ClientRequestToken")
     request = {name: value for name, value in asked.items() if name != "ClientRequestToken"}
@@ -148,7 +148,7 @@ def results(asked: Mapping[str, Any]) -> Answer:
 
 
 class Refused:
-    """A statement that parses and cannot be run: the query fails, not the call."""
+    """A statement that parses but cannot be executed: the query fails, not the call."""
 
     kind = "DML"
     result = "{}.csv"
@@ -161,7 +161,7 @@ class Refused:
 
 
 class Run:
-    """One query on its way."""
+    """One active query."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Run:
         self.status, self.statistics = execution["Status"], execution["Statistics"]
         self.over = threading.Event()
         self.connection: duckdb.DuckDBPyConnection | None = None
-        self.lock = threading.Lock()  # of the state: a stop and an end may come together
+        self.lock = threading.Lock()  # of the state: a stop and an end may coincide
 
     def go(self) -> None:
         began = time.monotonic()
@@ -199,7 +199,7 @@ class Run:
             self._fail(str(error))
         except DeniedError as error:
             self._fail(f"PERMISSION_DENIED: {error}")
-        except Exception as error:  # noqa: BLE001  a fault of the bench is told as one, and not lost with the thread
+        except Exception as error:  # noqa: BLE001
             log.error("the bench failed on %s\n%s", self.execution["Query"], traceback.format_exc())
             self._fail(f"GENERIC_INTERNAL_ERROR: the emulator failed: {error!r}")
         finally:
@@ -209,7 +209,7 @@ class Run:
             )
 
     def stop(self) -> None:
-        """StopQueryExecution: over at once, and no error where it is over already."""
+        """StopQueryExecution: ends at once, and is no error after the end."""
         self._end("CANCELLED", "Query was cancelled by user")
         if self.connection is not None:
             with contextlib.suppress(duckdb.Error):
@@ -232,7 +232,7 @@ class Run:
             raise QueryError("USER_CANCELED", "Query was canceled")
 
     def _save(self, outcome: Outcome) -> None:
-        """The result's object, and beside it what Athena puts there."""
+        """Write the result's object, and Athena's other objects next to it."""
         place = self.execution["ResultConfiguration"]["OutputLocation"]
         self.execution["_rows"] = outcome.rows
         self._keep(
@@ -265,7 +265,7 @@ class Run:
         self._call(put)
 
     def _call(self, action: Callable[[], Any]) -> Any:
-        """Do it on the server's loop, as this account; wait for it."""
+        """Run an action on the server's loop, as this account, and wait for it."""
         done: asyncio.Future[Any] | Any = asyncio.run_coroutine_threadsafe(_do(action), self.loop)
         return done.result()
 
@@ -295,7 +295,7 @@ async def _do(action: Callable[[], Any]) -> Any:
 def _or_invalid(
     answer: Callable[[Mapping[str, Any]], Answer],
 ) -> Callable[[Mapping[str, Any]], Answer]:
-    """A refused call as AWS answers it."""
+    """Return a rejected call as AWS answers it."""
 
     def answered(asked: Mapping[str, Any]) -> Answer:
         try:
@@ -316,16 +316,16 @@ def _found(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _output(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Where the result goes: the workgroup's place if it insists, then the caller's, then the
-    workgroup's.
+    """Return the location of the result: the workgroup's if it is enforced, then the caller's, then
+    the workgroup's.
     """
     own = (settings.get("ResultConfiguration") or {}).get("OutputLocation")
     said = (asked.get("ResultConfiguration") or {}).get("OutputLocation")
     output = own if settings.get("EnforceWorkGroupConfiguration") and own else said or own
     if not output:
         raise InvalidRequestError(
-            "No output location provided. An output location is required either through the Workgroup result configuration setting or as an"
-            " API input."
+            "No output location provided. An output location is required either through the "
+            "Workgroup result configuration setting or as an API input."
         )
     try:
         bucket, prefix = split_uri(output)
@@ -347,7 +347,7 @@ def _execution(
     token: str | None,
     request: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A query as GetQueryExecution shows it; what begins with _ stays here."""
+    """Return a query as GetQueryExecution shows it; fields that begin with _ are left out."""
     identity = new_uuid()
     context = asked.get("QueryExecutionContext") or {}
     return {
@@ -379,7 +379,7 @@ def _execution(
 
 
 def _column_info(field: pa.Field) -> dict[str, Any]:
-    """A column of a result, with Athena's names of types."""
+    """Return a column of a result, with Athena's names of types."""
     kind, precision, scale = _result_type(field.type)
     return {
         "CatalogName": "hive",
@@ -396,16 +396,23 @@ def _column_info(field: pa.Field) -> dict[str, Any]:
 
 
 def _result_type(kind: pa.DataType) -> tuple[str, int, int]:
-    """Name, precision and scale."""
+    """Return name, precision and scale."""
     if pa.types.is_decimal(kind):
         return "decimal", kind.precision, kind.scale
     if pa.types.is_timestamp(kind):
         return ("timestamp with time zone" if kind.tz else "timestamp"), 3, 0
     plain = {
-        "boolean": ("boolean", 0, 0), "tinyint": ("tinyint", 3, 0), "smallint": ("smallint", 5, 0), "int": ("integer", 10, 0),
-        "bigint": ("bigint", 19, 0), "float": ("float", 17, 0), "double": ("double", 17, 0), "string": ("varchar", 2147483647, 0),
-        "binary": ("varbinary", 1073741824, 0), "date": ("date", 0, 0),
-    }  # fmt: skip
+        "boolean": ("boolean", 0, 0),
+        "tinyint": ("tinyint", 3, 0),
+        "smallint": ("smallint", 5, 0),
+        "int": ("integer", 10, 0),
+        "bigint": ("bigint", 19, 0),
+        "float": ("float", 17, 0),
+        "double": ("double", 17, 0),
+        "string": ("varchar", 2147483647, 0),
+        "binary": ("varbinary", 1073741824, 0),
+        "date": ("date", 0, 0),
+    }
     name = hive_type(kind)
     return plain.get(name) or (
         {"array": "array", "map": "map", "struct": "row"}[name.split("<")[0]],

@@ -1,5 +1,5 @@
-"""SQS: its clock can be set by hand, so that a test of leases of an hour takes a moment; and no
-lease is extended that has run out.
+"""SQS: its clock can be set by a test, so that a lease of an hour takes no time; an expired lease
+is not extended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ need(sqs, "_HANDLERS", "_get_q", "_Err", "time")
 
 
 class HandTime:
-    """Stands for the module `time` in SQS: `time()` is what the test set it to, if it did."""
+    """Replaces the module `time` in SQS: `time()` is the time that the test set, if it did."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -36,7 +36,7 @@ def fill() -> None:
 
 
 def _of_what_is_leased(change: Callable[..., Any]) -> Callable[..., Any]:
-    """A lease that has run out is not extended: on AWS the message stays visible."""
+    """Extend no expired lease: on AWS the message stays visible."""
 
     def changed(asked: Mapping[str, Any], url: str) -> Any:
         receipt = asked.get("ReceiptHandle")

@@ -1,8 +1,8 @@
-"""Tables as Athena keeps them: Hive's types, the files under a location, and how each format is
+"""Tables as Athena stores them: Hive's types, the files under a location, and how each format is
 read and written.
 
-A file is read by its table's declaration, as there: columns by name whatever their case, a missing
-one is NULL, and a type that does not fit is HIVE_BAD_DATA.
+A file is read by its table's declaration, as on AWS: columns by name in any case, a missing one is
+NULL, and a type that does not fit is HIVE_BAD_DATA.
 """
 
 from __future__ import annotations
@@ -30,16 +30,29 @@ from .rights import check_glue, check_s3
 need(s3, "_buckets", "_get_object_data")
 need(glue, "_tables", "_databases", "_partitions")
 
-CACHE = 512 * 2**20  # bytes of rows that are kept read
+CACHE = 512 * 2**20  # bytes of rows that stay in memory
 SIMPLE = {
-    "boolean": pa.bool_(), "tinyint": pa.int8(), "smallint": pa.int16(), "int": pa.int32(), "integer": pa.int32(), "bigint": pa.int64(),
-    "float": pa.float32(), "real": pa.float32(), "double": pa.float64(), "string": pa.string(), "varchar": pa.string(), "char": pa.string(),
-    "binary": pa.binary(), "varbinary": pa.binary(), "date": pa.date32(), "timestamp": pa.timestamp("ms"),
-}  # fmt: skip
+    "boolean": pa.bool_(),
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "real": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "varchar": pa.string(),
+    "char": pa.string(),
+    "binary": pa.binary(),
+    "varbinary": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("ms"),
+}
 
 
 class QueryError(Exception):
-    """A query fails: Athena's name of the error, and the words that follow it."""
+    """A failed query: Athena's name of the error, and the message."""
 
     def __init__(self, name: str, words: str) -> None:
         super().__init__(f"{name}: {words}")
@@ -58,7 +71,7 @@ class Column:
 @dataclass(frozen=True)
 class Table:
     """A table of the Data Catalog: its rows with `"$path"` as the last column, and the bytes that
-    reading them took.
+    were read.
     """
 
     columns: Sequence[Column]
@@ -67,9 +80,7 @@ class Table:
 
 
 def arrow_type(hive: str) -> pa.DataType:
-    """Hive's or Trino's name of a type as Arrow's type; QueryError for one that Athena does not
-    have.
-    """
+    """Return Hive's or Trino's type as Arrow's; QueryError for one that Athena does not have."""
     text = hive.strip().lower()
     outer, _, inner = text.rstrip(")>").partition("<" if "<" in text else "(")
     outer, inner = outer.strip(), text[len(outer) + 1 : -1] if inner else ""
@@ -96,7 +107,7 @@ def arrow_type(hive: str) -> pa.DataType:
 
 
 def hive_type(kind: pa.DataType) -> str:
-    """Arrow's type as Hive names it."""
+    """Return Arrow's type under Hive's name."""
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"
     if pa.types.is_list(kind):
@@ -109,7 +120,9 @@ def hive_type(kind: pa.DataType) -> str:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """s3://bucket/prefix as bucket and prefix, with a slash at its end: a location is a folder."""
+    """Return s3://bucket/prefix as bucket and prefix, with a slash at its end: a location is a
+    folder.
+    """
     found = re.fullmatch(r"s3a?://([^/]+)/?(.*?)/*", uri)
     if not found:
         raise QueryError("HIVE_METASTORE_ERROR", f"not an S3 location: {uri}")
@@ -117,15 +130,16 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def keys_below(bucket: str, prefix: str) -> list[str]:
-    """Every key below a prefix, in order."""
+    """Yield every key below a prefix, in order."""
     if bucket not in s3._buckets:
         raise QueryError("PERMISSION_DENIED", f"Access denied or no such bucket: {bucket}")
     return sorted(key for key in list(s3._buckets[bucket]["objects"]) if key.startswith(prefix))
 
 
 def read_table(database: str, name: str, only: frozenset[str] | None = None) -> Table:
-    """A table's rows, or those in some of its files; QueryError if there is no such table, or its
-    files do not fit its declaration.
+    """Return a table's rows, or those in some of its files.
+
+    Raises QueryError if there is no such table, or its files do not fit its declaration.
     """
     check_glue("glue:GetTable", database, name)
     found = glue._tables.get(f"{database}/{name}")
@@ -168,7 +182,10 @@ def read_table(database: str, name: str, only: frozenset[str] | None = None) -> 
 def _objects(
     location: str, reader: Reader, columns: Sequence[Column], only: frozenset[str] | None
 ) -> Iterator[tuple[str, int, pa.Table]]:
-    """Each file of a location: its address, size and rows. Trino skips what is empty or hidden."""
+    """Yield each file of a location: its address, size and rows.
+
+    Trino skips empty and hidden files.
+    """
     bucket, prefix = split_uri(location)
     check_s3("s3:ListBucket", bucket)
     for key in keys_below(bucket, prefix):
@@ -194,7 +211,7 @@ def _objects(
 
 @dataclass(frozen=True)
 class Reader:
-    """How a table's files are read, and a mark that tells two ways apart."""
+    """Return how a table's files are read, and a mark that distinguishes two formats."""
 
     read: Callable[[bytes, Sequence[Column], str], pa.Table]
     mark: str
@@ -239,23 +256,22 @@ def read_parquet(
             if column.name in there
             else pa.chunked_array([pa.nulls(len(rows), column.kind)])
         )
-        if pa.types.is_duration(
-            found.type
-        ):  # as Arrow alone reads it, by a note of its own in the file: to Parquet it is a number
+        # as Arrow alone reads it, from its own metadata in the file: for Parquet it is a number
+        if pa.types.is_duration(found.type):
             found = found.cast(pa.int64())
         if not _fits(found.type, column.kind):
             raise QueryError(
                 "HIVE_BAD_DATA",
-                f"Field {column.name}'s type {str(found.type).upper()} in parquet file {uri} is incompatible with type {column.hive}"
-                " defined in table schema",
+                f"Field {column.name}'s type {str(found.type).upper()} in parquet file {uri} is "
+                f"incompatible with type {column.hive} defined in table schema",
             )
         arrays.append(converted(found, column.kind))
     return pa.table(arrays, [column.name for column in columns])
 
 
 def converted(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column as another type; an instant is rounded to milliseconds, which is all that Athena
-    keeps, and loses its zone.
+    """Convert a column; an instant is rounded to milliseconds, as Athena stores it, and loses its
+    zone.
     """
     if pa.types.is_timestamp(array.type) and pa.types.is_timestamp(kind):
         bare = array.cast(pa.timestamp(array.type.unit))
@@ -270,14 +286,14 @@ def converted(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def _in_small_letters(value: Any) -> Any:
-    """Fields of a struct are found whatever their case."""
+    """Find fields of a struct in any case."""
     if isinstance(value, dict):
         return {name.lower(): _in_small_letters(field) for name, field in value.items()}
     return [_in_small_letters(item) for item in value] if isinstance(value, list) else value
 
 
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether Athena reads a Parquet column of that type as a column declared so."""
+    """Return whether Athena reads a Parquet column of that type as a column of this declaration."""
     types = pa.types
     if types.is_integer(wanted):
         small = types.is_integer(found) and found.bit_width <= 32
@@ -318,13 +334,13 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 class Raw(str):
-    """A JSON number as it was written: a column declared as a string gets it so."""
+    """Keep a JSON number as it was written, for columns declared as strings."""
 
     __slots__ = ()
 
 
 def read_json(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]) -> pa.Table:
-    """One object a line; keys whatever their case."""
+    """Read one object per line, with keys in any case."""
     lists: list[list[Any]] = [[] for _ in columns]
     for line in data.decode().splitlines():
         if not line.strip():
@@ -345,19 +361,22 @@ def read_json(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str
 
 
 def read_csv(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]) -> pa.Table:
-    """OpenCSVSerde: every line is a row, also inside quotes; no value is NULL but a missing one."""
+    """Read OpenCSVSerde: every line is a row, also inside quotes; only a missing value is NULL."""
     style = {
         "delimiter": how.get("separatorChar", ","),
         "quotechar": how.get("quoteChar", '"'),
         "escapechar": how.get("escapeChar", "\\"),
     }
     lines = _lines(data, how)
-    rows = (next(csv.reader([line], doublequote=True, **style), []) for line in lines)  # type: ignore[arg-type]
+    rows = (
+        next(csv.reader([line], doublequote=True, **style), [])  # type: ignore[arg-type]
+        for line in lines
+    )
     return _rows(rows, columns, lambda text, column: _open_csv(text, column, uri))
 
 
 def read_text(data: bytes, columns: Sequence[Column], uri: str, how: Mapping[str, str]) -> pa.Table:
-    """LazySimpleSerDe: no quotes, `\\N` is NULL, and so is what cannot be read as its type."""
+    """Read LazySimpleSerDe: no quotes; `\\N` and values that do not match the type are NULL."""
     separator = how.get("field.delim") or how.get("serialization.format") or "\x01"
     null = how.get("serialization.null.format", "\\N")
     return _rows(
@@ -377,7 +396,7 @@ def _lines(data: bytes, how: Mapping[str, str]) -> list[str]:
 def _rows(
     rows: Iterator[list[str]], columns: Sequence[Column], value: Callable[[str, Column], Any]
 ) -> pa.Table:
-    """Fields as columns: one too many is dropped, one too few is NULL."""
+    """Return fields as columns: surplus ones are dropped, missing ones are NULL."""
     lists: list[list[Any]] = [[] for _ in columns]
     for row in rows:
         for number, (values, column) in enumerate(zip(lists, columns, strict=True)):
@@ -393,7 +412,7 @@ def _columnar(lists: Sequence[list[Any]], columns: Sequence[Column]) -> pa.Table
 
 
 def parsed(text: str, kind: pa.DataType) -> Any:
-    """A text as a value of that type; ValueError if it is none."""
+    """Parse a text as a value of that type; ValueError if it does not match."""
     if pa.types.is_string(kind):
         return str(text)
     if pa.types.is_boolean(kind):
@@ -416,7 +435,7 @@ def parsed(text: str, kind: pa.DataType) -> Any:
 
 
 def _typed(value: Any, column: Column, uri: str, kind: pa.DataType | None = None) -> Any:
-    """A JSON value as the column's type."""
+    """Convert a JSON value to the column's type."""
     kind = kind or column.kind
     if value is None:
         return None
@@ -435,7 +454,7 @@ def _typed(value: Any, column: Column, uri: str, kind: pa.DataType | None = None
 
 
 def _open_csv(text: str, column: Column, uri: str) -> Any:
-    """OpenCSVSerde counts days and milliseconds since 1970 where a date or an instant is declared."""
+    """Parse OpenCSVSerde's dates and instants: days and milliseconds since 1970."""
     if pa.types.is_date(column.kind):
         return dt.date(1970, 1, 1) + dt.timedelta(days=_or_bad(text, column, uri, pa.int64()))
     if pa.types.is_timestamp(column.kind):
@@ -463,7 +482,7 @@ def _or_none(text: str, kind: pa.DataType) -> Any:
 
 
 def _split(inner: str) -> list[str]:
-    """At the commas that stand in no brackets."""
+    """Split at commas outside of brackets."""
     parts, depth = [""], 0
     for letter in inner:
         depth += (letter in "<(") - (letter in ">)")
@@ -476,9 +495,9 @@ def _split(inner: str) -> list[str]:
 
 @dataclass
 class Kept:
-    """Rows of files that were read before: a batch table is read again by every query on it.
+    """Rows of files that were read before: every query on a batch table reads it again.
 
-    The oldest go first.
+    The oldest are dropped first.
     """
 
     size: int = 0

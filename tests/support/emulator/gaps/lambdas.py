@@ -1,5 +1,5 @@
-"""Lambda: a batch answered in no known way has failed, messages are taken with the function's own
-rights, and an environment goes with all it started.
+"""Lambda: a batch with an unknown reply has failed, messages are received with the function's own
+permissions, and an environment ends with all processes that it started.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ need(
 )
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
-# seconds in which a mapping takes nothing after a call that failed: here it has one poller, on AWS
-# at least five
+# seconds without receives after a call that failed: this mapping has one poller, on AWS at least
+# five
 BACKOFF = 0.1
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
-told: set[str] = (
-    set()
-)  # mappings whose want of rights the log knows: they are looked at many times a second
-here = threading.local()  # .messages: of the batch that this thread hands to a function
+# mappings whose missing permissions are logged already: they are checked many times a second
+told: set[str] = set()
+here = threading.local()  # .messages: of the batch that this thread passes to a function
 
 
 def fill() -> None:
@@ -47,8 +46,8 @@ def fill() -> None:
 
 
 def is_understood(answer: Any, messages: set[str]) -> bool:
-    """Whether Lambda takes that as an answer to a batch: nothing, an empty object or list, or ids
-    of that batch's messages.
+    """Return whether Lambda accepts a reply to a batch: nothing, an empty object or list, or ids of
+    its messages.
     """
     if answer in (None, "", {}):
         return True
@@ -61,8 +60,8 @@ def is_understood(answer: Any, messages: set[str]) -> bool:
 
 
 def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """MiniStack deletes the messages of a batch whose answer it does not understand; AWS takes all
-    of them as failed.
+    """Keep a batch with an unknown reply: MiniStack deletes its messages, AWS takes all of them as
+    failed.
     """
 
     def executed(*words: Any, **named: Any) -> dict[str, Any]:
@@ -94,14 +93,14 @@ def _remembered(run: Callable[..., None]) -> Callable[..., None]:
         finally:
             here.messages = None
             if setting("ended_leases", 0):
-                for message in batch:  # those that are done are no longer in the queue
+                for message in batch:  # completed ones are no longer in the queue
                     message["visible_at"] = 0.0
 
     return ran
 
 
 def _none_without_rights(concurrency: Callable[..., int]) -> Callable[..., int]:
-    """No message is taken for a function whose role may not take it."""
+    """Receive no message for a function whose role may not receive it."""
 
     def allowed(mapping: Mapping[str, Any], function: Mapping[str, Any], *more: Any) -> int:
         try:
@@ -119,7 +118,7 @@ def _none_without_rights(concurrency: Callable[..., int]) -> Callable[..., int]:
 
 
 def _with_its_children(signal: Callable[..., None]) -> Callable[..., None]:
-    """On Lambda nothing outlives the environment that it was started in."""
+    """End all processes of an environment with it, as Lambda does."""
 
     def signalled(process: subprocess.Popen[bytes] | None) -> None:
         children = []

@@ -1,7 +1,7 @@
-"""S3's notifications as bad as AWS allows: twice, late, in any order; and not at all, which it does
-not allow and which happens.
+"""S3 event notifications at their worst: duplicated, late, in any order, and lost (which AWS rules
+out, but which happens).
 
-The test says how bad (`Emulator.settings`), and reads what was done (`Emulator.faults`).
+The test sets the rates (`Emulator.settings`), and reads what happened (`Emulator.faults`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fill() -> None:
 
 
 class Delivery:
-    """What stands between S3 and a queue."""
+    """Delivers the notifications of S3 to a queue."""
 
     def __init__(self, deliver: Callable[..., None]) -> None:
         self.deliver = deliver
@@ -44,9 +44,8 @@ class Delivery:
         if key is None or not key.startswith(str(setting("notice_prefix", ""))):
             self.deliver(arn, event, *more, **named)
             return
-        chance = random.Random(
-            f"{setting('seed', 0)}/{key}"
-        )  # for a key the same, whatever else is delivered meanwhile
+        # the same for a key, whatever else is delivered in between
+        chance = random.Random(f"{setting('seed', 0)}/{key}")
         if chance.random() < float(setting("notice_losses", 0)):
             _note("loss", key)
             return
@@ -63,7 +62,7 @@ class Delivery:
 
 
 class Later:
-    """Does things at their time, in one thread, each as the account that asked."""
+    """Runs actions at their time, in one thread, each as the account that requested it."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[float, int, contextvars.Context, Callable[[], None]]] = []

@@ -1,4 +1,4 @@
-"""SQS: what AWS refuses and forgives, and one lock around a queue's messages.
+"""SQS: errors and tolerances of AWS, and one lock around a queue's messages.
 
 MiniStack changes a queue's list on its loop and in threads (deliveries to functions, S3's
 notifications); a list that is filtered in one place while another appends loses a message. On AWS
@@ -40,7 +40,7 @@ CHANGING = (
     "ChangeMessageVisibilityBatch",
 )
 LONGEST_POLL = 20  # seconds
-LOOK = 0.05  # seconds between looks of a long poll
+LOOK = 0.05  # seconds between polls of a long poll
 
 
 def fill() -> None:
@@ -56,7 +56,7 @@ def fill() -> None:
 
 
 def _forgiving_delete(delete: Callable[..., Any]) -> Callable[..., Any]:
-    """With a receipt of an earlier delivery the call succeeds, and the message stays."""
+    """Let a call with a receipt of an earlier delivery succeed, and keep the message."""
 
     def deleted(asked: Mapping[str, Any], url: str) -> Any:
         try:
@@ -82,7 +82,7 @@ def _forgiving_batch(delete: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
-    """A long poll by the world's clock: the queue's own may stand still."""
+    """Poll long by the world's clock: the queue's own may be stopped."""
 
     async def received(asked: Mapping[str, Any], url: str) -> Any:
         attributes = sqs._get_q(asked.get("QueueUrl", url))["attributes"]

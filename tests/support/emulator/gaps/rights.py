@@ -1,9 +1,9 @@
-"""What the caller's role may do, for calls that MiniStack makes without asking: a state machine's,
-a query's, a mapping's.
+"""Permissions of the caller's role, for calls that MiniStack makes unchecked: by state machines,
+queries and mappings.
 
-Athena reads and writes with the rights of whoever started the query, Step Functions acts with the
-state machine's role, and Lambda takes messages with the function's. MiniStack asks IAM at its front
-door only, so all would pass with empty roles.
+Athena acts with the permissions of the principal that started the query, Step Functions with the
+state machine's role, and Lambda receives messages with the function's. MiniStack asks IAM only for
+requests from outside, so all would pass with empty roles.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ need(
     "_gather_user_policies",
 )
 need(iam_actions, "_action_from_target", "_action_from_query")
-BATCHES = {  # calls that IAM knows by the name of their single form
+BATCHES = {  # calls whose permission has the name of their single form
     "SendMessageBatch": "SendMessage",
     "DeleteMessageBatch": "DeleteMessage",
     "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
@@ -50,12 +50,12 @@ def _single(named: Callable[..., str | None]) -> Callable[..., str | None]:
 
 
 class DeniedError(Exception):
-    """IAM says no; the words are IAM's."""
+    """IAM denies the action; the message is IAM's."""
 
 
 @contextmanager
 def acting_as(role_arn: str) -> Iterator[None]:
-    """In this thread and what it starts, the caller is a session of that role."""
+    """Act as a session of that role, in this thread and those that it starts."""
     session = f"arn:aws:sts::{get_account_id()}:assumed-role/{role_arn.rsplit('/', 1)[-1]}/bench"
     token = iam_evaluator._request_caller_arn.set(session)
     try:
@@ -65,7 +65,7 @@ def acting_as(role_arn: str) -> Iterator[None]:
 
 
 def check(action: str, resource: str) -> None:
-    """DeniedError unless the caller's policies allow it."""
+    """Raise DeniedError unless the caller's policies allow the action."""
     caller = iam_evaluator.caller_arn()
     if not app.AUTH or caller.endswith(":root"):
         return
@@ -85,8 +85,8 @@ def check(action: str, resource: str) -> None:
     )
     if iam_evaluator.evaluate(context, gather(name, get_account_id())).decision != "Allow":
         raise DeniedError(
-            f"User: {caller} is not authorized to perform: {action} on resource: {resource} because no identity-based policy allows"
-            f" the {action} action"
+            f"User: {caller} is not authorized to perform: {action} on resource: {resource} "
+            f"because no identity-based policy allows the {action} action"
         )
 
 
@@ -95,7 +95,7 @@ def check_s3(action: str, bucket: str, key: str = "") -> None:
 
 
 def check_glue(action: str, database: str, table: str | None = None) -> None:
-    """The Data Catalog asks for the right on the catalog, on the database and on the table."""
+    """Yield the permissions of the Data Catalog: on the catalog, the database and the table."""
     at = f"arn:aws:glue:{get_region()}:{get_account_id()}"
     for resource in [
         "catalog",

@@ -1,4 +1,4 @@
-"""What a statement of Athena's does: a query, CREATE TABLE AS, UNLOAD, and the definitions of
+"""The execution of Athena's statements: queries, CREATE TABLE AS, UNLOAD, and the definitions of
 tables, views and databases.
 """
 
@@ -36,30 +36,34 @@ SERDES = {
     "TEXTFILE": ("text", "org.apache.hadoop.hive.serde2.lazy.LazySimpleSerDe"),
 }
 FORMATS = {
-    "parquet": ("org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat", "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat"),
-    "text": ("org.apache.hadoop.mapred.TextInputFormat", "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat"),
-}  # fmt: skip
-ORPHANS = (
-    3  # files that a statement leaves behind when it is refused on its way: Athena deletes nothing
-)
+    "parquet": (
+        "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
+        "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat",
+    ),
+    "text": (
+        "org.apache.hadoop.mapred.TextInputFormat",
+        "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat",
+    ),
+}
+ORPHANS = 3  # files that a failing statement leaves behind: Athena deletes nothing
 
 
 @dataclass
 class Context:
-    """Where a statement runs: its database, its own id, and the doors to the rest of the account."""
+    """The context of a statement: its database, its id, and access to the rest of the account."""
 
     database: str
     query: str
     put: Callable[[Sequence[tuple[str, str, bytes]]], None]  # (bucket, key, data), all of them
     call: Callable[[Callable[[], Any]], Any]  # on the server's loop
-    enforced: bool  # the workgroup says where results go
+    enforced: bool  # the workgroup sets the location of results
     running: Callable[[duckdb.DuckDBPyConnection], None]
     stopped: Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: rows, for a query; the files, for a statement that writes some."""
+    """The result of a statement: rows of a query, or the files that it wrote."""
 
     rows: pa.Table = field(default_factory=lambda: pa.table({}))
     scanned: int = 0
@@ -71,13 +75,13 @@ class Statement(Protocol):
     def kind(self) -> str: ...  # DML or DDL
 
     @property
-    def result(self) -> str: ...  # of the result's object: "{}.csv", with the query's id
+    def result(self) -> str: ...  # name of the result's object: "{}.csv", with the query's id
 
     def run(self, context: Context) -> Outcome: ...
 
 
 def parse(sql: str) -> Statement:
-    """The statement of a text; QueryError where it is none."""
+    """Parse a statement; QueryError for an invalid one."""
     text = sql.strip().removesuffix(";").strip()
     ddl = athena._parse_ddl(text)
     if isinstance(ddl, athena._CreateTable):
@@ -114,7 +118,7 @@ def parse(sql: str) -> Statement:
 
 
 def _refuse_in_query(text: str, tree: exp.Create) -> None:
-    """The query inside a CREATE TABLE AS is looked at as any other."""
+    """Check the query inside a CREATE TABLE AS like any other."""
     body = re.search(r"\)\s*AS\s+(?=\(|SELECT\b|WITH\b|VALUES\b)", text, re.I)
     if body:
         trino.parse(text[body.end() :])
@@ -133,8 +137,8 @@ class Query:
 
 @dataclass(frozen=True)
 class CreateAs:
-    """CREATE TABLE AS: the files first, then the table; what was written stays where the statement
-    fails after it.
+    """Execute CREATE TABLE AS: the files first, then the table; files stay if the statement fails
+    after them.
     """
 
     tree: exp.Create
@@ -151,8 +155,10 @@ class CreateAs:
         if location and context.enforced:
             raise QueryError(
                 "INVALID_TABLE_PROPERTY",
-                "The Create Table As Select query failed because it was submitted with an 'external_location' property to an Athena Workgroup"
-                " that enforces a centralized output location for all queries. Please remove the 'external_location' property and resubmit",
+                "The Create Table As Select query failed because it was submitted with an "
+                "'external_location' property to an Athena Workgroup that enforces a centralized "
+                "output location for all queries. Please remove the 'external_location' property "
+                "and resubmit",
             )
         if not location:
             raise QueryError("NOT_SUPPORTED", "the emulator wants external_location")
@@ -202,7 +208,7 @@ class Unload:
 
 @dataclass(frozen=True)
 class CreateExternal:
-    """CREATE EXTERNAL TABLE, as MiniStack reads it."""
+    """Execute CREATE EXTERNAL TABLE, as MiniStack parses it."""
 
     ddl: Any
     kind: str = "DDL"
@@ -234,7 +240,7 @@ class CreateExternal:
 
 @dataclass(frozen=True)
 class DropTable:
-    """DROP TABLE and DROP VIEW: the definition goes, the files stay."""
+    """Execute DROP TABLE and DROP VIEW: the definition is removed, the files stay."""
 
     database: str | None
     table: str
@@ -292,7 +298,7 @@ class Database:
 
 @dataclass(frozen=True)
 class CreateView:
-    """A view is kept as Athena keeps it: its text in Base64, in the Data Catalog."""
+    """Store a view as Athena does: its text in Base64, in the Data Catalog."""
 
     tree: exp.Create
     kind: str = "DDL"
@@ -334,7 +340,7 @@ def _rows(tree: exp.Expr, context: Context) -> tuple[pa.Table, int]:
 
 
 def _table(database: str, name: str, only: frozenset[str] | None, context: Context) -> Table:
-    """A table's rows, or a view's; `only`: those of some of a table's files."""
+    """Return a table's rows, or a view's; `only`: those of some of a table's files."""
     found = glue._tables.get(f"{database}/{name}") or {}
     view = VIEW.match(found.get("ViewOriginalText") or "")
     if not view:
@@ -358,7 +364,7 @@ def _table(database: str, name: str, only: frozenset[str] | None, context: Conte
 
 
 def _properties(tree: exp.Create) -> dict[str, Any]:
-    """The WITH of a CREATE TABLE AS."""
+    """The WITH options of a CREATE TABLE AS."""
     found: dict[str, Any] = {}
     for one in tree.args["properties"].expressions if tree.args.get("properties") else []:
         if isinstance(one, exp.FileFormatProperty):
@@ -390,7 +396,7 @@ def _properties(tree: exp.Create) -> dict[str, Any]:
 
 
 def _form(how: dict[str, Any]) -> tuple[str, str]:
-    """Format and compression; GZIP is Athena's own choice for both formats."""
+    """Return format and compression; GZIP is Athena's default for both formats."""
     compression = how.get("write_compression") or how.get("parquet_compression") or "GZIP"
     return (how.get("format") or "PARQUET").upper(), compression.upper()
 
@@ -408,13 +414,14 @@ def _refuse_taken(database: str, name: str, location: str) -> None:
     if hive.keys_below(bucket, prefix):
         raise QueryError(
             "HIVE_PATH_ALREADY_EXISTS",
-            f"Target directory for table '{database}.{name}' already exists: {location}. You may need to manually clean the data at location"
-            f" '{location}' before retrying. Athena will not delete data in your account.",
+            f"Target directory for table '{database}.{name}' already exists: {location}. You may "
+            f"need to manually clean the data at location '{location}' before retrying. Athena "
+            "will not delete data in your account.",
         )
 
 
 def _refuse_types(tree: exp.Expr, rows: pa.Table) -> None:
-    """What Hive's files cannot hold."""
+    """Refuse types that Hive's files cannot store."""
     for number, (column, kind) in enumerate(
         zip(trino.outputs(tree), rows.schema.types, strict=False), 1
     ):
@@ -469,9 +476,9 @@ def _write(
     count: int,
     context: Context,
 ) -> list[str]:
-    """The rows as files; their addresses.
+    """Write the rows as files; return their addresses.
 
-    They go to the store a few at a time, and each is seen by others at once.
+    They are stored a few at a time, and each is visible to others at once.
     """
     bucket, prefix = split_uri(location)
     parts = parts_of(rows, buckets, count)

@@ -1,5 +1,5 @@
-"""Step Functions: Athena's tasks, the state machine's own rights, and an execution that was stopped
-stays stopped.
+"""Step Functions: tasks of Athena, the state machine's own permissions, and executions that stay
+stopped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ need(
 )
 need(app, "call_service_handler_sync", "SERVICE_HANDLERS", "AUTH")
 
-LOOK = 0.05  # seconds between looks at a query
+LOOK = 0.05  # seconds between polls of a query
 ACTIONS = ("startQueryExecution", "stopQueryExecution", "getQueryExecution", "getQueryResults")
-DENIED = {  # what a state machine catches: the SDK's error of last resort
+DENIED = {  # what a state machine catches: the SDK's generic error
     "athena": "Athena.AmazonAthenaException",
     "dynamodb": "DynamoDB.AmazonDynamoDBException",
     "lambda": "Lambda.AWSLambdaException",
@@ -50,8 +50,8 @@ def fill() -> None:
 
 
 def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A call of Athena; with `.sync`, the query to its end: States.TaskFailed with the whole query
-    as its cause if it fails.
+    """Call Athena; with `.sync`, wait for the query: States.TaskFailed with the whole query as its
+    cause if it fails.
 
     A query whose execution is stopped is stopped too.
     """
@@ -74,7 +74,7 @@ def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _call(action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Athena's answer; its error by the name that a state machine catches."""
+    """Return Athena's reply; raise its error under the name that a state machine catches."""
     headers = {
         "x-amz-target": f"AmazonAthena.{action[0].upper()}{action[1:]}",
         "content-type": "application/x-amz-json-1.1",
@@ -96,7 +96,7 @@ def _is_stopped() -> bool:
 
 
 def _as_its_role(run: Callable[[str], None]) -> Callable[[str], None]:
-    """What an execution does, it does as its state machine's role."""
+    """Execute the actions of an execution as its state machine's role."""
 
     def ran(arn: str) -> None:
         execution.set(arn)
@@ -117,7 +117,7 @@ def _unless_over(fail: Callable[..., None]) -> Callable[..., None]:
 
 
 def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Where IAM decides, a task is refused that the role does not allow."""
+    """Refuse a task that the role does not allow, if the account enforces IAM."""
 
     def invoked(resource: str, asked: Any) -> Any:
         if app.AUTH:
@@ -134,9 +134,7 @@ def _if_allowed(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 def needed(resource: str, asked: Any) -> list[tuple[str, str]]:
-    """The rights that a task needs, as (action, resource); none for a service that this bench does
-    not look after.
-    """
+    """Return the permissions that a task needs, as (action, resource); none for other services."""
     here = f"{get_region()}:{get_account_id()}"
     service, _, action = (
         resource.removesuffix(".sync")

@@ -1,12 +1,12 @@
-"""Trino's SQL on DuckDB: what Trino would refuse is refused, the rest is translated, and types come
-out as Trino's.
+"""Trino's SQL on DuckDB: Trino's errors are raised, the rest is translated, and results have
+Trino's types.
 
-sqlglot translates; this room adds what it cannot know or leaves out:
-- functions that Trino does not have, and comparisons of text with numbers, which DuckDB would let
-  pass
+sqlglot translates; this module adds what it cannot know or leaves out:
+- functions that Trino does not have, and comparisons of text with numbers, which DuckDB would
+  accept
 - integers divide to integers, and doubles by zero to infinity
 - a double becomes an integer by rounding half away from zero
-- columns without a name are _col0, _col1, ...; `"$path"` is there when named and not in `*`
+- columns without a name are _col0, _col1, ...; `"$path"` exists when named, and is not in `*`
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Finds = Callable[[str, str, frozenset[str] | None], Table]
 
 
 def parse(sql: str) -> exp.Expr:
-    """A statement as a tree; QueryError with its line where it is none."""
+    """Return a statement as a tree; QueryError with its line for an invalid one."""
     try:
         tree = sqlglot.parse_one(sql, read="athena")
     except SqlglotError as error:
@@ -88,10 +88,11 @@ def run(
     table: Finds,
     running: Callable[[duckdb.DuckDBPyConnection], None],
 ) -> tuple[pa.Table, int]:
-    """The rows of a query, its columns typed as Athena types them, and the bytes that were read.
+    """Return the rows of a query, its columns typed as Athena types them, and the bytes that were
+    read.
 
-    `table` finds a table by database and name, and the files that the query names, if it names
-    some; `running` is handed the connection, so that it can be interrupted.
+    `table` finds a table by database and name, and the files that the query names, if any;
+    `running` gets the connection, so that it can be interrupted.
     """
     tree = tree.copy()
     found = _tables(tree, database, table)
@@ -123,7 +124,7 @@ def run(
 
 
 def outputs(tree: exp.Expr) -> list[exp.Expr]:
-    """The columns that a query selects."""
+    """Return the columns that a query selects."""
     select = tree
     while isinstance(select, exp.SetOperation | exp.Subquery):
         select = select.this
@@ -135,7 +136,7 @@ def is_ordered(tree: exp.Expr) -> bool:
 
 
 def _refuse_foreign(sql: str, tree: exp.Expr) -> None:
-    """QueryError for a function that Trino does not have: DuckDB may well have it."""
+    """Raise QueryError for a function that Trino does not have, although DuckDB may."""
     named = {alias.name.lower() for alias in tree.find_all(exp.TableAlias) if alias.name}
     found = Trino().tokenize(sql)
     for before, token, after in zip([None, *found], found, found[1:], strict=False):
@@ -161,7 +162,7 @@ def _refuse_foreign(sql: str, tree: exp.Expr) -> None:
 
 
 def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str], Table]:
-    """The tables that a query reads; each is named in full from here on."""
+    """Return the tables that a query reads; each gets its full name."""
     ctes = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     paths: dict[tuple[str, str], frozenset[str] | None] = {}
     for node in list(tree.find_all(exp.Table)):
@@ -177,9 +178,7 @@ def _tables(tree: exp.Expr, database: str, table: Finds) -> dict[tuple[str, str]
 
 
 def _named_paths(table: exp.Table) -> frozenset[str] | None:
-    """The files that are read where `WHERE "$path" IN ('...')` names them: Trino opens no other.
-    None for all.
-    """
+    """Return the files named by `WHERE "$path" IN ('...')`: Trino opens no other. None for all."""
     select = table.parent_select
     where = (
         select.args.get("where") if select is not None and not select.args.get("joins") else None
@@ -211,7 +210,7 @@ def _name_columns(tree: exp.Expr) -> None:
 
 
 def _hide_path(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
-    """`*` does not show the hidden column."""
+    """Remove the hidden column from `*`."""
     for select in tree.find_all(exp.Select):
         joined = [join.this for join in select.args.get("joins") or []]
         sources = [
@@ -243,10 +242,10 @@ def _hide_path(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
 
 
 def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
-    """Rewrite what means another thing for other types."""
+    """Rewrite operators that have another meaning for other types."""
     for cast in tree.find_all(exp.Cast):
         _exact_decimal(cast)
-    for division in list(tree.find_all(exp.Div)):  # also where the types of the rest cannot be told
+    for division in list(tree.find_all(exp.Div)):  # also if the types of the rest are unknown
         if any(
             isinstance(side.unnest(), exp.Cast) and side.unnest().to.this in FLOATS
             for side in (division.left, division.right)
@@ -280,8 +279,8 @@ def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
 def _hints(
     tree: exp.Expr, found: Mapping[tuple[str, str], Table]
 ) -> list[tuple[exp.Expr, list[Any]]]:
-    """The operators and casts of a tree with the types of what they work on, inner ones first; none
-    where they cannot be told.
+    """Yield the operators and casts of a tree with the types of their operands, inner ones first;
+    none if they are unknown.
     """
     schema: dict[str, dict[str, dict[str, str]]] = {}
     for (database, name), table in found.items():
@@ -337,7 +336,7 @@ def _sign(node: exp.Expr) -> str:
 
 
 def _exact_decimal(cast: exp.Cast) -> None:
-    """DECIMAL '1.50' has the digits that are written; CAST(x AS decimal) has none after the point."""
+    """DECIMAL '1.50' has the written digits; CAST(x AS decimal) has none after the point."""
     if cast.to.this != exp.DType.DECIMAL or cast.to.expressions:
         return
     text = cast.this.name if isinstance(cast.this, exp.Literal) and cast.this.is_string else None
@@ -355,9 +354,7 @@ def _exact_decimal(cast: exp.Cast) -> None:
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    """A column of DuckDB's as Trino would type it: it has no 128 bits, nothing unsigned, and keeps
-    milliseconds.
-    """
+    """Return a column of DuckDB's in Trino's type: no 128 bits, nothing unsigned, milliseconds."""
     if kind in ("HUGEINT", "UHUGEINT", "UBIGINT", "UINTEGER", "USMALLINT", "UTINYINT"):
         try:
             return column.cast(pa.int64())
@@ -381,7 +378,7 @@ def _is_known(kind: pa.DataType) -> bool:
 
 
 def _told(error: duckdb.Error) -> QueryError:
-    """DuckDB's error by the name that Athena has for it."""
+    """Return DuckDB's error under Athena's name."""
     words = str(error)
     if isinstance(error, duckdb.InterruptException):
         return QueryError("USER_CANCELED", "Query was canceled")

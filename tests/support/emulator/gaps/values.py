@@ -1,6 +1,6 @@
 """Values as Athena writes them: texts of a result's fields, and its CSV file.
 
-Every field is quoted but NULL, which is nothing between two commas; an empty string is `""`.
+Every field is quoted except NULL, which is nothing between two commas; an empty string is `""`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Text = str | None
 
 
 def texts(column: pa.ChunkedArray) -> list[Text]:
-    """A column's values as Athena prints them; None for NULL."""
+    """Return a column's values as Athena prints them; None for NULL."""
     text = text_of(column.type)
     return [None if value is None else text(value) for value in column.to_pylist()]
 
 
 def text_of(kind: pa.DataType) -> Callable[[Any], str]:
-    """How a value of this type is printed."""
+    """Return the formatter for values of this type."""
     if pa.types.is_boolean(kind):
         return lambda value: "true" if value else "false"
     if pa.types.is_float64(kind):
@@ -41,19 +41,23 @@ def text_of(kind: pa.DataType) -> Callable[[Any], str]:
     if pa.types.is_list(kind):
         return lambda value: f"[{', '.join(_inner(item, kind.value_type) for item in value)}]"
     if pa.types.is_map(kind):
-        return lambda value: (
-            f"{{{', '.join(f'{_inner(k, kind.key_type)}={_inner(v, kind.item_type)}' for k, v in value)}}}"
+        return lambda value: _braces(
+            f"{_inner(k, kind.key_type)}={_inner(v, kind.item_type)}" for k, v in value
         )
     if pa.types.is_struct(kind):
-        return lambda value: (
-            f"{{{', '.join(f'{field.name}={_inner(value[field.name], field.type)}' for field in kind)}}}"
+        return lambda value: _braces(
+            f"{field.name}={_inner(value[field.name], field.type)}" for field in kind
         )
     return str
 
 
+def _braces(entries: Iterable[str]) -> str:
+    return f"{{{', '.join(entries)}}}"
+
+
 def java_double(value: float) -> str:
-    """As Java's Double.toString: the shortest digits that read back exactly, an exponent below
-    0.001 and from ten million on.
+    """Format as Java's Double.toString: the shortest digits that read back exactly, an exponent
+    below 0.001 and from ten million on.
     """
     if value != value:
         return "NaN"
@@ -64,7 +68,7 @@ def java_double(value: float) -> str:
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
     assert isinstance(exponent, int)
     words = "".join(map(str, digits)).rstrip("0") or "0"
-    point = len(digits) + exponent  # where the decimal point is, counted from the first digit
+    point = len(digits) + exponent  # position of the decimal point, counted from the first digit
     minus = "-" if sign else ""
     if not 1e-3 <= abs(value) < 1e7:
         return f"{minus}{words[0]}.{words[1:] or '0'}E{point - 1}"
@@ -74,7 +78,7 @@ def java_double(value: float) -> str:
 
 
 def java_float(value: float) -> str:
-    """The same for 32 bits: fewer digits already read back exactly."""
+    """Format 32-bit values: fewer digits already read back exactly."""
     if value != value or value in (float("inf"), float("-inf")):
         return java_double(value)
     shortest = (float(f"{value:.{digits}g}") for digits in range(1, 10))
@@ -82,7 +86,7 @@ def java_float(value: float) -> str:
 
 
 def csv(names: Sequence[str], rows: Iterable[Sequence[Text]]) -> bytes:
-    """A result file: a line of names, then a line for each row."""
+    """Return a result file: a line of names, then a line for each row."""
     lines = [
         ",".join("" if field is None else '"' + field.replace('"', '""') + '"' for field in row)
         for row in (names, *rows)

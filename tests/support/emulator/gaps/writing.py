@@ -1,6 +1,6 @@
-"""What CREATE TABLE AS and UNLOAD write: which rows go into which file, and the files' bytes.
+"""The output of CREATE TABLE AS and UNLOAD: which rows go into which file, and the files' bytes.
 
-Names of files tell nothing and rows lie in no order, so that nobody comes to lean on either.
+File names carry no information and rows have no order, so that no caller can rely on either.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import pyarrow.parquet as pq
 from .hive import QueryError
 from .values import text_of
 
-WRITERS = 3  # files of a table that is not bucketed: more than one, so that nobody expects one
+WRITERS = 3  # files of a table without buckets: several, so that no caller expects a single one
 MASK = 0x7FFFFFFF
 
 
 def shuffled(rows: pa.Table) -> pa.Table:
-    """The rows in no order: SQL promises none where no ORDER BY asks for one."""
+    """Return the rows in no order: SQL promises none without ORDER BY."""
     return rows.take(pc.sort_indices(pc.random(len(rows)))) if len(rows) > 1 else rows
 
 
 def parts_of(rows: pa.Table, bucketed_by: Sequence[str], bucket_count: int) -> list[pa.Table]:
-    """The rows of each file: of each bucket that has any, or of a few writers."""
+    """Return the rows of each file: of each bucket that has any, or of a few writers."""
     rows = shuffled(rows)
     if not bucketed_by:
         edges = sorted({len(rows) * number // WRITERS for number in range(WRITERS + 1)})
@@ -46,8 +46,8 @@ def parts_of(rows: pa.Table, bucketed_by: Sequence[str], bucket_count: int) -> l
 
 
 def bucket_numbers(columns: Sequence[pa.ChunkedArray], count: int) -> pa.Array:
-    """Hive's bucket of each row, version 1: an int hashes to itself, a bigint to its halves, a text
-    to 31 h + byte.
+    """Return Hive's bucket of each row, version 1: an int hashes to itself, a bigint to its halves,
+    a text to 31 h + byte.
     """
     if (
         len(columns) == 1
@@ -65,7 +65,7 @@ def bucket_numbers(columns: Sequence[pa.ChunkedArray], count: int) -> pa.Array:
 
 
 def hive_hash(value: Any, kind: pa.DataType) -> int:
-    """Java's hashCode as Hive uses it, 32 bits without sign."""
+    """Return Java's hashCode as Hive uses it, 32 bits without sign."""
     if value is None:
         return 0
     if pa.types.is_boolean(kind):
@@ -83,7 +83,7 @@ def hive_hash(value: Any, kind: pa.DataType) -> int:
 
 
 def encoded(rows: pa.Table, format: str, compression: str) -> bytes:
-    """A file's bytes."""
+    """Return a file's bytes."""
     if format == "PARQUET":
         return _parquet(rows, compression)
     lines = {"JSON": _json_lines, "TEXTFILE": _text_lines}.get(format)
@@ -98,7 +98,7 @@ def file_name(query: str, format: str, compression: str) -> str:
 
 
 def _parquet(rows: pa.Table, compression: str) -> bytes:
-    """As Trino's writer does it: an instant is an INT96."""
+    """Write as Trino's writer does: an instant is an INT96."""
     buffer = io.BytesIO()
     try:
         pq.write_table(
@@ -116,7 +116,7 @@ def _parquet(rows: pa.Table, compression: str) -> bytes:
 
 
 def _json_lines(rows: pa.Table) -> Iterator[str]:
-    """A NULL is left out; instants and decimals are texts and numbers as Athena prints them."""
+    """Leave out NULL; instants and decimals are texts and numbers as Athena prints them."""
     for row in rows.to_pylist():
         yield (
             json.dumps(

@@ -1,8 +1,6 @@
-"""What a Lambda environment lacks and this machine has: /dev/shm, and with it semaphores and shared
-memory between processes.
+"""Removes what a Lambda environment lacks: /dev/shm, and with it semaphores and shared memory.
 
-Python imports this at its start in every function of the bench and in every child that a function
-starts.
+Python imports this at its start in every function of the emulator and in every child process.
 """
 
 import _multiprocessing
@@ -12,7 +10,7 @@ from typing import Any
 
 try:
     import _posixshmem
-except ImportError:  # no POSIX system
+except ImportError:  # not a POSIX system
     _posixshmem = None  # type: ignore[assignment]
 
 
@@ -21,7 +19,7 @@ def refuse(*_: Any, **__: Any) -> None:
 
 
 class SemLock(_multiprocessing.SemLock):
-    """multiprocessing's Lock, Queue, Pool and so on are made of this."""
+    """multiprocessing's Lock, Queue, Pool and so on are made of this"""
 
     def __new__(cls, *_: Any, **__: Any) -> "SemLock":
         refuse()

@@ -1,6 +1,4 @@
-"""How far a model is, as somebody far away counts it: no more and no less than what the newest
-outcomes say.
-"""
+"""The progress of a model, read from another machine: exactly what the newest outcomes state."""
 
 from __future__ import annotations
 
@@ -38,7 +36,8 @@ def test_the_last_outcome_of_each_unit_counts(
     store: S3Store, rounds: list[list[tuple[int, int, set[int]]]]
 ) -> None:
     layout = Layout(uuid4().hex)
-    count, last = ProgressReader(store, layout, "m", UNITS), {}
+    reader = ProgressReader(store, layout, "m", UNITS)
+    last: dict[int, bool] = {}
     for attempt, done in enumerate(rounds, 1):
         for batch, (first, last_, wrong) in enumerate(done):
             message = Message(layout.run, "m", batch, first, last_, attempt)
@@ -52,7 +51,7 @@ def test_the_last_outcome_of_each_unit_counts(
             )
             put_sealed(store, layout.outcome(message, "ledger"), accounts)
             last |= {unit: unit in wrong for unit in range(first, last_ + 1)}
-        found = count.look()
+        found = reader.read()
         assert (found.model, found.units, found.done, found.failed) == (
             "m",
             UNITS,
@@ -60,4 +59,4 @@ def test_the_last_outcome_of_each_unit_counts(
             sum(last.values()),
         )
         assert "\n" not in found.last_failure
-    assert count.look() == found
+    assert reader.read() == found

@@ -1,4 +1,4 @@
-"""What FaultInjector promises to those who test with it."""
+"""The promises of FaultInjector to its users."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import doctest
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +21,12 @@ from hundredfold.testing import (
 )
 
 
-def put_three(store) -> None:
+def put_three(store: Any) -> None:
     for name in "abc":
         store.put(name, b"")
 
 
-def test_the_nth_call_is_not_carried_out_and_the_others_are():
+def test_the_nth_call_is_not_executed_and_the_others_are() -> None:
     store = MemoryStore()
     faulty = FaultInjector(store, fail_at=2)
     faulty.put("a", b"")
@@ -35,7 +37,7 @@ def test_the_nth_call_is_not_carried_out_and_the_others_are():
     assert faulty.calls == 4
 
 
-def test_a_door_that_fails_after_a_call_has_carried_it_out():
+def test_a_fault_after_a_call_leaves_it_executed() -> None:
     store = MemoryStore()
     faulty = FaultInjectorAfter(store, fail_at=2)
     with pytest.raises(InjectedFault):
@@ -44,13 +46,13 @@ def test_a_door_that_fails_after_a_call_has_carried_it_out():
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), KeyboardInterrupt()])
-def test_it_raises_the_error_that_it_was_given(error):
+def test_the_given_error_is_raised(error: Any) -> None:
     with pytest.raises(type(error)) as raised:
         FaultInjector(MemoryQueue(), 1, error).send(["a"])
     assert raised.value is error
 
 
-def test_all_methods_share_one_count():
+def test_all_methods_share_one_count() -> None:
     queue = FaultInjector(MemoryQueue(), fail_at=3)
     queue.send(["a"])
     queue.receive()
@@ -58,7 +60,7 @@ def test_all_methods_share_one_count():
         queue.depth()
 
 
-def test_a_test_can_stop_at_every_call_in_turn():
+def test_a_test_can_stop_at_every_call_in_turn() -> None:
     stopped = 0
     for n in count(1):
         store = MemoryStore()
@@ -73,7 +75,7 @@ def test_a_test_can_stop_at_every_call_in_turn():
     assert stopped == 3
 
 
-def test_what_is_not_a_method_is_the_door_s_own(tmp_path):
+def test_other_attributes_are_those_of_the_port(tmp_path: Path) -> None:
     from hundredfold.local.filesystem import FileStore
 
     assert FaultInjector(FileStore(tmp_path), 1).root == tmp_path
@@ -82,7 +84,7 @@ def test_what_is_not_a_method_is_the_door_s_own(tmp_path):
     assert copy.copy(FaultInjector(MemoryStore(), 3)).fail_at == 3
 
 
-def test_the_examples_in_the_docstrings_are_true():
+def test_the_examples_in_the_docstrings_are_true() -> None:
     result = doctest.testmod(hundredfold.testing)
     assert result.attempted > 5
     assert result.failed == 0

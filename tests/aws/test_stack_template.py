@@ -1,4 +1,4 @@
-"""The stack as it is synthesized: what CloudFormation will be told, and who will be allowed what."""
+"""The synthesized stack: its resources, and the permissions of its roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hundredfold.aws.stack.settings import BOUNDS, Choices, Settings
+from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
 from hundredfold.errors import UsageError
 from support.synthesis import JOB, cdk_app, nothing, synthesize
 
@@ -48,8 +48,8 @@ def cdk() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
-    """Three stacks of one account: the plain one, one with much set, one with names."""
-    made = {}
+    """Three stacks of one account: the default one, one with many settings, one with names."""
+    made: dict[str, Template] = {}
     for stack, settings in (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED)):
         file = (
             synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings)
@@ -65,7 +65,7 @@ def template(request: pytest.FixtureRequest, templates: dict[str, Template]) -> 
 
 
 def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
-    """The resources of a type, by the ends of their logical ids that people chose."""
+    """Return the resources of a type, by the readable part of their logical ids."""
     return {
         name: resource["Properties"]
         for name, resource in template["Resources"].items()
@@ -84,7 +84,7 @@ def one(template: Template, kind: str, word: str = "") -> dict[str, Any]:
 
 
 def flat(value: Any) -> str:
-    """A value of a template as one text: what CloudFormation will know is written <Name>."""
+    """Return a value of a template as one text; a reference is written <Name>."""
     if isinstance(value, str):
         return value
     kind, given = next(iter(value.items()))
@@ -94,7 +94,7 @@ def flat(value: Any) -> str:
 
 
 def statements(template: Template, role: str = "") -> Iterator[dict[str, Any]]:
-    """What the roles may do; the resources as texts."""
+    """Return the statements of the roles' policies, with resources as texts."""
     for name, policy in of_type(template, "AWS::IAM::Policy").items():
         if name.startswith(f"Job{role}"):
             for statement in policy["PolicyDocument"]["Statement"]:
@@ -110,13 +110,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def machine(template: Template) -> dict[str, Any]:
-    return json.loads(flat(one(template, "AWS::StepFunctions::StateMachine")["DefinitionString"]))
+    text = flat(one(template, "AWS::StepFunctions::StateMachine")["DefinitionString"])
+    return dict(json.loads(text))
 
 
 # ---- the state machine
 
 
-def test_every_state_that_is_named_is_there(template: Template) -> None:
+def test_every_named_state_exists(template: Template) -> None:
     definition = machine(template)
     states = definition["States"]
     named = {definition["StartAt"]} | {
@@ -125,7 +126,7 @@ def test_every_state_that_is_named_is_there(template: Template) -> None:
     assert named - set(states) == set()
 
 
-def test_every_state_can_be_reached_and_comes_to_an_end(template: Template) -> None:
+def test_every_state_is_reachable_and_leads_to_an_end(template: Template) -> None:
     definition = machine(template)
     states, reached, ahead = definition["States"], set(), [definition["StartAt"]]
     while ahead:
@@ -149,13 +150,13 @@ def targets(state: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def test_the_machine_logs_all_and_traces(templates: dict[str, Template]) -> None:
+def test_the_state_machine_logs_everything_and_traces(templates: dict[str, Template]) -> None:
     properties = one(templates["pricing"], "AWS::StepFunctions::StateMachine")
     assert properties["LoggingConfiguration"]["Level"] == "ALL"
     assert properties["TracingConfiguration"] == {"Enabled": True}
 
 
-def test_the_machine_calls_only_what_its_role_may_call(template: Template) -> None:
+def test_the_state_machine_calls_only_what_its_role_allows(template: Template) -> None:
     allowed = [
         resource
         for statement in statements(template, "MachineRole")
@@ -170,11 +171,11 @@ def test_the_machine_calls_only_what_its_role_may_call(template: Template) -> No
     assert called == set(allowed)
 
 
-# ---- queues and what they feed
+# ---- queues and event source mappings
 
 
 def test_a_message_is_hidden_for_six_times_the_timeout_of_its_function(template: Template) -> None:
-    for function, queue in (("Work", "WorkQueue"), ("Bury", "DeadQueue")):
+    for function, queue in (("Work", "WorkQueue"), ("DeadLetter", "DeadQueue")):
         timeout = one(template, "AWS::Lambda::Function", function)["Timeout"]
         window = one(template, "AWS::Lambda::EventSourceMapping", function).get(
             "MaximumBatchingWindowInSeconds", 0
@@ -182,7 +183,7 @@ def test_a_message_is_hidden_for_six_times_the_timeout_of_its_function(template:
         assert one(template, "AWS::SQS::Queue", queue)["VisibilityTimeout"] >= 6 * timeout + window
 
 
-def test_a_message_is_handed_out_five_times_unless_told_otherwise(
+def test_a_message_is_delivered_five_times_by_default(
     templates: dict[str, Template],
 ) -> None:
     receives = [
@@ -192,7 +193,7 @@ def test_a_message_is_handed_out_five_times_unless_told_otherwise(
     assert receives == [5, 7]
 
 
-def test_queues_are_polled_long_and_a_dead_letter_is_kept_longer_than_a_message(
+def test_queues_use_long_polling_and_keep_dead_letters_longer(
     template: Template,
 ) -> None:
     work, dead = (
@@ -206,14 +207,14 @@ def test_queues_are_polled_long_and_a_dead_letter_is_kept_longer_than_a_message(
     )
 
 
-def test_a_failed_message_comes_back_without_its_neighbours(template: Template) -> None:
+def test_only_the_failed_message_of_a_batch_is_delivered_again(template: Template) -> None:
     mappings = of_type(template, "AWS::Lambda::EventSourceMapping")
     assert [m["FunctionResponseTypes"] for m in mappings.values()] == [
         ["ReportBatchItemFailures"]
     ] * 2
 
 
-def test_a_mapping_has_a_concurrency_or_pollers_and_never_both(
+def test_a_mapping_has_a_concurrency_or_pollers_but_never_both(
     templates: dict[str, Template],
 ) -> None:
     plain, rich = (
@@ -236,18 +237,18 @@ def test_large_batches_are_gathered_in_a_window(templates: dict[str, Template]) 
     assert windows == [0, 1]
 
 
-def test_the_worker_may_send_to_its_own_queue_without_being_stopped(template: Template) -> None:
+def test_the_worker_may_send_to_its_own_queue(template: Template) -> None:
     assert {
         name: one(template, "AWS::Lambda::Function", name).get("RecursiveLoop")
-        for name in ("Step", "Work", "Bury")
+        for name in ("Step", "Work", "DeadLetter")
     } == {
         "Step": None,
         "Work": "Allow",
-        "Bury": None,
+        "DeadLetter": None,
     }
 
 
-def test_s3_tells_of_batches_only_where_events_are_the_trigger(
+def test_s3_sends_batch_events_only_with_the_events_trigger(
     templates: dict[str, Template],
 ) -> None:
     plain, rich = (one(templates[name], "AWS::S3::Bucket") for name in ("pricing", "promotions"))
@@ -260,7 +261,7 @@ def test_s3_tells_of_batches_only_where_events_are_the_trigger(
     ]
 
 
-def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_to(
+def test_s3_may_send_to_the_queue_for_this_account_only(
     templates: dict[str, Template],
 ) -> None:
     rich = templates["promotions"]
@@ -276,13 +277,12 @@ def test_s3_may_send_to_the_queue_for_this_account_only_and_before_it_is_asked_t
     assert bucket["DependsOn"] == [name]
 
 
-def test_no_function_but_ours_is_made(template: Template) -> None:
-    assert (
-        len(of_type(template, "AWS::Lambda::Function")) == 3
-    )  # CDK's own way to set notifications would be a fourth
+def test_the_stack_has_no_other_functions(template: Template) -> None:
+    # CDK's own way to set notifications would be a fourth
+    assert len(of_type(template, "AWS::Lambda::Function")) == 3
 
 
-# ---- what is kept
+# ---- storage
 
 
 def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Template) -> None:
@@ -297,7 +297,7 @@ def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Templa
     )
 
 
-def test_what_only_a_run_needs_expires_and_releases_do_not(template: Template) -> None:
+def test_data_of_runs_expires_and_releases_do_not(template: Template) -> None:
     rules = one(template, "AWS::S3::Bucket")["LifecycleConfiguration"]["Rules"]
     expiring = {
         rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule
@@ -307,7 +307,7 @@ def test_what_only_a_run_needs_expires_and_releases_do_not(template: Template) -
     assert rest["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
 
-def test_everything_that_can_be_asked_over_the_wire_wants_tls(template: Template) -> None:
+def test_the_bucket_and_queues_require_tls(template: Template) -> None:
     policies = [
         *of_type(template, "AWS::S3::BucketPolicy").values(),
         *of_type(template, "AWS::SQS::QueuePolicy").values(),
@@ -318,7 +318,7 @@ def test_everything_that_can_be_asked_over_the_wire_wants_tls(template: Template
         assert [s["Condition"] for s in denies] == [{"Bool": {"aws:SecureTransport": "false"}}]
 
 
-def test_the_table_of_runs_has_its_indexes_and_can_be_had_back(template: Template) -> None:
+def test_the_table_of_runs_has_indexes_and_point_in_time_recovery(template: Template) -> None:
     table = one(template, "AWS::DynamoDB::Table")
     keys = {
         index["IndexName"]: [key["AttributeName"] for key in index["KeySchema"]]
@@ -335,7 +335,7 @@ def test_the_workgroup_does_not_enforce_its_location(template: Template) -> None
     assert configuration["EnforceWorkGroupConfiguration"] is False
 
 
-def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(
+def test_every_function_has_a_log_group_with_a_retention(
     template: Template,
 ) -> None:
     groups = [
@@ -348,7 +348,7 @@ def test_every_function_logs_into_a_group_of_its_own_that_is_kept_for_a_while(
     } == {30}
 
 
-# ---- rights
+# ---- permissions
 
 
 def test_each_function_has_a_role_of_its_own_without_managed_policies(template: Template) -> None:
@@ -369,14 +369,23 @@ def test_no_action_has_a_star(template: Template) -> None:
     ] == []
 
 
-NAMELESS = {  # rights that AWS takes for all resources or none
-    "xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets",
-    "logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery", "logs:ListLogDeliveries",
-    "logs:PutResourcePolicy", "logs:DescribeResourcePolicies", "logs:DescribeLogGroups",
-}  # fmt: skip
+NAMELESS = {  # permissions that AWS grants for all resources or none
+    "xray:PutTraceSegments",
+    "xray:PutTelemetryRecords",
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+}
 
 
-def test_a_right_to_everything_is_one_that_aws_cannot_narrow(template: Template) -> None:
+def test_only_permissions_without_resources_apply_to_everything(template: Template) -> None:
     wide = {
         action
         for statement in statements(template)
@@ -386,7 +395,7 @@ def test_a_right_to_everything_is_one_that_aws_cannot_narrow(template: Template)
     assert wide <= NAMELESS
 
 
-def test_wherever_a_right_names_many_resources_they_are_below_a_prefix(template: Template) -> None:
+def test_wildcards_in_permissions_are_below_a_prefix(template: Template) -> None:
     many = {
         resource
         for statement in statements(template)
@@ -401,8 +410,8 @@ def test_wherever_a_right_names_many_resources_they_are_below_a_prefix(template:
     ] == []
 
 
-def test_the_worker_writes_outcomes_and_nothing_else(template: Template) -> None:
-    for role in ("WorkRole", "BuryRole"):
+def test_the_worker_may_write_outcomes_only(template: Template) -> None:
+    for role in ("WorkRole", "DeadLetterRole"):
         writing = [
             (action, resource)
             for statement in statements(template, role)
@@ -415,7 +424,7 @@ def test_the_worker_writes_outcomes_and_nothing_else(template: Template) -> None
         assert all(resource.endswith("/runs/*/models/*/outcomes/*") for _, resource in writing)
 
 
-def test_the_worker_lists_and_reads_no_releases(template: Template) -> None:
+def test_the_worker_may_not_list_or_read_releases(template: Template) -> None:
     reading = [
         r
         for s in statements(template, "WorkRole")
@@ -432,7 +441,7 @@ def test_the_worker_lists_and_reads_no_releases(template: Template) -> None:
     assert listing["Condition"] == {"StringLike": {"s3:prefix": ["runs/*", "processing/*"]}}
 
 
-def test_queries_cannot_write_releases_or_runs(template: Template) -> None:
+def test_queries_may_not_write_releases_or_runs(template: Template) -> None:
     writing = [
         r
         for s in statements(template, "MachineRole")
@@ -443,7 +452,7 @@ def test_queries_cannot_write_releases_or_runs(template: Template) -> None:
     assert not [s for s in statements(template, "MachineRole") if "s3:DeleteObject" in s["Action"]]
 
 
-def test_further_places_are_read_only(templates: dict[str, Template]) -> None:
+def test_further_source_locations_are_read_only(templates: dict[str, Template]) -> None:
     about = [
         s
         for s in statements(templates["promotions"])
@@ -463,7 +472,7 @@ def test_further_places_are_read_only(templates: dict[str, Template]) -> None:
     }
 
 
-# ---- the whole
+# ---- the whole stack
 
 
 def test_two_stacks_of_one_account_share_no_name(templates: dict[str, Template]) -> None:
@@ -499,7 +508,7 @@ def physical_names(template: Template) -> Iterator[tuple[str, str]]:
             yield resource["Type"], properties["DatabaseInput"]["Name"]
 
 
-def test_a_prefix_begins_every_name(templates: dict[str, Template]) -> None:
+def test_a_name_prefix_applies_to_every_name(templates: dict[str, Template]) -> None:
     names = [name for _, name in physical_names(templates["named"])]
     assert len(names) >= 9
     assert [
@@ -511,7 +520,7 @@ def test_a_prefix_begins_every_name(templates: dict[str, Template]) -> None:
     ] == []
 
 
-def test_outputs_and_environments_say_the_same(template: Template) -> None:
+def test_outputs_and_environments_have_the_same_values(template: Template) -> None:
     outputs = {name.lower(): flat(output["Value"]) for name, output in template["Outputs"].items()}
     renamed = {"queue": "queueurl", "dead": "deadurl"}
     for function in of_type(template, "AWS::Lambda::Function").values():
@@ -533,10 +542,12 @@ def test_outputs_and_environments_say_the_same(template: Template) -> None:
             "code",
         }
         assert known == {name: outputs[renamed.get(name, name)] for name in known}
-    assert {"machinearn", "stepfunction", "workfunction", "buryfunction", "version"} <= set(outputs)
+    assert {"machinearn", "stepfunction", "workfunction", "deadletterfunction", "version"} <= set(
+        outputs
+    )
 
 
-def test_pollers_say_how_many_work_at_once(templates: dict[str, Template]) -> None:
+def test_pollers_determine_the_concurrency(templates: dict[str, Template]) -> None:
     assert [
         templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")
     ] == ["100", "50000"]
@@ -563,7 +574,7 @@ def test_an_upload_starts_a_run_with_that_file_as_its_source(
     )
 
 
-def test_alarms_tell_what_they_mean_and_go_to_the_topic(templates: dict[str, Template]) -> None:
+def test_alarms_have_a_description_and_notify_the_topic(templates: dict[str, Template]) -> None:
     plain, rich = (
         of_type(templates[name], "AWS::CloudWatch::Alarm") for name in ("pricing", "promotions")
     )
@@ -575,7 +586,7 @@ def test_alarms_tell_what_they_mean_and_go_to_the_topic(templates: dict[str, Tem
     assert {alarm["TreatMissingData"] for alarm in (plain | rich).values()} == {"notBreaching"}
 
 
-def test_everything_that_takes_tags_says_whose_it_is(template: Template) -> None:
+def test_every_resource_has_tags_of_its_job_and_stack(template: Template) -> None:
     for name in (
         "AWS::S3::Bucket",
         "AWS::DynamoDB::Table",
@@ -588,11 +599,10 @@ def test_everything_that_takes_tags_says_whose_it_is(template: Template) -> None
 
 
 @pytest.mark.slow
-def test_cfn_lint_has_nothing_against_it(templates: dict[str, Template]) -> None:
+def test_cfn_lint_has_no_findings(templates: dict[str, Template]) -> None:
     api = pytest.importorskip("cfnlint.api")
-    ignored = api.ManualArgs(
-        ignore_checks=["W3005"]
-    )  # CDK names a dependency that a reference has made already
+    # CDK lists a dependency that a reference already implies
+    ignored = api.ManualArgs(ignore_checks=["W3005"])
     assert [
         str(match)
         for template in templates.values()
@@ -600,8 +610,8 @@ def test_cfn_lint_has_nothing_against_it(templates: dict[str, Template]) -> None
     ] == []
 
 
-def test_cdk_nag_is_awake(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """That the three stacks were synthesized at all says that it had nothing against them."""
+def test_cdk_nag_is_active(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The synthesis of the three stacks shows that cdk-nag had no findings for them."""
     from aws_cdk import aws_s3
 
     app = cdk.make_app(
@@ -611,9 +621,8 @@ def test_cdk_nag_is_awake(cdk: Any, tmp_path: Path, capfd: pytest.CaptureFixture
     aws_s3.Bucket(app.node.find_child("pricing"), "Bare")
     with pytest.raises(RuntimeError, match="ValidationFailed") as caught:
         app.synth()
-    assert (
-        "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"
-    )  # a terminal is told beside the error
+    # on a terminal, the finding is printed next to the error
+    assert "pricing/Bare/Resource" in f"{caught.value}{capfd.readouterr().err}"
 
 
 def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
@@ -623,14 +632,14 @@ def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
         {"stack": "pricing", "code": str(nothing(tmp_path / "code")), "settings": PLAIN},
         outdir=str(tmp_path / "out"),
     )
-    with pytest.raises(UsageError, match="has a Hundredfold already"):
+    with pytest.raises(UsageError, match="already has a Hundredfold"):
         Hundredfold(app.node.find_child("pricing"), "Second", code=str(tmp_path / "code"), job=JOB)
 
 
-# ---- what a stack can be told
+# ---- settings of a stack
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_invalid_settings_are_reported_at_once() -> None:
     wrong = {
         "memory": 5,
         "timeout": "9",
@@ -641,9 +650,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "log_days": 6,
     }
     with pytest.raises(UsageError) as caught:
-        Settings.of({"job": JOB, **wrong})
+        Settings.from_mapping({"job": JOB, **wrong})
     assert len(caught.value.problems) == 7
-    assert "memory is 5, wanted 128 to 10,240 MB" in caught.value.problems
+    assert "memory is 5, expected 128 to 10,240 MB" in caught.value.problems
 
 
 @pytest.mark.parametrize(
@@ -664,34 +673,38 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("layers", ("AWSSDKPandas",)),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, value: Any) -> None:
+def test_an_invalid_setting_is_rejected(name: str, value: Any) -> None:
     with pytest.raises(UsageError):
-        Settings.of({"job": JOB, name: value})
+        Settings.from_mapping({"job": JOB, name: value})
 
 
-def test_a_word_that_there_is_not_is_refused() -> None:
-    with pytest.raises(UsageError, match="cannot be told memroy"):
-        Settings.of({"job": JOB, "memroy": 2048})
+def test_an_unknown_setting_is_rejected() -> None:
+    with pytest.raises(UsageError, match="unknown settings of a stack: memroy"):
+        Settings.from_mapping({"job": JOB, "memroy": 2048})
 
 
 def test_an_upload_can_only_be_a_source_of_the_job() -> None:
-    with pytest.raises(UsageError, match="names costs; the job has the sources sales"):
-        Settings(job=JOB, start_on_upload=("costs",)).uploads(["sales"], "bucket")
+    with pytest.raises(
+        UsageError, match="names costs, which are not sources of the job; its sources are sales"
+    ):
+        Settings(job=JOB, start_on_upload=("costs",)).upload_locations(["sales"], "bucket")
 
 
 def test_settings_survive_json() -> None:
     from dataclasses import asdict
 
     for told in (PLAIN, RICH, NAMED):
-        settings = Settings.of(told)
-        assert Settings.of(json.loads(json.dumps(asdict(settings)))) == settings
+        settings = Settings.from_mapping(told)
+        assert Settings.from_mapping(json.loads(json.dumps(asdict(settings)))) == settings
 
 
-def test_the_words_for_those_who_check_types_are_those_of_the_settings() -> None:
-    assert set(Choices.__annotations__) | {"job"} == {field.name for field in fields(Settings)}
-    assert {bounds.name for bounds in BOUNDS} <= set(Choices.__annotations__)
+def test_the_typed_keywords_are_the_fields_of_the_settings() -> None:
+    assert set(SettingsKeywords.__annotations__) | {"job"} == {
+        field.name for field in fields(Settings)
+    }
+    assert {bounds.name for bounds in BOUNDS} <= set(SettingsKeywords.__annotations__)
 
 
-def test_nothing_of_this_machine_is_in_a_template(template: Template) -> None:
+def test_a_template_contains_nothing_of_this_machine(template: Template) -> None:
     text = json.dumps({key: value for key, value in template.items() if key != "file"})
     assert str(Path.cwd()) not in text

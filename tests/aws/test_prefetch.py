@@ -1,4 +1,4 @@
-"""A store that reads ahead gives what the store gives, in whatever order it is asked."""
+"""A store that prefetches returns the same objects as the store, in any order of reading."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ def content(key: str) -> bytes:
     return key.encode().ljust(KEYS[key], b".")
 
 
-@pytest.mark.parametrize(("room", "kept"), [(2**20, 2**20), (5_000, 0), (1, 0)])
-def test_objects_are_what_they_are_in_any_order(store: S3Store, room: int, kept: int) -> None:
-    chance = random.Random(room)
-    with PrefetchingStore(store, room=room, kept=kept) as ahead:
+@pytest.mark.parametrize(("prefetch_bytes", "cache_bytes"), [(2**20, 2**20), (5_000, 0), (1, 0)])
+def test_the_bytes_of_objects_are_the_same_in_any_order(
+    store: S3Store, prefetch_bytes: int, cache_bytes: int
+) -> None:
+    chance = random.Random(prefetch_bytes)
+    with PrefetchingStore(store, prefetch_bytes=prefetch_bytes, cache_bytes=cache_bytes) as ahead:
         assert list(ahead.list("runs/r/outcomes/")) == sorted(KEYS)
         in_order = sorted(KEYS)
-        some = [key for key in in_order if chance.random() < 0.5]  # others are never wanted
+        some = [key for key in in_order if chance.random() < 0.5]  # others are never read
         for key in [*in_order, *some, *chance.sample(in_order, 40)]:
             assert ahead.get(key).to_pybytes() == content(key)
 
 
-def test_what_was_not_listed_is_read_as_ever_and_what_is_missing_is_missed(store: S3Store) -> None:
+def test_unlisted_objects_are_read_and_missing_ones_are_key_errors(store: S3Store) -> None:
     with PrefetchingStore(store) as ahead:
         list(ahead.list("runs/r/outcomes/"))
         ahead.put("runs/r/other.json", b"{}")
@@ -52,7 +54,7 @@ def test_what_was_not_listed_is_read_as_ever_and_what_is_missing_is_missed(store
             ahead.get("runs/r/outcomes/999.ledger.arrow")
 
 
-def test_an_object_that_goes_after_it_was_listed_is_missed(store: S3Store) -> None:
+def test_an_object_removed_after_the_listing_is_a_key_error(store: S3Store) -> None:
     with PrefetchingStore(store) as ahead:
         first, second, *_ = ahead.list("runs/r/outcomes/")
         store.delete(second)

@@ -1,5 +1,5 @@
-"""The package as Lambda would run it: AWS's runtime client, a Python that has nothing else, the
-memory of the function.
+"""The package as Lambda would run it: AWS's runtime client, a Python without other packages, the
+function's memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.deploy.package import Packaged, package
+from hundredfold.aws.deploy.package import ZippedPackage, package
 from support.emulator import Emulator
 from support.emulator.deploy import deploy
 from support.lambda_runtime_api import Function, running
 from support.synthesis import cdk_app
 
 LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
-MEMORY = {"step": 3008, "work": 1769, "bury": 512}  # MB, as the stack gives them
+MEMORY = {"step": 3008, "work": 1769, "dead_letter": 512}  # MB, as in the stack
 
 log = logging.getLogger(__name__)
 pytestmark = [
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> ZippedPackage:
     return package(
         "tariffs.job:job",
         tmp_path_factory.mktemp("package"),
@@ -51,7 +51,7 @@ def version_of(python: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def unzipped(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unzipped(packaged: ZippedPackage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     with zipfile.ZipFile(packaged.zip) as archive:
         archive.extractall(folder)
@@ -62,8 +62,8 @@ def unzipped(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def function(
     unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
 ) -> Iterator[Callable[[str], Function]]:
-    """`function("work")`: that handler, up and waiting; its stack is a queue with dead letters, a
-    bucket, and a table.
+    """`function("work")`: that handler, started and waiting; its stack is a queue with a
+    dead-letter queue, a bucket, and a table.
     """
     queues = {
         kind: emulator.client("sqs").create_queue(QueueName=name_of(kind))["QueueUrl"]
@@ -101,7 +101,6 @@ def function(
         )
         found = manager.__enter__()
         opened.append(manager)
-        found.dead = queues["dead"]  # type: ignore[attr-defined]
         return found
 
     yield make
@@ -110,7 +109,7 @@ def function(
 
 
 @pytest.mark.parametrize("kind", MEMORY)
-def test_each_function_comes_up_with_its_package_alone_within_its_memory(
+def test_each_function_starts_with_only_its_package_within_its_memory(
     kind: str, function: Callable[[str], Function]
 ) -> None:
     found = function(kind)
@@ -118,10 +117,10 @@ def test_each_function_comes_up_with_its_package_alone_within_its_memory(
         "%s: init %.2f s, %.0f MB of %d",
         kind,
         found.init_seconds,
-        found.peak() / 2**20,
+        found.peak_bytes() / 2**20,
         MEMORY[kind],
     )
-    assert found.peak() < MEMORY[kind] * 2**20 / 2
+    assert found.peak_bytes() < MEMORY[kind] * 2**20 / 2
     records = [
         {
             "messageId": "1",
@@ -135,8 +134,8 @@ def test_each_function_comes_up_with_its_package_alone_within_its_memory(
         "execution": "e",
         "step": "validate",
         "model": "",
-        "asked": "",
-        "heard": {},
+        "token": "",
+        "query_result": {},
     }
     answer = found.call(event if kind == "step" else {"Records": records})
     if kind == "step":  # it reached the ledger, and there is no such run
@@ -147,7 +146,7 @@ def test_each_function_comes_up_with_its_package_alone_within_its_memory(
         assert answer.value == {"batchItemFailures": []}
 
 
-def test_a_message_that_is_not_ours_goes_to_the_dead_letters_with_its_reason(
+def test_a_foreign_message_is_dead_lettered_with_its_reason(
     function: Callable[[str], Function], emulator: Emulator
 ) -> None:
     found = function("work")
@@ -156,71 +155,66 @@ def test_a_message_that_is_not_ours_goes_to_the_dead_letters_with_its_reason(
     ]
     answer = found.call({"Records": records})
     assert answer.error is None, (answer.error, found.log.read_text())
-    letters = emulator.client("sqs").receive_message(
-        QueueUrl=found.dead, MessageAttributeNames=["All"]
-    )["Messages"]  # type: ignore[attr-defined]
-    assert [letter["Body"] for letter in letters] == ["rubbish"]
-    assert letters[0]["MessageAttributes"]["reason"]["StringValue"] == "it is no JSON"
+    messages = emulator.client("sqs").receive_message(
+        QueueUrl=found.environment["HUNDREDFOLD_DEAD"], MessageAttributeNames=["All"]
+    )["Messages"]
+    assert [message["Body"] for message in messages] == ["rubbish"]
+    assert messages[0]["MessageAttributes"]["reason"]["StringValue"] == "it is not JSON"
 
 
-def test_a_whole_run_with_the_package_alone_ends_with_the_bytes_of_a_run_here(
-    tmp_path: Path,
-) -> None:
-    """From `init` by `package` and the CDK to a release, under IAM, in a Python that has no more
-    than Lambda's.
-    """
-    told = {"stack": "hundredfold-shop", "code": str(tmp_path / "build" / "package.zip")}
-    told["settings"] = {
+def run_module(folder: Path, *words: str, env: Mapping[str, str] = os.environ) -> None:
+    """Run `python -m WORDS` in a folder; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def synthesize_shop(folder: Path) -> None:
+    """Create the job of `init`, package it, and synthesize its stack into cdk.out."""
+    architecture, python = "x86_64", version_of(LAMBDA)
+    settings = {
         "job": "shop.job:job",
         "concurrency": 2,
-        "architecture": "x86_64",
+        "architecture": architecture,
         "timeout": 60,
-    }  # type: ignore[assignment]
-    (tmp_path / "told.json").write_text(json.dumps(told))
+    }
+    stack = {
+        "stack": "hundredfold-shop",
+        "code": str(folder / "build" / "package.zip"),
+        "settings": settings,
+    }
+    (folder / "stack.json").write_text(json.dumps(stack))
     with cdk_app():  # its Node is in the environment
         node = dict(os.environ)
-
-    def do(*words: str, env: Mapping[str, str] = os.environ) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            cwd=tmp_path,
-            env=dict(env),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
-
-    do("hundredfold", "init", "shop")
-    do(
-        "hundredfold",
-        "package",
-        "shop.job:job",
-        "--architecture",
-        "x86_64",
-        "--python",
-        version_of(LAMBDA),
-    )
+    run_module(folder, "hundredfold", "init", "shop")
+    options = ("--architecture", architecture, "--python", python)
+    run_module(folder, "hundredfold", "package", "shop.job:job", *options)
     assembly = {
-        "HUNDREDFOLD_STACK_FILE": str(tmp_path / "told.json"),
-        "CDK_OUTDIR": str(tmp_path / "cdk.out"),
-        "PYTHONPATH": str(tmp_path),
+        "HUNDREDFOLD_STACK_FILE": str(folder / "stack.json"),
+        "CDK_OUTDIR": str(folder / "cdk.out"),
+        "PYTHONPATH": str(folder),
     }
-    do("hundredfold.aws.stack.app", env=node | assembly)
+    run_module(folder, "hundredfold.aws.stack.app", env=node | assembly)
+
+
+def test_a_run_with_only_the_package_has_the_bytes_of_a_local_run(tmp_path: Path) -> None:
+    """From `init` by `package` and the CDK to a release, under IAM, in a Python with Lambda's
+    packages only.
+    """
+    synthesize_shop(tmp_path)
     run = ["hundredfold", "run", "shop.job:job", "--run-id", "one", "--as-of", "2026-11-22"]
     with Emulator(auth=True) as emulator:
         outputs = deploy(emulator, tmp_path / "cdk.out", python=LAMBDA)
-        do(*run, "--backend", "aws", env=emulator.environment())
-        do(*run)
-        for path in (tmp_path / ".hundredfold" / "releases" / "shop" / "000001").glob(
-            "price_list.*"
-        ):
-            there = (
-                emulator.client("s3")
-                .get_object(Bucket=outputs["Bucket"], Key=f"releases/shop/000001/{path.name}")[
-                    "Body"
-                ]
-                .read()
-            )
-            assert there == path.read_bytes(), path.name
+        run_module(tmp_path, *run, "--backend", "aws", env=emulator.environment())
+        run_module(tmp_path, *run)
+        release = tmp_path / ".hundredfold" / "releases" / "shop" / "000001"
+        for path in release.glob("price_list.*"):
+            key = f"releases/shop/000001/{path.name}"
+            found = emulator.client("s3").get_object(Bucket=outputs["Bucket"], Key=key)
+            assert found["Body"].read() == path.read_bytes(), path.name

@@ -1,5 +1,5 @@
-"""Whole runs on emulated AWS, as a person has them: by the command line and the verbs, from
-deployed stack to release.
+"""Whole runs on emulated AWS, as a user starts them: with the command line and the API, from the
+deployed stack to the release.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hundredfold.aws.backend import AwsBackend
 from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Stopped
 from hundredfold.pipeline.releases import releases
 from hundredfold.pipeline.runner import NullCallbacks
+from hundredfold.ports.run_facts import CodeEntry
 from support.emulator import HANG_S, wait_until
 from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 from tariffs import demo
@@ -31,7 +32,7 @@ def tariffs(account: Account) -> Iterator[Stack]:
         yield account.stack("hundredfold-tariffs")
 
 
-def test_tariffs_have_the_bytes_of_this_machine(tariffs: Stack, tmp_path: Path) -> None:
+def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Path) -> None:
     places = demo.make("demo", tmp_path / "data")
     sources = [word for name, place in places.items() for word in ("--source", f"{name}={place}")]
     told = tariffs.cli("run", demo.JOB, "--run-id", "parity", "--as-of", demo.AS_OF, *sources)
@@ -61,7 +62,7 @@ SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
 
 
 def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """What came of each model's units; how long they took is not the same twice."""
+    """Return the counts of each model; its times differ between runs."""
     names = ("units", "rows", "ok", "failed", "crashed", "rows_in", "rows_out")
     return {
         model: tuple(counts[name] for name in names) for model, counts in facts["models"].items()
@@ -69,7 +70,7 @@ def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def cli_here(home: Path, *words: str) -> str:
-    """What the same command prints for the runs of this machine."""
+    """Return what the same command prints for the runs of this machine."""
     return subprocess.run(
         [*Stack.program, *words, "--home", str(home)],
         capture_output=True,
@@ -79,12 +80,10 @@ def cli_here(home: Path, *words: str) -> str:
     ).stdout
 
 
-# ---- a person comes and goes
+# ---- a user starts and leaves
 
 
-def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_a_run_continues_when_its_client_is_interrupted(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["held"] * 12)
     words = (
         "run",
@@ -109,16 +108,16 @@ def test_a_run_goes_on_when_its_client_is_interrupted_and_is_found_again(
     client.send_signal(signal.SIGINT)
     _, told = client.communicate(timeout=HANG_S)
     assert client.returncode == 130
-    assert "run left goes on without us" in told
+    assert "run left continues on AWS" in told
     assert "status left --watch --backend aws" in told
     tasks.release()
     watched = trouble.cli("status", "left", "--watch")
     assert "12 of 12 units done" in watched.stderr
     assert tasks.calls() == dict.fromkeys(range(12), 1)
-    assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.here("left")
+    assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.local_release("left")
 
 
-def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(
+def test_a_cancelled_run_stops_its_execution_and_publishes_nothing(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["held"] * 120)
@@ -127,7 +126,8 @@ def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(
     record = hundredfold.cancel("regretted", backend="aws", stack=trouble.name)
     assert trouble.home.status_of(record.options["execution"]) == "ABORTED"
     wait_until(lambda: not any(trouble.depth()), lambda: f"{trouble.depth()}")
-    assert 2 < len(tasks.calls()) < 60  # who was at work has left, and what was queued is dropped
+    # the active worker has stopped, and queued messages are dropped
+    assert 2 < len(tasks.calls()) < 60
     assert (run.state, run.release) == ("cancelled", None)
     with pytest.raises(Stopped, match="run regretted was cancelled"):
         AwsBackend(trouble.name).watch("regretted", NullCallbacks())
@@ -135,10 +135,10 @@ def test_a_cancelled_run_ends_its_execution_and_its_work_and_publishes_nothing(
         hundredfold.resume("regretted", backend="aws", stack=trouble.name)
 
 
-# ---- failures end in the record, with their reason
+# ---- failures are recorded with their reason
 
 
-def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
+def test_a_broken_contract_fails_the_run(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     tasks.file.write_text(tasks.file.read_text().replace("1,fine", "-1,fine"))
     with pytest.raises(
@@ -158,17 +158,15 @@ def test_a_broken_contract_is_told(trouble: Stack, tmp_path: Path) -> None:
     )
 
 
-def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mended(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_a_run_resumes_after_a_rejected_query_is_fixed(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "no number", "fine"])
     with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
         trouble.run(tasks, "refused")
     assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
     mended = {"JOB_IS_MENDED": "yes"}
     with (
-        trouble.deployed_with("Step", Environment=mended),
-        trouble.deployed_with("Work", Environment=mended),
+        trouble.changed_function("Step", Environment=mended),
+        trouble.changed_function("Work", Environment=mended),
     ):
         assert (
             len(hundredfold.resume("refused", backend="aws", stack=trouble.name).published_rows())
@@ -176,43 +174,39 @@ def test_a_query_that_athena_refuses_is_told_and_the_run_goes_on_when_it_is_mend
         )
 
 
-def test_what_athena_does_not_take_is_told_and_the_run_goes_on_when_it_does(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_a_run_resumes_after_athena_denied_access(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
-        trouble.without_right("Machine", "athena:StartQueryExecution"),
+        trouble.denied("Machine", "athena:StartQueryExecution"),
         pytest.raises(HundredfoldError, match="is not authorized to perform"),
     ):
         trouble.run(tasks, "denied")
     assert "athena:StartQueryExecution" in trouble.record("denied").reason
-    assert published(hundredfold.resume("denied", backend="aws", stack=trouble.name)) == tasks.here(
-        "denied"
-    )
+    assert published(
+        hundredfold.resume("denied", backend="aws", stack=trouble.name)
+    ) == tasks.local_release("denied")
 
 
-def test_a_function_that_cannot_be_loaded_is_told_and_the_run_goes_on_when_it_can(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_a_run_resumes_after_its_job_could_not_be_loaded(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
-        trouble.deployed_with("Step", Handler="nothing.here"),
+        trouble.changed_function("Step", Handler="nothing.here"),
         pytest.raises(HundredfoldError, match="ImportModuleError"),
     ):
         trouble.run(tasks, "unloaded")
     assert trouble.record("unloaded").state == "failed"
     with (
-        trouble.deployed_with("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}),
+        trouble.changed_function("Step", Environment={"HUNDREDFOLD_JOB": "jobs.nowhere:job"}),
         pytest.raises(HundredfoldError) as raised,
     ):
         hundredfold.resume("unloaded", backend="aws", stack=trouble.name)
     assert raised.value.message.startswith("there is no module 'jobs.nowhere'")
     assert published(
         hundredfold.resume("unloaded", backend="aws", stack=trouble.name)
-    ) == tasks.here("unloaded")
+    ) == tasks.local_release("unloaded")
 
 
-def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(
+def test_a_run_continues_with_other_code_only_if_that_is_accepted(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "raise", "fine"])
@@ -222,15 +216,12 @@ def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(
     assert trouble.record("older").options["code"] == [
         {"attempt": 1, "fingerprint": deployed, "commit": ""}
     ]
-    earlier = {"attempt": 1, "fingerprint": "earlier", "commit": ""}
-    trouble.home.ledger.note(
-        "older", options={"code": [earlier]}
-    )  # as if another package had been deployed since
-    tasks.mend()
+    earlier = CodeEntry(attempt=1, fingerprint="earlier", commit="")
+    # as if another package had been deployed since
+    trouble.home.ledger.note("older", options={"code": [earlier]})
+    tasks.fix()
     for verb in (hundredfold.retry, hundredfold.publish):
-        with pytest.raises(
-            StateError, match=f"{deployed} is deployed, and it was earlier"
-        ) as caught:
+        with pytest.raises(StateError, match=f"{deployed} in place of earlier") as caught:
             verb("older", backend="aws", stack=trouble.name)
         assert (
             f"{verb.__name__} older --accept-new-code --backend aws --stack {trouble.name}"
@@ -242,21 +233,19 @@ def test_a_run_goes_on_with_other_code_only_where_that_is_accepted(
         earlier,
         {"attempt": 2, "fingerprint": deployed, "commit": ""},
     ]
-    assert published(retried) == tasks.here("older")
+    assert published(retried) == tasks.local_release("older")
     (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "older"]
     assert set(release.code) == {"earlier", deployed}
     assert release.code["earlier"]["doubled"] == 2
     assert release.code[deployed]["doubled"] == 1
 
 
-def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_code_that_is_deployed_during_a_run_ends_it(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "fine"])
     with (
-        trouble.deployed_with("Step", Environment={"HUNDREDFOLD_CODE": "later"}),
+        trouble.changed_function("Step", Environment={"HUNDREDFOLD_CODE": "later"}),
         pytest.raises(
-            HundredfoldError, match="other code was deployed while run replaced was at work: later"
+            HundredfoldError, match="other code was deployed while run replaced was active: later"
         ) as caught,
     ):
         trouble.run(tasks, "replaced")
@@ -265,4 +254,4 @@ def test_code_that_is_deployed_while_a_run_is_at_work_ends_the_run(
     assert tasks.calls() == {}
     assert published(
         hundredfold.resume("replaced", backend="aws", stack=trouble.name)
-    ) == tasks.here("replaced")
+    ) == tasks.local_release("replaced")

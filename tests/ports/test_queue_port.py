@@ -1,15 +1,18 @@
-"""The Queue's promises, which every kind of queue keeps.
+"""The promises of the Queue port, held by every implementation.
 
-Tests that ask for `exact` hold the kinds of one machine to more: an order, leases that end in the
-moment, exact counts. SQS promises none of that, and its emulator answers more exactly than it does.
+Tests that request `exact` hold the local implementations to more: an order, leases that end at the
+exact time, exact counts. SQS promises none of these, and its emulator is more exact than it is.
 """
 
 from __future__ import annotations
 
 import pickle
 import sqlite3
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,33 +21,39 @@ from hundredfold.errors import HomeError
 from hundredfold.local.sqlite_queue import SqliteQueue
 from hundredfold.ports.interfaces import Depth
 from hundredfold.testing import MemoryQueue
+from support.aws_account import LinkedClock
 
-EXACT = {
+EXACT: dict[str, Callable[..., Any]] = {
     "memory": lambda _, __, **settings: MemoryQueue(**settings),
     "local": lambda ask, _, **settings: SqliteQueue(ask("tmp_path") / "queue.sqlite", **settings),
 }
 
 
-def on_sqs(ask, stack, *, visibility, max_receives, clock, sleep):
-    stack.enter_context(ask("account").following(clock))
-    return SqsQueue(
-        *ask("account").queues(visibility=visibility, max_receives=max_receives),
-        linger=0,
-        sleep=sleep,
-    )
+def on_sqs(
+    ask: Callable[[str], Any],
+    stack: ExitStack,
+    *,
+    visibility: float,
+    max_receives: int,
+    clock: LinkedClock,
+    sleep: Callable[[float], object],
+) -> Any:
+    stack.enter_context(ask("account").linked_to(clock))
+    url, dead_url = ask("account").queues(visibility=visibility, max_receives=max_receives)
+    return SqsQueue(url, dead_url, linger=0, sleep=sleep)
 
 
-KINDS = {**EXACT, "sqs": on_sqs}
+KINDS: dict[str, Callable[..., Any]] = {**EXACT, "sqs": on_sqs}
 
 
 @pytest.fixture
-def make(request, clock):
-    """Make a queue of a kind: leases of 60 seconds, three receives, and a sleep that moves the
+def make(request: pytest.FixtureRequest, clock: LinkedClock) -> Iterator[Any]:
+    """Create a queue of each kind: leases of 60 seconds, three receives, and a sleep that moves the
     clock.
     """
     with ExitStack() as stack:
 
-        def make(kind, **settings):
+        def make(kind: str, **settings: Any) -> Any:
             settings = {
                 "visibility": 60.0,
                 "max_receives": 3,
@@ -60,33 +69,33 @@ def make(request, clock):
 
 
 @pytest.fixture(params=KINDS)
-def queue(request, make):
+def queue(request: pytest.FixtureRequest, make: Any) -> Any:
     return make(request.param)
 
 
 @pytest.fixture(params=EXACT)
-def exact(request, make):
+def exact(request: pytest.FixtureRequest, make: Callable[..., Any]) -> Any:
     return make(request.param)
 
 
-def use_up(queue, clock):
-    """Take all messages, and let them come back, until none does."""
+def use_up(queue: Any, clock: LinkedClock) -> None:
+    """Receive all messages and let their leases end, until none is delivered any more."""
     while queue.receive():
         clock.advance(60)
 
 
-def test_an_empty_queue_gives_nothing(queue):
+def test_an_empty_queue_returns_nothing(queue: Any) -> None:
     assert queue.receive() is None
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_messages_come_in_the_order_in_which_they_were_sent(exact):
+def test_messages_are_received_in_the_order_of_sending(exact: Any) -> None:
     exact.send(["a", "b"])
     exact.send(["c"])
     assert [exact.receive().body for _ in range(3)] == ["a", "b", "c"]
 
 
-def test_a_text_comes_out_as_it_went_in(queue):
+def test_a_text_is_received_as_it_was_sent(queue: Any) -> None:
     texts = [
         "ü€😀",
         '{"a": "\\n"}',
@@ -99,22 +108,22 @@ def test_a_text_comes_out_as_it_went_in(queue):
 
 
 @pytest.mark.parametrize("text", ["", "a\0b"])
-def test_any_text_is_a_message(exact, text):
+def test_any_text_is_a_message(exact: Any, text: str) -> None:
     exact.send([text])
     assert exact.receive().body == text
 
 
-def test_the_same_text_sent_twice_is_two_messages(queue):
+def test_the_same_text_sent_twice_is_two_messages(queue: Any) -> None:
     queue.send(["a", "a"])
     assert queue.depth().waiting == 2
 
 
-def test_sending_nothing_is_no_error(queue):
+def test_sending_no_messages_is_allowed(queue: Any) -> None:
     queue.send([])
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_a_message_in_flight_is_not_handed_out(queue, clock):
+def test_a_message_in_flight_is_not_delivered(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     queue.receive()
     clock.advance(59.9)
@@ -122,7 +131,7 @@ def test_a_message_in_flight_is_not_handed_out(queue, clock):
     assert queue.depth() == Depth(0, 1, 0)
 
 
-def test_a_message_that_is_not_deleted_comes_back(queue, clock):
+def test_a_message_that_is_not_deleted_is_delivered_again(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     first = queue.receive()
     clock.advance(60)
@@ -133,14 +142,14 @@ def test_a_message_that_is_not_deleted_comes_back(queue, clock):
     assert first.receipt != second.receipt
 
 
-def test_a_message_that_comes_back_has_its_old_place_in_the_order(exact, clock):
+def test_a_redelivered_message_keeps_its_position(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a", "b"])
     exact.receive()
     clock.advance(60)
     assert exact.receive().body == "a"
 
 
-def test_a_deleted_message_never_comes_back(queue, clock):
+def test_a_deleted_message_is_never_delivered_again(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     assert queue.delete(queue.receive().receipt)
     clock.advance(1000)
@@ -148,14 +157,14 @@ def test_a_deleted_message_never_comes_back(queue, clock):
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_a_message_can_be_deleted_once(exact):
+def test_a_message_can_be_deleted_only_once(exact: Any) -> None:
     exact.send(["a"])
     receipt = exact.receive().receipt
     assert exact.delete(receipt)
     assert not exact.delete(receipt)
 
 
-def test_a_receipt_is_good_for_its_own_delivery_only(exact, clock):
+def test_a_receipt_is_valid_for_its_own_delivery_only(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a"])
     late = exact.receive().receipt
     clock.advance(60)
@@ -165,7 +174,7 @@ def test_a_receipt_is_good_for_its_own_delivery_only(exact, clock):
     assert exact.delete(mine)
 
 
-def test_a_receipt_ends_with_its_lease_though_nobody_took_the_message(exact, clock):
+def test_a_receipt_expires_with_its_lease(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a"])
     receipt = exact.receive().receipt
     clock.advance(60)
@@ -175,22 +184,22 @@ def test_a_receipt_ends_with_its_lease_though_nobody_took_the_message(exact, clo
 
 
 @pytest.mark.parametrize("receipt", ["", "1", "1.", "nonsense", "9999999.0"])
-def test_a_receipt_that_nobody_was_given_is_good_for_nothing(queue, receipt):
+def test_an_unknown_receipt_is_invalid(queue: Any, receipt: str) -> None:
     queue.send(["a"])
     queue.receive()
-    queue.delete(receipt)  # of this, SQS may say that it is done
+    queue.delete(receipt)  # SQS may return True here
     assert not queue.extend(receipt, 60)
     assert queue.depth().in_flight == 1
 
 
 @pytest.mark.parametrize("receipt", ["", "1", "1.", "nonsense", "9999999.0"])
-def test_nothing_is_deleted_by_a_receipt_that_nobody_was_given(exact, receipt):
+def test_an_unknown_receipt_deletes_nothing(exact: Any, receipt: str) -> None:
     exact.send(["a"])
     exact.receive()
     assert not exact.delete(receipt)
 
 
-def test_a_lease_is_extended_from_now_on(queue, clock):
+def test_a_lease_is_extended_from_now_on(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     delivery = queue.receive()
     clock.advance(50)
@@ -201,14 +210,14 @@ def test_a_lease_is_extended_from_now_on(queue, clock):
     assert queue.receive().receive_count == 2
 
 
-def test_a_lease_can_be_made_shorter(queue, clock):
+def test_a_lease_can_be_made_shorter(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     queue.extend(queue.receive().receipt, 5)
     clock.advance(5)
     assert queue.receive().body == "a"
 
 
-def test_extending_by_nothing_gives_the_message_back_at_once(queue):
+def test_extending_by_zero_releases_the_message_at_once(queue: Any) -> None:
     queue.send(["a"])
     delivery = queue.receive()
     assert queue.extend(delivery.receipt, 0)
@@ -216,14 +225,14 @@ def test_extending_by_nothing_gives_the_message_back_at_once(queue):
     assert queue.receive().receive_count == 2
 
 
-def test_a_receipt_that_was_given_back_is_good_for_nothing(exact):
+def test_the_receipt_of_a_released_message_is_invalid(exact: Any) -> None:
     exact.send(["a"])
     receipt = exact.receive().receipt
     exact.extend(receipt, 0)
     assert not exact.delete(receipt)
 
 
-def test_a_lease_that_ran_out_cannot_be_extended(queue, clock):
+def test_an_expired_lease_cannot_be_extended(queue: Any, clock: LinkedClock) -> None:
     queue.send(["a"])
     receipt = queue.receive().receipt
     clock.advance(60)
@@ -232,7 +241,9 @@ def test_a_lease_that_ran_out_cannot_be_extended(queue, clock):
     assert not queue.extend(receipt, 60)
 
 
-def test_a_message_that_came_back_too_often_is_a_dead_letter(queue, clock):
+def test_a_message_is_dead_lettered_after_too_many_deliveries(
+    queue: Any, clock: LinkedClock
+) -> None:
     queue.send(["bad"])
     use_up(queue, clock)
     queue.send(["good"])
@@ -242,7 +253,9 @@ def test_a_message_that_came_back_too_often_is_a_dead_letter(queue, clock):
     assert queue.depth() == Depth(0, 1, 1)
 
 
-def test_the_last_delivery_is_in_flight_and_not_yet_dead(queue, clock):
+def test_the_last_delivery_is_in_flight_and_not_dead_lettered(
+    queue: Any, clock: LinkedClock
+) -> None:
     queue.send(["a"])
     for _ in range(2):
         queue.receive()
@@ -255,7 +268,7 @@ def test_the_last_delivery_is_in_flight_and_not_yet_dead(queue, clock):
     assert queue.dead() == []
 
 
-def test_a_dead_letter_is_counted_though_nobody_has_asked_for_messages(exact, clock):
+def test_a_dead_letter_is_counted_before_the_next_receive(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a"])
     for _ in range(3):
         exact.receive()
@@ -263,7 +276,7 @@ def test_a_dead_letter_is_counted_though_nobody_has_asked_for_messages(exact, cl
     assert exact.depth() == Depth(0, 0, 1)
 
 
-def test_the_last_receipt_of_a_dead_letter_is_good_for_nothing(exact, clock):
+def test_the_last_receipt_of_a_dead_letter_is_invalid(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a"])
     for _ in range(3):
         last = exact.receive()
@@ -273,7 +286,7 @@ def test_the_last_receipt_of_a_dead_letter_is_good_for_nothing(exact, clock):
     assert exact.dead() == ["a"]
 
 
-def test_reading_the_dead_letters_changes_nothing(queue, clock):
+def test_reading_the_dead_letters_changes_nothing(queue: Any, clock: LinkedClock) -> None:
     queue.send([f"letter {number}" for number in range(25)])
     use_up(queue, clock)
     for _ in range(2):
@@ -281,7 +294,7 @@ def test_reading_the_dead_letters_changes_nothing(queue, clock):
     assert queue.depth() == Depth(0, 0, 25)
 
 
-def test_purge_forgets_everything(queue, clock):
+def test_purge_deletes_everything(queue: Any, clock: LinkedClock) -> None:
     queue.send(["dead"])
     use_up(queue, clock)
     queue.send(["in flight", "waiting"])
@@ -293,7 +306,7 @@ def test_purge_forgets_everything(queue, clock):
     assert queue.receive() is None
 
 
-def test_an_old_receipt_is_no_good_for_the_messages_after_a_purge(exact):
+def test_a_receipt_is_invalid_after_a_purge(exact: Any) -> None:
     exact.send(["a"])
     old = exact.receive().receipt
     exact.purge()
@@ -302,7 +315,7 @@ def test_an_old_receipt_is_no_good_for_the_messages_after_a_purge(exact):
     assert not exact.delete(old)
 
 
-def test_release_ends_every_lease_and_keeps_the_counts(exact):
+def test_release_ends_every_lease_and_keeps_the_counts(exact: Any) -> None:
     exact.send(["a", "b", "c"])
     receipts = [exact.receive().receipt for _ in range(2)]
     assert exact.release() == 2
@@ -311,23 +324,28 @@ def test_release_ends_every_lease_and_keeps_the_counts(exact):
     assert [exact.receive().receive_count for _ in range(3)] == [2, 2, 1]
 
 
-def test_waiting_in_vain_takes_as_long_as_was_asked(exact, clock):
+def test_waiting_without_a_message_takes_the_given_time(exact: Any, clock: LinkedClock) -> None:
     start = clock()
     assert exact.receive(wait=20) is None
     assert clock() - start == pytest.approx(20, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_waiting_burns_no_core(make, clock, kind):
-    naps = []
-    queue = make(kind, sleep=lambda seconds: (naps.append(seconds), clock.advance(seconds)))
+def test_waiting_uses_no_cpu_time(make: Callable[..., Any], clock: LinkedClock, kind: str) -> None:
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        clock.advance(seconds)
+
+    queue = make(kind, sleep=sleep)
     queue.receive(wait=20)
     assert naps[0] == pytest.approx(0.005)
     assert max(naps) <= 0.2
     assert len(naps) < 120
 
 
-def test_a_message_that_is_there_is_not_waited_for(queue, clock):
+def test_an_available_message_is_received_without_waiting(queue: Any, clock: LinkedClock) -> None:
     start = clock()
     queue.send(["a"])
     queue.receive(wait=20)
@@ -335,14 +353,20 @@ def test_a_message_that_is_there_is_not_waited_for(queue, clock):
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_waiting_ends_with_a_message_that_is_sent_meanwhile(make, clock, kind):
-    queue = make(kind, sleep=lambda seconds: (clock.advance(seconds), queue.send(["late"])))
+def test_waiting_ends_when_a_message_is_sent(
+    make: Callable[..., Any], clock: LinkedClock, kind: str
+) -> None:
+    def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+        waiting.send(["late"])
+
+    waiting: Any = make(kind, sleep=sleep)
     start = clock()
-    assert queue.receive(wait=20).body == "late"
+    assert waiting.receive(wait=20).body == "late"
     assert clock() - start < 0.01
 
 
-def test_waiting_ends_in_the_moment_in_which_a_lease_ends(exact, clock):
+def test_waiting_ends_when_a_lease_ends(exact: Any, clock: LinkedClock) -> None:
     exact.send(["a"])
     exact.receive()
     start = clock()
@@ -350,7 +374,7 @@ def test_waiting_ends_in_the_moment_in_which_a_lease_ends(exact, clock):
     assert clock() - start == pytest.approx(60, abs=0.005)
 
 
-def test_many_threads_get_each_message_once(queue):
+def test_many_threads_receive_each_message_once(queue: Any) -> None:
     bodies = [str(i) for i in range(200)]
     queue.send(bodies)
 
@@ -366,17 +390,19 @@ def test_many_threads_get_each_message_once(queue):
     assert sorted(taken) == sorted(bodies)
 
 
-def test_a_second_queue_on_the_file_sees_the_same_messages(tmp_path, clock):
+def test_a_second_queue_on_the_file_sees_the_same_messages(
+    tmp_path: Path, clock: LinkedClock
+) -> None:
     with (
         closing(SqliteQueue(tmp_path / "q", clock=clock)) as one,
         closing(SqliteQueue(tmp_path / "q", clock=clock)) as two,
     ):
         one.send(["a", "b"])
-        assert two.receive().body == "a"
-        assert one.receive().body == "b"
+        received = [queue.receive() for queue in (two, one)]
+        assert [delivery and delivery.body for delivery in received] == ["a", "b"]
 
 
-def test_a_file_queue_outlives_its_process(tmp_path, clock):
+def test_a_file_queue_survives_its_process(tmp_path: Path, clock: LinkedClock) -> None:
     with closing(SqliteQueue(tmp_path / "deep" / "q", clock=clock)) as queue:
         queue.send(["a"])
         queue.receive()
@@ -385,7 +411,9 @@ def test_a_file_queue_outlives_its_process(tmp_path, clock):
     queue.close()
 
 
-def test_a_file_queue_is_sent_to_another_process_with_its_settings(tmp_path, clock):
+def test_a_file_queue_is_sent_to_another_process_with_its_settings(
+    tmp_path: Path, clock: LinkedClock
+) -> None:
     with closing(SqliteQueue(tmp_path / "q", visibility=7, max_receives=1, clock=clock)) as queue:
         queue.send(["a"])
         with closing(pickle.loads(pickle.dumps(queue))) as copy:
@@ -397,7 +425,9 @@ def test_a_file_queue_is_sent_to_another_process_with_its_settings(tmp_path, clo
             assert copy.dead() == ["a"]
 
 
-def test_looking_into_an_empty_file_queue_takes_no_write_lock(tmp_path, clock):
+def test_reading_an_empty_file_queue_takes_no_write_lock(
+    tmp_path: Path, clock: LinkedClock
+) -> None:
     with closing(
         SqliteQueue(tmp_path / "q", clock=clock, sleep=clock.advance, patience=0)
     ) as queue:
@@ -411,15 +441,17 @@ def test_looking_into_an_empty_file_queue_takes_no_write_lock(tmp_path, clock):
                 queue.send(["b"])
 
 
-def test_a_file_that_is_no_queue_is_told_with_what_to_do(tmp_path):
+def test_a_file_that_is_not_a_queue_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "q").write_text("these are not the bytes of a database" * 100)
     queue = SqliteQueue(tmp_path / "q")
     with pytest.raises(HomeError, match="is damaged") as told:
         queue.receive()
-    assert "hundredfold resume" in told.value.hint
+    assert "hundredfold resume" in str(told.value.hint)
 
 
-def test_a_file_queue_that_cannot_grow_keeps_what_it_had(tmp_path, small_files):
+def test_a_file_queue_that_cannot_grow_keeps_its_messages(
+    tmp_path: Path, small_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with closing(SqliteQueue(tmp_path / "q")) as queue:
         queue.send(["a"])
         with small_files(200_000), pytest.raises(HomeError):

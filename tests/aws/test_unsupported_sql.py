@@ -1,4 +1,4 @@
-"""What will not survive on Athena is told before a run, each with the line on which it stands."""
+"""SQL that Athena does not support is reported before a run, each with its line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from hundredfold.sql.athena import refuse_untranslatable
 
 ON_LINE_3 = {
     "GROUP BY ALL": "SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL",
-    "GROUP BY ALL;": "SELECT g FROM (SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL) AS q\nGROUP\nBY g",
+    "GROUP BY ALL;": (
+        "SELECT g FROM (SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL) AS q\nGROUP\nBY g"
+    ),
     "ORDER BY ALL": "SELECT g, x\nFROM t\nORDER BY ALL DESC",
     "ASOF JOIN": "SELECT t.g\nFROM t\nASOF JOIN u ON t.g = u.g AND t.d >= u.d",
     "POSITIONAL JOIN": "SELECT t.g\nFROM t\nPOSITIONAL JOIN u",
@@ -35,11 +37,17 @@ ON_LINE_3 = {
         "SELECT\n g,\n sum(x) OVER (ORDER BY g ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE "
         "CURRENT ROW) AS s\nFROM t"
     ),
-    "a list of a group's values in no order": "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t",
+    "a list of a group's values in no order": (
+        "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t"
+    ),
     "a part of a time": "SELECT\n year(d) AS y,\n date_part('century', d) AS c\nFROM t",
     "a form of a time": "SELECT\n strftime(d, '%Y') AS y,\n strftime(d, '%U') AS c\nFROM t",
-    "LIMIT or OFFSET that is no plain number": "SELECT g FROM (SELECT g FROM t\nLIMIT 3) AS q\nLIMIT 1 + 1",
-    "LIMIT in per cent": "SELECT g FROM (SELECT g FROM t\nORDER BY g\nLIMIT 3%) AS q\nORDER BY g\nLIMIT 5",
+    "LIMIT or OFFSET that is no plain number": (
+        "SELECT g FROM (SELECT g FROM t\nLIMIT 3) AS q\nLIMIT 1 + 1"
+    ),
+    "LIMIT in per cent": (
+        "SELECT g FROM (SELECT g FROM t\nORDER BY g\nLIMIT 3%) AS q\nORDER BY g\nLIMIT 5"
+    ),
     "a type": "SELECT\n CAST(x AS BIGINT) AS b,\n CAST(x AS HUGEINT) AS c\nFROM t",
     "a text with E": "SELECT\n g,\n E'a\\n' AS c\nFROM t",
     "COLLATE": "SELECT\n g\nFROM t ORDER BY s COLLATE NOCASE",
@@ -54,7 +62,7 @@ ON_LINE_3 = {
 
 
 @pytest.mark.parametrize("words", ON_LINE_3)
-def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -> None:
+def test_sql_that_athena_does_not_support_is_rejected_with_its_line(words: str) -> None:
     query = ON_LINE_3[words]
     with pytest.raises(
         QueryError, match=r"the query of model prices cannot run on AWS\n"
@@ -65,7 +73,7 @@ def test_what_athena_would_not_understand_is_refused_with_its_line(words: str) -
     assert caught.value.hint
 
 
-def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -> None:
+def test_all_unsupported_lines_are_reported_at_once_in_order() -> None:
     with pytest.raises(QueryError) as caught:
         refuse_untranslatable(
             "the summary 'all'",
@@ -80,13 +88,13 @@ def test_all_that_would_be_refused_is_told_at_once_in_the_order_of_its_lines() -
     ]
 
 
-def test_a_query_that_cannot_be_read_is_told_with_its_line() -> None:
+def test_a_query_with_a_syntax_error_is_rejected_with_its_line() -> None:
     with pytest.raises(QueryError, match=r"cannot be read: .* Line 2"):
         refuse_untranslatable("the query of model prices", "SELECT g\nFROM t WHERE (x")
 
 
 @pytest.mark.parametrize("where", ["source", "release"])
-def test_constraints_inside_of_lists_are_refused_before_a_run(where: str) -> None:
+def test_constraints_inside_of_lists_are_rejected_before_a_run(where: str) -> None:
     contract = make_dataclass("Row", [("v", list[Annotated[int, Gt(0)]])])
     job = Job(
         "j",

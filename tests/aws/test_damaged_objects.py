@@ -1,4 +1,6 @@
-"""What Athena wrote is read with the checksum that S3 has for it, whatever the storage answers."""
+"""Objects that Athena wrote are read with S3's checksum of them, even if the storage returns other
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def storage(content: bytes, **headers: str) -> Iterator[S3Store]:
             server.server_close()
 
 
-def test_other_bytes_under_the_tag_of_an_object_are_damage() -> None:
+def test_bytes_that_do_not_match_the_entity_tag_are_damage() -> None:
     with (
         storage(DAMAGED, **{"x-amz-server-side-encryption": "AES256"}) as store,
         pytest.raises(
@@ -66,7 +68,7 @@ def test_other_bytes_under_the_tag_of_an_object_are_damage() -> None:
         store.get_marked("batch.parquet", f"{len(WRITTEN)} {TAG}")
 
 
-def test_the_bytes_that_were_written_are_read_whatever_the_encryption() -> None:
+def test_the_written_bytes_are_read_with_any_encryption() -> None:
     for encryption in ("AES256", "aws:kms"):
         with storage(WRITTEN, **{"x-amz-server-side-encryption": encryption}) as store:
             assert (
@@ -74,7 +76,7 @@ def test_the_bytes_that_were_written_are_read_whatever_the_encryption() -> None:
             )
 
 
-def test_a_tag_that_is_no_checksum_says_nothing_of_the_bytes() -> None:
+def test_a_tag_that_is_not_a_checksum_is_not_compared() -> None:
     several = f'"{"0" * 32}-2"'
     kms = storage(DAMAGED, **{"x-amz-server-side-encryption": "aws:kms"})
     parts = storage(DAMAGED, **{"x-amz-server-side-encryption": "AES256", "ETag": several})

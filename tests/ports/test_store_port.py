@@ -1,11 +1,14 @@
-"""The Store's promises, which every kind of store keeps."""
+"""The promises of the Store port, held by every implementation."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,7 +21,7 @@ from hundredfold.local.filesystem import FileStore, home_error
 from hundredfold.ports.object_keys import TEMP_PREFIX
 from hundredfold.testing import MemoryStore
 
-KINDS = {
+KINDS: dict[str, Callable[..., Any]] = {
     "memory": lambda _: MemoryStore(),
     "local": lambda ask: FileStore(ask("tmp_path") / "home"),
     "s3": lambda ask: S3Store(ask("account").bucket(), "some/where"),
@@ -59,33 +62,33 @@ NO_KEYS = [
 
 
 @pytest.fixture(params=KINDS)
-def store(request):
+def store(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param](request.getfixturevalue)
 
 
 def files(folder: Path) -> list[str]:
-    """Every file below a folder, half-written ones too."""
+    """Return every file below a folder, including half-written ones."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_was_put_is_got(store):
+def test_get_returns_the_bytes_of_put(store: Any) -> None:
     store.put("runs/1/a.arrow", b"rows")
     assert store.get("runs/1/a.arrow") == pa.py_buffer(b"rows")
 
 
-def test_a_buffer_can_be_put_as_well_as_bytes(store):
+def test_a_buffer_can_be_put_as_well_as_bytes(store: Any) -> None:
     store.put("a", pa.py_buffer(b"rows"))
     assert bytes(store.get("a")) == b"rows"
 
 
-def test_a_slice_of_another_object_can_be_put(store):
+def test_a_slice_of_another_object_can_be_put(store: Any) -> None:
     store.put("a", b"0123456789")
     store.put("b", store.get("a").slice(2, 3))
     assert bytes(store.get("b")) == b"234"
 
 
-def test_the_parts_of_an_object_are_all_of_it(store):
-    data = bytes(range(256)) * 40_000  # more than one part where it comes in parts
+def test_the_parts_of_an_object_are_complete(store: Any) -> None:
+    data = bytes(range(256)) * 40_000  # more than one part if the store reads in parts
     store.put("a", data)
     store.put("b", b"")
     assert b"".join(map(bytes, store.parts("a"))) == data
@@ -94,20 +97,20 @@ def test_the_parts_of_an_object_are_all_of_it(store):
         next(store.parts("c"))
 
 
-def test_an_object_may_be_empty(store):
+def test_an_object_may_be_empty(store: Any) -> None:
     store.put("a", b"")
     assert store.get("a").size == 0
     assert list(store.list("")) == ["a"]
 
 
-def test_an_object_that_is_there_is_replaced(store):
+def test_an_existing_object_is_replaced(store: Any) -> None:
     store.put("a", b"a long old object")
     store.put("a", b"new")
     assert bytes(store.get("a")) == b"new"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not replace a file that is mapped")
-def test_a_buffer_stays_as_it_was_when_its_object_goes(store):
+def test_a_buffer_stays_valid_when_its_object_is_deleted(store: Any) -> None:
     store.put("a/b", b"old" * 10_000)
     buffer = store.get("a/b")
     store.put("a/b", b"new")
@@ -116,13 +119,13 @@ def test_a_buffer_stays_as_it_was_when_its_object_goes(store):
 
 
 @pytest.mark.parametrize("key", ["a", "runs", "runs/1", "runs/1/a/b"])
-def test_an_object_that_is_not_there_is_a_key_error(store, key):
+def test_a_missing_object_is_a_key_error(store: Any, key: str) -> None:
     store.put("runs/1/a", b"rows")
     with pytest.raises(KeyError, match=key):
         store.get(key)
 
 
-def test_a_listing_is_in_the_order_of_the_keys(store):
+def test_a_listing_is_sorted_by_key(store: Any) -> None:
     keys = ["a/b", "a.b", "a-b/c", "a0", "a/b.c", "a/c/d", "b", "a/B", "a/ü", "a/c.d"]
     for key in keys:
         store.put(key, b"")
@@ -130,21 +133,21 @@ def test_a_listing_is_in_the_order_of_the_keys(store):
     assert list(store.list("a/")) == ["a/B", "a/b", "a/b.c", "a/c.d", "a/c/d", "a/ü"]
 
 
-def test_a_listing_shows_only_what_is_below_the_prefix(store):
+def test_a_listing_contains_only_keys_below_the_prefix(store: Any) -> None:
     for key in ["runs/1/a", "runs/1/b/c", "runs/10/a", "other"]:
         store.put(key, b"")
     assert list(store.list("runs/1/")) == ["runs/1/a", "runs/1/b/c"]
 
 
 @pytest.mark.parametrize("prefix", ["", "nothing/", "runs/1/a/"])
-def test_a_listing_of_nothing_is_empty(store, prefix):
+def test_a_listing_without_objects_is_empty(store: Any, prefix: str) -> None:
     if prefix:
         store.put("runs/1/a", b"")
     assert list(store.list(prefix)) == []
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
-def test_an_odd_key_is_a_key(store, key):
+def test_unusual_keys_are_allowed(store: Any, key: str) -> None:
     store.put(key, b"rows")
     store.put(
         f"{key}/not below it" if isinstance(store, MemoryStore | S3Store) else f"{key} 2", b""
@@ -157,7 +160,7 @@ def test_an_odd_key_is_a_key(store, key):
         store.get(key)
 
 
-def test_a_listing_of_thousands_is_whole_and_in_order(store):
+def test_a_listing_of_thousands_is_complete_and_sorted(store: Any) -> None:
     keys = [f"runs/{number:05d}" for number in range(1_050)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b""), reversed(keys)))
@@ -166,12 +169,12 @@ def test_a_listing_of_thousands_is_whole_and_in_order(store):
     assert list(store.list("")) == []
 
 
-def test_a_prefix_to_list_ends_with_a_slash(store):
+def test_a_listed_prefix_must_end_with_a_slash(store: Any) -> None:
     with pytest.raises(ValueError, match="ends with '/'"):
         store.list("runs")
 
 
-def test_deleting_removes_the_object_and_all_below(store):
+def test_delete_removes_the_object_and_all_below(store: Any) -> None:
     for key in ["runs/1/a", "runs/1/b/c", "runs/10/a", "runs/1.json"]:
         store.put(key, b"")
     store.delete("runs/1")
@@ -180,21 +183,21 @@ def test_deleting_removes_the_object_and_all_below(store):
     assert list(store.list("")) == ["runs/10/a"]
 
 
-def test_a_prefix_to_delete_may_end_with_a_slash(store):
+def test_a_deleted_prefix_may_end_with_a_slash(store: Any) -> None:
     store.put("runs/1/a", b"")
     store.delete("runs/1/")
     assert list(store.list("")) == []
 
 
 @pytest.mark.parametrize("key", ["a", "runs/1/a/b", "runs/2"])
-def test_deleting_what_is_not_there_is_no_error(store, key):
+def test_deleting_a_missing_object_is_allowed(store: Any, key: str) -> None:
     store.delete(key)
     store.put("runs/1/a", b"")
     store.delete(key)
     assert list(store.list("")) == ["runs/1/a"]
 
 
-def test_after_a_deletion_the_key_can_be_used_again(store):
+def test_after_a_deletion_the_key_can_be_used_again(store: Any) -> None:
     store.put("a/b", b"1")
     store.delete("a")
     store.put("a", b"2")
@@ -202,7 +205,7 @@ def test_after_a_deletion_the_key_can_be_used_again(store):
 
 
 @pytest.mark.parametrize("key", NO_KEYS)
-def test_what_is_no_key_is_refused_everywhere(store, key):
+def test_invalid_keys_are_rejected_by_every_method(store: Any, key: str) -> None:
     with pytest.raises(ValueError, match="is not a key"):
         store.put(key, b"")
     with pytest.raises(ValueError, match="is not a key"):
@@ -213,7 +216,7 @@ def test_what_is_no_key_is_refused_everywhere(store, key):
 
 
 @given(key=st.text(max_size=12) | st.text("./\\a~:", max_size=6))
-def test_a_key_lies_inside_of_the_folder_or_is_refused(key):
+def test_a_key_is_inside_of_the_folder_or_is_rejected(key: str) -> None:
     root = Path("/home/of/runs")
     try:
         path = FileStore(root).path(key)
@@ -223,7 +226,7 @@ def test_a_key_lies_inside_of_the_folder_or_is_refused(key):
     assert path.resolve().is_relative_to(root.resolve())
 
 
-def test_a_reader_sees_an_object_whole_or_not_at_all(store):
+def test_a_reader_gets_a_whole_object_or_none(store: Any) -> None:
     sizes = range(1, 60)
 
     def write() -> None:
@@ -237,12 +240,12 @@ def test_a_reader_sees_an_object_whole_or_not_at_all(store):
             try:
                 found = bytes(store.get("folder/object"))
             except KeyError:
-                continue  # not yet there
+                continue  # not written yet
             assert found == bytes([found[0]]) * found[0] * 1000
         writing.result()
 
 
-def test_many_threads_put_into_one_new_folder(store):
+def test_many_threads_put_into_one_new_folder(store: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: store.put(f"a/b/c/{i % 10}", str(i % 10).encode()), range(40)))
     assert [bytes(store.get(key)) for key in store.list("a/")] == [
@@ -250,18 +253,19 @@ def test_many_threads_put_into_one_new_folder(store):
     ]
 
 
-def test_a_folder_shows_nobody_its_half_written_objects(tmp_path):
+def test_half_written_objects_are_not_visible_in_a_folder(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put("a/b", b"")
-    (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(
-        b"hal"
-    )  # what a writer that is killed leaves behind
+    # left behind by a killed writer
+    (tmp_path / "a" / f"{TEMP_PREFIX}killed").write_bytes(b"hal")
     assert list(store.list("")) == ["a/b"]
     store.delete("a")
     assert files(tmp_path) == []
 
 
-def test_a_write_that_fails_halfway_leaves_the_old_object_and_nothing_else(tmp_path, small_files):
+def test_a_failed_write_leaves_only_the_old_object(
+    tmp_path: Path, small_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
     store = FileStore(tmp_path)
     store.put("a/b", b"old")
     with small_files(10_000), pytest.raises(HomeError, match="cannot be written"):
@@ -270,7 +274,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_object_and_nothing_else(tmp_p
     assert files(tmp_path) == ["b"]
 
 
-def test_reading_from_a_folder_copies_nothing(tmp_path):
+def test_reading_from_a_folder_copies_nothing(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put("a", b"x" * 1_000_000)
     before = pa.total_allocated_bytes()
@@ -279,28 +283,33 @@ def test_reading_from_a_folder_copies_nothing(tmp_path):
     assert buffer.size == 1_000_000
 
 
-def test_a_folder_tells_where_an_object_lies(tmp_path):
+def test_a_folder_returns_the_path_of_an_object(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put("a/b", b"rows")
     assert store.path("a/b").read_bytes() == b"rows"
 
 
-def test_a_folder_that_cannot_be_written_is_named(closed_folder, guest):
+def test_a_read_only_folder_is_named(
+    closed_folder: Path, guest: Callable[[Path], AbstractContextManager[None]]
+) -> None:
     with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
         FileStore(closed_folder).put("a/b", b"")
     assert str(closed_folder) in told.value.message
-    assert "--home" in told.value.hint
+    assert "--home" in str(told.value.hint)
 
 
-def test_a_folder_that_may_not_be_entered_is_named(closed_folder, guest):
+def test_a_folder_without_access_is_named(
+    closed_folder: Path, guest: Callable[[Path], AbstractContextManager[None]]
+) -> None:
     inside = closed_folder / "inside"
     inside.mkdir()
     with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
-        FileStore(inside / "deeper").put("a", b"")  # its files and folders have lost their x bit
+        # the files and folders in it have lost their x bit
+        FileStore(inside / "deeper").put("a", b"")
     assert str(closed_folder) in told.value.message
 
 
-def test_a_full_disk_is_told_with_the_bytes_wanted_and_free(tmp_path):
+def test_a_full_disk_is_reported_with_needed_and_free_bytes(tmp_path: Path) -> None:
     told = home_error(
         OSError(errno.ENOSPC, "No space left on device"),
         tmp_path / "not" / "there",
@@ -311,10 +320,10 @@ def test_a_full_disk_is_told_with_the_bytes_wanted_and_free(tmp_path):
         f"the disk is full: 1,234,567 bytes wanted at {tmp_path / 'not' / 'there'}, "
     )
     assert told.message.endswith(" free")
-    assert "hundredfold resume" in told.hint
+    assert "hundredfold resume" in str(told.hint)
 
 
-def test_a_key_below_an_object_of_a_folder_is_told(tmp_path):
+def test_a_key_below_an_object_is_an_error(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put("a", b"")
     with pytest.raises(HomeError, match="a/b cannot be written"):

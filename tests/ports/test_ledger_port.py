@@ -1,67 +1,51 @@
-"""The Ledger's promises, which every kind of ledger keeps; and the table of states, which none of
-them passes by.
+"""The promises of the Ledger port, held by every implementation, and the table of states, which all
+of them follow.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.errors import HomeError, NoSuchRun, StateError
 from hundredfold.local.sqlite_ledger import SqliteLedger, sqlite_errors
-from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import TABLE, Event, State, after
 from hundredfold.testing import MemoryLedger
+from support.aws_account import LinkedClock
+from support.ledger_records import RUN, attempt, run_with
 
-SHARED = {  # by processes
+SHARED: dict[str, Callable[..., Any]] = {  # shared between processes
     "local": lambda ask: SqliteLedger(ask("tmp_path") / "home" / "ledger.sqlite", ask("clock")),
     "dynamodb": lambda ask: DynamoLedger(ask("account").table(), ask("clock")),
 }
-KINDS = {"memory": lambda ask: MemoryLedger(ask("clock")), **SHARED}
+KINDS: dict[str, Callable[..., Any]] = {"memory": lambda ask: MemoryLedger(ask("clock")), **SHARED}
 PAIRS = [
     pytest.param(state, event, id=f"{state.value}-{event.value}")
     for state, event in product(State, Event)
 ]
-RUN = Record(
-    id="20240501-0800-a1",
-    job="tariffs",
-    ref="tariffs.job:job",
-    state=State.NEW,
-    step="validate",
-    created="2023-11-01T08:00:00.000+00:00",
-    updated="2023-11-01T08:00:00.000+00:00",
-)
 
 
 @pytest.fixture(params=KINDS)
-def ledger(request):
+def ledger(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param](request.getfixturevalue)
 
 
 @pytest.fixture(params=SHARED)
-def shared(request):
+def shared(request: pytest.FixtureRequest) -> Any:
     return SHARED[request.param](request.getfixturevalue)
 
 
-def attempt(call) -> str:
-    """The name of the error that a call raises, or ''."""
-    try:
-        call()
-    except StateError:
-        return "StateError"
-    return ""
-
-
-def test_a_run_is_read_as_it_was_written(ledger):
-    run = replace(
-        RUN,
+def test_a_run_is_read_as_it_was_written(ledger: Any) -> None:
+    run = run_with(
         reason="why €",
         options={"sources": {"sales": ["a", "b"]}, "none": None},
         counts={"units": 3, "share": 0.5},
@@ -71,18 +55,18 @@ def test_a_run_is_read_as_it_was_written(ledger):
     assert ledger.read(run.id) == run
 
 
-def test_a_run_is_created_once(ledger):
+def test_a_run_can_be_created_only_once(ledger: Any) -> None:
     ledger.create(RUN)
     with pytest.raises(StateError, match=f"{RUN.id} exists already"):
-        ledger.create(replace(RUN, job="other"))
+        ledger.create(run_with(job="other"))
     assert ledger.read(RUN.id) == RUN
 
 
-def test_an_empty_ledger_says_so(ledger):
+def test_an_empty_ledger_is_reported_as_empty(ledger: Any) -> None:
     assert ledger.runs() == []
     with pytest.raises(NoSuchRun, match="no run r1; there is no run yet") as told:
         ledger.read("r1")
-    assert told.value.hint.startswith("hundredfold status --all   lists them")
+    assert str(told.value.hint).startswith("hundredfold status --all   lists them")
 
 
 @pytest.mark.parametrize(
@@ -94,31 +78,30 @@ def test_an_empty_ledger_says_so(ledger):
     ],
     ids=["read", "move", "note"],
 )
-def test_a_run_that_is_not_there_is_told_with_the_newest_three(ledger, call):
+def test_a_missing_run_is_reported_with_the_newest_three(ledger: Any, call: Any) -> None:
     for number in range(5):
-        ledger.create(replace(RUN, id=f"r{number}"))
+        ledger.create(run_with(id=f"r{number}"))
     with pytest.raises(NoSuchRun, match=r"no run x; the newest are r4, r3, r2\n"):
         call(ledger)
 
 
-def test_runs_come_newest_first(ledger):
+def test_runs_come_newest_first(ledger: Any) -> None:
     for name, created, job in [
         ("a", "2024-05-02", "tariffs"),
         ("c", "2024-05-01", "other"),
         ("b", "2024-05-02", "tariffs"),
     ]:
-        ledger.create(replace(RUN, id=name, created=created, job=job))
+        ledger.create(run_with(id=name, created=created, job=job))
     assert [run.id for run in ledger.runs()] == ["b", "a", "c"]
     assert [run.id for run in ledger.runs("tariffs")] == ["b", "a"]
     assert ledger.runs("none") == []
 
 
-def test_an_event_moves_the_run_and_is_written_down(ledger, clock):
+def test_an_event_moves_the_run_and_is_recorded(ledger: Any, clock: LinkedClock) -> None:
     ledger.create(RUN)
     clock.now = 1_714_550_400.5
     moved = ledger.move(RUN.id, Event.START, step="prepare", reason="resumed")
-    assert moved == replace(
-        RUN,
+    assert moved == run_with(
         state=State.RUNNING,
         step="prepare",
         reason="resumed",
@@ -128,15 +111,15 @@ def test_an_event_moves_the_run_and_is_written_down(ledger, clock):
     assert ledger.read(RUN.id) == moved
 
 
-def test_the_reason_is_that_of_the_last_event_and_the_step_stays(ledger):
+def test_the_reason_is_that_of_the_last_event_and_the_step_stays(ledger: Any) -> None:
     ledger.create(RUN)
     ledger.move(RUN.id, Event.FAIL, step="work", reason="no rows")
     resumed = ledger.move(RUN.id, Event.START)
     assert (resumed.step, resumed.reason) == ("work", "")
 
 
-def test_a_note_is_merged_into_what_is_there(ledger):
-    ledger.create(replace(RUN, options={"jobs": 4}, counts={"rows": 1, "units": {"ok": 1}}))
+def test_a_note_is_merged_into_the_record(ledger: Any) -> None:
+    ledger.create(run_with(options={"jobs": 4}, counts={"rows": 1, "units": {"ok": 1}}))
     ledger.note(RUN.id, step="work", counts={"units": {"failed": 2}, "batches": 3})
     noted = ledger.note(RUN.id, options={"limit": None})
     assert noted == ledger.read(RUN.id)
@@ -146,14 +129,14 @@ def test_a_note_is_merged_into_what_is_there(ledger):
     assert noted.state == State.NEW
 
 
-def test_what_a_write_returns_is_what_is_read_after_it(ledger):
+def test_a_write_returns_the_record_that_is_read_after_it(ledger: Any) -> None:
     ledger.create(RUN)
     assert ledger.note(RUN.id, counts={"pair": (1, 2)}, options={3: "a key"}) == ledger.read(RUN.id)
     assert ledger.move(RUN.id, Event.START) == ledger.read(RUN.id)
     assert ledger.read(RUN.id).counts == {"pair": [1, 2]}
 
 
-def test_each_write_raises_the_version_and_the_time(ledger, clock):
+def test_each_write_increases_the_version_and_the_time(ledger: Any, clock: LinkedClock) -> None:
     ledger.create(RUN)
     ledger.note(RUN.id)
     before = ledger.read(RUN.id)
@@ -165,7 +148,7 @@ def test_each_write_raises_the_version_and_the_time(ledger, clock):
     assert run.created == RUN.created
 
 
-def test_a_clock_that_is_set_back_does_not_turn_a_record_back(ledger, clock):
+def test_a_clock_that_is_set_back_does_not_reverse_times(ledger: Any, clock: LinkedClock) -> None:
     ledger.create(RUN)
     before = ledger.note(RUN.id)
     clock.advance(-86_400)
@@ -173,43 +156,43 @@ def test_a_clock_that_is_set_back_does_not_turn_a_record_back(ledger, clock):
     assert (after.version, after.updated) == (2, before.updated)
 
 
-def test_a_record_is_a_copy_that_changes_nothing(ledger):
+def test_a_record_is_a_copy_that_changes_nothing(ledger: Any) -> None:
     options = {"list": [1]}
-    ledger.create(replace(RUN, options=options))
+    ledger.create(run_with(options=options))
     options["list"].append(2)
     ledger.read(RUN.id).options["list"].append(3)
     ledger.runs()[0].options["list"].append(4)
     assert ledger.read(RUN.id).options == {"list": [1]}
 
 
-def test_what_json_cannot_hold_is_not_written(ledger):
+def test_values_that_are_not_json_are_not_written(ledger: Any) -> None:
     ledger.create(RUN)
     with pytest.raises(TypeError, match="JSON"):
         ledger.note(RUN.id, counts={"a": object()})
     assert ledger.read(RUN.id) == RUN
 
 
-def test_a_refused_event_changes_nothing(ledger):
-    ledger.create(replace(RUN, state=State.DONE))
+def test_a_rejected_event_changes_nothing(ledger: Any) -> None:
+    ledger.create(run_with(state=State.DONE))
     with pytest.raises(StateError, match="cannot cancel: it is done"):
         ledger.move(RUN.id, Event.CANCEL, step="x", reason="y")
-    assert ledger.read(RUN.id) == replace(RUN, state=State.DONE)
+    assert ledger.read(RUN.id) == run_with(state=State.DONE)
 
 
-def test_the_table_of_states_is_total():
+def test_the_table_of_states_is_total() -> None:
     assert set(TABLE) == set(product(State, Event))
     assert all(isinstance(answer, State) or len(answer) > 5 for answer in TABLE.values())
 
 
-def test_every_state_can_be_reached():
+def test_every_state_can_be_reached() -> None:
     assert {State.NEW} | {answer for answer in TABLE.values() if isinstance(answer, State)} == set(
         State
     )
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS)
-def test_every_ledger_answers_as_the_table_does(ledger, state, event):
-    ledger.create(replace(RUN, state=state))
+def test_every_ledger_follows_the_table_of_states(ledger: Any, state: State, event: Event) -> None:
+    ledger.create(run_with(state=state))
     answer = TABLE[state, event]
     if isinstance(answer, State):
         assert ledger.move(RUN.id, event).state == answer == after(state, event)
@@ -220,8 +203,8 @@ def test_every_ledger_answers_as_the_table_does(ledger, state, event):
         assert ledger.read(RUN.id).state == state
 
 
-def test_of_many_who_end_a_run_one_wins(ledger):
-    ledger.create(replace(RUN, state=State.RUNNING))
+def test_one_of_many_writers_ends_a_run(ledger: Any) -> None:
+    ledger.create(run_with(state=State.RUNNING))
     with ThreadPoolExecutor(8) as pool:
         errors = list(
             pool.map(lambda _: attempt(lambda: ledger.move(RUN.id, Event.FINISH)), range(8))
@@ -230,16 +213,16 @@ def test_of_many_who_end_a_run_one_wins(ledger):
     assert ledger.read(RUN.id).version == 1
 
 
-def test_of_many_who_create_a_run_one_wins(ledger):
+def test_one_of_many_writers_creates_a_run(ledger: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         errors = list(
-            pool.map(lambda i: attempt(lambda: ledger.create(replace(RUN, step=str(i)))), range(8))
+            pool.map(lambda i: attempt(lambda: ledger.create(run_with(step=str(i)))), range(8))
         )
     assert errors.count("") == 1
     assert ledger.read(RUN.id).step == str(errors.index(""))
 
 
-def test_no_note_of_many_threads_is_lost(ledger):
+def test_concurrent_notes_are_not_lost(ledger: Any) -> None:
     ledger.create(RUN)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: ledger.note(RUN.id, counts={str(i): i}), range(40)))
@@ -248,13 +231,13 @@ def test_no_note_of_many_threads_is_lost(ledger):
     assert run.version == 40
 
 
-def test_many_runs_come_whole_and_in_order(ledger):
+def test_many_runs_are_listed_completely_and_in_order(ledger: Any) -> None:
     names = [f"r{number:03d}" for number in range(60)]
     with ThreadPoolExecutor(8) as pool:
         list(
             pool.map(
                 lambda name: ledger.create(
-                    replace(RUN, id=name, created=name, options={"text": "x" * 30_000})
+                    run_with(id=name, created=name, options={"text": "x" * 30_000})
                 ),
                 names,
             )
@@ -263,17 +246,17 @@ def test_many_runs_come_whole_and_in_order(ledger):
     assert [run.id for run in ledger.runs(RUN.job)] == names[::-1]
 
 
-def write_notes(ledger, name: str) -> None:
+def write_notes(ledger: Any, name: str) -> None:
     for number in range(20):
         ledger.note(RUN.id, counts={f"{name}{number}": number})
 
 
-def finish(ledger, _: int) -> str:
+def finish(ledger: Any, _: int) -> str:
     return attempt(lambda: ledger.move(RUN.id, Event.FINISH))
 
 
-def test_processes_share_a_ledger(shared):
-    shared.create(replace(RUN, state=State.RUNNING))
+def test_processes_share_a_ledger(shared: Any) -> None:
+    shared.create(run_with(state=State.RUNNING))
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(write_notes, [shared, shared], ["a", "b"]))
         noted = shared.read(RUN.id)
@@ -283,12 +266,12 @@ def test_processes_share_a_ledger(shared):
     assert shared.read(RUN.id).version == 41
 
 
-def test_reading_makes_no_file(tmp_path):
+def test_reading_creates_no_file(tmp_path: Path) -> None:
     assert SqliteLedger(tmp_path / "home" / "ledger.sqlite").runs() == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_was_begun_and_left_empty_is_an_empty_ledger(tmp_path):
+def test_an_empty_file_is_an_empty_ledger(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").touch()
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     assert ledger.runs() == []
@@ -296,7 +279,7 @@ def test_a_file_that_was_begun_and_left_empty_is_an_empty_ledger(tmp_path):
     assert ledger.read(RUN.id) == RUN
 
 
-def test_a_ledger_that_stays_locked_is_told(tmp_path):
+def test_a_ledger_that_stays_locked_is_an_error(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite", patience=0.01)
     ledger.create(RUN)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
@@ -309,28 +292,28 @@ def test_a_ledger_that_stays_locked_is_told(tmp_path):
     assert ledger.read(RUN.id) == RUN
 
 
-def test_a_file_that_is_no_ledger_is_told_and_left_alone(tmp_path):
+def test_a_file_that_is_not_a_ledger_is_an_error_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_text("these are not the bytes of a database" * 100)
     before = path.read_bytes()
     for call in (lambda: SqliteLedger(path).runs(), lambda: SqliteLedger(path).create(RUN)):
         with pytest.raises(HomeError, match="is damaged") as told:
             call()
-        assert told.value.hint.startswith("move it away")
+        assert str(told.value.hint).startswith("move it away")
     assert path.read_bytes() == before
 
 
-def test_a_ledger_that_was_torn_is_told(tmp_path):
+def test_a_truncated_ledger_is_an_error(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     for number in range(200):
-        ledger.create(replace(RUN, id=f"r{number}", options={"text": "x" * 500}))
+        ledger.create(run_with(id=f"r{number}", options={"text": "x" * 500}))
     content = ledger.path.read_bytes()
     ledger.path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
     with pytest.raises(HomeError, match="is damaged"):
         ledger.runs()
 
 
-def test_a_ledger_of_a_newer_format_is_not_touched(tmp_path):
+def test_a_ledger_of_a_newer_format_is_unchanged(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.create(RUN)
     with closing(sqlite3.connect(ledger.path)) as other:
@@ -338,43 +321,49 @@ def test_a_ledger_of_a_newer_format_is_not_touched(tmp_path):
     for call in (ledger.runs, lambda: ledger.note(RUN.id, step="work")):
         with pytest.raises(HomeError, match="has format 99") as told:
             call()
-        assert "upgrade" in told.value.hint
+        assert "upgrade" in str(told.value.hint)
 
 
-def test_a_ledger_in_a_place_that_cannot_be_written_can_still_be_read(closed_folder, guest):
+def test_a_ledger_in_a_read_only_folder_can_be_read(
+    closed_folder: Path, guest: Callable[[Path], AbstractContextManager[None]]
+) -> None:
     ledger = SqliteLedger(closed_folder / "ledger.sqlite")
     ledger.create(RUN)
     with guest(closed_folder):
         assert ledger.read(RUN.id) == RUN
         with pytest.raises(HomeError, match="cannot be written") as told:
             ledger.move(RUN.id, Event.START)
-    assert "--home" in told.value.hint
+    assert "--home" in str(told.value.hint)
     assert ledger.read(RUN.id) == RUN
 
 
-def test_a_place_in_which_no_ledger_can_be_made_is_told(closed_folder, guest):
+def test_a_folder_without_write_permission_is_an_error(
+    closed_folder: Path, guest: Callable[[Path], AbstractContextManager[None]]
+) -> None:
     with guest(closed_folder):
         for path in (closed_folder / "ledger.sqlite", closed_folder / "home" / "ledger.sqlite"):
             with pytest.raises(HomeError, match="cannot be opened") as told:
                 SqliteLedger(path).create(RUN)
-            assert "--home" in told.value.hint
+            assert "--home" in str(told.value.hint)
 
 
-def test_a_ledger_that_cannot_grow_keeps_what_it_had(tmp_path, small_files):
-    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+def test_a_ledger_that_cannot_grow_keeps_its_records(
+    tmp_path: Path, small_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    ledger: Any = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.create(RUN)
     with small_files(8192), pytest.raises(HomeError, match="cannot be read or written"):
         ledger.note(RUN.id, counts={"text": "x" * 100_000})
     assert ledger.read(RUN.id) == RUN
 
 
-def test_a_full_disk_is_told(tmp_path):
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as db:
         db.execute("CREATE TABLE t (c)")
-        db.execute("PRAGMA max_page_count = 2")  # SQLite answers as on a disk with no room
+        db.execute("PRAGMA max_page_count = 2")  # SQLite fails as on a full disk
         with (
             pytest.raises(HomeError, match="the disk is full") as told,
             sqlite_errors(tmp_path / "ledger.sqlite", "damaged"),
         ):
             db.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
-    assert "free some space" in told.value.hint
+    assert "free some space" in str(told.value.hint)

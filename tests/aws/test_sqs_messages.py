@@ -1,4 +1,4 @@
-"""What a worker makes of a body, whoever wrote it."""
+"""How a worker parses the body of a message, including one that this package did not write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hundredfold.aws.functions.messages import S3Event, SqsMessage, asked_in, notice_key, wanted
+from hundredfold.aws.functions.messages import S3Event, SqsMessage, event_key, parse_body, to_slice
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Batch, Message
 
@@ -28,32 +28,32 @@ json_ = st.recursive(
 )
 
 
-def notice(key: str, bucket: str = BUCKET, name: str = "ObjectCreated:Put") -> dict[str, Any]:
+def s3_event(key: str, bucket: str = BUCKET, name: str = "ObjectCreated:Put") -> dict[str, Any]:
     return {"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
 
 
 @given(runs, models, numbers, numbers, numbers, numbers)
-def test_a_message_of_ours_is_read_as_it_was_written(
+def test_our_message_is_parsed_as_it_was_written(
     run: str, model: str, batch: int, first: int, more: int, attempt: int
 ) -> None:
     message = Message(run, model, batch, first, first + more, attempt)
-    assert list(asked_in(str(message), BUCKET)) == [message]
+    assert list(parse_body(str(message), BUCKET)) == [message]
 
 
 @given(runs, models, numbers, st.sampled_from(["", "/"]))
-def test_a_notice_of_s3_is_read_however_its_key_is_encoded(
+def test_an_s3_event_is_parsed_in_every_encoding_of_its_key(
     run: str, model: str, batch: int, kept: str
 ) -> None:
-    key = quote_plus(notice_key(run, model, batch), safe=kept)
-    assert list(asked_in(json.dumps({"Records": [notice(key)]}), BUCKET)) == [
+    key = quote_plus(event_key(run, model, batch), safe=kept)
+    assert list(parse_body(json.dumps({"Records": [s3_event(key)]}), BUCKET)) == [
         S3Event(run, model, batch)
     ]
 
 
-def test_s3_trying_the_queue_asks_for_nothing() -> None:
+def test_the_test_event_of_s3_requests_nothing() -> None:
     assert (
         list(
-            asked_in(
+            parse_body(
                 json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}),
                 BUCKET,
             )
@@ -63,11 +63,11 @@ def test_s3_trying_the_queue_asks_for_nothing() -> None:
 
 
 @given(json_.map(json.dumps) | st.text())
-def test_whatever_is_in_a_body_is_ours_or_refused(body: str) -> None:
-    """What is ours can be used in a key; and what is refused is not quoted."""
+def test_any_body_is_one_of_ours_or_rejected(body: str) -> None:
+    """The parts of a valid body can be used in a key; an error does not quote the body."""
     reason, found = "", []
     try:
-        found = list(asked_in(body, BUCKET))
+        found = list(parse_body(body, BUCKET))
     except ValueError as error:
         reason = str(error)
     assert all(
@@ -80,8 +80,8 @@ MANIFEST = Manifest("fit", ("k",), (), 10, 10, (), (Batch(0, 0, 3, 4, 4.0), Batc
 
 
 @pytest.mark.parametrize(("batch", "first", "last"), [(0, 0, 3), (0, 2, 2), (1, 4, 9), (1, 9, 9)])
-def test_a_slice_of_its_batch_is_wanted(batch: int, first: int, last: int) -> None:
-    assert wanted(Message("r", "fit", batch, first, last), MANIFEST) == Message(
+def test_a_slice_of_its_batch_is_accepted(batch: int, first: int, last: int) -> None:
+    assert to_slice(Message("r", "fit", batch, first, last), MANIFEST) == Message(
         "r", "fit", batch, first, last
     )
 
@@ -89,22 +89,22 @@ def test_a_slice_of_its_batch_is_wanted(batch: int, first: int, last: int) -> No
 @pytest.mark.parametrize(
     ("batch", "first", "last"), [(0, 0, 4), (0, 4, 5), (1, 3, 9), (1, 9, 10), (2, 0, 0)]
 )
-def test_a_slice_of_another_batch_is_refused(batch: int, first: int, last: int) -> None:
+def test_a_slice_of_another_batch_is_rejected(batch: int, first: int, last: int) -> None:
     with pytest.raises(ValueError, match="batch"):
-        wanted(Message("r", "fit", batch, first, last), MANIFEST)
+        to_slice(Message("r", "fit", batch, first, last), MANIFEST)
 
 
-def test_a_notice_wants_all_of_its_batch() -> None:
-    assert wanted(S3Event("r", "fit", 1), MANIFEST) == Message("r", "fit", 1, 4, 9)
+def test_an_s3_event_requests_its_whole_batch() -> None:
+    assert to_slice(S3Event("r", "fit", 1), MANIFEST) == Message("r", "fit", 1, 4, 9)
 
 
-def test_a_letter_knows_how_often_it_was_handed_out() -> None:
-    record = {
+def test_a_message_has_its_number_of_deliveries() -> None:
+    record: dict[str, Any] = {
         "messageId": "m",
         "receiptHandle": "h",
         "body": str(Message("r", "fit", 0, 0, 0)),
         "attributes": {"ApproximateReceiveCount": "3"},
     }
-    assert SqsMessage.of(record, BUCKET) == SqsMessage(
+    assert SqsMessage.parse(record, BUCKET) == SqsMessage(
         "m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),)
     )

@@ -1,11 +1,14 @@
-"""What a store promises to those who need a file: its path becomes the object at the end, or
-nothing does.
+"""The promises of a store to callers that write a file: it becomes the object at the end, or not at
+all.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,15 +16,15 @@ from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.errors import HomeError
 from hundredfold.local.filesystem import FileStore
 
-KINDS = {
+KINDS: dict[str, Callable[..., Any]] = {
     "local": lambda ask: FileStore(ask("tmp_path") / "home"),
     "s3": lambda ask: S3Store(ask("account").bucket(), "some/where"),
 }
 
 
 @pytest.fixture(params=KINDS)
-def store(request, tmp_path, monkeypatch):
-    """A store; what the machine keeps for it lies below `tmp_path`."""
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A store whose local files are below `tmp_path`."""
     store = KINDS[request.param](request.getfixturevalue)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -29,7 +32,7 @@ def store(request, tmp_path, monkeypatch):
 
 
 def left(tmp_path: Path) -> list[str]:
-    """The temporary files, and the hidden ones beside objects."""
+    """Return the temporary files, and the hidden ones next to objects."""
     return [
         path.name
         for path in tmp_path.rglob("*")
@@ -37,14 +40,14 @@ def left(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_what_is_written_to_the_path_becomes_the_object(store, tmp_path):
+def test_the_written_file_becomes_the_object(store: Any, tmp_path: Path) -> None:
     with store.writing("a/ü b.parquet") as path:
         path.write_bytes(b"rows")
     assert bytes(store.get("a/ü b.parquet")) == b"rows"
     assert left(tmp_path) == []
 
 
-def test_the_object_is_replaced_when_the_block_ends_and_not_before(store):
+def test_the_object_is_replaced_only_when_the_block_ends(store: Any) -> None:
     store.put("a", b"old")
     with store.writing("a") as path:
         path.write_bytes(b"new")
@@ -54,7 +57,9 @@ def test_the_object_is_replaced_when_the_block_ends_and_not_before(store):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_a_block_that_raises_writes_nothing(store, tmp_path, error):
+def test_a_block_that_raises_writes_nothing(
+    store: Any, tmp_path: Path, error: type[BaseException]
+) -> None:
     def write(key: str) -> None:
         with store.writing(key) as path:
             path.write_bytes(b"half")
@@ -69,13 +74,15 @@ def test_a_block_that_raises_writes_nothing(store, tmp_path, error):
     assert left(tmp_path) == []
 
 
-def test_a_block_that_writes_no_file_is_told(store):
+def test_a_block_that_writes_no_file_is_an_error(store: Any) -> None:
     with pytest.raises(HomeError, match="a/b"), store.writing("a/b"):
         pass
     assert list(store.list("")) == []
 
 
-def test_a_full_disk_is_told(store, tmp_path, small_files):
+def test_a_full_disk_is_an_error_of_the_store(
+    store: Any, tmp_path: Path, small_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
     with (
         small_files(10_000),
         pytest.raises(HomeError, match="a/b") as told,
@@ -88,14 +95,14 @@ def test_a_full_disk_is_told(store, tmp_path, small_files):
 
 
 @pytest.mark.parametrize("key", ["", "/a", "../a", "a/", "a:b"])
-def test_what_is_no_key_is_refused(store, key):
+def test_what_is_no_key_is_refused(store: Any, key: str) -> None:
     with pytest.raises(ValueError, match="is not a key"), store.writing(key):
         pass
     with pytest.raises(ValueError, match="is not a key"):
         store.where(key)
 
 
-def test_it_says_where_an_object_is(store, tmp_path):
+def test_it_says_where_an_object_is(store: Any, tmp_path: Path) -> None:
     place = store.where("runs/1/a")
     assert place in (
         str(tmp_path / "home" / "runs" / "1" / "a"),

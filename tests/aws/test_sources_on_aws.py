@@ -1,6 +1,4 @@
-"""Sources in S3 and in Glue: what is accepted, rejected and said is what this machine says of the
-same rows.
-"""
+"""Sources in S3 and in Glue: rows are accepted, rejected and reported as by a local run."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold import Csv, Job, Model, Source
+from hundredfold.aws.adapters.athena import QueryPending, QueryReply
 from hundredfold.aws.adapters.s3_objects import find_objects
-from hundredfold.aws.adapters.sources import check_place
+from hundredfold.aws.adapters.sources import check_location
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.runs import new_record
 from hundredfold.errors import ContractError, SourceError, UsageError
@@ -33,7 +32,7 @@ from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
 from support.emulator import Emulator
 from support.in_process import InProcessRun, InProcessRunner
-from support.in_process_aws import Afar, Distant
+from support.in_process_aws import AwsRun, AwsRunner
 
 FEW = settings(
     max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -85,20 +84,23 @@ def job_of(*sources: Source) -> Job:
 
 
 def both(
-    runner: InProcessRunner, afar: Afar, sources: tuple[Source, ...], places: dict[str, Any]
-) -> tuple[InProcessRun, Distant]:
-    """A run of these sources here, and one there."""
+    runner: InProcessRunner,
+    aws_runner: AwsRunner,
+    sources: tuple[Source, ...],
+    places: dict[str, Any],
+) -> tuple[InProcessRun, AwsRun]:
+    """Start a run of these sources locally, and one on AWS."""
     job = job_of(*sources)
     for name, place in places.items():
         if isinstance(place, pa.Table):
             places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
             places[name].parent.mkdir(parents=True)
             pq.write_table(place, places[name])
-    return runner.start(job, **places), afar.start(job, **places)
+    return runner.start(job, **places), aws_runner.start(job, **places)
 
 
-def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
-    """Rows in an order of their own, each with the name of its file instead of its address."""
+def comparable_rows(rows: list[dict[str, Any]], exact: bool) -> list[str]:
+    """Return rows in a fixed order, each with the name of its file in place of its address."""
     bare = [
         {k: Path(v).name if k == "__file" else v for k, v in row.items() if exact or k != "__row"}
         for row in rows
@@ -106,8 +108,10 @@ def plain(rows: list[dict[str, Any]], exact: bool) -> list[str]:
     return sorted(repr(sorted(row.items(), key=lambda item: item[0])) for row in bare)
 
 
-def facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
-    """What a verdict says, without addresses; of rows without numbers no first one."""
+def validation_facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
+    """Return the facts of a validation without addresses, and without the first of rows without
+    numbers.
+    """
     found = sorted(
         (f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings
     )
@@ -122,8 +126,8 @@ def facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
     return (verdict.source, counts, found)
 
 
-def judged(run: InProcessRun) -> list[ValidationResult] | str:
-    """The verdicts on a run's sources, or why there is none."""
+def validation_results(run: InProcessRun) -> list[ValidationResult] | str:
+    """Return the validation results of a run's sources, or why there are none."""
     try:
         return run.validate()
     except ContractError as error:
@@ -133,28 +137,30 @@ def judged(run: InProcessRun) -> list[ValidationResult] | str:
         )
 
 
-def assert_same_verdicts(
-    here: InProcessRun, there: Distant, *, exact: bool
+def assert_same_validation(
+    local: InProcessRun, remote: AwsRun, *, exact: bool
 ) -> list[ValidationResult]:
-    found, wanted = judged(there), judged(here)
+    found, wanted = validation_results(remote), validation_results(local)
     if isinstance(found, str) or isinstance(wanted, str):
         assert found == wanted
         return []
     for mine, theirs in zip(wanted, found, strict=True):
-        assert facts(theirs, exact) == facts(mine, exact)
-        assert plain(there.accepted(mine.source), exact) == plain(here.accepted(mine.source), exact)
+        assert validation_facts(theirs, exact) == validation_facts(mine, exact)
+        assert comparable_rows(remote.accepted(mine.source), exact) == comparable_rows(
+            local.accepted(mine.source), exact
+        )
         if mine.rejected or mine.dropped:
-            assert plain(there.rejects(mine.source), exact) == plain(
-                here.rejects(mine.source), exact
+            assert comparable_rows(remote.rejects(mine.source), exact) == comparable_rows(
+                local.rejects(mine.source), exact
             )
         if mine.repaired:
-            assert plain(there.repairs(mine.source), exact) == plain(
-                here.repairs(mine.source), exact
+            assert comparable_rows(remote.repairs(mine.source), exact) == comparable_rows(
+                local.repairs(mine.source), exact
             )
     return found
 
 
-# ---- the same verdict
+# ---- the same validation result
 
 
 day = st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 5)).map(str) | st.sampled_from(
@@ -177,12 +183,17 @@ number = st.sampled_from(
 )
 texts = st.fixed_dictionaries(
     {
-        "shop": st.sampled_from(["a", "A ", "b", "ab", "ä", "abcde", "", "x"]), "kind": st.sampled_from(["new", "used", "old", ""]),
-        "code": st.sampled_from(["vx123", "v\u00e4999", "v123", "xvx123", "", "vx123\n"]), "price": number, "cost": number,
-        "count": st.sampled_from(["2", "4.0", "3", "102", "2.5", "1e1", "", "two", "-2"]), "day": day, "at": moment,
+        "shop": st.sampled_from(["a", "A ", "b", "ab", "ä", "abcde", "", "x"]),
+        "kind": st.sampled_from(["new", "used", "old", ""]),
+        "code": st.sampled_from(["vx123", "v\u00e4999", "v123", "xvx123", "", "vx123\n"]),
+        "price": number,
+        "cost": number,
+        "count": st.sampled_from(["2", "4.0", "3", "102", "2.5", "1e1", "", "two", "-2"]),
+        "day": day,
+        "at": moment,
         "sold": st.sampled_from(["true", "F", "yes", "0", "maybe", ""]),
     }
-)  # fmt: skip
+)
 
 
 def csv_of(rows: list[dict[str, str]]) -> str:
@@ -195,80 +206,121 @@ def csv_of(rows: list[dict[str, str]]) -> str:
 
 @settings(FEW, max_examples=8)
 @given(rows=st.lists(texts, min_size=1, max_size=25))
-def test_text_is_judged_as_on_this_machine(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+def test_text_is_validated_as_by_a_local_run(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path, rows: list[dict[str, str]]
 ) -> None:
     (tmp_path / "shops.csv").write_text("shop\na\nb\nab\n")
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
-    before = len(afar.queries)
+    before = len(aws_runner.queries)
     places = {"shops": tmp_path / "shops.csv", "sales": tmp_path / "sales.csv"}
-    assert_same_verdicts(*both(runner, afar, SOURCES, places), exact=True)
-    assert all(
-        sql.startswith("SELECT") for sql in afar.queries[before:]
-    )  # Athena was asked for the accepted rows alone
+    assert_same_validation(*both(runner, aws_runner, SOURCES, places), exact=True)
+    # Athena was queried for the accepted rows only
+    assert all(sql.startswith("SELECT") for sql in aws_runner.queries[before:])
 
 
 @FEW
 @given(rows=st.lists(texts, min_size=8, max_size=25))
-def test_text_is_judged_by_athena_as_on_this_machine(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path, rows: list[dict[str, str]]
+def test_athena_validates_text_as_a_local_run(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path, rows: list[dict[str, str]]
 ) -> None:
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
-    before = len(afar.queries)
-    assert_same_verdicts(
-        *both(runner, afar, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}), exact=True
+    before = len(aws_runner.queries)
+    assert_same_validation(
+        *both(runner, aws_runner, SOURCES, {"shops": SHOPS, "sales": tmp_path / "sales.csv"}),
+        exact=True,
     )
-    assert (
-        len(afar.queries) > before + 5
-    )  # shops lie in Parquet, so all that refers to them is asked there
+    # shops are in Parquet, so Athena checks all references to them
+    assert len(aws_runner.queries) > before + 5
 
 
 GOOD_TEXT = {
-    "shop": "b", "kind": "new", "code": "vx123", "price": "1.5", "cost": "1.25", "count": "2", "day": "2024-12-31", "at": "2024-12-31 10:00:00", "sold": "true"
-}  # fmt: skip
+    "shop": "b",
+    "kind": "new",
+    "code": "vx123",
+    "price": "1.5",
+    "cost": "1.25",
+    "count": "2",
+    "day": "2024-12-31",
+    "at": "2024-12-31 10:00:00",
+    "sold": "true",
+}
 GOOD = {
-    "shop": "b", "kind": "new", "code": "vx123", "price": 1.5, "cost": Decimal("1.25"), "count": 2, "day": dt.date(2024, 12, 31),
-    "at": dt.datetime(2024, 12, 31, 10), "sold": True,
-}  # fmt: skip
+    "shop": "b",
+    "kind": "new",
+    "code": "vx123",
+    "price": 1.5,
+    "cost": Decimal("1.25"),
+    "count": 2,
+    "day": dt.date(2024, 12, 31),
+    "at": dt.datetime(2024, 12, 31, 10),
+    "sold": True,
+}
 typed = st.fixed_dictionaries(
     {
-        "shop": st.none() | st.sampled_from(["a", "A ", "b", "ab", "x", "abcde", ""]), "kind": st.none() | st.sampled_from(["new", "used", "old"]),
-        "code": st.none() | st.sampled_from(["vx123", "v1", "v\n123"]), "price": st.none() | st.sampled_from([1.5, 0.0, -1.0, 999.0, 1e9, float("inf")]),
-        "cost": st.none() | st.decimals(-2, 2, places=2), "count": st.none() | st.integers(-4, 104), "day": st.none() | st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 4)),
-        "at": st.none() | st.sampled_from([dt.datetime(2025, 1, 1, 10, 0, 0, 500000), dt.datetime(2025, 1, 2), dt.datetime(2031, 1, 1)]), "sold": st.none() | st.booleans(),
+        "shop": st.none() | st.sampled_from(["a", "A ", "b", "ab", "x", "abcde", ""]),
+        "kind": st.none() | st.sampled_from(["new", "used", "old"]),
+        "code": st.none() | st.sampled_from(["vx123", "v1", "v\n123"]),
+        "price": st.none() | st.sampled_from([1.5, 0.0, -1.0, 999.0, 1e9, float("inf")]),
+        "cost": st.none() | st.decimals(-2, 2, places=2),
+        "count": st.none() | st.integers(-4, 104),
+        "day": st.none() | st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 4)),
+        "at": st.none()
+        | st.sampled_from(
+            [
+                dt.datetime(2025, 1, 1, 10, 0, 0, 500000),
+                dt.datetime(2025, 1, 2),
+                dt.datetime(2031, 1, 1),
+            ]
+        ),
+        "sold": st.none() | st.booleans(),
     }
-)  # fmt: skip
+)
 TYPES = pa.schema(
-    [("shop", pa.string()), ("kind", pa.string()), ("code", pa.string()), ("price", pa.float64()), ("cost", pa.decimal128(12, 2)), ("count", pa.int32()),
-     ("day", pa.date32()), ("at", pa.timestamp("us")), ("sold", pa.bool_())]
-)  # fmt: skip
+    [
+        ("shop", pa.string()),
+        ("kind", pa.string()),
+        ("code", pa.string()),
+        ("price", pa.float64()),
+        ("cost", pa.decimal128(12, 2)),
+        ("count", pa.int32()),
+        ("day", pa.date32()),
+        ("at", pa.timestamp("us")),
+        ("sold", pa.bool_()),
+    ]
+)
 
 
 @FEW
 @given(rows=st.lists(typed, min_size=1, max_size=25))
-def test_parquet_is_judged_as_on_this_machine(
-    runner: InProcessRunner, afar: Afar, rows: list[dict[str, Any]]
+def test_parquet_is_validated_as_by_a_local_run(
+    runner: InProcessRunner, aws_runner: AwsRunner, rows: list[dict[str, Any]]
 ) -> None:
     table = pa.Table.from_pylist([*rows, GOOD], TYPES)
-    assert_same_verdicts(
-        *both(runner, afar, SOURCES, {"shops": SHOPS, "sales": table}), exact=False
+    assert_same_validation(
+        *both(runner, aws_runner, SOURCES, {"shops": SHOPS, "sales": table}), exact=False
     )
 
 
-def test_copies_superseded_rows_and_clashes_are_told_apart(
-    runner: InProcessRunner, afar: Afar
+def test_duplicates_superseded_rows_and_conflicts_are_distinguished(
+    runner: InProcessRunner, aws_runner: AwsRunner
 ) -> None:
     def row(**change: Any) -> dict[str, Any]:
         return GOOD | change
 
     rows = [
-        row(), row(), row(price=2.0, at=dt.datetime(2025, 1, 1)), row(shop="a", at=None), row(shop="a", price=3.0), row(shop="ab"), row(shop="ab", price=4.0),
+        row(),
+        row(),
+        row(price=2.0, at=dt.datetime(2025, 1, 1)),
+        row(shop="a", at=None),
+        row(shop="a", price=3.0),
+        row(shop="ab"),
+        row(shop="ab", price=4.0),
         row(shop="ab", price=-4.0),
-    ]  # fmt: skip
-    here, there = both(
-        runner, afar, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
+    ]
+    local, remote = both(
+        runner, aws_runner, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
     )
-    verdict = assert_same_verdicts(here, there, exact=False)[1]
+    verdict = assert_same_validation(local, remote, exact=False)[1]
     assert (
         verdict.rows,
         verdict.accepted,
@@ -276,31 +328,37 @@ def test_copies_superseded_rows_and_clashes_are_told_apart(
         verdict.superseded,
         verdict.rejected,
     ) == (8, 2, 1, 2, 3)
-    told = sorted((row["__reason"], row["__counts"]) for row in there.rejects("sales"))
+    told = sorted((row["__reason"], row["__counts"]) for row in remote.rejects("sales"))
     assert told == [
-        ("copy of another row", False), ("price must be > 0", True), ("shop, day must be unique", True), ("shop, day must be unique", True),
-        ("superseded by a later row", False), ("superseded by a later row", False),
-    ]  # fmt: skip
+        ("copy of another row", False),
+        ("price must be > 0", True),
+        ("shop, day must be unique", True),
+        ("shop, day must be unique", True),
+        ("superseded by a later row", False),
+        ("superseded by a later row", False),
+    ]
 
 
-def test_rejects_are_read_as_those_of_any_run(afar: Afar, aws_env: Emulator) -> None:
-    run = afar.start(
+def test_rejected_rows_are_read_as_for_a_local_run(
+    aws_runner: AwsRunner, aws_env: Emulator
+) -> None:
+    run = aws_runner.start(
         job_of(Source("shops", Shop, unique=("shop",), max_rejected=5)),
         shops=pa.table({"shop": ["a", None, "b"]}),
     )
     run.validate()
     home = StackHome.__new__(StackHome)
-    home.store = afar.store
+    home.store = aws_runner.store
     (row,) = Run(home, run.layout.run).rejects("shops").arrow().to_pylist()
     assert (row["__reason"], row["shop"]) == ("shop must not be null", None)
-    assert row["__file"].startswith(f"s3://{afar.place.bucket}/sources/")
+    assert row["__file"].startswith(f"s3://{aws_runner.resources.bucket}/sources/")
 
 
-# ---- where rows are
+# ---- locations of rows
 
 
 def test_files_of_every_kind_are_sources(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path
 ) -> None:
     line = '{"shop": "a", "n": 1}\n'
     (tmp_path / "a.csv").write_text("shop,n\na,1\n")
@@ -311,29 +369,31 @@ def test_files_of_every_kind_are_sources(
     (tmp_path / "f.ndjson.gz").write_bytes(gzip.compress(line.encode()))
     pq.write_table(pa.table({"shop": ["a"], "n": [1]}), tmp_path / "g.parquet")
     for path in sorted(tmp_path.iterdir()):
-        here, there = both(runner, afar, (Source("shops"),), {"shops": path})
-        assert_same_verdicts(here, there, exact=True)
-        assert there.accepted("shops") == [{"shop": "a", "n": 1}], path.name
+        local, remote = both(runner, aws_runner, (Source("shops"),), {"shops": path})
+        assert_same_validation(local, remote, exact=True)
+        assert remote.accepted("shops") == [{"shop": "a", "n": 1}], path.name
 
 
 def test_quoted_newlines_and_missing_values_are_values(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").write_text('word,n\n"two\nlines",1\n"a ""quote""",\n"",3\n')
-    here, there = both(runner, afar, (Source("notes"),), {"notes": tmp_path / "a.csv"})
-    assert_same_verdicts(here, there, exact=True)
-    assert {"word": "two\nlines", "n": 1} in there.accepted("notes")
+    local, remote = both(runner, aws_runner, (Source("notes"),), {"notes": tmp_path / "a.csv"})
+    assert_same_validation(local, remote, exact=True)
+    assert {"word": "two\nlines", "n": 1} in remote.accepted("notes")
 
 
-def test_malformed_lines_are_rejected_with_their_words(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path
+def test_malformed_lines_are_rejected_with_their_text(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("shop,n\na,1\nb\nc,3,4\nd,4\n")
-    here, there = both(runner, afar, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path})
-    (verdict,) = assert_same_verdicts(here, there, exact=True)
+    local, remote = both(
+        runner, aws_runner, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path}
+    )
+    (verdict,) = assert_same_validation(local, remote, exact=True)
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
-    assert {row["__line"] for row in there.rejects("shops")} == {"b", "c,3,4"}
+    assert {row["__line"] for row in remote.rejects("shops")} == {"b", "c,3,4"}
 
 
 @dataclass
@@ -342,26 +402,26 @@ class Cost:
     cost: float | None
 
 
-def test_how_csv_is_written_is_said_and_decided_there_as_here(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path
+def test_the_csv_format_is_detected_and_declared_as_locally(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path
 ) -> None:
     text = 'shop;cost\nMüller;1,5\n"torn;2\n"two\nlines";\nx;1.5\n'
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
     (tmp_path / "b.csv").write_bytes(gzip.compress(text.replace(";", "|").encode("latin-1")))
     source = Source("costs", Cost, csv=Csv(encoding="latin-1", decimal=","), max_rejected=4)
-    (verdict,) = assert_same_verdicts(
-        *both(runner, afar, (source,), {"costs": tmp_path}), exact=True
+    (verdict,) = assert_same_validation(
+        *both(runner, aws_runner, (source,), {"costs": tmp_path}), exact=True
     )
     assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
-    assert [facts["delimiter"] for facts in verdict.csv] == [";", "|"]
+    assert [validation_facts["delimiter"] for validation_facts in verdict.csv] == [";", "|"]
 
 
 class Folder:
-    """A prefix of a test's own in the bucket."""
+    """A prefix of the bucket for one test."""
 
-    def __init__(self, afar: Afar, name: str) -> None:
-        self.afar, self.prefix = afar, f"sources/{name}"
-        self.address = afar.store.where(self.prefix)
+    def __init__(self, aws_runner: AwsRunner, name: str) -> None:
+        self.aws_runner, self.prefix = aws_runner, f"sources/{name}"
+        self.address = aws_runner.store.where(self.prefix)
 
     def parquet(self, key: str, **columns: Any) -> str:
         sink = pa.BufferOutputStream()
@@ -369,14 +429,14 @@ class Folder:
         return self.put(key, sink.getvalue().to_pybytes())
 
     def put(self, key: str, data: bytes) -> str:
-        self.afar.emulator.client("s3").put_object(
-            Bucket=self.afar.place.bucket, Key=f"{self.prefix}/{key}", Body=data
+        self.aws_runner.emulator.client("s3").put_object(
+            Bucket=self.aws_runner.resources.bucket, Key=f"{self.prefix}/{key}", Body=data
         )
         return f"{self.address}/{key}"
 
     def read(self, place: str, **declared: Any) -> list[Any]:
-        """The values of column a of all rows at a place, in order."""
-        run = self.afar.start(job_of(Source("things", **declared)), things=place)
+        """Return the values of column a of all rows at a location, in order."""
+        run = self.aws_runner.start(job_of(Source("things", **declared)), things=place)
         (verdict,) = run.validate()
         rows = run.accepted("things")
         assert verdict.rows == len(rows)
@@ -384,18 +444,18 @@ class Folder:
 
 
 @pytest.fixture
-def folder(afar: Afar, request: pytest.FixtureRequest) -> Folder:
-    return Folder(afar, re.sub(r"\W", "-", request.node.name))
+def folder(aws_runner: AwsRunner, request: pytest.FixtureRequest) -> Folder:
+    return Folder(aws_runner, re.sub(r"\W", "-", request.node.name))
 
 
-def test_one_object_of_a_folder_is_read_and_no_other(folder: Folder) -> None:
+def test_a_key_selects_one_object_of_a_folder(folder: Folder) -> None:
     one = folder.parquet("x/one.parquet", a=[1])
     folder.parquet("x/two.parquet", a=[2])
     assert folder.read(one) == [1]
-    assert any('"$path" IN (' in sql for sql in folder.afar.queries[-3:])
+    assert any('"$path" IN (' in sql for sql in folder.aws_runner.queries[-3:])
 
 
-def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
+def test_a_prefix_selects_all_visible_objects_below_it(folder: Folder) -> None:
     for number, key in enumerate(
         [
             "one.parquet",
@@ -415,9 +475,18 @@ def test_a_prefix_is_all_below_it_that_is_not_hidden(folder: Folder) -> None:
 
 
 TREE = [
-    "a.csv", "deep/b.csv", "_temporary/0/c.csv", ".ipynb_checkpoints/d.csv", "_g.csv", "x.csv/part-0.csv", "x.csv/_h.csv",
-    "deep/.i/j.csv", "_SUCCESS", "k.md", "_old/l.csv",
-]  # fmt: skip
+    "a.csv",
+    "deep/b.csv",
+    "_temporary/0/c.csv",
+    ".ipynb_checkpoints/d.csv",
+    "_g.csv",
+    "x.csv/part-0.csv",
+    "x.csv/_h.csv",
+    "deep/.i/j.csv",
+    "_SUCCESS",
+    "k.md",
+    "_old/l.csv",
+]
 
 
 @pytest.mark.parametrize(
@@ -437,7 +506,7 @@ TREE = [
         "d*/?.csv",
     ],
 )
-def test_a_place_names_the_same_objects_as_files(
+def test_an_address_selects_the_same_objects_as_a_path_selects_files(
     folder: Folder, tmp_path: Path, place: str
 ) -> None:
     for name in TREE:
@@ -451,19 +520,19 @@ def test_a_place_names_the_same_objects_as_files(
         except SourceError as error:
             return error.message.partition("\n")[0].replace(at, "")
 
-    here = listed(lambda: find_files("s", f"{tmp_path}/{place}", tmp_path).paths, f"{tmp_path}/")
-    there = listed(
+    local = listed(lambda: find_files("s", f"{tmp_path}/{place}", tmp_path).paths, f"{tmp_path}/")
+    remote = listed(
         lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{place}")],
         f"{folder.address}/x/",
     )
-    assert here == there
+    assert local == remote
 
 
 @pytest.mark.parametrize(
     "mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"]
 )
 @pytest.mark.parametrize("place", ["", "t/", "t/*.parquet", "t/a.parquet", "**/*.parquet"])
-def test_a_table_of_another_format_is_refused_however_it_is_named(
+def test_a_table_of_another_format_is_rejected_by_any_address(
     folder: Folder, mark: str, place: str
 ) -> None:
     folder.parquet("x/t/a.parquet", a=[1])
@@ -475,8 +544,8 @@ def test_a_table_of_another_format_is_refused_however_it_is_named(
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_folders_give_the_same_columns_here_and_there(
-    runner: InProcessRunner, afar: Afar, tmp_path: Path, form: str
+def test_partition_folders_give_the_same_columns_as_locally(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path, form: str
 ) -> None:
     for number, folder in enumerate(
         ["year=2020/month=01", "year=2021/month=02", "year=2020/month=a%20b"]
@@ -487,16 +556,16 @@ def test_folders_give_the_same_columns_here_and_there(
             pq.write_table(pa.table({"v": [number]}), path)
         else:
             path.write_text(f"v\n{number}\n")
-    here, there = both(runner, afar, (Source("sales"),), {"sales": tmp_path})
-    assert_same_verdicts(here, there, exact=True)
-    assert sorted((r["year"], r["month"], r["v"]) for r in there.accepted("sales")) == [
+    local, remote = both(runner, aws_runner, (Source("sales"),), {"sales": tmp_path})
+    assert_same_validation(local, remote, exact=True)
+    assert sorted((r["year"], r["month"], r["v"]) for r in remote.accepted("sales")) == [
         (2020, "01", 0),
         (2020, "a b", 2),
         (2021, "02", 1),
     ]
 
 
-def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
+def test_objects_hidden_to_athena_are_read(folder: Folder) -> None:
     one = folder.parquet("x/_one.parquet", a=[1])
     folder.parquet("y/_p=1/one.parquet", a=[2])
     folder.parquet("y/_p=2/two.parquet", a=[3])
@@ -506,9 +575,16 @@ def test_what_athena_does_not_see_is_read_all_the_same(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "wanted"),
-    [("x/2024-*.parquet", [1, 2]), ("x/2024-0?.parquet", [1]), ("x/[2]024-1*.parquet", [2]), ("x/*.parquet", [1, 2, 3]), ("**/*.parquet", [1, 2, 3, 4]), ("*/*/d.parquet", [4])],
-)  # fmt: skip
-def test_a_pattern_is_read_as_on_a_disk(folder: Folder, pattern: str, wanted: list[int]) -> None:
+    [
+        ("x/2024-*.parquet", [1, 2]),
+        ("x/2024-0?.parquet", [1]),
+        ("x/[2]024-1*.parquet", [2]),
+        ("x/*.parquet", [1, 2, 3]),
+        ("**/*.parquet", [1, 2, 3, 4]),
+        ("*/*/d.parquet", [4]),
+    ],
+)
+def test_a_pattern_matches_as_on_a_disk(folder: Folder, pattern: str, wanted: list[int]) -> None:
     for number, key in enumerate(
         ["x/2024-01.parquet", "x/2024-10.parquet", "x/2025-01.parquet", "x/y/d.parquet"], 1
     ):
@@ -516,62 +592,75 @@ def test_a_pattern_is_read_as_on_a_disk(folder: Folder, pattern: str, wanted: li
     assert folder.read(f"{folder.address}/{pattern}") == wanted
 
 
-def test_many_objects_are_named_in_a_table_of_their_own(folder: Folder) -> None:
+def test_many_addresses_are_passed_in_a_table(folder: Folder) -> None:
     for number in range(150):
         folder.parquet(f"x/part-{number:05d}-{'long-' * 10}.parquet", a=[number])
     folder.parquet("x/other.parquet", a=[-1])
     assert folder.read(f"{folder.address}/x/part-*.parquet") == list(range(150))
-    assert all(len(sql) < 20_000 for sql in folder.afar.queries[-3:])
+    assert all(len(sql) < 20_000 for sql in folder.aws_runner.queries[-3:])
     notes = folder.put("x/notes.md", b"# No rows\n")
     with pytest.raises(
-        SourceError, match=r"among its 150 objects lie others, .*\n  s3://.*notes\.md"
+        SourceError,
+        match=r"the folder of its 150 objects also holds others, .*\n  s3://.*notes\.md",
     ) as caught:
         folder.read(f"{folder.address}/x/part-*.parquet")
     assert caught.value.problems == (notes,)
 
 
-def test_an_object_that_comes_while_others_are_checked_is_not_read(folder: Folder) -> None:
+def test_an_object_added_during_validation_is_not_read(folder: Folder) -> None:
     folder.parquet("x/one.parquet", a=[1, 2])
-    run = folder.afar.start(job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/")
-    asked = folder.afar.ran
-    folder.afar.ran = lambda *words: (folder.parquet("x/two.parquet", a=[1, 3]), asked(*words))[1]  # type: ignore[method-assign]
+    run = folder.aws_runner.start(
+        job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/"
+    )
+    run_statement = folder.aws_runner.run_statement
+
+    def change_first(pending: QueryPending, execution: str = "e1") -> QueryReply:
+        folder.parquet("x/two.parquet", a=[1, 3])
+        return run_statement(pending, execution)
+
+    folder.aws_runner.run_statement = change_first  # type: ignore[method-assign]
     try:
         (verdict,) = run.validate()
     finally:
-        folder.afar.ran = asked  # type: ignore[method-assign]
+        folder.aws_runner.run_statement = run_statement  # type: ignore[method-assign]
     assert verdict.rows == 2
     assert sorted(row["a"] for row in run.accepted("things")) == [1, 2]
 
 
-def test_an_object_that_changes_while_it_is_checked_is_told(folder: Folder) -> None:
+def test_an_object_changed_during_validation_is_an_error(folder: Folder) -> None:
     folder.parquet("x/one.parquet", a=[1, 2])
-    run = folder.afar.start(job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/")
-    asked = folder.afar.ran
-    folder.afar.ran = lambda *words: (folder.parquet("x/one.parquet", a=[1, 3, 4]), asked(*words))[
-        1
-    ]  # type: ignore[method-assign]
+    run = folder.aws_runner.start(
+        job_of(Source("things", unique=("a",))), things=f"{folder.address}/x/"
+    )
+    run_statement = folder.aws_runner.run_statement
+
+    def change_first(pending: QueryPending, execution: str = "e1") -> QueryReply:
+        folder.parquet("x/one.parquet", a=[1, 3, 4])
+        return run_statement(pending, execution)
+
+    folder.aws_runner.run_statement = change_first  # type: ignore[method-assign]
     try:
         with pytest.raises(
-            SourceError, match=r"things changed while it was checked\n  s3://.*one.parquet"
+            SourceError, match=r"things changed while it was validated\n  s3://.*one.parquet"
         ):
             run.validate()
     finally:
-        folder.afar.ran = asked  # type: ignore[method-assign]
+        folder.aws_runner.run_statement = run_statement  # type: ignore[method-assign]
 
 
-def test_objects_that_change_after_they_were_checked_are_told(folder: Folder) -> None:
+def test_objects_changed_after_validation_are_an_error(folder: Folder) -> None:
     one = folder.parquet("x/one.parquet", a=[1, 2])
-    run = folder.afar.start(job_of(Source("things")), things=one)
+    run = folder.aws_runner.start(job_of(Source("things")), things=one)
     run.validate()
     folder.parquet("x/one.parquet", a=[1, 2, 3])
     with pytest.raises(SourceError, match="things has changed since the run began"):
         run.accepted("things")
-    folder.afar.store.delete(f"{folder.prefix}/x/one.parquet")
+    folder.aws_runner.store.delete(f"{folder.prefix}/x/one.parquet")
     with pytest.raises(SourceError, match="was there when the run began, and is gone"):
         run.accepted("things")
 
 
-def test_parquet_files_whose_columns_differ_are_put_together_by_name(
+def test_parquet_files_with_different_columns_are_merged_by_name(
     runner: InProcessRunner, folder: Folder, tmp_path: Path
 ) -> None:
     for name, columns in {
@@ -579,16 +668,14 @@ def test_parquet_files_whose_columns_differ_are_put_together_by_name(
         "b": {"b": ["z"], "a": pa.array([3], pa.int32()), "c": [1.5]},
     }.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
-    here, there = both(
-        runner, folder.afar, (Source("things", unique=("a",)),), {"things": tmp_path}
+    local, remote = both(
+        runner, folder.aws_runner, (Source("things", unique=("a",)),), {"things": tmp_path}
     )
-    assert_same_verdicts(here, there, exact=True)
-    assert there.accepted("things")[0].keys() == {"a", "b", "c"}
+    assert_same_validation(local, remote, exact=True)
+    assert remote.accepted("things")[0].keys() == {"a", "b", "c"}
 
 
-def test_a_key_cannot_climb_out_of_the_folder_that_it_is_read_in(
-    folder: Folder, tmp_path: Path
-) -> None:
+def test_a_key_cannot_leave_the_folder_it_is_downloaded_to(folder: Folder, tmp_path: Path) -> None:
     folder.put("x/../../../../../evil.csv", b"a\n1\n")
     folder.put(f"x/{tmp_path}/evil.csv", b"a\n2\n")
     folder.put('x/it\'s; "odd".csv', b"a\n3\n")
@@ -596,16 +683,16 @@ def test_a_key_cannot_climb_out_of_the_folder_that_it_is_read_in(
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_quotes_in_the_keys_of_parquet_objects_are_but_letters(folder: Folder) -> None:
+def test_quotes_in_keys_of_parquet_objects_are_plain_characters(folder: Folder) -> None:
     folder.parquet("x/it's \"odd\" ') OR 1=1 --.parquet", a=[1])
     folder.parquet("x/plain.parquet", a=[2])
     assert folder.read(f"{folder.address}/x/") == [1, 2]
 
 
-# ---- a table of Glue
+# ---- a Glue table
 
 
-def test_a_table_of_glue_is_a_source_by_its_name(folder: Folder, aws_env: Emulator) -> None:
+def test_a_glue_table_is_a_source(folder: Folder, aws_env: Emulator) -> None:
     folder.parquet("t/p=1/x.parquet", A=[1, 2], day=[dt.date(2025, 1, 1)] * 2)
     folder.parquet("t/p=2/x.parquet", A=[3], day=[dt.date(2025, 1, 2)])
     glue, name = aws_env.client("glue"), "events"
@@ -627,7 +714,7 @@ def test_a_table_of_glue_is_a_source_by_its_name(folder: Folder, aws_env: Emulat
             "StorageDescriptor": {**described, "Location": f"{at}p={value}/"},
         }
         glue.create_partition(DatabaseName="lake", TableName=name, PartitionInput=part)
-    run = folder.afar.start(
+    run = folder.aws_runner.start(
         job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events"
     )
     (verdict,) = run.validate()
@@ -642,24 +729,24 @@ def test_a_table_of_glue_is_a_source_by_its_name(folder: Folder, aws_env: Emulat
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("glue://lake/none", "there is no table lake.none in Glue"),
-        ("glue://lake/x/y", "the place is 'glue://lake/x/y', wanted s3://BUCKET/KEY"),
-        ('glue://lake/x"; DROP TABLE y; --', "the place is"),
+        ("glue://lake/none", "found no table lake.none in Glue"),
+        ("glue://lake/x/y", "the location is 'glue://lake/x/y', expected s3://BUCKET/KEY"),
+        ('glue://lake/x"; DROP TABLE y; --', "the location is"),
     ],
 )
-def test_a_table_that_is_not_there_is_told(afar: Afar, place: str, words: str) -> None:
+def test_a_missing_glue_table_is_an_error(aws_runner: AwsRunner, place: str, words: str) -> None:
     with pytest.raises(SourceError, match=re.escape(words)) as caught:
-        afar.start(job_of(Source("things")), things=place).validate()
+        aws_runner.start(job_of(Source("things")), things=place).validate()
     assert caught.value.hint
 
 
-# ---- what cannot be read
+# ---- unreadable sources
 
 
 WRONG = {
-    "missing prefix": ("nope/", b"", "there is no Parquet, CSV or JSON-lines object at"),
-    "unknown kind": ("a.xlsx", b"x", r"there is no Parquet, CSV .*\n  there is s3://.*a\.xlsx"),
-    "empty": ("a.csv", b"", "things is empty: s3://.* has no byte"),
+    "missing prefix": ("nope/", b"", "found no Parquet, CSV or JSON-lines object at"),
+    "unknown kind": ("a.xlsx", b"x", r"found no Parquet, CSV .*\n  found s3://.*a\.xlsx"),
+    "empty": ("a.csv", b"", "things is empty: all objects at s3://.* have 0 bytes"),
     "head alone": ("a.csv", b"a,b\n", "things is empty"),
     "no parquet": ("a.parquet", b"no", r"things: s3://.*a\.parquet cannot be read as Parquet"),
     "bad json": (
@@ -676,17 +763,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_place_that_cannot_be_read_is_told(folder: Folder, case: str) -> None:
+def test_an_unreadable_location_is_an_error(folder: Folder, case: str) -> None:
     key, data, words = WRONG[case]
     if not key.endswith("/"):
         folder.put(key, data)
     with pytest.raises(SourceError, match=words) as caught:
-        folder.afar.start(job_of(Source("things")), things=f"{folder.address}/{key}").validate()
+        folder.aws_runner.start(
+            job_of(Source("things")), things=f"{folder.address}/{key}"
+        ).validate()
     assert caught.value.hint
     assert "SELECT" not in str(caught.value)
 
 
-OTHER_TYPES = {
+OTHER_TYPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "text beside numbers": ({"a": [1]}, {"a": ["x"]}, "types that are not of one kind"),
     "digits": ({"a": [2**53 + 1]}, {"a": [1.5]}, "would change"),
     "folder": ({"month": [2], "a": [1]}, {"month": [1], "a": [1]}, "lies in a folder month=01"),
@@ -694,7 +783,9 @@ OTHER_TYPES = {
 
 
 @pytest.mark.parametrize("case", OTHER_TYPES)
-def test_an_error_of_a_file_names_the_object_and_no_copy_of_it(folder: Folder, case: str) -> None:
+def test_an_error_of_a_file_names_the_object_and_not_its_local_copy(
+    folder: Folder, case: str
+) -> None:
     first, second, words = OTHER_TYPES[case]
     folder.parquet("x/month=01/é a.parquet", **first)
     folder.parquet("x/month=01/b.parquet", **second)
@@ -702,7 +793,7 @@ def test_an_error_of_a_file_names_the_object_and_no_copy_of_it(folder: Folder, c
         folder.read(f"{folder.address}/x/")
     told = f"{caught.value}\n{caught.value.hint}"
     assert f"{folder.address}/x/month=01/é a.parquet" in told
-    assert str(folder.afar.folder) not in told
+    assert str(folder.aws_runner.folder) not in told
 
 
 def test_a_damaged_page_names_its_object(folder: Folder) -> None:
@@ -714,7 +805,7 @@ def test_a_damaged_page_names_its_object(folder: Folder) -> None:
     folder.parquet("x/a.parquet", a=["y"])
     with pytest.raises(SourceError, match="HIVE_CURSOR_ERROR") as caught:
         folder.read(f"{folder.address}/x/", unique=("a",))
-    assert f"things: {folder.address}/x/b.parquet cannot be read by Athena" in str(caught.value)
+    assert f"things: Athena cannot read {folder.address}/x/b.parquet" in str(caught.value)
     assert "again" in str(caught.value.hint)
 
 
@@ -726,7 +817,7 @@ NO_PARQUET = {
 
 
 @pytest.mark.parametrize("case", NO_PARQUET)
-def test_an_object_that_is_no_parquet_is_named_with_what_it_is(folder: Folder, case: str) -> None:
+def test_an_object_that_is_not_parquet_is_named_with_its_kind(folder: Folder, case: str) -> None:
     data, words = NO_PARQUET[case]
     folder.put("x/b.parquet", data)
     folder.parquet("x/a.parquet", a=["y"])
@@ -735,7 +826,7 @@ def test_an_object_that_is_no_parquet_is_named_with_what_it_is(folder: Folder, c
     assert f"{folder.address}/x/b.parquet" in str(caught.value)
 
 
-def test_types_that_athena_would_change_are_refused(folder: Folder) -> None:
+def test_types_that_athena_would_change_are_rejected(folder: Folder) -> None:
     folder.parquet("d/a.parquet", a=pa.array([5], pa.duration("s")))
     with pytest.raises(SourceError, match=r"a: duration\[s\]"):
         folder.read(f"{folder.address}/d/")
@@ -755,11 +846,11 @@ def test_types_that_athena_would_change_are_refused(folder: Folder) -> None:
     assert folder.read(f"{folder.address}/ok/") == [dt.datetime(2020, 1, 31, 10, 11, 12)]
     with pytest.raises(SourceError, match="finer than a millisecond in a"):
         folder.read(f"{folder.address}/fine/")
-    folder.afar.start(job_of(Source("things")), things=f"{folder.address}/far/").validate()
+    folder.aws_runner.start(job_of(Source("things")), things=f"{folder.address}/far/").validate()
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_an_object_without_its_own_key_column_has_its_folders_value(
+def test_an_object_without_a_partition_column_gets_its_folders_value(
     folder: Folder, form: str
 ) -> None:
     for year, row in (("2020", {"k": 1, "a": 2020}), ("2021", {"k": 2})):
@@ -775,15 +866,14 @@ def test_an_object_without_its_own_key_column_has_its_folders_value(
 def test_parquet_too_large_for_one_function_names_the_table_to_make(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "hundredfold.aws.adapters.sources.STAGED_MOST", 100
-    )  # instead of objects of 1.5 GiB
+    # in place of objects of 1.5 GiB
+    monkeypatch.setattr("hundredfold.aws.adapters.sources.MAX_STAGED_BYTES", 100)
     folder.parquet("x/p=1/a.parquet", a=[1])
     folder.parquet("y/a.parquet", a=[1])
     folder.parquet("y/b.parquet", b=[1])
     for place, words in {"x": "are partitions", "y": "with the same columns"}.items():
         with pytest.raises(
-            SourceError, match="of parquet are too much to be read by one function"
+            SourceError, match=r"of parquet exceed the \S+ GiB that one function can read"
         ) as caught:
             folder.read(f"{folder.address}/{place}/")
         assert "--source things=glue://DATABASE/TABLE" in str(caught.value.hint)
@@ -791,12 +881,12 @@ def test_parquet_too_large_for_one_function_names_the_table_to_make(
 
 
 @pytest.mark.parametrize("case", ["missing prefix", "unknown kind", "empty"])
-def test_a_place_where_nothing_is_is_noticed_before_a_run(folder: Folder, case: str) -> None:
+def test_an_empty_location_is_rejected_before_a_run(folder: Folder, case: str) -> None:
     key, data, words = WRONG[case]
     if data or not key.endswith("/"):
         folder.put(key, data)
     with pytest.raises(SourceError, match=words):
-        check_place("things", f"{folder.address}/{key}")
+        check_location("things", f"{folder.address}/{key}")
 
 
 @pytest.mark.parametrize(
@@ -804,21 +894,21 @@ def test_a_place_where_nothing_is_is_noticed_before_a_run(folder: Folder, case: 
     [
         ("s3://nowhere-at-all/x/", "no bucket"),
         ("glue://lake/none", "no table lake.none"),
-        ("s3://b'/x", "the place is"),
+        ("s3://b'/x", "the location is"),
     ],
 )
-def test_a_place_that_cannot_be_is_noticed_before_a_run(
+def test_an_invalid_location_is_rejected_before_a_run(
     folder: Folder, place: str, words: str
 ) -> None:
     with pytest.raises(SourceError, match=words):
-        check_place("things", place)
-    check_place("things", folder.parquet("x/a.parquet", a=[1]))
+        check_location("things", place)
+    check_location("things", folder.parquet("x/a.parquet", a=[1]))
 
 
-def test_objects_of_several_kinds_are_refused(folder: Folder) -> None:
+def test_objects_of_several_kinds_are_rejected(folder: Folder) -> None:
     folder.put("x/a.csv", b"a\n1\n")
     folder.parquet("x/b.parquet", a=[1])
-    with pytest.raises(SourceError, match="its objects are of several kinds: csv, parquet"):
+    with pytest.raises(SourceError, match="expected objects of one kind, found csv, parquet"):
         folder.read(f"{folder.address}/x/")
 
 
@@ -826,39 +916,39 @@ EVIL = ["'; DROP TABLE x; --", 'a"b', "a\nb", "a\\b", "../../secret", "x/../../y
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_a_place_that_could_be_more_than_a_place_is_refused_before_anything_is_asked(
-    afar: Afar, evil: str
+def test_a_location_that_could_inject_sql_is_rejected_before_a_query(
+    aws_runner: AwsRunner, evil: str
 ) -> None:
-    before = len(afar.queries)
+    before = len(aws_runner.queries)
     for place in (
-        f"s3://{afar.place.bucket}/{evil}",
+        f"s3://{aws_runner.resources.bucket}/{evil}",
         f"s3://{evil}/x",
         evil,
         f"glue://lake/{evil}",
         f"https://x/{evil}",
         f"/etc/{evil}",
     ):
-        with pytest.raises(SourceError, match="the place is "):
-            afar.start(job_of(Source("things")), things=place).validate()
+        with pytest.raises(SourceError, match="the location is "):
+            aws_runner.start(job_of(Source("things")), things=place).validate()
         with pytest.raises(SourceError):
             find_objects("rows", place)
-    assert len(afar.queries) == before
+    assert len(aws_runner.queries) == before
 
 
 @pytest.mark.parametrize("evil", [*EVIL, "", "a/b", "ä", "x" * 81, "a b"])
-def test_a_run_id_that_could_be_more_than_a_name_is_refused(evil: str) -> None:
-    with pytest.raises(UsageError, match="cannot be used"):
+def test_a_run_id_with_special_characters_is_rejected(evil: str) -> None:
+    with pytest.raises(UsageError, match=r"the run id .* is invalid"):
         new_record(evil, job_of(Source("things")), "x:y", {"things": "s3://bucket/x/"}, {})
 
 
-def test_a_bucket_that_is_not_there_is_told(afar: Afar) -> None:
-    with pytest.raises(SourceError, match="things: there is no bucket nowhere-at-all"):
-        afar.start(job_of(Source("things")), things="s3://nowhere-at-all/x/").validate()
+def test_a_missing_bucket_is_an_error(aws_runner: AwsRunner) -> None:
+    with pytest.raises(SourceError, match="things: found no bucket nowhere-at-all"):
+        aws_runner.start(job_of(Source("things")), things="s3://nowhere-at-all/x/").validate()
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Emulator]:
-    """An account in which rights are asked for."""
+    """An account that enforces IAM."""
     with Emulator(auth=True) as account:
         yield account
 
@@ -866,7 +956,7 @@ def guarded() -> Iterator[Emulator]:
 @pytest.mark.parametrize(
     ("right", "words", "hint"),
     [
-        (None, "may not be listed", "--source-location"),
+        (None, "these credentials may not list", "--source-location"),
         (
             "s3:ListBucket",
             r"s3://.*one\.parquet cannot be read: .*(403|AccessDenied|Forbidden)",
@@ -874,7 +964,7 @@ def guarded() -> Iterator[Emulator]:
         ),
     ],
 )
-def test_a_right_that_is_missing_is_told(
+def test_a_missing_permission_is_named(
     guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, words: str, hint: str
 ) -> None:
     data, name = pa.BufferOutputStream(), name_of("reader")
@@ -897,9 +987,8 @@ def test_a_right_that_is_missing_is_told(
         patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
         place.client.cache_clear()
-        sources.check_place(
-            "rows", f"s3://{name}/x/"
-        )  # what this user may not see is left to the run
+        # what this user may not see is left to the run
+        sources.check_location("rows", f"s3://{name}/x/")
         with pytest.raises(SourceError, match=words) as caught:
             sources._schemas("rows", find_objects("rows", f"s3://{name}/x/"))
         place.client.cache_clear()

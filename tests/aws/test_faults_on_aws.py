@@ -1,4 +1,4 @@
-"""Runs on emulated AWS that go wrong: real processes die, real messages come back, and IAM decides."""
+"""Failing runs on emulated AWS: real processes die, messages are redelivered, IAM decides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.stacks import Stack, Tasks, account, published, trouble
 __all__ = ["account", "trouble"]
 pytestmark = pytest.mark.slow
 BAD = {
-    "raise": ("failed", "ValueError", "as it was told to"),
+    "raise": ("failed", "ValueError", "as its row requests"),
     "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
     "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
     "outlast": ("crashed", "WorkerDied", "exceeded its time_limit of 40 s"),
@@ -36,10 +36,8 @@ BAD = {
 }
 
 
-class Seen(NullCallbacks):
-    """What a person would see while a run goes on: how many units are done, and how many of them
-    failed.
-    """
+class ProgressRecorder(NullCallbacks):
+    """Records the progress that a user sees: units that are done, and those that failed."""
 
     def __init__(self) -> None:
         self.counts: list[tuple[int, int]] = []
@@ -61,12 +59,12 @@ def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(
+def test_a_failed_unit_affects_no_other_and_is_retried_after_the_fix(
     trouble: Stack, tmp_path: Path
 ) -> None:
     ways = ["fine", *BAD, *["fine"] * 6]
     tasks = Tasks.write(tmp_path, ways)
-    seen = Seen()
+    seen = ProgressRecorder()
     with pytest.raises(
         PublishRefused, match=r"doubled: 5 of 12 units \(2 failed, 3 crashed\)"
     ) as caught:
@@ -77,26 +75,29 @@ def test_a_bad_unit_costs_itself_and_is_done_again_when_the_function_is_mended(
         f"{there}   or: hundredfold publish bad --max-failed 5 {there}"
     )
     assert [failed for _, failed in seen.counts] == sorted(failed for _, failed in seen.counts)
-    assert any(0 < failed <= done for done, failed in seen.counts)  # told while others were at work
+    # reported while others were being executed
+    assert any(0 < failed <= done for done, failed in seen.counts)
     assert failures(trouble, "bad") == {str(ways.index(how)): end for how, end in BAD.items()}
     published_without = hundredfold.publish("bad", backend="aws", stack=trouble.name, max_failed=5)
     assert (published_without.state, len(published_without.published_rows())) == ("done", 7)
-    tasks.mend()
+    tasks.fix()
     retried = hundredfold.retry("bad", backend="aws", stack=trouble.name)
-    assert tasks.calls() == {
-        ways.index(how): 1 for how in BAD
-    }  # those alone; and of what builds on them, all
-    assert published(retried) == tasks.here("bad")
+    # only those; and everything that depends on them
+    assert tasks.calls() == {ways.index(how): 1 for how in BAD}
+    assert published(retried) == tasks.local_release("bad")
 
 
 # ---- poison
 
 
-def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_are_done(
+def test_a_unit_that_kills_its_worker_is_crashed_and_others_complete(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "kill the function", "fine", "fine"])
-    with trouble.impatient(seconds=600, receives=3), trouble.emulator.settings(ended_leases=1):
+    with (
+        trouble.fast_redelivery(seconds=600, receives=3),
+        trouble.emulator.settings(ended_leases=1),
+    ):
         run = trouble.run(tasks, "killer", batches=2, max_failed=1)
     assert failures(trouble, "killer") == {
         "1": (
@@ -105,38 +106,39 @@ def test_a_unit_that_kills_its_worker_each_time_ends_as_dead_and_its_neighbours_
             "its message came back too often: whatever worker had it was lost",
         )
     }
-    assert (
-        tasks.calls()[1] >= 5
-    )  # twice beside its neighbour, and then alone as often as the queue hands it out
+    # twice next to its neighbour, and then alone as often as the queue delivers it
+    assert tasks.calls()[1] >= 5
     assert (run.state, len(run.published_rows())) == ("done", 3)
 
 
-def foreign(stack: Stack, run: str) -> dict[str, str]:
-    """Bodies that we did not make, and why each is refused."""
+def foreign_bodies(stack: Stack, run: str) -> dict[str, str]:
+    """Return bodies that this package did not write, and why each is rejected."""
     ours: dict[str, Any] = json.loads(str(Message(run, "doubled", 0, 0, 0)))
     key = f"processing/{run}/doubled/000000-0.batch.parquet"
-    notice = {
+    s3_event = {
         "eventName": "ObjectCreated:Copy",
         "s3": {"bucket": {"name": stack.outputs["Bucket"]}, "object": {"key": key}},
     }
-    elsewhere = {**notice, "s3": {"bucket": {"name": "another"}, "object": {"key": key}}}
+    elsewhere = {**s3_event, "s3": {"bucket": {"name": "another"}, "object": {"key": key}}}
     return {
-        "not even JSON": "it is no JSON",
-        "[" * 100_000: "it is no JSON",
-        "[1, 2]": "it is a list in JSON, wanted an object",
+        "not even JSON": "it is not JSON",
+        "[" * 100_000: "it is not JSON",
+        "[1, 2]": "it is a list in JSON, expected an object",
         json.dumps(
             {**ours, "password": "p4ss"}
-        ): "of a message it lacks nothing, and it has 1 other fields",
+        ): "as a message it lacks nothing, and has 1 other fields",
         json.dumps(
             {"run": run}
-        ): "of a message it lacks model, batch, first, last, attempt, and it has 0 other fields",
-        json.dumps({**ours, "run": "../../releases"}): "its run is no id of a run",
-        json.dumps({**ours, "model": "doubled/../x"}): "its model is no name of a model",
+        ): "as a message it lacks model, batch, first, last, attempt, and has 0 other fields",
+        json.dumps({**ours, "run": "../../releases"}): "its run is not a run id",
+        json.dumps({**ours, "model": "doubled/../x"}): "its model is not a model name",
         json.dumps(
             {**ours, "first": True}
-        ): "its batch, units and attempt are no numbers of a slice",
+        ): "its batch, units and attempt are not numbers of a slice",
         json.dumps({**ours, "run": "unheard-of"}): "there is no such run",
-        json.dumps({**ours, "model": "unheard_of"}): "the run has prepared no unheard_of",
+        json.dumps(
+            {**ours, "model": "unheard_of"}
+        ): "the run has not prepared the model unheard_of",
         json.dumps({**ours, "batch": 99}): "doubled has no batch 99: it has 2",
         json.dumps({**ours, "batch": 1}): "batch 1 of doubled does not hold units 0 to 0",
         json.dumps(
@@ -144,28 +146,25 @@ def foreign(stack: Stack, run: str) -> dict[str, str]:
         ): f"batch 0 of doubled does not hold units 0 to {10**12}",
         json.dumps(
             {**ours, "attempt": 2}
-        ): "it is of an attempt that has not begun: the run is in attempt 1",
+        ): "it belongs to an attempt that has not begun: the run is in attempt 1",
         json.dumps({"Records": None}): (
-            "of a message it lacks run, model, batch, first, last, attempt, and it has 1 other "
-            "fields"
+            "as a message it lacks run, model, batch, first, last, attempt, and has 1 other fields"
         ),
-        json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not as S3 writes them",
-        json.dumps({"Records": [elsewhere]}): "it tells of another bucket",
+        json.dumps({"Records": [{"s3": "?"}]}): "it has Records, but not in the format of S3",
+        json.dumps({"Records": [elsewhere]}): "it is about another bucket",
         json.dumps(
-            {"Records": [{**notice, "eventName": "ObjectRemoved:Delete"}]}
-        ): "it tells of no new batch",
+            {"Records": [{**s3_event, "eventName": "ObjectRemoved:Delete"}]}
+        ): "it is not about a new batch",
     }
 
 
-def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_stop_nothing(
-    trouble: Stack, tmp_path: Path
-) -> None:
+def test_foreign_messages_are_dead_lettered_with_a_reason(trouble: Stack, tmp_path: Path) -> None:
     run = f"foreign-{uuid4().hex[:6]}"
-    tasks, letters = (
+    tasks, messages = (
         Tasks.write(tmp_path, ["fine", "500 ms", "500 ms", "fine"]),
-        foreign(trouble, run),
+        foreign_bodies(trouble, run),
     )
-    with trouble.workers(Enabled=False):
+    with trouble.changed_mapping(Enabled=False):
         hundredfold.run(
             "jobs.trouble:job",
             {"tasks": tasks.file},
@@ -176,16 +175,16 @@ def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_st
             batches=2,
             wait=False,
         )
-        trouble.until(run, "work doubled")
-        for body in letters:
+        trouble.wait_for_step(run, "work doubled")
+        for body in messages:
             trouble.client("sqs").send_message(
                 QueueUrl=trouble.outputs["QueueUrl"], MessageBody=body
             )
     done = AwsBackend(trouble.name).watch(run, NullCallbacks())
-    assert published(done) == tasks.here(run)
+    assert published(done) == tasks.local_release(run)
     wait_until(
-        lambda: trouble.letters() == letters,
-        lambda: f"{trouble.letters()}\n{trouble.emulator.log()}",
+        lambda: trouble.dead_letters() == messages,
+        lambda: f"{trouble.dead_letters()}\n{trouble.emulator.log()}",
     )
     trouble.client("sqs").purge_queue(QueueUrl=trouble.outputs["DeadUrl"])
 
@@ -194,7 +193,7 @@ def test_messages_that_we_did_not_make_are_dead_letters_with_their_reason_and_st
 
 
 class Context:
-    """What Lambda hands to a function beside its event."""
+    """The context that Lambda passes to a function together with its event."""
 
     aws_request_id = "a-call"
 
@@ -203,7 +202,7 @@ class Context:
 
 
 def records(*messages: Message, received: int = 1) -> dict[str, Any]:
-    """The event of a call that is handed these messages, as m0, m1 and so on."""
+    """Return the event of a call with these messages, as m0, m1 and so on."""
     return {
         "Records": [
             {
@@ -219,19 +218,19 @@ def records(*messages: Message, received: int = 1) -> dict[str, Any]:
 
 @pytest.fixture
 def waiting(trouble: Stack, tmp_path: Path) -> Iterator[tuple[Tasks, list[Message]]]:
-    """A run of six tasks in three batches, at which no worker works yet; and its messages."""
+    """A run of six tasks in three batches that no worker processes yet, and its messages."""
     tasks, run = Tasks.write(tmp_path, ["fine"] * 6), f"waiting-{uuid4().hex[:6]}"
-    with trouble.workers(Enabled=False):
+    with trouble.changed_mapping(Enabled=False):
         trouble.run(tasks, run, batches=3, max_failed=6, wait=False)
-        trouble.until(run, "work doubled")
+        trouble.wait_for_step(run, "work doubled")
         yield (
             tasks,
             [Message(run, "doubled", batch, 2 * batch, 2 * batch + 1) for batch in range(3)],
         )
-    trouble.finished(run)
+    trouble.wait_for_end(run)
 
 
-def test_a_call_that_is_handed_a_message_twice_does_the_others_too(
+def test_a_call_with_a_duplicate_message_processes_the_others_too(
     trouble: Stack, waiting: tuple[Tasks, list[Message]], tmp_path: Path
 ) -> None:
     tasks, (first, second, third) = waiting
@@ -241,7 +240,7 @@ def test_a_call_that_is_handed_a_message_twice_does_the_others_too(
     assert tasks.calls() == dict.fromkeys(range(6), 1)
 
 
-def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_reason_the_third_time(
+def test_an_error_of_the_job_dead_letters_the_third_delivery(
     trouble: Stack,
     waiting: tuple[Tasks, list[Message]],
     tmp_path: Path,
@@ -257,7 +256,7 @@ def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_re
         assert handlers.work(records(second, third, received=3), Context()) == {
             "batchItemFailures": []
         }
-    trouble.until(first.run, "work summed")
+    trouble.wait_for_step(first.run, "work summed")
     told = failures(trouble, first.run)
     assert sorted(told) == ["2", "3", "4", "5"]
     assert all(
@@ -266,10 +265,10 @@ def test_what_a_job_makes_impossible_comes_back_and_is_a_dead_letter_with_its_re
     assert tasks.calls() == {0: 1, 1: 1}
 
 
-# ---- what is told
+# ---- logs
 
 
-def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential(
+def test_logs_name_the_run_and_contain_no_rows_and_no_credentials(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks, run = Tasks.write(tmp_path, ["fine", "raise", "fine"]), f"told-{uuid4().hex[:6]}"
@@ -279,12 +278,14 @@ def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential
         for name, value in trouble.worker_environment().items()
         if name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     }
-    lines = [line for function in ("Step", "Work", "Bury") for line in trouble.logged(function)]
+    lines = [
+        line for function in ("Step", "Work", "DeadLetter") for line in trouble.log_events(function)
+    ]
     assert secrets
     assert [
         line
         for line in lines
-        if any(word in line for word in (*secrets, "as it was told to", str(tasks.log)))
+        if any(word in line for word in (*secrets, "as its row requests", str(tasks.log)))
     ] == []
     told = [json.loads(line) for line in lines if line.startswith("{")]
     steps = [line for line in told if line.get("run") == run and line["message"] == "step"]
@@ -300,30 +301,30 @@ def test_logs_name_the_run_and_count_its_units_and_hold_no_row_and_no_credential
 # ---- the deadline
 
 
-def test_what_does_not_fit_into_one_call_is_handed_back_and_done_once(
+def test_work_that_exceeds_one_call_is_sent_back_and_done_once(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["500 ms"] * 30)
-    with trouble.deployed_with("Work", Timeout=15):
+    with trouble.changed_function("Work", Timeout=15):
         run = trouble.run(tasks, "long", batches=2)
     assert tasks.calls() == dict.fromkeys(range(30), 1)
-    assert published(run) == tasks.here("long")
+    assert published(run) == tasks.local_release("long")
 
 
-def test_a_unit_that_takes_all_of_a_call_is_dead_and_its_reason_says_so(
+def test_a_unit_that_exceeds_a_call_is_crashed_with_that_reason(
     trouble: Stack, tmp_path: Path
 ) -> None:
     tasks = Tasks.write(tmp_path, ["fine", "sleep", "fine"])
-    with trouble.deployed_with("Work", Timeout=15):
+    with trouble.changed_function("Work", Timeout=15):
         trouble.run(tasks, "endless", batches=2, max_failed=1)
-    words = "it took all of the 6 s that a worker has for it; deploy with a longer --timeout"
+    words = "it took all of the 6 s that a worker has; deploy with a longer --timeout"
     assert failures(trouble, "endless") == {"1": ("crashed", "WorkerDied", words)}
 
 
-# ---- reach
+# ---- permissions
 
 
-def test_the_users_code_reaches_what_its_run_prepared_and_writes_outcomes_alone(
+def test_the_users_code_can_only_read_its_run_and_write_outcomes(
     trouble: Stack, tmp_path: Path
 ) -> None:
     for key in (

@@ -1,5 +1,5 @@
-"""What AWS refuses is told in plain words, with what to do, and without showing a credential; and
-each process has its own clients.
+"""Errors of AWS are translated into our errors, with a hint and without credentials; each process
+has its own clients.
 """
 
 from __future__ import annotations
@@ -10,24 +10,28 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
-from test_ledger_door import RUN
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
-from hundredfold.aws.adapters.errors import in_plain_words
+from hundredfold.aws.adapters.errors import translate_errors
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.adapters.session import client
 from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.errors import HomeError
+from support.aws_account import Account
 from support.emulator import DONE, MISSING, Emulator
+from support.faulty_connection import FaultyConnection
+from support.ledger_records import RUN
 from support.waits import HANG_S
 
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLE"
-CALLS = {
+CALLS: dict[str, Callable[..., Any]] = {
     "put": lambda _: S3Store("bucket").put("a", b""),
     "get": lambda _: S3Store("bucket").get("a"),
     "list": lambda _: list(S3Store("bucket").list("")),
@@ -54,8 +58,8 @@ RIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def guarded():
-    """An account in which rights are asked for, and the key of a user who has none."""
+def guarded() -> Iterator[Any]:
+    """An account that enforces IAM, and the key of a user without permissions."""
     if not DONE.exists():
         pytest.skip(MISSING)
     with Emulator(auth=True) as emulator:
@@ -67,8 +71,8 @@ def guarded():
 
 
 @pytest.fixture
-def as_(monkeypatch):
-    """Set variables of the environment for the clients to come; None takes one away."""
+def as_(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Set environment variables for the following clients; None removes one."""
 
     def as_(**variables: str | None) -> None:
         for name, value in variables.items():
@@ -89,7 +93,9 @@ def _forget() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_right_that_is_missing_is_named(guarded, as_, call):
+def test_a_missing_permission_is_named_for_each_call(
+    guarded: tuple[Emulator, dict[str, str]], as_: Callable[..., None], call: Any
+) -> None:
     emulator, key = guarded
     as_(
         AWS_ENDPOINT_URL=emulator.url,
@@ -100,52 +106,56 @@ def test_a_right_that_is_missing_is_named(guarded, as_, call):
         AWS_EC2_METADATA_DISABLED="true",
     )
     with pytest.raises(
-        HomeError, match=f"these credentials have not the right ({RIGHTS[call]})"
+        HomeError, match=f"these credentials lack the permission ({RIGHTS[call]})"
     ) as told:
         CALLS[call](emulator.url)
-    assert "aws sts get-caller-identity" in told.value.hint
+    assert "aws sts get-caller-identity" in str(told.value.hint)
     assert pickle.loads(pickle.dumps(told.value)).message == told.value.message
     assert key["SecretAccessKey"] not in _all(told.value)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_credentials_that_are_not_there_are_told(account, as_, call):
+def test_missing_credentials_are_an_error(
+    account: Account, as_: Callable[..., None], call: Any
+) -> None:
     as_(
         AWS_ACCESS_KEY_ID=None,
         AWS_SECRET_ACCESS_KEY=None,
         AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=None,
     )
-    with pytest.raises(HomeError, match="there are no AWS credentials") as told:
+    with pytest.raises(HomeError, match="found no AWS credentials") as told:
         CALLS[call](account.emulator.url)
-    assert "AWS_PROFILE" in told.value.hint
+    assert "AWS_PROFILE" in str(told.value.hint)
 
 
-def test_a_profile_that_is_not_there_is_told(account, as_):
-    as_(AWS_PROFILE="nobody")
-    with pytest.raises(HomeError, match=r"no AWS credentials .*nobody"):
+def test_a_missing_profile_is_an_error(account: Account, as_: Callable[..., None]) -> None:
+    as_(AWS_PROFILE="missing")
+    with pytest.raises(HomeError, match=r"no AWS credentials: .*missing"):
         CALLS["put"]("")
 
 
 @pytest.mark.parametrize("call", ["send", "create"])
-def test_a_region_that_is_not_set_is_told(account, as_, call):
+def test_a_missing_region_is_an_error(
+    account: Account, as_: Callable[..., None], call: Any
+) -> None:
     as_(AWS_REGION=None, AWS_DEFAULT_REGION=None)
     with pytest.raises(HomeError, match="no AWS region is set") as told:
         CALLS[call](account.emulator.url)
-    assert "AWS_REGION" in told.value.hint
+    assert "AWS_REGION" in str(told.value.hint)
 
 
 @pytest.fixture
-def told(line):
-    """Call AWS once, get an answer, and say it in plain words."""
+def told(connection: FaultyConnection) -> Any:
+    """Call AWS once against a given reply, and return the translated error."""
 
     def told(
         code: str, status: int = 400, message: str = "so it is", service: str = "dynamodb"
     ) -> HomeError:
-        line.say("", status, code, message)
+        connection.fail_with("", status, code, message)
         asking = boto3.client(
-            service, endpoint_url=line.url, config=Config(retries={"total_max_attempts": 1})
+            service, endpoint_url=connection.url, config=Config(retries={"total_max_attempts": 1})
         )
-        with pytest.raises(HomeError) as raised, in_plain_words("the table runs", "read"):
+        with pytest.raises(HomeError) as raised, translate_errors("the table runs", "read"):
             asking.get_item(
                 TableName="runs", Key={"id": {"S": "1"}}
             ) if service == "dynamodb" else asking.head_object(Bucket="b", Key="k")
@@ -155,80 +165,87 @@ def told(line):
 
 
 @pytest.mark.parametrize("code", ["ExpiredTokenException", "ExpiredToken"])
-def test_credentials_that_have_expired_are_told(told, code):
+def test_expired_credentials_are_an_error(told: Callable[..., HomeError], code: str) -> None:
     error = told(code)
     assert (
         error.message == f"the table runs cannot be read: the AWS credentials have expired ({code})"
     )
-    assert "aws sso login" in error.hint
+    assert "aws sso login" in str(error.hint)
 
 
 @pytest.mark.parametrize(
     "code", ["InvalidSignatureException", "UnrecognizedClientException", "SignatureDoesNotMatch"]
 )
-def test_what_aws_says_of_a_signature_is_not_passed_on(told, code):
+def test_the_message_about_a_signature_is_not_repeated(
+    told: Callable[..., HomeError], code: str
+) -> None:
     error = told(
         code, message=f"The Canonical String should have been 'POST x-amz-security-token:{TOKEN}'"
     )
-    assert "AWS does not know these credentials, or this machine's clock is wrong" in error.message
+    assert "AWS rejected these credentials, or the clock of this machine is wrong" in error.message
     assert TOKEN not in _all(error)
 
 
-def test_a_service_that_is_too_busy_is_told(told):
+def test_throttling_is_an_error(told: Callable[..., HomeError]) -> None:
     error = told("ThrottlingException", message="Rate exceeded")
-    assert "too busy" in error.message
-    assert "resume" in error.hint
+    assert "AWS throttled the request after many attempts" in error.message
+    assert "resume" in str(error.hint)
 
 
-def test_a_refusal_without_words_names_the_right_that_belongs_to_the_call(told):
-    assert "have not the right s3:GetObject" in told("", 403, service="s3").message
+def test_a_denial_without_message_names_the_permission_of_the_call(
+    told: Callable[..., HomeError],
+) -> None:
+    assert "lack the permission s3:GetObject" in told("", 403, service="s3").message
 
 
-def test_what_nobody_foresaw_is_told_as_aws_tells_it(told):
+def test_an_unknown_error_is_reported_with_aws_code_and_message(
+    told: Callable[..., HomeError],
+) -> None:
     assert told("OddException").message == "the table runs cannot be read: OddException: so it is"
 
 
-def test_a_service_that_cannot_be_reached_is_told(account):
+def test_an_unreachable_service_is_an_error(account: Account) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        unused = f"http://127.0.0.1:{closed.getsockname()[1]}"
         asking = boto3.client(
             "dynamodb",
-            endpoint_url=nobody,
+            endpoint_url=unused,
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=HANG_S),
         )
         with (
             pytest.raises(HomeError, match="AWS does not answer") as told,
-            in_plain_words("the table runs", "read"),
+            translate_errors("the table runs", "read"),
         ):
             asking.list_tables()
-    assert "AWS_ENDPOINT_URL" in told.value.hint
+    assert "AWS_ENDPOINT_URL" in str(told.value.hint)
 
 
-def test_a_call_that_aws_does_not_know_is_our_own_mistake(account):
+def test_an_invalid_call_is_not_translated(account: Account) -> None:
     from botocore.exceptions import ParamValidationError
 
-    with pytest.raises(ParamValidationError), in_plain_words("the table runs", "read"):
+    with pytest.raises(ParamValidationError), translate_errors("the table runs", "read"):
         client("dynamodb").get_item(Table="runs")
 
 
 def _all(error: BaseException) -> str:
-    """All that a log would show of it."""
+    """Return everything that a log would print of an error."""
     return "".join(traceback.format_exception(error))
 
 
-def test_many_threads_may_ask_for_the_first_client_at_once(account):
+def test_many_threads_may_create_the_first_client_at_once(account: Account) -> None:
     script = """
 from concurrent.futures import ThreadPoolExecutor
 from hundredfold.aws.adapters.session import client
 with ThreadPoolExecutor(16) as pool:
-    list(pool.map(lambda number: client(("s3", "sqs", "dynamodb")[number % 3]).meta.region_name, range(48)))
+    services = [("s3", "sqs", "dynamodb")[number % 3] for number in range(48)]
+    list(pool.map(lambda service: client(service).meta.region_name, services))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_child_has_its_own_connections(account):
+def test_a_forked_child_has_its_own_connections(account: Account) -> None:
     store = S3Store(account.bucket())
     for number in range(8):
         store.put(str(number), str(number).encode() * 1_000)

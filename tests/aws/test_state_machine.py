@@ -1,5 +1,5 @@
-"""The state machine of any job, as a definition: every name in it leads somewhere, and its stages
-are the pipeline's, in order.
+"""The state machine of any job as a definition: every name in it refers to a state, and its stages
+are in the pipeline's order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.functions.handlers import LATEST, SOONEST, PollState
+from hundredfold.aws.functions.handlers import MAX_POLL_S, MIN_POLL_S, PollState
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.pipeline.stages import stages
 from tariffs.job import job as tariffs
@@ -45,7 +45,7 @@ def leads_to(state: Mapping[str, Any]) -> Iterator[str]:
     yield from (way["Next"] for key in ("Catch", "Choices") for way in state.get(key, ()))
 
 
-def test_every_name_is_a_state(job: Job) -> None:
+def test_every_name_refers_to_a_state(job: Job) -> None:
     machine = made(job)
     named = {
         machine["StartAt"],
@@ -54,7 +54,7 @@ def test_every_name_is_a_state(job: Job) -> None:
     assert named - set(machine["States"]) == set()
 
 
-def test_every_state_can_be_reached_and_leads_on_or_ends(job: Job) -> None:
+def test_every_state_is_reachable_and_has_a_successor_or_ends(job: Job) -> None:
     machine = made(job)
     reached, ahead = set(), [machine["StartAt"]]
     while ahead:
@@ -79,10 +79,10 @@ def test_the_stages_follow_one_another_as_in_the_pipeline(job: Job) -> None:
     assert walked == [str(stage) for stage in stages(job)]
 
 
-def test_whatever_a_step_says_has_its_way_and_what_it_never_says_is_a_failure(job: Job) -> None:
+def test_every_action_has_a_target_and_an_unknown_one_fails(job: Job) -> None:
     states = made(job)["States"]
     for stage in stages(job):
-        choice = states[f"{stage}: what next?"]
+        choice = states[f"{stage}: next action"]
         ways = {way["StringEquals"] for way in choice["Choices"]}
         assert ways >= {"next", "held", "failed", "cancelled"}
         assert ("wait" in ways) == (stage.step == "work")
@@ -90,36 +90,34 @@ def test_whatever_a_step_says_has_its_way_and_what_it_never_says_is_a_failure(jo
         assert choice["Default"] == "Failed"
 
 
-def test_no_task_fails_without_being_caught(job: Job) -> None:
+def test_every_task_catches_its_errors(job: Job) -> None:
     for name, state in made(job)["States"].items():
         if state["Type"] == "Task":
             assert [catch["ErrorEquals"] for catch in state["Catch"]] == [["States.ALL"]], name
 
 
-# ---- when to look at the workers again
+# ---- when to poll the workers again
 
 
-def test_looks_come_sooner_the_nearer_the_end_is() -> None:
+def test_polls_are_more_frequent_near_the_end() -> None:
     look = PollState.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
-    assert look.pause == SOONEST
+    assert look.pause == MIN_POLL_S
     look = look.next(100, 11.0, left=900, busy=True)  # 10 units a second: 90 s are left
     assert look.pause == 45
-    assert look.next(990, 61.0, left=10, busy=True).pause == SOONEST
+    assert look.next(990, 61.0, left=10, busy=True).pause == MIN_POLL_S
 
 
-def test_looks_without_progress_come_ever_more_rarely_and_count_only_if_no_message_is_left() -> (
-    None
-):
+def test_polls_without_progress_back_off_and_count_if_the_queue_is_empty() -> None:
     look, pauses = PollState.of(None, 0.0), []
     for second in range(8):
         look = look.next(0, float(second), left=1000, busy=second < 5)
         pauses.append(look.pause)
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (SOONEST, LATEST)
+    assert (pauses[0], pauses[-1]) == (MIN_POLL_S, MAX_POLL_S)
     assert look.idle == 3
 
 
-def test_progress_forgives_what_was_swept() -> None:
+def test_progress_resets_the_count_of_resent_messages() -> None:
     look = PollState(0.0, done=5, pause=6, idle=1, swept=4)
     assert look.next(5, 1.0, left=10, busy=False).swept == 4
     after = look.next(6, 1.0, left=9, busy=False)

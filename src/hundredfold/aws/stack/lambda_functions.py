@@ -1,0 +1,246 @@
+"""The three Lambda functions of a stack (step, work, dead_letter), and the event source mappings
+that invoke the last two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from zipfile import ZipFile
+
+from aws_cdk import (
+    Duration,
+    RemovalPolicy,
+    Size,
+    Stack,
+    Tags,
+    aws_ecr,
+    aws_iam,
+    aws_lambda,
+    aws_logs,
+)
+from constructs import Construct
+
+from ..lambda_platform import PYTHON
+from .nag_suppressions import accept_finding
+from .permissions import Grant, accept_tracing_wildcard, allow, role
+from .queues import DEAD_LETTER_TIMEOUT_S
+from .settings import Settings
+
+HANDLERS_MODULE = "hundredfold.aws.functions.handlers"
+STEP_TIMEOUT_S = 900  # seconds
+IMAGE_ADDRESS = re.compile(
+    r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
+    r"/(?P<repository>[a-z0-9._/-]+)[:@](?P<version>[\w.:-]+)"
+)
+# the tag with the unzipped size of the code in bytes, for `hundredfold doctor`
+UNZIPPED_SIZE_TAG = "hundredfold:unzipped"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """One of the functions: memory and disk in MB, timeout in seconds."""
+
+    name: str
+    memory: int
+    timeout: int
+    disk: int = 512
+    recursive: bool = False
+    description: str = ""
+
+    @property
+    def construct_id(self) -> str:
+        """The id of the function's construct: DeadLetter for dead_letter."""
+        return self.name.title().replace("_", "")
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCode:
+    """The code of the functions: the package, or an image that contains it; and the layers."""
+
+    code: Any
+    runtime: Any
+    architecture: Any
+    layers: Sequence[Any] = ()
+    unzipped_bytes: int | None = None
+    is_image: bool = False
+
+
+def function_specs(settings: Settings) -> tuple[FunctionSpec, FunctionSpec, FunctionSpec]:
+    return (
+        FunctionSpec("step", 3008, STEP_TIMEOUT_S, disk=4096, description="One step of a run"),
+        # work may send to the queue that invokes it, when it halves a batch: Lambda takes that for
+        # a loop, and would stop it
+        FunctionSpec(
+            "work",
+            settings.memory,
+            settings.timeout,
+            recursive=True,
+            description="The job's function over the units of a batch",
+        ),
+        FunctionSpec(
+            "dead_letter",
+            512,
+            DEAD_LETTER_TIMEOUT_S,
+            description="Records the units of dead-lettered messages as crashed",
+        ),
+    )
+
+
+def function_code(scope: Construct, code: Any, settings: Settings) -> FunctionCode:
+    """Return the code of a folder or zip made by `hundredfold package`, of an image in ECR given by
+    its address, or of an aws_lambda.Code.
+    """
+    runtime = aws_lambda.Runtime(f"python{settings.python}", aws_lambda.RuntimeFamily.PYTHON)
+    arm = settings.architecture == "arm64"
+    architecture = aws_lambda.Architecture.ARM_64 if arm else aws_lambda.Architecture.X86_64
+    layers = [
+        aws_lambda.LayerVersion.from_layer_version_arn(scope, f"Layer{n}", arn)
+        for n, arn in enumerate(settings.layers)
+    ]
+    image = IMAGE_ADDRESS.fullmatch(str(code))
+    if image:
+        code = aws_lambda.Code.from_ecr_image(
+            _repository(scope, image), tag_or_digest=image["version"]
+        )
+    if isinstance(code, aws_lambda.EcrImageCode | aws_lambda.AssetImageCode):
+        return FunctionCode(code, aws_lambda.Runtime.FROM_IMAGE, architecture, is_image=True)
+    if isinstance(code, aws_lambda.Code):
+        return FunctionCode(code, runtime, architecture, layers)
+    return FunctionCode(
+        aws_lambda.Code.from_asset(str(code)),
+        runtime,
+        architecture,
+        layers,
+        unzipped_bytes(Path(code)),
+    )
+
+
+def _repository(scope: Construct, image: re.Match[str]) -> Any:
+    stack = Stack.of(scope)
+    registry = f"arn:{stack.partition}:ecr:{image['region']}:{image['account']}"
+    arn = f"{registry}:repository/{image['repository']}"
+    return aws_ecr.Repository.from_repository_attributes(
+        scope, "Image", repository_arn=arn, repository_name=image["repository"]
+    )
+
+
+def unzipped_bytes(path: Path) -> int:
+    """Return the size in bytes of a package on a function's disk."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    with ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def make_function(
+    scope: Construct,
+    spec: FunctionSpec,
+    code: FunctionCode,
+    settings: Settings,
+    environment: Mapping[str, str],
+    grants: Sequence[Grant],
+    name: str | None,
+) -> Any:
+    """Create a function with a role and a log group of its own."""
+    logs = make_log_group(scope, f"{spec.construct_id}Logs", settings)
+    function_role = role(
+        scope, f"{spec.construct_id}Role", aws_iam.ServicePrincipal("lambda.amazonaws.com")
+    )
+    allow(
+        function_role,
+        [
+            Grant("Logs", ("logs:CreateLogStream", "logs:PutLogEvents"), (logs.log_group_arn,)),
+            *grants,
+        ],
+    )
+    handler = f"{HANDLERS_MODULE}.{spec.name}"
+    function = aws_lambda.Function(
+        scope,
+        spec.construct_id,
+        function_name=name,
+        description=spec.description,
+        code=code.code,
+        runtime=code.runtime,
+        architecture=code.architecture,
+        handler=aws_lambda.Handler.FROM_IMAGE if code.is_image else handler,
+        layers=list(code.layers) or None,
+        role=function_role,
+        memory_size=spec.memory,
+        timeout=Duration.seconds(spec.timeout),
+        ephemeral_storage_size=Size.mebibytes(spec.disk),
+        environment={
+            **environment,
+            "POWERTOOLS_SERVICE_NAME": spec.name,
+            "POWERTOOLS_METRICS_NAMESPACE": "Hundredfold",
+        },
+        log_group=logs,
+        tracing=aws_lambda.Tracing.ACTIVE if settings.tracing else aws_lambda.Tracing.DISABLED,
+        recursive_loop=aws_lambda.RecursiveLoop.ALLOW if spec.recursive else None,
+    )
+    _configure(function, function_role, code, settings, handler)
+    return function
+
+
+def _configure(
+    function: Any, function_role: Any, code: FunctionCode, settings: Settings, handler: str
+) -> None:
+    if settings.tracing:
+        accept_tracing_wildcard(function_role)
+    if code.is_image:
+        # one image contains three handlers
+        function.node.default_child.add_property_override("ImageConfig.Command", [handler])
+    if code.unzipped_bytes is not None:
+        Tags.of(function).add(UNZIPPED_SIZE_TAG, str(code.unzipped_bytes))
+    if settings.python != PYTHON:
+        accept_finding(function, "L1", f"the owner of the stack chose Python {settings.python}")
+
+
+def make_log_group(scope: Construct, id: str, settings: Settings, name: str | None = None) -> Any:
+    logs = aws_logs.LogGroup(scope, id, log_group_name=name, removal_policy=RemovalPolicy.DESTROY)
+    # CDK has an enum for these numbers
+    cast(aws_logs.CfnLogGroup, logs.node.default_child).retention_in_days = settings.log_days
+    return logs
+
+
+def connect_work_queue(scope: Construct, function: Any, queue: Any, settings: Settings) -> None:
+    """Let the queue invoke the workers, up to the concurrency of the settings.
+
+    A message that fails is delivered again, the others of its call are not.
+    """
+    mapping = aws_lambda.CfnEventSourceMapping
+    pollers = settings.pollers
+    mapping(
+        scope,
+        "WorkMapping",
+        function_name=function.function_name,
+        event_source_arn=queue.queue_arn,
+        batch_size=settings.batch_size,
+        maximum_batching_window_in_seconds=settings.batching_window_s,
+        function_response_types=["ReportBatchItemFailures"],
+        scaling_config=None
+        if pollers
+        else mapping.ScalingConfigProperty(maximum_concurrency=settings.workers),
+        provisioned_poller_config=mapping.ProvisionedPollerConfigProperty(
+            minimum_pollers=pollers[0], maximum_pollers=pollers[1]
+        )
+        if pollers
+        else None,
+    )
+
+
+def connect_dead_letter_queue(scope: Construct, function: Any, dead: Any) -> None:
+    aws_lambda.CfnEventSourceMapping(
+        scope,
+        "DeadLetterMapping",
+        function_name=function.function_name,
+        event_source_arn=dead.queue_arn,
+        batch_size=10,
+        function_response_types=["ReportBatchItemFailures"],
+        scaling_config=aws_lambda.CfnEventSourceMapping.ScalingConfigProperty(
+            maximum_concurrency=10
+        ),
+    )
