@@ -149,7 +149,7 @@ PANELS: tuple[Callable[[Path], Data], ...] = (cheese, orange_juice, avocado)
 def weeks(data: Data, first: int, end: int) -> tuple[Panel, Layout, np.ndarray]:
     """The rows of the weeks first ... end - 1, and which units they belong to."""
     rows = (data.layout.period >= first) & (data.layout.period < end)
-    panel, left = data.panel.only(rows)
+    panel, left = data.panel.select_rows(rows)
     layout = data.layout.of(left, rows)
     return (
         panel,
@@ -168,7 +168,7 @@ def weeks(data: Data, first: int, end: int) -> tuple[Panel, Layout, np.ndarray]:
 def candidates(panel: Panel, layout: Layout, learnt: Pooled) -> dict[str, np.ndarray]:
     """Elasticities (units,) of the four ways to have one."""
     alone = fit_units(
-        panel.seasonal(learnt.season.gamma[layout.cell(panel)]),
+        panel.with_season(learnt.season.gamma[layout.cell(panel)]),
         learnt.season.beta[layout.group],
         ALONE,
         np.ones(panel.units),
@@ -254,7 +254,7 @@ def _stretch(data: Data, first: int, end: int, until: int) -> Stretch:
     test, test_layout, there = weeks(data, end, until)
     at = np.minimum(np.searchsorted(known, there), len(known) - 1)
     rows = (known[at] == there)[test.unit]
-    test, left = test.only(rows)
+    test, left = test.select_rows(rows)
     cell, at = test_layout.of(left, rows).cell(test), at[left]
     deviance = {
         name: float(held_out(test, beta[at], cell).sum() / (len(test.unit) - test.units))

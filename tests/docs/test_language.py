@@ -43,7 +43,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/sql/sources",
     "src/tariffs",
     "src/tariffs/data_quality",
-    "src/tariffs/demand",
     "src/tariffs/evaluation",
     "src/tariffs/optimise",
     "src/tariffs/pricing",

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tariffs.demand.conditional import fit_units
-from tariffs.demand.endogeneity import chosen, examine, first_stage
+from tariffs.demand.endogeneity import assess_exogeneity, chosen_price_part, first_stage
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.season import fit_season
 
@@ -49,7 +49,7 @@ def test_posterior_modes_are_glums_ridge_with_the_prior_mean_as_offset(panel: Pa
 
 
 def frame_of(panel: Panel) -> pd.DataFrame:
-    control = chosen(panel, first_stage(panel))
+    control = chosen_price_part(panel, first_stage(panel))
     columns = {
         "y": panel.quantity,
         "unit": panel.unit,
@@ -90,7 +90,7 @@ def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel)
 def test_the_exogeneity_test_is_pyfixests_coefficient_of_the_control(panel: Panel) -> None:
     """Its clustered standard error takes the control for data; ours knows that pi was estimated, and is near it where that matters little."""
     theirs = fepois("y ~ x0 + x1 + v | unit + week", frame_of(panel), clusters="place").loc["v"]
-    ours = examine(
+    ours = assess_exogeneity(
         panel, np.arange(UNITS) % 2, np.tile(np.arange(WEEKS), UNITS), WEEKS, np.arange(UNITS) // 4
     )
     assert ours.rho == pytest.approx(theirs["Estimate"], abs=1e-7)

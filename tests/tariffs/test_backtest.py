@@ -13,7 +13,7 @@ import pytest
 from tariffs.demand.backtest import EB, POOLED, UNTESTED, backtest, held_out
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.demand.pooling import Layout
-from tariffs.demand.prior import pool
+from tariffs.demand.prior import fit_pooled_prior
 from tariffs.pricing import bundles
 
 FOLDER = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
@@ -58,8 +58,8 @@ def test_too_few_weeks_or_units_decide_nothing_and_the_choice_says_so() -> None:
     assert set(backtest(panel, layout).choice) == {UNTESTED}
     panel, layout = two_groups(0)
     few = np.isin(panel.unit, np.r_[0:UNITS, UNITS : UNITS + 15])
-    part, left = panel.only(few)
-    gate = backtest(part, layout.of(left, few))
+    part, left = panel.select_rows(few)
+    gate = backtest(part, layout.subset(left, few))
     assert gate.choice.tolist() == [EB, UNTESTED]
     assert gate.tested.tolist() == [UNITS, 15]
 
@@ -119,7 +119,7 @@ def test_a_product_never_seen_is_not_ruled_by_the_choice_for_another(demo: Any) 
 def test_the_choice_and_its_figures_are_part_of_the_prior() -> None:
     panel, layout = two_groups(0)
     product = np.array(["A", "B"], dtype=object)[layout.group]
-    prior = pool(
+    prior = fit_pooled_prior(
         panel,
         {"product": product},
         "product",

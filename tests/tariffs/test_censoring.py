@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tariffs.demand.censored import hazard, unseen
-from tariffs.demand.conditional import fit_full_unit, fit_full_units, fit_unit, fit_units
+from tariffs.demand.censored import censored_demand, hazard
+from tariffs.demand.conditional import fit_censored_unit, fit_censored_units, fit_unit, fit_units
 from tariffs.demand.panel import Panel, make_panel
 from tariffs.pricing import voice
 from tariffs.synthetic import Size
@@ -32,7 +32,7 @@ def test_the_hazard_of_the_normal_is_scipys(z: float) -> None:
 @given(st.floats(10, 5000), st.floats(-6, 6))
 def test_what_is_unseen_is_the_upper_part_of_a_normal(mu: float, z: float) -> None:
     s = np.sqrt(PHI * mu)
-    told = unseen(np.array([mu + z * s]), np.array([mu]), np.array([PHI]))
+    told = censored_demand(np.array([mu + z * s]), np.array([mu]), np.array([PHI]))
     upper = stats.truncnorm(z, np.inf, mu, s)
     assert told.mean[0] == pytest.approx(upper.mean(), rel=1e-6)
     assert told.variance[0] == pytest.approx(upper.var(), rel=1e-3)
@@ -83,10 +83,10 @@ def test_full_units_are_fitted_alone_as_in_the_batch_to_the_last_bit(
         np.linspace(-2.5, -0.5, len(units)),
         np.linspace(2.5, 4.0, len(units)),
     )
-    together = fit_full_units(panel, mean, 0.12, noise, np.full(len(units), PHI))
+    together = fit_censored_units(panel, mean, 0.12, noise, np.full(len(units), PHI))
     for u, (y, x, exposure, _) in enumerate(units):
         rows = panel.unit == u
-        alone = fit_full_unit(
+        alone = fit_censored_unit(
             y, x, exposure, panel.full()[rows], float(mean[u]), 0.12, float(noise[u]), PHI
         )
         assert [getattr(alone, f.name) for f in fields(alone)] == [
@@ -99,7 +99,7 @@ def test_where_nothing_is_full_not_a_bit_changes() -> None:
     panel, mean, noise = panel_of(units), np.full(20, -1.2), np.full(20, PHI)
     plain, careful = (
         fit_units(panel, mean, 0.1, noise),
-        fit_full_units(panel, mean, 0.1, noise, noise),
+        fit_censored_units(panel, mean, 0.1, noise, noise),
     )
     assert all(
         np.array_equal(getattr(plain, f.name), getattr(careful, f.name)) for f in fields(plain)
@@ -121,7 +121,7 @@ def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_t
         y, x, exposure, ceiling = hot_unit(seed)
         free, *_ = hot_unit(seed, full=0.0)
         naive.append(fit_unit(y, x, exposure, -1.5, 0.25, PHI))
-        careful.append(fit_full_unit(y, x, exposure, y == ceiling, -1.5, 0.25, PHI, PHI))
+        careful.append(fit_censored_unit(y, x, exposure, y == ceiling, -1.5, 0.25, PHI, PHI))
         uncensored.append(fit_unit(free, x, exposure, -1.5, 0.25, PHI))
     bias = [np.mean([fit.beta for fit in fits]) + 1.5 for fits in (naive, careful, uncensored)]
     assert bias[0] > 0.5
@@ -134,7 +134,7 @@ def test_a_cell_that_is_always_full_keeps_the_prior_for_nothing_is_known_of_what
     None
 ):
     y, x, exposure, _ = hot_unit(5, full=1.0)
-    fit = fit_full_unit(y, x, exposure, np.ones(len(y), dtype=bool), -1.5, 0.25, PHI, PHI)
+    fit = fit_censored_unit(y, x, exposure, np.ones(len(y), dtype=bool), -1.5, 0.25, PHI, PHI)
     assert (fit.beta, fit.sd, fit.shrink, fit.demand) == (-1.5, 0.5, 1.0, y.sum())
 
 

@@ -13,12 +13,12 @@ import statsmodels.api as sm
 from scipy import stats
 
 from tariffs.demand.endogeneity import (
-    CHANCE,
     ENDOGENOUS,
     EXOGENOUS,
+    FORESIGHT_PROBABILITY,
     NOT_TESTED,
-    chosen,
-    examine,
+    assess_exogeneity,
+    chosen_price_part,
     first_stage,
     two_sided,
 )
@@ -63,7 +63,7 @@ def foreseen(
 
 def looked_at(panel: Panel, per_cluster: int = 1) -> Any:
     everyone = np.zeros(panel.units, dtype=int)
-    return examine(
+    return assess_exogeneity(
         panel,
         everyone,
         np.tile(np.arange(WEEKS), panel.units),
@@ -74,7 +74,7 @@ def looked_at(panel: Panel, per_cluster: int = 1) -> Any:
 
 def test_rho_is_that_of_a_poisson_regression_with_dummies_on_price_and_control() -> None:
     panel = foreseen(np.random.default_rng(0), 12, 1.0)
-    control = chosen(panel, first_stage(panel))
+    control = chosen_price_part(panel, first_stage(panel))
     week = np.tile(np.arange(WEEKS), panel.units)
     season = fit_season(panel, np.zeros(12, dtype=int), week, WEEKS, control)
     dummies = np.hstack(
@@ -90,7 +90,7 @@ def test_the_first_stage_is_least_squares_with_unit_dummies() -> None:
         np.hstack([np.eye(8)[panel.unit], panel.trial[:, None]]), panel.x, rcond=None
     )[0][-1]
     assert first_stage(panel) == pytest.approx(pi, abs=1e-12)
-    control = chosen(panel, pi)
+    control = chosen_price_part(panel, pi)
     assert np.abs(panel.sums(control)).max() < 1e-12
     assert abs(control @ panel.trial) < 1e-9
 
@@ -100,11 +100,11 @@ def test_the_test_tells_foresight_from_innocence(foresight: float, verdict: str)
     seen = looked_at(foreseen(np.random.default_rng(2), 400, foresight))
     assert seen.verdict == verdict
     if verdict == ENDOGENOUS:
-        assert seen.used == pytest.approx(seen.rho, rel=0.1)
-        assert seen.chance > 0.99
+        assert seen.rho_used == pytest.approx(seen.rho, rel=0.1)
+        assert seen.foresight_probability > 0.99
     else:
-        assert abs(seen.used) < 0.3 * abs(seen.rho)
-        assert seen.chance < CHANCE
+        assert abs(seen.rho_used) < 0.3 * abs(seen.rho)
+        assert seen.foresight_probability < FORESIGHT_PROBABILITY
     assert 0 < seen.variance < seen.se**2
 
 
@@ -196,4 +196,4 @@ def test_without_logged_trials_nothing_is_tested_and_nothing_taken_out() -> None
         seen = looked_at(
             Panel(panel.starts, panel.unit, panel.quantity, panel.x, panel.exposure, trial)
         )
-        assert (seen.verdict, seen.used, seen.variance, seen.p) == (NOT_TESTED, 0.0, 0.0, 1.0)
+        assert (seen.verdict, seen.rho_used, seen.variance, seen.p) == (NOT_TESTED, 0.0, 0.0, 1.0)

@@ -12,7 +12,7 @@ from tariffs.demand import hyper
 from tariffs.demand.conditional import Fit, fit_units
 from tariffs.demand.linear import reml
 from tariffs.demand.panel import Panel, make_panel
-from tariffs.demand.prior import Prior, pool
+from tariffs.demand.prior import Prior, fit_pooled_prior
 from tariffs.demand.season import fit_dispersion, fit_inflation, fit_season, long_run_ratio
 
 UNITS, WEEKS = 12, 20
@@ -41,7 +41,7 @@ def week_of(panel: Panel) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("sales", "prices", "told"),
-    [(0.0, 1.0, "nothing was sold in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")],
+    [(0.0, 1.0, "found no sale in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")],
 )
 def test_data_that_tell_nothing_are_refused_in_words(
     sales: float, prices: float, told: str
@@ -52,7 +52,7 @@ def test_data_that_tell_nothing_are_refused_in_words(
     )
     kind = np.full(UNITS, "A", dtype=object)
     with pytest.raises(ValueError, match=told):
-        pool(mute, {"product": kind}, "product", kind, week_of(mute))
+        fit_pooled_prior(mute, {"product": kind}, "product", kind, week_of(mute))
 
 
 def test_season_and_elasticity_are_those_of_a_poisson_regression_with_dummies() -> None:
@@ -81,7 +81,7 @@ def test_a_week_without_a_single_sale_is_expected_to_sell_nothing() -> None:
 def test_noise_is_recovered_and_serial_correlation_is_not_seen_where_there_is_none() -> None:
     panel, beta = small_panel(np.random.default_rng(2), dispersion=2.5, units=2000)
     group = np.zeros(panel.units, dtype=int)
-    seasonal = panel.seasonal((0.3 * np.sin(np.arange(WEEKS)))[week_of(panel)])
+    seasonal = panel.with_season((0.3 * np.sin(np.arange(WEEKS)))[week_of(panel)])
     dispersion = fit_dispersion(seasonal, beta, np.zeros(panel.units), group)
     assert dispersion[0] == pytest.approx(2.5, rel=0.05)
     assert fit_inflation(seasonal, beta, np.zeros(panel.units), dispersion, group)[
@@ -130,12 +130,12 @@ def test_the_density_of_tau_is_that_of_the_estimates_with_delta_integrated_out(s
     _, estimate, variance = estimates(rng, 30)
     kind = rng.integers(0, 3, 30)
     design = np.column_stack([np.ones(30), np.eye(3)[kind]])
-    kinds = hyper.Kinds(np.array([-1, 0, 0, 0]), np.array([0.0, -0.5, 0.1, 0.4]))
+    kinds = hyper.EffectsPrior(np.array([-1, 0, 0, 0]), np.array([0.0, -0.5, 0.1, 0.4]))
     prior = kinds.precision(np.array([0.4]))
-    level = hyper._Level(estimate, variance, design)
-    mean = design @ np.array([hyper.INTERCEPT, 0.0, 0.0, 0.0])
+    level = hyper._SecondLevel(estimate, variance, design)
+    mean = design @ np.array([hyper.INTERCEPT_MEAN, 0.0, 0.0, 0.0])
     taus = np.array([0.05, 0.2, 0.5, 1.1])
-    log_prior = lognorm.logpdf(taus, hyper.TAU_SPREAD, scale=hyper.USUAL_TAU)
+    log_prior = lognorm.logpdf(taus, hyper.TAU_LOG_SD, scale=hyper.TAU_MEDIAN)
     covariances = [
         np.diag(variance + tau * tau) + design @ np.linalg.inv(prior) @ design.T for tau in taus
     ]
@@ -183,7 +183,7 @@ def test_intervals_of_few_units_hold_what_they_say(units: int) -> None:
             np.ones(units),
             np.zeros(units),
         )
-        whole = hyper.average(
+        whole = hyper.average_over_tau(
             fit, mean, tau2, found.tau, found.weight, np.full(units, found.covariance[0, 0])
         )
         averaged.append(np.mean(np.abs(whole.beta - true) <= 1.645 * whole.sd))
@@ -206,7 +206,7 @@ def paule_mandel(estimate: np.ndarray, variance: np.ndarray) -> float:
 
 def prior_of(panel: Panel, product: np.ndarray) -> Prior:
     segment = np.array(["ALL"] * panel.units, dtype=object)
-    return pool(panel, {"product": product}, "product", segment, week_of(panel))
+    return fit_pooled_prior(panel, {"product": product}, "product", segment, week_of(panel))
 
 
 def test_a_level_nobody_has_seen_gets_the_intercept_and_the_greatest_noise() -> None:
@@ -228,7 +228,7 @@ def test_units_that_say_nothing_make_no_prior_and_the_error_says_so() -> None:
     constant = Panel(
         panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure
     )
-    with pytest.raises(ValueError, match="none of 12 units tells its elasticity"):
+    with pytest.raises(ValueError, match="found no elasticity with a standard error below"):
         prior_of(constant, np.array(["A"] * UNITS, dtype=object))
 
 
@@ -237,15 +237,15 @@ def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
     """One factor of eight levels, each barely seen: delta's mean and spread against the average over 200 omegas."""
     rng = np.random.default_rng(seed)
     kind = np.repeat(np.arange(8), 5)
-    design, kinds = np.column_stack([np.ones(40), np.eye(8)[kind]]), hyper.plain(9)
+    design, kinds = np.column_stack([np.ones(40), np.eye(8)[kind]]), hyper.exchangeable_effects(9)
     variance = np.full(40, 0.3)
     estimate = rng.normal(-1.5 + rng.normal(0, 0.2, 8)[kind], np.sqrt(variance + 0.16))
     found = hyper.integrate(estimate, variance, design)
-    omegas, level = (np.arange(200) + 0.5) * 0.01, hyper._Level(estimate, variance, design)
+    omegas, level = (np.arange(200) + 0.5) * 0.01, hyper._SecondLevel(estimate, variance, design)
     priors = np.array([kinds.precision(np.array([omega])) for omega in omegas])
     taus = np.linspace(0.02, 1.5, 75)
     each = [level.at(float(tau), priors) for tau in taus]
-    log_density = np.array([one.density for one in each]) + hyper.omega_prior(omegas)
+    log_density = np.array([one.density for one in each]) + hyper.omega_log_prior(omegas)
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     deltas = np.array([one.delta for one in each])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK
+from tariffs.demand.panel import SPIKE_ALLOWANCE, SPIKE_RATIO
 
 PRICE_RATIO = 20  # a price within 1/20 to 20 times the reference is one, as in the contracts
 
@@ -80,7 +80,7 @@ beside AS (
 ),
 plausible AS (
   SELECT __file, __row,
-    CASE WHEN q >= 0 AND q <= {SPIKE_RATIO} * like_q + {SPIKE_SLACK} THEN q ELSE unit_q END AS q,
+    CASE WHEN q >= 0 AND q <= {SPIKE_RATIO} * like_q + {SPIKE_ALLOWANCE} THEN q ELSE unit_q END AS q,
     CASE WHEN {of.plausible} THEN p ELSE r END AS p
   FROM beside
 )

@@ -29,7 +29,7 @@ from hundredfold.finished_runs import (
 from tariffs.columns import Bools, Floats, Ints, key_offsets
 from tariffs.data_quality.at_risk import money_at_risk
 from tariffs.data_quality.repair_kinds import kind_of
-from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK, plausible
+from tariffs.demand.panel import SPIKE_ALLOWANCE, SPIKE_RATIO, plausible
 
 KEYS = {
     "bundle_sales": ("row_id",),
@@ -298,7 +298,7 @@ def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     bare = quantity.removeprefix("s.")
     could = (
         f"SELECT {names} FROM {source} GROUP BY {names} HAVING count(*) > 1"
-        f" AND max({bare}) > {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_SLACK}"
+        f" AND max({bare}) > {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_ALLOWANCE}"
     )
     ordered = ", ".join(f"s.{name}" for name in unit)
     rows = warehouse.query(

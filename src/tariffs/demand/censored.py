@@ -1,11 +1,14 @@
-"""Weeks that sold all there was: a full cell's minutes are a lower limit of the demand, not the demand.
+"""Censored weeks: the minutes of a full cell are a lower limit of its demand, not the demand.
 
-Taken as they are they make customers look indifferent to discounts, and left out, too, for it is the good weeks that go.  EM (Tobin 1958;
-Dempster, Laird and Rubin 1977) puts the mean of what demand may have been in their place, given that it was more than the ceiling c,
+Taken as demand, they make customers look insensitive to discounts; leaving them out does too, for
+these are the weeks of high demand.  EM (Tobin 1958; Dempster, Laird and Rubin 1977) replaces them
+by the expected demand, given that it exceeded the ceiling c,
 
-    E[Y | Y > c] = mu + s h(z),   Var[Y | Y > c] = s^2 (1 + z h(z) - h(z)^2),   z = (c - mu) / s,   s^2 = phi mu,   h = density / upper tail,
+    E[Y | Y > c] = mu + s h(z),      Var[Y | Y > c] = s^2 (1 + z h(z) - h(z)^2),
+    z = (c - mu) / s,      s^2 = phi mu,      h = density / upper tail of the normal distribution,
 
-fits again, and so on.  The quasi-Poisson is taken for normal there: a cell that is full sells thousands of minutes.
+fits again, and repeats both.  The quasi-Poisson distribution is approximated by a normal one: a
+full cell sells thousands of minutes.
 """
 
 from __future__ import annotations
@@ -18,46 +21,55 @@ import numpy as np
 from tariffs.columns import Floats
 from tariffs.demand.panel import Panel
 
-PASSES = 6  # of the season, in stage 1
-FAR_OUT = 25.0  # in standard deviations: from here on erfc is near underflow, and the series of the tail exact
+SEASON_EM_PASSES = 6
+MAX_ERFC_Z = 25.0  # beyond it erfc is near underflow, and the series of the tail is exact
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
-    """Of rows at their ceiling: the mean and variance of demand, and how much of a seen row's information such a row has."""
+class CensoredDemand:
+    """Moments of the demand of rows at their ceiling.
+
+    mean, variance  of demand, given that it exceeded the ceiling
+    information     of such a row, as a fraction of that of an observed row
+    """
 
     mean: Floats
     variance: Floats
     information: Floats
 
 
-def unseen(ceiling: Floats, mu: Floats, dispersion: Floats) -> Unseen:
-    """All of the same shape, one value per full row."""
+def censored_demand(ceiling: Floats, mu: Floats, dispersion: Floats) -> CensoredDemand:
+    """Return the moments of demand above the ceiling; all arguments (full rows,)."""
     s = np.sqrt(dispersion * np.maximum(mu, np.finfo(float).tiny))
     z = (ceiling - mu) / s
     h = hazard(z)
-    known = h * (
-        h - z
-    )  # minus the second derivative of log P(Y > c), in units of 1 / s^2: between 0 and 1
-    return Unseen(mu + s * h, s * s * (1.0 - known), known)
+    # minus the second derivative of log P(Y > c), in units of 1 / s^2: between 0 and 1
+    known = h * (h - z)
+    return CensoredDemand(mu + s * h, s * s * (1.0 - known), known)
 
 
-def fill(panel: Panel, mu: Floats, dispersion: Floats) -> Panel:
-    """The panel with the mean of the demand in place of its full rows' quantities, and its variance; mu (rows,), dispersion (units,)."""
+def impute_censored(panel: Panel, mu: Floats, dispersion: Floats) -> Panel:
+    """Return the panel with the expected demand of its full rows, and its variance as slack.
+
+    mu (rows,), dispersion (units,)
+    """
     full, spread = panel.full(), dispersion[panel.unit]
-    told = unseen(panel.quantity[full], mu[full], spread[full])
+    demand = censored_demand(panel.quantity[full], mu[full], spread[full])
     quantity, slack = panel.quantity.copy(), np.zeros(len(mu))
-    quantity[full], slack[full] = told.mean, told.variance
-    return panel.selling(quantity, slack)
+    quantity[full], slack[full] = demand.mean, demand.variance
+    return panel.with_quantity(quantity, slack)
 
 
 def hazard(z: Floats) -> Floats:
-    """Density over upper tail of the standard normal (the inverse of Mills' ratio), by the C library's erfc."""
-    near = np.minimum(z, FAR_OUT)
+    """Return the standard normal's hazard: density / upper tail, the inverse of Mills' ratio.
+
+    The tail is computed by the C library's erfc.
+    """
+    near = np.minimum(z, MAX_ERFC_Z)
     tail = 0.5 * np.asarray(_erfc(near / math.sqrt(2.0)), dtype=np.float64)
     density = np.exp(-0.5 * near * near) / math.sqrt(2.0 * math.pi)
-    far = np.maximum(z, FAR_OUT)
-    return np.where(z < FAR_OUT, density / tail, far + 1.0 / far - 2.0 / far**3)
+    far = np.maximum(z, MAX_ERFC_Z)
+    return np.where(z < MAX_ERFC_Z, density / tail, far + 1.0 / far - 2.0 / far**3)
 
 
 _erfc = np.frompyfunc(math.erfc, 1, 1)

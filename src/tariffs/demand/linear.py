@@ -1,9 +1,10 @@
-"""The linear analogue of the two stages, in closed form: the benchmark mode, for holding the shrinkage against published tables.
+"""The linear analogue of the two stages, in closed form, for comparisons with published tables.
 
     y_i = X_i b_i + e_i,  e_i ~ N(0, s_i^2),      b_i ~ N(b, Delta)
 
-`swamy` is Swamy's (1970) random-coefficients estimator, `hierarchical` the same model by EM; `centred_slopes` with `reml`
-and `shrink` is the one-slope case with the unit's level swept out, which is what stage 2 does for counts.
+`swamy` is Swamy's (1970) random-coefficients estimator, `hierarchical` the same model by EM.
+`centred_slopes` with `reml` and `shrink` is the case of one slope, with the unit's level swept out,
+as stage 2 does for counts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from tariffs.columns import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Least:
-    """Ordinary least squares: coefficients (k,), their covariance (k, k), and the residual variance."""
+class LeastSquares:
+    """Least squares: coefficients (k,), their covariance (k, k), and the residual variance."""
 
     beta: Floats
     covariance: Floats
@@ -27,7 +28,13 @@ class Least:
 
 @dataclass(frozen=True, slots=True)
 class RandomCoefficients:
-    """Swamy's mean coefficients (k,) and covariance (k, k), Delta (k, k), and the units' own fits and shrunken ones (units, k)."""
+    """Swamy's random coefficients.
+
+    beta, covariance  (k,), (k, k): the mean coefficients and their covariance
+    delta             (k, k): the covariance of the units' coefficients
+    corrected         whether Delta has Swamy's correction
+    own, shrunken     (units, k): the units' least squares and their shrunken estimates
+    """
 
     beta: Floats
     covariance: Floats
@@ -37,29 +44,33 @@ class RandomCoefficients:
     shrunken: Floats
 
 
-def ols(y: Floats, x: Floats) -> Least:
-    """y (n,), x (n, k)."""
+def ols(y: Floats, x: Floats) -> LeastSquares:
+    """Return the ordinary least squares of y (n,) on x (n, k)."""
     inverse = np.linalg.inv(x.T @ x)
     beta = inverse @ (x.T @ y)
     variance = float(np.sum((y - x @ beta) ** 2)) / (len(y) - x.shape[1])
-    return Least(beta, variance * inverse, variance)
+    return LeastSquares(beta, variance * inverse, variance)
 
 
 def within(y: Floats, x: Floats, unit: Ints) -> Floats:
-    """Fixed-effects slopes: OLS of deviations from the units' means; x without an intercept.  Shape (k,)."""
+    """Return fixed-effects slopes: OLS of deviations from the units' means.  Shape (k,).
+
+    x has no intercept.
+    """
     slopes, *_ = np.linalg.lstsq(_centred(x, unit), _centred(y, unit), rcond=None)
     return np.asarray(slopes)
 
 
-def between(y: Floats, x: Floats, unit: Ints) -> Least:
-    """OLS of the units' means."""
+def between(y: Floats, x: Floats, unit: Ints) -> LeastSquares:
+    """Return the OLS of the units' means."""
     return ols(_means(y, unit), _means(x, unit))
 
 
-def two_stage_least_squares(y: Floats, x: Floats, instruments: Floats) -> Least:
-    """x (n, k) with endogenous columns, instruments (n, m >= k) with the exogenous columns among them; robust (HC1) covariance.
+def two_stage_least_squares(y: Floats, x: Floats, instruments: Floats) -> LeastSquares:
+    """Return the 2SLS estimate, with a robust (HC1) covariance.
 
-    Heteroskedasticity-robust as in White (1980), scaled by n / (n - k).
+    x (n, k) has endogenous columns, instruments (n, m >= k) include the exogenous ones.  The
+    covariance is heteroskedasticity-robust as in White (1980), scaled by n / (n - k).
     """
     projected = instruments @ np.linalg.lstsq(instruments, x, rcond=None)[0]
     inverse = np.linalg.inv(projected.T @ x)
@@ -67,16 +78,17 @@ def two_stage_least_squares(y: Floats, x: Floats, instruments: Floats) -> Least:
     residual = y - x @ beta
     meat = (projected * (residual * residual)[:, None]).T @ projected
     freedom = len(y) - x.shape[1]
-    return Least(
+    return LeastSquares(
         beta, inverse @ meat @ inverse.T * len(y) / freedom, float(residual @ residual) / freedom
     )
 
 
 def swamy(y: Sequence[Floats], x: Sequence[Floats]) -> RandomCoefficients:
-    """One y (n_i,) and x (n_i, k) per unit.
+    """Return Swamy's estimator, from one y (n_i,) and x (n_i, k) per unit.
 
-    Delta is the units' fits' covariance less the mean of their sampling covariances.  Where that difference is not positive semi-definite,
-    the correction is dropped, as is standard; `corrected` then is False.
+    Delta is the covariance of the units' fits minus the mean of their sampling covariances.  Where
+    that difference is not positive semi-definite, the correction is dropped, as is standard, and
+    `corrected` is False.
     """
     fits = [ols(yi, xi) for yi, xi in zip(y, x, strict=True)]
     own = np.array([fit.beta for fit in fits])
@@ -94,9 +106,9 @@ def swamy(y: Sequence[Floats], x: Sequence[Floats]) -> RandomCoefficients:
 
 
 def hierarchical(y: Sequence[Floats], x: Sequence[Floats], steps: int = 300) -> RandomCoefficients:
-    """The same model by EM (Dempster, Laird and Rubin 1977), each unit with its own noise; a unit may be under-identified.
+    """Return the same model by EM (Dempster, Laird and Rubin 1977), with a noise of each unit.
 
-    `own` then holds nothing that the data of a unit could not tell: its minimum-norm least squares.
+    A unit may be under-identified: its `own` is then the minimum-norm least squares.
     """
     own = np.array([np.linalg.lstsq(xi, yi, rcond=None)[0] for yi, xi in zip(y, x, strict=True)])
     gram = np.array([xi.T @ xi for xi in x])
@@ -121,7 +133,10 @@ def hierarchical(y: Sequence[Floats], x: Sequence[Floats], steps: int = 300) -> 
 
 
 def centred_slopes(y: Floats, x: Floats, unit: Ints) -> tuple[Floats, Floats]:
-    """Each unit's own slope Sxy / Sxx and its sampling variance s^2 / Sxx, with s^2 pooled over the units; both (units,)."""
+    """Return each unit's slope Sxy / Sxx and its sampling variance s^2 / Sxx; both (units,).
+
+    s^2 is pooled over the units.
+    """
     dy, dx = _centred(y, unit), _centred(x, unit)
     sxx = np.bincount(unit, dx * dx)
     slope = np.bincount(unit, dx * dy) / sxx
@@ -130,7 +145,10 @@ def centred_slopes(y: Floats, x: Floats, unit: Ints) -> tuple[Floats, Floats]:
 
 
 def reml(estimate: Floats, variance: Floats) -> tuple[float, float]:
-    """Mean and between-unit variance of estimates with known sampling variances, by Fisher scoring of the restricted likelihood."""
+    """Return the mean and between-unit variance of estimates with known sampling variances.
+
+    By Fisher scoring of the restricted likelihood.
+    """
     tau2, mean = float(np.var(estimate)), 0.0
     for _ in range(200):
         weight = 1.0 / (variance + tau2)
@@ -150,7 +168,7 @@ def reml(estimate: Floats, variance: Floats) -> tuple[float, float]:
 
 
 def shrink(estimate: Floats, variance: Floats, mean: Floats | float, tau2: float) -> Floats:
-    """(tau2 b + v m) / (tau2 + v)  (Maddala et al. 1997)."""
+    """Return (tau2 b + v m) / (tau2 + v)  (Maddala et al. 1997)."""
     return np.asarray((tau2 * estimate + variance * mean) / (tau2 + variance))
 
 

@@ -1,9 +1,9 @@
-"""Stage 1, first half: what the weeks have in common, and how noisy they are.
+"""Stage 1, first half: the season and the noise.
 
-The season gamma and one elasticity per group are the fixed-effect Poisson (PPML) estimates, found by alternating
-closed-form updates (iterative proportional fitting; Guimaraes and Portugal 2010): the unit levels are profiled out, the
-group elasticities take a Newton step on the sum of their units' scores, and each season cell is scaled to its observed
-total.
+The season gamma and one elasticity per group are the fixed-effect Poisson (PPML) estimates, found
+by alternating closed-form updates (iterative proportional fitting; Guimaraes and Portugal 2010):
+the unit levels are profiled out, the group elasticities take a Newton step on the sum of their
+units' scores, and each season cell is scaled to its observed total.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.columns import Floats, Ints
-from tariffs.demand.panel import Panel, tally
+from tariffs.demand.panel import Panel, group_sums
 
 TOLERANCE = 1e-9
 MAX_SWEEPS = 200
-EMPTY_CELL = -30.0  # log of a season cell without a single sale: its rows expect nothing
+LOG_EMPTY_CELL = -30.0  # gamma of a season cell without sales: its rows expect none
 HAC_LAGS = 4
-MOST_ABSORBED = 0.8  # a unit that is its season group's only one
+MAX_SEASON_SHARE = 0.8  # for a unit that is the only one of its season group
 
 
 @dataclass(frozen=True, slots=True)
 class Season:
-    """gamma (cells,), with mean zero within each season group; beta (groups,); rho, the coefficient of the control."""
+    """Season effects and group elasticities.
+
+    gamma (cells,), with mean zero within each season group; beta (groups,); rho, the coefficient
+    of the control
+    """
 
     gamma: Floats
     beta: Floats
@@ -34,24 +38,25 @@ class Season:
 def fit_season(
     panel: Panel, group: Ints, cell: Ints, periods: int, control: Floats | None = None
 ) -> Season:
-    """Season effects per cell and elasticities per group; with a `control` (rows,), its one coefficient as well.
+    """Return season effects per cell and elasticities per group.
 
+    control (rows,): a regressor whose one coefficient, rho, is estimated as well.
     group  (units,) 0..G-1;  cell  (rows,) season group x periods + period.
     """
     cells, groups = int(cell.max()) + 1, int(group.max()) + 1
     cells += -cells % periods
-    observed = tally(cell, panel.quantity, cells)
+    observed = group_sums(cell, panel.quantity, cells)
     gamma, beta, rho = np.zeros(cells), np.zeros(groups), 0.0
     for _ in range(MAX_SWEEPS):
         offset = gamma[cell] if control is None else gamma[cell] + rho * control
-        adjusted = panel.seasonal(offset)
+        adjusted = panel.with_season(offset)
         step, rho_step = _group_step(adjusted, beta, group, control)
         beta += step
         rho += rho_step
-        moved = adjusted if control is None else adjusted.seasonal(rho_step * control)
-        expected = tally(cell, expect(moved, beta[group]), cells)
+        moved = adjusted if control is None else adjusted.with_season(rho_step * control)
+        expected = group_sums(cell, expected_sales(moved, beta[group]), cells)
         change = _centred(
-            np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma),
+            np.where(observed > 0, _log_ratio(observed, expected), LOG_EMPTY_CELL - gamma),
             observed,
             periods,
         )
@@ -62,12 +67,12 @@ def fit_season(
 
 
 def season_given(panel: Panel, beta: Floats, cell: Ints) -> Floats:
-    """The season effects alone, at elasticities (units,) that are known; not centred.  Shape (cells,)."""
+    """Return the season effects at known elasticities (units,); not centred.  Shape (cells,)."""
     cells = int(cell.max()) + 1
-    observed, gamma = tally(cell, panel.quantity, cells), np.zeros(cells)
+    observed, gamma = group_sums(cell, panel.quantity, cells), np.zeros(cells)
     for _ in range(MAX_SWEEPS):
-        expected = tally(cell, expect(panel.seasonal(gamma[cell]), beta), cells)
-        change = np.where(observed > 0, _log_ratio(observed, expected), EMPTY_CELL - gamma)
+        expected = group_sums(cell, expected_sales(panel.with_season(gamma[cell]), beta), cells)
+        change = np.where(observed > 0, _log_ratio(observed, expected), LOG_EMPTY_CELL - gamma)
         gamma += change
         if np.abs(change).max() < TOLERANCE:
             break
@@ -75,24 +80,27 @@ def season_given(panel: Panel, beta: Floats, cell: Ints) -> Floats:
 
 
 def refit_season(panel: Panel, beta: Floats, cell: Ints, periods: int) -> Floats:
-    """`season_given`, with mean zero within each season group as in `fit_season`; shape (cells,)."""
+    """Return `season_given` with mean zero within each season group; shape (cells,)."""
     cells = int(cell.max()) + 1
     cells += -cells % periods
     gamma = season_given(panel, beta, cell)
-    gamma = np.concatenate([gamma, np.full(cells - len(gamma), EMPTY_CELL)])
-    return _centred(gamma, tally(cell, panel.quantity, cells), periods)
+    gamma = np.concatenate([gamma, np.full(cells - len(gamma), LOG_EMPTY_CELL)])
+    return _centred(gamma, group_sums(cell, panel.quantity, cells), periods)
 
 
-def expect(panel: Panel, beta: Floats) -> Floats:
-    """mu with the unit's level at its profile estimate, so that each unit's mu add up to its sales.  Shape (rows,)."""
+def expected_sales(panel: Panel, beta: Floats) -> Floats:
+    """Return mu, with the unit's level at its profile estimate.  Shape (rows,).
+
+    Each unit's mu add up to its sales.
+    """
     weight = panel.exposure * np.exp(beta[panel.unit] * panel.x)
     level = panel.sums(panel.quantity) / panel.sums(weight)
     return weight * level[panel.unit]
 
 
 def scores(panel: Panel, beta: Floats) -> tuple[Floats, Floats]:
-    """Each unit's score and information at `beta`, for plain Poisson noise; all of shape (units,)."""
-    mu = expect(panel, beta)
+    """Return each unit's score and information at `beta`, for Poisson noise; all (units,)."""
+    mu = expected_sales(panel, beta)
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
     centre = panel.sums(mu * panel.x) / sales
     spread = panel.x - centre[panel.unit]
@@ -100,34 +108,41 @@ def scores(panel: Panel, beta: Floats) -> tuple[Floats, Floats]:
 
 
 def fit_dispersion(panel: Panel, beta: Floats, spent: Floats, group: Ints) -> Floats:
-    """phi >= 1 per group: Pearson's statistic around `beta` (units,) over its degrees of freedom.  Shape (groups,).
+    """Return phi >= 1 per group: Pearson's statistic per degree of freedom.  Shape (groups,).
 
-    spent  (units,) degrees of freedom that the unit's own fit used beyond its level (1 - B; 0 where beta came from the group)
+    beta   (units,) the elasticities it is computed at
+    spent  (units,) degrees of freedom that the unit's own fit used beyond its level: 1 - B, and 0
+           if beta is the group's
     """
-    mu, groups = expect(panel, beta), int(group.max()) + 1
+    mu, groups = expected_sales(panel, beta), int(group.max()) + 1
     residual = panel.quantity - mu
     square = residual * residual if panel.slack is None else residual * residual + panel.slack
     pearson = np.divide(square, mu, out=np.zeros_like(mu), where=mu > 0)
     freedom = np.where(panel.sums(panel.quantity) > 0, panel.sizes - 1.0 - spent, 0.0)
-    spare = tally(group, freedom, groups)
+    spare = group_sums(group, freedom, groups)
     return np.maximum(
         np.divide(
-            tally(group, panel.sums(pearson), groups), spare, out=np.ones(groups), where=spare > 0
+            group_sums(group, panel.sums(pearson), groups),
+            spare,
+            out=np.ones(groups),
+            where=spare > 0,
         ),
         1.0,
     )
 
 
 def season_share(panel: Panel, rate: Floats) -> Floats:
-    """What of a unit's weeks the season was learnt from itself, and cannot tell of the unit any more: its mean share in the sales of its season cells.
+    """Return the part of a unit's information that the season used: its leverage.  Shape (units,).
 
-    With gamma_t of sum M_t fitted along, the information of a unit's score, sum mu_t (x_t - xbar)^2, becomes sum mu_t (1 - mu_t / M_t) (x_t - xbar)^2, and
-    its weeks leave sum (1 - mu_t / M_t) degrees of freedom (the leverage of the season).  rate (units,): sales per period of the season group.
+    It is the unit's mean share in the sales of its season cells.  With gamma_t estimated from the
+    sales M_t of a cell, the information of a unit's score, sum mu_t (x_t - xbar)^2, becomes
+    sum mu_t (1 - mu_t / M_t) (x_t - xbar)^2, and its weeks leave sum (1 - mu_t / M_t) degrees of
+    freedom.  rate (units,): sales per period of the season group.
     """
     share = np.divide(
         panel.sums(panel.quantity) / panel.sizes, rate, out=np.zeros(panel.units), where=rate > 0
     )
-    return np.minimum(share, MOST_ABSORBED)
+    return np.minimum(share, MAX_SEASON_SHARE)
 
 
 def fit_inflation(
@@ -138,37 +153,40 @@ def fit_inflation(
     group: Ints,
     absorbed: Floats | float = 0.0,
 ) -> Floats:
-    """c >= 1 per group: how much serial correlation inflates the variance of the units' scores (`long_run_ratio`).
+    """Return c >= 1 per group, the inflation of the scores' variance by serial correlation.
 
-    A group's ratio from a handful of units is mostly chance, and its chance excesses over 1 would pass for correlation.  So groups are shrunk to
-    their common ratio, each by what chance explains of its squared distance, and that to 1 (positive-part James-Stein; Efron and Morris 1973).
+    The ratio (`long_run_ratio`) of a group of few units is mostly chance, and a chance excess over
+    1 would be taken for correlation.  So groups are shrunk to their common ratio, each by the part
+    of its squared distance that chance explains, and the common ratio is shrunk to 1 in the same
+    way (positive-part James-Stein; Efron and Morris 1973).
     """
     found, independent = _long_run(panel, beta, sd, dispersion, group, absorbed)
     groups = int(group.max()) + 1
-    expected = np.maximum(tally(group, independent, groups), 0.0)
+    expected = np.maximum(group_sums(group, independent, groups), 0.0)
     whole = float(np.sum(independent))
     if not np.any(expected > 0) or whole <= 0.0:
         return np.ones(groups)
-    told = expected > 0
-    ratio = np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=told)
+    known = expected > 0
+    ratio = np.divide(group_sums(group, found, groups), expected, out=np.ones(groups), where=known)
     miss = found - ratio[group] * independent
     error = np.divide(
-        tally(group, miss * miss, groups),
+        group_sums(group, miss * miss, groups),
         expected * expected,
         out=np.full(groups, np.inf),
-        where=told,
+        where=known,
     )
     common = float(np.sum(found)) / whole
     miss = found - common * independent
-    common = _shrunk(common, 1.0, float(np.sum((miss / whole) ** 2)))
+    common = _james_stein(common, 1.0, float(np.sum((miss / whole) ** 2)))
     apart = (ratio - common) ** 2
     keep = np.maximum(
-        1.0 - np.divide(error, apart, out=np.full(groups, np.inf), where=told & (apart > 0)), 0.0
+        1.0 - np.divide(error, apart, out=np.full(groups, np.inf), where=known & (apart > 0)), 0.0
     )
-    return np.maximum(np.where(told, common + keep * (ratio - common), common), 1.0)
+    return np.maximum(np.where(known, common + keep * (ratio - common), common), 1.0)
 
 
-def _shrunk(value: float, towards: float, variance: float) -> float:
+def _james_stein(value: float, towards: float, variance: float) -> float:
+    """Return the positive-part James-Stein estimate of `value`, which has this variance."""
     distance = value - towards
     return (
         towards + distance * max(1.0 - variance / (distance * distance), 0.0)
@@ -185,16 +203,20 @@ def long_run_ratio(
     group: Ints,
     absorbed: Floats | float = 0.0,
 ) -> Floats:
-    """The Bartlett long-run variance of the units' scores over what it would be were the weeks independent.  Shape (groups,).
+    """Return the scores' long-run variance, as a multiple of that of independent weeks.
 
-    beta, sd  (units,) the units' posteriors.  Residuals are smaller than errors: the fitted elasticity and level soak some
-    up.  For independent errors the Bartlett sum B of the scores has the mean phi (I - B(mu s) / Y) - sd^2 B(mu s^2), with
-    s = x - xbar, and not phi I; without the two terms correlation would be understated, most where prices move seldom.
+    beta, sd (units,): the units' posteriors.  The long-run variance is Bartlett's.  Residuals are
+    smaller than errors, since the fitted elasticity and level absorb a part of these.  For
+    independent errors the Bartlett sum B of the scores has the mean
+    phi (I - B(mu s) / Y) - sd^2 B(mu s^2), with s = x - xbar, and not phi I; without the two terms
+    correlation would be understated, most where prices seldom move.  Shape (groups,).
     """
     found, independent = _long_run(panel, beta, sd, dispersion, group, absorbed)
     groups = int(group.max()) + 1
-    expected = tally(group, independent, groups)
-    return np.divide(tally(group, found, groups), expected, out=np.ones(groups), where=expected > 0)
+    expected = group_sums(group, independent, groups)
+    return np.divide(
+        group_sums(group, found, groups), expected, out=np.ones(groups), where=expected > 0
+    )
 
 
 def _long_run(
@@ -205,30 +227,33 @@ def _long_run(
     group: Ints,
     absorbed: Floats | float,
 ) -> tuple[Floats, Floats]:
-    """Each unit's Bartlett sum, and its mean for independent weeks; shape (units,)."""
-    mu = expect(panel, beta)
+    """Return each unit's Bartlett sum, and its mean for independent weeks; (units,)."""
+    mu = expected_sales(panel, beta)
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
     spread = panel.x - (panel.sums(mu * panel.x) / sales)[panel.unit]
     pull = mu * spread
     found = panel.sums(_bartlett(spread * (panel.quantity - mu), panel.unit))
-    soaked = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
-    leveled = panel.sums(_bartlett(pull, panel.unit)) / sales
+    absorbed_by_slope = sd * sd * panel.sums(_bartlett(pull * spread, panel.unit))
+    absorbed_by_level = panel.sums(_bartlett(pull, panel.unit)) / sales
     return found, dispersion[group] * (1.0 - absorbed) * (
-        panel.sums(pull * spread) - leveled
-    ) - soaked
+        panel.sums(pull * spread) - absorbed_by_level
+    ) - absorbed_by_slope
 
 
 def _group_step(
     panel: Panel, beta: Floats, group: Ints, control: Floats | None
 ) -> tuple[Floats, float]:
-    """Newton's step of the groups' elasticities and of rho together: they are near collinear, and taken in turns would crawl."""
+    """Return the joint Newton step of the groups' elasticities and rho.
+
+    They are nearly collinear: alternating steps would converge slowly.
+    """
     score, information = scores(panel, beta[group])
-    pull, curvature = tally(group, score, len(beta)), tally(group, information, len(beta))
+    pull, curvature = group_sums(group, score, len(beta)), group_sums(group, information, len(beta))
     rho_step = 0.0
     if control is not None:
-        mu = expect(panel, beta[group])
+        mu = expected_sales(panel, beta[group])
         spread = within_unit(panel, control, mu)
-        shared = tally(group, panel.sums(mu * spread * panel.x), len(beta))
+        shared = group_sums(group, panel.sums(mu * spread * panel.x), len(beta))
         share = np.divide(shared, curvature, out=np.zeros_like(beta), where=curvature > 0)
         left = float(np.sum(mu * spread * control)) - float(share @ shared)
         gradient = float(np.sum(spread * (panel.quantity - mu))) - float(share @ pull)
@@ -239,7 +264,7 @@ def _group_step(
 
 
 def within_unit(panel: Panel, values: Floats, weight: Floats) -> Floats:
-    """`values` (rows,) less their unit's mean with these weights; zero where a unit weighs nothing."""
+    """Return `values` (rows,) minus their unit's weighted mean; the mean is 0 without weight."""
     total = panel.sums(weight)
     mean = np.divide(panel.sums(weight * values), total, out=np.zeros(panel.units), where=total > 0)
     return np.asarray(values - mean[panel.unit])
@@ -251,14 +276,14 @@ def _log_ratio(observed: Floats, expected: Floats) -> Floats:
 
 
 def _centred(change: Floats, observed: Floats, periods: int) -> Floats:
-    """Less its season group's mean over the weeks that sold anything: the level belongs to the units."""
+    """Subtract the season group's mean over the weeks with sales: levels belong to the units."""
     table, sold = change.reshape(-1, periods), (observed > 0).reshape(-1, periods)
     mean = (table * sold).sum(axis=1) / np.maximum(sold.sum(axis=1), 1)
     return np.where(sold, table - mean[:, None], table).ravel()
 
 
 def _bartlett(terms: Floats, unit: Ints) -> Floats:
-    """Per row: e_t^2 + 2 sum_l (1 - l/(L+1)) e_t e_(t-l) within the unit (Newey and West 1987)."""
+    """Return e_t^2 + 2 sum_l (1 - l/(L+1)) e_t e_(t-l) within the unit (Newey and West 1987)."""
     total = terms * terms
     for lag in range(1, HAC_LAGS + 1):
         same = unit[lag:] == unit[:-lag]

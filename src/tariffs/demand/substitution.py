@@ -1,11 +1,13 @@
-"""What products of one ladder take from one another: chi, pooled over all units.
+"""Substitution between products of one ladder: chi, pooled over all units.
 
-    log mu_ut = log n_ut + gamma_(s(u),t) + alpha_u + beta_g(u) x_ut + chi w_ut,      w = the sum of x over the neighbouring rungs
+    log mu_ut = log n_ut + gamma_(s(u),t) + alpha_u + beta_g(u) x_ut + chi w_ut,
 
-chi > 0: a neighbour that gets dearer sends its customers here.  It is fitted along with the season and the products' elasticities
-(PPML with unit effects, as the prior is), and its standard error lets all weeks of a cluster move together.
+with w the sum of x over the neighbouring rungs.  chi > 0: when a neighbour's price rises, its
+customers buy this product instead.  chi is estimated with the season and the products' elasticities
+(PPML with unit effects, like the prior), and its standard error is clustered.
 
-Prices of one place that follow the same demand look like substitution, or hide it: `tariffs.demand.endogeneity` says whether they do.
+Prices of one location that follow the same demand look like substitution, or hide it:
+`tariffs.demand.endogeneity` tests whether they do.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.columns import Bools, Floats, Ints
-from tariffs.demand.endogeneity import FEWEST_CLUSTERS, clustered_error, two_sided
+from tariffs.demand.endogeneity import MIN_CLUSTERS, clustered_error, two_sided
 from tariffs.demand.panel import Panel
 from tariffs.demand.season import fit_season
 
@@ -24,7 +26,7 @@ CONFIDENCE_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Substitution:
-    """chi, its standard error by clusters, p of the test that it is nothing; the weeks and the clusters that tell it."""
+    """chi, its clustered standard error, p of chi = 0, and the numbers of weeks and clusters."""
 
     chi: float
     se: float
@@ -34,14 +36,17 @@ class Substitution:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %."""
+        """The 95 % confidence interval."""
         return self.chi - CONFIDENCE_95 * self.se, self.chi + CONFIDENCE_95 * self.se
 
 
 def neighbours(unit: Ints, period: Ints, x: Floats, beside: Ints) -> tuple[Floats, Bools]:
-    """The sum of x over each row's neighbours in the same period, and whether all of them, and at least one, have a row there.  Shape (rows,).
+    """Return the sum of x over each row's neighbours, and whether all of them have a row.
 
-    unit, period (rows,), sorted by unit and period;  beside (units, k): which units are each unit's neighbours, -1 for none.
+    The neighbours' rows are those of the same period; a row without neighbours is False.
+
+    unit, period (rows,), sorted by unit and period
+    beside       (units, k), the neighbours of each unit, -1 for none
     """
     periods = int(period.max()) + 1
     key = unit * periods + period
@@ -58,21 +63,23 @@ def neighbours(unit: Ints, period: Ints, x: Floats, beside: Ints) -> tuple[Float
 def fit_substitution(
     panel: Panel, pull: Floats, group: Ints, cell: Ints, periods: int, cluster: Ints
 ) -> Substitution:
-    """chi of `pull` (rows,), with group (units,), cell (rows,) and cluster (units,) 0, 1, 2, ... as in `examine`.
+    """Return chi of `pull` (rows,); group (units,), cell (rows,), cluster (units,) 0, 1, 2, ...
 
-    Raises ValueError where it cannot be told: fewer than eight clusters, or neighbours whose prices never moved apart from the rest.
+    Raises:
+        ValueError: chi is not identified: fewer than eight clusters, or no unit whose neighbours'
+            prices ever changed
     """
     clusters = len(np.unique(cluster))
-    if clusters < FEWEST_CLUSTERS:
+    if clusters < MIN_CLUSTERS:
         raise ValueError(
-            f"{clusters} clusters have neighbouring products, wanted at least {FEWEST_CLUSTERS}"
+            f"{clusters} clusters have neighbouring products, wanted at least {MIN_CLUSTERS}"
         )
     if not np.any(
         np.maximum.reduceat(pull, panel.starts) > np.minimum.reduceat(pull, panel.starts)
     ):
         raise ValueError("the prices of neighbouring products never moved")
     season = fit_season(panel, group, cell, periods, pull)
-    settled = panel.seasonal(season.gamma[cell] + season.rho * pull)
+    settled = panel.with_season(season.gamma[cell] + season.rho * pull)
     se = clustered_error(
         settled, season, group, cell, pull, 0.0, np.unique(cluster, return_inverse=True)[1]
     )

@@ -14,9 +14,9 @@ import numpy as np
 
 from hundredfold.errors import UsageError
 from tariffs.columns import Bools, Floats, Ints, Rows, key_offsets
-from tariffs.demand.panel import Panel, tally
+from tariffs.demand.panel import Panel, group_sums
 from tariffs.demand.prior import Prior
-from tariffs.demand.season import expect
+from tariffs.demand.season import expected_sales
 from tariffs.evaluation.elasticity_recovery import (
     ESTIMATORS,
     choices,
@@ -93,10 +93,12 @@ def backtest(finished: FinishedRun, line: Line, weeks: int) -> Backtest:
 
 def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     """Poisson deviance of each row at `beta` (units,), with unit levels and season cells (rows,) at their best.  Shape (rows,)."""
-    observed = tally(cell, panel.quantity, int(cell.max()) + 1)
+    observed = group_sums(cell, panel.quantity, int(cell.max()) + 1)
     gamma = np.zeros(len(observed))
     for _ in range(SWEEPS):
-        expected = tally(cell, expect(panel.seasonal(gamma[cell]), beta), len(observed))
+        expected = group_sums(
+            cell, expected_sales(panel.with_season(gamma[cell]), beta), len(observed)
+        )
         step = np.where(
             observed > 0,
             np.log(np.maximum(observed, MIN_MEAN) / np.maximum(expected, MIN_MEAN)),
@@ -105,7 +107,7 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
         gamma += step
         if np.abs(step).max() < TOLERANCE:
             break
-    mu, y = expect(panel.seasonal(gamma[cell]), beta), panel.quantity
+    mu, y = expected_sales(panel.with_season(gamma[cell]), beta), panel.quantity
     ratio = np.divide(y, mu, out=np.ones_like(mu), where=(y > 0) & (mu > 0))
     return 2.0 * (y * np.log(ratio) - (y - mu))
 

@@ -41,7 +41,7 @@ def substitution(finished: FinishedRun) -> SubstitutionEstimate:
             "no product has a neighbour in its ladder that was sold in the same week",
             hint="the catalogue's columns ladder and rung say so",
         )
-    kept, units = panel.only(told)
+    kept, units = panel.select_rows(told)
     group, season, cluster = (
         np.unique(keys[name][units], return_inverse=True)[1]
         for name in ("product", "segment", "location")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tariffs.columns import Columns, Ints, Rows, Units, key_offsets
-from tariffs.demand.prior import Prior, pool
+from tariffs.demand.prior import Prior, fit_pooled_prior
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import choose
 from tariffs.pricing.estimation import Learnt, demand_at, learn_unit, learn_units, observe
@@ -37,7 +37,7 @@ def fit_prior(rows: Rows) -> Prior:
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets)
-    return pool(
+    return fit_pooled_prior(
         seen.panel,
         labels,
         FACTORS[0],

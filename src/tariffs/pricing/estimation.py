@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels
-from tariffs.demand.conditional import Fit, UnitFit, fit_full_unit, fit_full_units
-from tariffs.demand.endogeneity import without_foresight
+from tariffs.demand.conditional import Fit, UnitFit, fit_censored_unit, fit_censored_units
+from tariffs.demand.endogeneity import remove_foresight
 from tariffs.demand.panel import Panel, make_panel, offsets_of_kept, plausible
 from tariffs.demand.prior import Prior, expected_level
 from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand
@@ -93,7 +93,7 @@ def learn_unit(
         float(values[0])
         for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels))
     )
-    fit = fit_full_unit(
+    fit = fit_censored_unit(
         panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion
     )
     return _learnt(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
@@ -104,7 +104,7 @@ def learn_units(
 ) -> Learnt:
     """Many units at once; the same figures as `learn_unit`, to the last bit."""
     panel = _adjusted(seen, prior, season)
-    fit = fit_full_units(
+    fit = fit_censored_units(
         panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels)
     )
     return _learnt(panel, fit, prior, labels, season, min_weeks, seen.set_aside)
@@ -119,8 +119,8 @@ def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: F
 
 def _adjusted(seen: Observed, prior: Prior, season: Labels) -> Panel:
     """The panel with the season in its exposure, and what its prices foresaw of demand."""
-    panel = seen.panel.seasonal(prior.season(season, seen.days, seen.panel.unit))
-    return without_foresight(panel, prior.first_stage, prior.rho_used)
+    panel = seen.panel.with_season(prior.season(season, seen.days, seen.panel.unit))
+    return remove_foresight(panel, prior.first_stage, prior.rho_used)
 
 
 def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:

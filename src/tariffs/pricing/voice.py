@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tariffs.columns import Columns, Floats, Ints, Rows, Units, key_offsets
-from tariffs.demand.prior import Prior, pool
+from tariffs.demand.prior import Prior, fit_pooled_prior
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import (
     LEAST_ELASTIC,
@@ -65,7 +65,7 @@ def fit_voice_prior(rows: Rows) -> Prior:
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets, limit_of(rows))
-    return pool(
+    return fit_pooled_prior(
         seen.panel,
         labels,
         FACTORS[0],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.demand.panel import SPIKE_RATIO, SPIKE_SLACK
+from tariffs.demand.panel import SPIKE_ALLOWANCE, SPIKE_RATIO
 from tariffs.release.tables import Bools, Floats, floats, is_voice, match_rows, tariff
 
 Ints = npt.NDArray[np.int64]
@@ -81,7 +81,7 @@ def _find_spikes(quantity: Floats) -> Bools:
     others = there.sum(axis=1, keepdims=True) - 1
     usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
     return np.asarray(
-        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_
+        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_ALLOWANCE), dtype=np.bool_
     )  # of two, nobody knows which
 
 
