@@ -169,7 +169,7 @@ def test_a_query_without_rows_is_an_error(runner: InProcessRunner, aws_runner: A
         )
         _, remote = start_both(runner, aws_runner, job, things=pa.table({"k": ["a"], "x": [1]}))
         remote.validate()
-        with pytest.raises(QueryError, match="the query of m gives no row"):
+        with pytest.raises(QueryError, match="the query of m returns no row"):
             remote.prepare("m")
 
 

@@ -103,7 +103,7 @@ def test_a_unit_that_kills_its_worker_is_crashed_and_others_complete(
         "1": (
             "crashed",
             "WorkerDied",
-            "its message came back too often: whatever worker had it was lost",
+            "its message was delivered too often: every worker that had it was lost",
         )
     }
     # twice next to its neighbour, and then alone as often as the queue delivers it

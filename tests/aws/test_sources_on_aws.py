@@ -776,9 +776,9 @@ def test_an_unreadable_location_is_an_error(folder: Folder, case: str) -> None:
 
 
 OTHER_TYPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "text beside numbers": ({"a": [1]}, {"a": ["x"]}, "types that are not of one kind"),
+    "text beside numbers": ({"a": [1]}, {"a": ["x"]}, "types that cannot be combined"),
     "digits": ({"a": [2**53 + 1]}, {"a": [1.5]}, "would change"),
-    "folder": ({"month": [2], "a": [1]}, {"month": [1], "a": [1]}, "lies in a folder month=01"),
+    "folder": ({"month": [2], "a": [1]}, {"month": [1], "a": [1]}, "is in a folder month=01"),
 }
 
 

@@ -46,11 +46,11 @@ DECLARATIONS = {
     ),
     f'Job("j", sources=[Source("m")], models=[{MODEL}])': (
         "the name m is used twice",
-        "mend the declaration in fails_",
+        "correct the declaration in fails_",
     ),
     'Publish("p", query="SELECT 1", formats=("xml",))': (
         "formats ['xml'] are not among",
-        "mend the declaration in fails_",
+        "correct the declaration in fails_",
     ),
 }
 

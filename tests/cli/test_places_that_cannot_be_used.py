@@ -48,7 +48,7 @@ def invoked(*words: str) -> None:
 NO_FOLDERS = {
     "file": "is a file, wanted a folder",
     "file/below": "file is a file, wanted a folder",
-    "dangling": "is a link that leads nowhere",
+    "dangling": "is a broken link",
     "loop": "is a link: Too many levels of symbolic links",
     "pipe": "is a device, a pipe or a socket",
     "/dev/null": "is a device, a pipe or a socket",

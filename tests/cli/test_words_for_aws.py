@@ -49,7 +49,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (
             ["run", "my_job.job:job", "--detach"],
             "--batches and --detach are for --backend aws",
-            "a run is its process",
+            "a run ends with its process",
         ),
         (
             ["retry", "one", "--backend", "aws", "--accept-new-code"],

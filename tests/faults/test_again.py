@@ -138,7 +138,7 @@ def test_a_run_that_is_held_back_is_published_under_another_limit(tmp_path):
         begun(tmp_path, HELD)
     done = hundredfold.publish("r", home=tmp_path, max_failed=1)
     assert (done.state, len(done.published().read_text().splitlines())) == ("done", 4)
-    with pytest.raises(StateError, match="only a run that is held back waits to be published"):
+    with pytest.raises(StateError, match="only a run that is held back can be published"):
         hundredfold.publish("r", home=tmp_path)
 
 

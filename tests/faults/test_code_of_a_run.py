@@ -152,7 +152,7 @@ def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
     refused = cli(tmp_path, "retry", "r")
     assert refused.returncode == 1
     assert (
-        "error: the code is not that with which run r was done so far\n  shop.model: edited\n"
+        "error: the code is not that which did run r so far\n  shop.model: edited\n"
         in refused.stderr
     )
     assert "the query of out (queries/out.sql): edited" in refused.stderr
@@ -201,9 +201,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
             callbacks=Stop(),
         )
     if not accept:
-        with pytest.raises(
-            StateError, match="the code is not that with which run r was done so far"
-        ) as told:
+        with pytest.raises(StateError, match="the code is not that which did run r so far") as told:
             resume("r", home=tmp_path, job=job(2))
         assert told.value.problems == ("the function of m: edited",)
         done = resume("r", home=tmp_path, job=job(1))

@@ -377,7 +377,7 @@ def test_each_action_from_each_stage_with_each_file_damaged_in_each_way(
 
 @pytest.mark.parametrize(
     "hows",
-    [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, progress=pytest.mark.drill)],
+    [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, marks=pytest.mark.drill)],
 )
 def test_whatever_is_damaged_what_is_read_is_right_or_refused(
     prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows

@@ -93,7 +93,7 @@ class HereCrew(WorkerPool):
                 self.said.clear()
                 self.desk.run(slot.message)
                 for words in list(self.said):
-                    yield from self._said(slot, words)
+                    yield from self._handle(slot, words)
 
 
 @dataclass
@@ -390,7 +390,7 @@ def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_t
     assert not_ok(home) == {1: "failed", 5: "crashed", 6: "crashed"}
     assert (
         accounts(home)[5]["message"]
-        == "its message came back too often: whatever worker had it was lost"
+        == "its message was delivered too often: every worker that had it was lost"
     )
     done = retry("r", home=home.folder, job=JOB)
     assert {

@@ -232,7 +232,7 @@ def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, content):
     folder.mkdir()
     for name, text in content.items():
         (folder / name).mkdir() if text is None else (folder / name).write_text(text)
-    with pytest.raises(HomeError, match="is not empty, and it is no folder of runs") as told:
+    with pytest.raises(HomeError, match="is not empty and not a home") as told:
         go(folder)
     assert "--home" in (told.value.hint or "")
     assert {p.name: p.read_text() if p.is_file() else None for p in folder.iterdir()} == content

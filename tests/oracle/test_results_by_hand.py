@@ -1,7 +1,8 @@
-"""Promise 1: any rows through the engine = the function applied to each unit by hand, byte for byte.
+"""Promise 1: any rows through the engine = the function applied to each unit by hand, byte for
+byte.
 
-The oracle below shares nothing with the engine: it sorts Python values, groups them with a dict, and compares the
-results by the bits of their floats.
+The oracle below shares nothing with the engine: it sorts Python values, groups them with a dict,
+and compares the results by the bits of their floats.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ tables = st.lists(rows, min_size=1, max_size=25)
 packings = st.tuples(st.sampled_from([0, 1, 2, 50]), st.integers(1, 4))
 
 
-# --- the oracle -------------------------------------------------------------------------------------------------------
+# --- the oracle
+# --------------------------------------------------------------------------------------------------
 
 
 def bits(value: float) -> int:
@@ -77,7 +79,9 @@ def bits(value: float) -> int:
 
 
 def rank(value: Any) -> Any:
-    """Where a value stands among those of its column: NaN after all numbers, nulls last, -0.0 before 0.0, texts by their bytes."""
+    """Where a value stands among those of its column: NaN after all numbers, nulls last, -0.0
+    before 0.0, texts by their bytes.
+    """
     if value is None:
         return (2,)
     if isinstance(value, float):
@@ -98,7 +102,9 @@ def by_hand(
     order_by: Sequence[str],
     names: Sequence[str],
 ) -> list[tuple[Any, list[dict[str, Any]]]]:
-    """Units in the order of their keys, each with its rows: by `order_by`, then by the other columns from left to right."""
+    """Units in the order of their keys, each with its rows: by `order_by`, then by the other
+    columns from left to right.
+    """
     columns = [*order_by, *(n for n in names if n not in order_by and n not in unit)]
     groups: dict[Any, list[dict[str, Any]]] = {}
     for row in table:
@@ -150,7 +156,8 @@ def thirds(message: Message) -> list[Message]:
     return [message.part(a, b - 1) for a, b in pairwise(cuts)]
 
 
-# --- every value of every row comes through, in order -----------------------------------------------------------------
+# --- every value of every row comes through, in order
+# -----------------------------------------------------------------
 
 
 def echo(rows: pa.Table) -> pa.Table:
@@ -218,7 +225,8 @@ def test_any_columns_may_be_the_key(
     )
 
 
-# --- the same answer in every form ------------------------------------------------------------------------------------
+# --- the same answer in every form
+# ------------------------------------------------------------------------------------
 
 
 def facts(week: Any, x: Any, word: Any) -> dict[str, Any]:
@@ -304,7 +312,8 @@ def test_every_form_of_rows_gives_the_same_answer(
     assert_same(found.to_pylist(), wanted)
 
 
-# --- what a unit sees does not depend on its neighbours ---------------------------------------------------------------
+# --- what a unit sees does not depend on its neighbours
+# ---------------------------------------------------------------
 
 
 def types_light(rows: Unit) -> dict[str, Any]:
@@ -372,7 +381,8 @@ def test_a_function_that_ruins_its_rows_harms_no_other_unit(
     assert found.column("seen").to_pylist() == [3.0, 12.0, 21.0, 30.0, 39.0, 48.0]
 
 
-# --- the bytes do not depend on how units were packed, cut or spread over workers --------------------------------------
+# --- the bytes do not depend on how units were packed, cut or spread over workers
+# --------------------------------------
 
 
 def several(rows: Unit) -> Any:

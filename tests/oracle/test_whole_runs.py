@@ -1,4 +1,6 @@
-"""Whole runs with real worker processes: the same bytes as by hand, whatever the number of workers."""
+"""Whole runs with real worker processes: the same bytes as by hand, whatever the number of
+workers.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import pytest
 
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, Unit
+from hundredfold.errors import PublishRefused
 
 UNITS = 300
 
@@ -95,7 +98,7 @@ def by_hand(table: pa.Table) -> list[dict[str, Any]]:
     return found
 
 
-def test_any_number_of_workers_gives_the_bytes_that_one_gives_and_the_answer_by_hand(
+def test_any_number_of_workers_gives_the_same_bytes_and_the_right_rows(
     tmp_path: Path,
 ) -> None:
     files = []
@@ -139,7 +142,7 @@ def test_a_run_within_half_a_gigabyte_uses_it_and_gives_all_rows_back(tmp_path: 
     assert run.counts["models"]["m"]["rows_in"] == 1_200_000
 
 
-def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_without_failures(
+def test_a_retry_does_only_failed_units_and_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
     def job(broken: bool) -> Job:
@@ -156,7 +159,7 @@ def test_a_retry_does_only_the_failed_units_and_ends_with_the_bytes_of_a_run_wit
         )
 
     table = pa.table({"shop": list(range(30)) * 2, "x": np.arange(60.0)})
-    with pytest.raises(hundredfold.errors.PublishRefused, match="m: 10 of 30 units"):  # type: ignore[attr-defined]
+    with pytest.raises(PublishRefused, match="m: 10 of 30 units"):
         hundredfold.run(
             job(True), {"sales": table}, home=tmp_path, workers=1, memory="1GB", run_id="bad"
         )
@@ -182,9 +185,11 @@ def words(rows):
     for word in set(WORDS):  # the sum, too, has the order of the set
         total = total / 3 + len(word)
     found = {word: {"lengths": {word[:n] for n in range(3)}} for word in set(WORDS)}
-    return {"total": total, "inner": found, "of": frozenset(WORDS), **{word: [{"x", "y", word}] for word in set(WORDS)}}
+    sets = {word: [{"x", "y", word}] for word in set(WORDS)}
+    return {"total": total, "inner": found, "of": frozenset(WORDS), **sets}
 
-job = Job("hashes", [Source("s")], [Model("m", ("k",), words)], publish=Publish("out", query="SELECT * FROM m", formats=("parquet",)))
+output = Publish("out", query="SELECT * FROM m", formats=("parquet",))
+job = Job("hashes", [Source("s")], [Model("m", ("k",), words)], publish=output)
 """
 
 

@@ -1,4 +1,6 @@
-"""Annotations in every way that Python offers mean the same: of a contract's fields, and of the user's function."""
+"""Annotations in every way that Python offers mean the same: of a contract's fields, and of the
+user's function.
+"""
 
 from __future__ import annotations
 
@@ -226,9 +228,12 @@ class Checked(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize("annotation", [
-    Price, list[Price], tuple[Price, ...], tuple[Price, Price], Iterator[Price], Iterable[Price], Generator[Price, None, None], Sequence[Price],
-    "Price", list["Price"], "list[Price]", "Iterator['Price'] | None", Price | None, Optional["Price"], Annotated[Price, "a note"],
-    TypeAliasType("Alias", Price), TypeAliasType("Alias", "Price | None"), NewType("New", Price), TypeVar("T", bound=Price), list[Price] | None,
+    Price, list[Price], tuple[Price, ...], tuple[Price, Price], Iterator[Price], Iterable[Price],
+    Generator[Price, None, None], Sequence[Price],
+    "Price", list["Price"], "list[Price]", "Iterator['Price'] | None", Price | None,
+    Optional["Price"], Annotated[Price, "a note"],
+    TypeAliasType("Alias", Price), TypeAliasType("Alias", "Price | None"), NewType("New", Price),
+    TypeVar("T", bound=Price), list[Price] | None,
     Named, Typed, Checked, list[Annotated[Typed, "a note"]],
 ])  # fmt: skip
 def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
@@ -240,9 +245,12 @@ def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
 
 
 @pytest.mark.parametrize("annotation", [
-    None, Any, object, dict, dict[str, float], dict[str, Any], dict[str, np.ndarray], list[dict[str, float]], pd.DataFrame, pl.DataFrame, pa.Table,
-    "dict[str, pd.DataFrame]", "missing.Any | None", list, list[Any], tuple, dict[str, float] | list[dict[str, float]], pd.DataFrame | None,
-    collections.namedtuple("Plain", "price"), Iterator[dict[str, float]], np.ndarray, TypeVar("T"), Mapping[str, float], np.float64,
+    None, Any, object, dict, dict[str, float], dict[str, Any], dict[str, np.ndarray],
+    list[dict[str, float]], pd.DataFrame, pl.DataFrame, pa.Table,
+    "dict[str, pd.DataFrame]", "missing.Any | None", list, list[Any], tuple,
+    dict[str, float] | list[dict[str, float]], pd.DataFrame | None,
+    collections.namedtuple("Plain", "price"), Iterator[dict[str, float]], np.ndarray, TypeVar("T"),
+    Mapping[str, float], np.float64,
 ])  # fmt: skip
 def test_an_annotation_without_a_contract_asks_for_nothing(annotation: Any) -> None:
     if annotation == "missing.Any | None":
@@ -262,15 +270,24 @@ class Schema(Generic[Element]):
 
 
 @pytest.mark.parametrize(("annotation", "words"), [
-    ("Missing", "a name cannot be found"), ("list[Missing] | None", "a name cannot be found"), (LOST_ROWS, "a name cannot be found"),
-    ("pd.DataFrame[Missing]", "a name cannot be found"), (dict[str, Price], "would not be checked"), (Price | Other, "would not be checked"),
-    (Price | dict, "would not be checked"), (list[Price | Other], "cannot be read"), (tuple[Price, int], "cannot be done"),
-    (list[list[Price]], "cannot be done"), (list[Annotated[float, Gt(0)]], "single values"), (dict[str, Annotated[float, Gt(0)]], "would not be checked"),
-    (Annotated[list[Price], MinLen(1)], "cannot be done"), (Attribute, "has no column type"), (list[Attribute], "single values"),
-    (Schema[int], "has no column type"), (type(None), "nothing is returned"), (NoReturn, "nothing is returned"), (complex, "has no column type"),
-    (Awaitable[Price], "has no column type"), (Callable[[], Price], "has no column type"), (Lost, "cannot be evaluated"),
-    (dataclass(type("Empty", (), {})), "declares no column"), (Annotated[pd.DataFrame, MinLen(1)], "would not be checked"),
-    (Annotated[float, at.Predicate(math.isfinite)], "cannot be checked in SQL"), (Annotated[dt.datetime, at.Timezone("UTC")], "cannot be checked in SQL"),
+    ("Missing", "a name cannot be found"), ("list[Missing] | None", "a name cannot be found"),
+    (LOST_ROWS, "a name cannot be found"),
+    ("pd.DataFrame[Missing]", "a name cannot be found"), (dict[str, Price], "would not be checked"),
+    (Price | Other, "would not be checked"),
+    (Price | dict, "would not be checked"), (list[Price | Other], "cannot be read"),
+    (tuple[Price, int], "cannot be done"),
+    (list[list[Price]], "cannot be done"), (list[Annotated[float, Gt(0)]], "single values"),
+    (dict[str, Annotated[float, Gt(0)]], "would not be checked"),
+    (Annotated[list[Price], MinLen(1)], "cannot be done"), (Attribute, "has no column type"),
+    (list[Attribute], "single values"),
+    (Schema[int], "has no column type"), (type(None), "nothing is returned"),
+    (NoReturn, "nothing is returned"), (complex, "has no column type"),
+    (Awaitable[Price], "has no column type"), (Callable[[], Price], "has no column type"),
+    (Lost, "cannot be evaluated"),
+    (dataclass(type("Empty", (), {})), "declares no column"),
+    (Annotated[pd.DataFrame, MinLen(1)], "would not be checked"),
+    (Annotated[float, at.Predicate(math.isfinite)], "cannot be checked in SQL"),
+    (Annotated[dt.datetime, at.Timezone("UTC")], "cannot be checked in SQL"),
 ])  # fmt: skip
 def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, words: str) -> None:
     with pytest.raises(JobError, match=words) as caught:
@@ -278,7 +295,8 @@ def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, word
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("work", [hiding(price), Holding(price), functools.partial(lambda f, rows: f(rows), price)])  # fmt: skip
+@pytest.mark.parametrize("work",
+    [hiding(price), Holding(price), functools.partial(lambda f, rows: f(rows), price)])  # fmt: skip
 def test_a_decorator_that_hides_a_contract_is_refused(work: Any) -> None:
     with pytest.raises(JobError, match="whose rows have a contract"):
         return_type(Model("m", unit=(), work=work))
@@ -314,9 +332,12 @@ def test_an_asynchronous_function_is_refused(work: Any) -> None:
 
 
 @pytest.mark.parametrize(("annotation", "form"), [
-    (pd.DataFrame, "pandas"), ("pd.DataFrame", "pandas"), (pl.DataFrame | None, "polars"), (Annotated[pa.Table, "a note"], "arrow"),
-    (TypeAliasType("Frame", pd.DataFrame), "pandas"), (NewType("Frame", pd.DataFrame), "pandas"), (TypeVar("T", bound=pl.DataFrame), "polars"),
-    (dict[str, NDArray[np.float64]], "dict"), ("missing.DataFrame", "pandas"), (Unit, "light"), ("Unit", "light"), (Any, "light"), (None, "light"),
+    (pd.DataFrame, "pandas"), ("pd.DataFrame", "pandas"), (pl.DataFrame | None, "polars"),
+    (Annotated[pa.Table, "a note"], "arrow"),
+    (TypeAliasType("Frame", pd.DataFrame), "pandas"), (NewType("Frame", pd.DataFrame), "pandas"),
+    (TypeVar("T", bound=pl.DataFrame), "polars"),
+    (dict[str, NDArray[np.float64]], "dict"), ("missing.DataFrame", "pandas"), (Unit, "light"),
+    ("Unit", "light"), (Any, "light"), (None, "light"),
 ])  # fmt: skip
 def test_the_form_of_rows_is_read_in_every_way_to_write_it(annotation: Any, form: str) -> None:
     def work(self, rows):  # type: ignore[no-untyped-def]

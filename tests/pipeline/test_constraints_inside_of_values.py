@@ -1,4 +1,6 @@
-"""Constraints of the values in lists and dicts: checked in sources, results and releases, or refused with the declaration."""
+"""Constraints of the values in lists and dicts: checked in sources, results and releases, or
+refused with the declaration.
+"""
 
 from __future__ import annotations
 

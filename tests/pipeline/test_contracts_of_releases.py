@@ -106,7 +106,8 @@ def test_a_value_that_its_type_holds_is_published(
 def test_the_reason_names_the_value_what_it_would_be_and_its_row(runner: InProcessRunner) -> None:
     with pytest.raises(
         PublishRefused,
-        match=r"; the first is 9007199254740993, which would become 9007199254740992\.0, where n = 1",
+        match=r"; the first is 9007199254740993, "
+        r"which would become 9007199254740992\.0, where n = 1",
     ) as told:
         release(runner, ["1", "9007199254740993::BIGINT", "9007199254740995::BIGINT"], float)
     assert "2 rows" in told.value.problems[0]

@@ -1,4 +1,6 @@
-"""CSV: what Python's own csv module writes is read back exactly, and a damaged line costs that line, wherever it is."""
+"""CSV: what Python's own csv module writes is read back exactly, and a damaged line costs that
+line, wherever it is.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def written(rows: list[list[str]], **how: Any) -> list[bytes]:
     return lines
 
 
-# --- what is whole is read as it is -----------------------------------------------------------------------------------
+# --- what is whole is read as it is
+# -----------------------------------------------------------------------------------
 
 HOSTILE = st.text(st.sampled_from("ab,;\t|\"\n\r \\'ä€😀1."), max_size=8)
 
@@ -66,7 +69,8 @@ HOSTILE = st.text(st.sampled_from("ab,;\t|\"\n\r \\'ä€😀1."), max_size=8)
 def tables(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str]]]:
     """A way of writing, and rows of one to four texts."""
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    # the csv module of Python 3.11 leaves a carriage return unquoted where lines end with a line feed, and cannot read it then itself
+    # the csv module of Python 3.11 leaves a carriage return unquoted where lines end with a line
+    # feed, and cannot read it then itself
     value = HOSTILE if end == "\r\n" else HOSTILE.map(lambda text: text.replace("\r", ""))
     width = draw(st.integers(1, 4))
     how = {
@@ -198,7 +202,8 @@ def test_files_written_in_different_ways_are_one_source(
     (tmp_path / "d.csv").write_bytes(b"")
     verdict, rows, rejects = read(runner, tmp_path)
     assert sorted(rows) == sorted(
-        [*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)], key=lambda row: row[0]
+        [*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)],
+        key=lambda row: row[0],
     )
     assert rejects == ["malformed line 3: a quote that is not closed"]
     assert [
@@ -284,7 +289,8 @@ def test_a_field_of_megabytes_is_read(runner: InProcessRunner, tmp_path: Path) -
     assert (rows, rejects) == ([(2, "y")], ["malformed line 2: longer than 16 MiB"])
 
 
-# --- what is damaged costs its line -----------------------------------------------------------------------------------
+# --- what is damaged costs its line
+# -----------------------------------------------------------------------------------
 
 TAME = st.text(st.sampled_from("abxy ä1"), min_size=1, max_size=5) | st.sampled_from(
     ['a, "b"', "two\nlines", 'say ""', "1,5"]
@@ -363,7 +369,10 @@ def test_neither_size_nor_threads_change_what_a_torn_line_costs(
             source = Source("s", csv=ANY)
             raw = warehouse.attach(source, str(tmp_path / "*.csv"), tmp_path, {}, "staged.parquet")
             assert raw.malformed is not None
-            sums = "SELECT count(*) AS n, sum(sold) AS sold, sum(__row) AS row, count(DISTINCT shop) AS shops, max(length(product)) AS long"
+            sums = (
+                "SELECT count(*) AS n, sum(sold) AS sold, sum(__row) AS row, count(DISTINCT "
+                "shop) AS shops, max(length(product)) AS long"
+            )
             found.append(
                 (
                     warehouse.query(f"{sums} FROM ({raw.select}) AS r").to_pylist(),
@@ -382,7 +391,9 @@ def test_neither_size_nor_threads_change_what_a_torn_line_costs(
 def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
-    """An open quote is closed by an inch sign some lines below: the lines are rows, if there are enough of them, or it is reported."""
+    """An open quote is closed by an inch sign some lines below: the lines are rows, if there are
+    enough of them, or it is reported.
+    """
     for between in (0, 5, 500):
         (tmp_path / "a.csv").write_text(
             'a,b,c\n1,"pipe 5,2\n' + "3,x,4\n" * between + '5,pipe 5",6\n7,y,8\n'
@@ -396,8 +407,11 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
         else:
             assert rows == [(1, "pipe 5,2\n5,pipe 5", 6), (7, "y", 8)]
             assert [words for facts in verdict.csv for words in in_words(facts)] == [
-                f"CSV: 1 quoted values run over lines that could be rows; the first begins in line 2 of {tmp_path / 'a.csv'}"
-                " (if a quote is missing there: csv=Csv(multiline=False))"
+                (
+                    "CSV: 1 quoted values run over lines that could be rows; the first begins in "
+                    f"line 2 of {tmp_path / 'a.csv'} (if a quote is missing there: "
+                    "csv=Csv(multiline=False))"
+                )
             ]
         _, rows, rejects = read(runner, tmp_path / "a.csv", Csv(multiline=False))
         assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
@@ -429,7 +443,8 @@ def test_each_kind_of_damage_is_counted_and_shown_by_its_rule(
     ]
 
 
-# --- what cannot be read is refused -----------------------------------------------------------------------------------
+# --- what cannot be read is refused
+# -----------------------------------------------------------------------------------
 
 
 def others(folder: Path) -> Iterator[tuple[bytes, str]]:
@@ -482,8 +497,9 @@ def test_a_file_that_is_no_csv_is_refused_with_what_it_is(
 
 
 def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
+    wrong: Any = "no"
     with pytest.raises(JobError) as caught:
-        Csv(delimiter="::", quote="", encoding="nope", decimal=";", skip=-1, multiline="no")  # type: ignore[arg-type]
+        Csv(delimiter="::", quote="", encoding="nope", decimal=";", skip=-1, multiline=wrong)
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
         "delimiter", "quote", "decimal", "encoding 'nope'", "skip", "multiline",
     ]  # fmt: skip
@@ -540,7 +556,12 @@ class ValueByValue(_Scanner):
         return False
 
 
-STRAY = st.lists(st.lists(st.sampled_from(['5" pipe', 'x"', 'a "b" c', ' "p" ', "", "plain", '"q,1"', 'é"', '"', '""', "x\0", '\t"t"', 'r\r"']), min_size=3, max_size=3) | st.just(["x"]), min_size=1, max_size=30)  # fmt: skip
+CELLS = [
+    '5" pipe', 'x"', 'a "b" c', ' "p" ', "", "plain", '"q,1"', 'é"', '"', '""', "x\0", '\t"t"',
+    'r\r"',
+]  # fmt: skip
+LINES = st.lists(st.sampled_from(CELLS), min_size=3, max_size=3) | st.just(["x"])
+STRAY = st.lists(LINES, min_size=1, max_size=30)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,4 +1,6 @@
-"""A Parquet source that is damaged, or is none: one error that names the file, what it is, and what to do."""
+"""A Parquet source that is damaged, or is none: one error that names the file, what it is, and what
+to do.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +66,10 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a few bytes": (lambda path: path.write_bytes(b"PAR1"), "its end is missing"),
     "text": (lambda path: path.write_text("k,v\n1,2\n"), "it begins with 'k,v'"),
     "binary": (lambda path: path.write_bytes(bytes(range(256))), "it begins with"),
-    "gzip": (lambda path: path.write_bytes(gzip.compress(path.read_bytes())), "compressed with gzip"),
+    "gzip": (
+        lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
+        "compressed with gzip",
+    ),
     "HTML": (lambda path: path.write_text("<!DOCTYPE html><html></html>"), "a page of HTML"),
     "encrypted": (encrypted, "it is encrypted"),
 }  # fmt: skip
@@ -106,17 +112,17 @@ def test_a_damaged_page_is_named_in_whichever_step_reads_it(
     assert "again" in str(caught.value.hint)
 
 
-def run_steps(run: object) -> None:
+def run_steps(run: Any) -> None:
     """The steps of a run in the contexts in which a driver runs them."""
     from contextlib import ExitStack
 
     from hundredfold.pipeline.validate import naming_damage
 
-    verdicts = run.validate()  # type: ignore[attr-defined]
+    verdicts = run.validate()
     with ExitStack() as stack:
         for verdict in verdicts:
-            stack.enter_context(naming_damage(verdict.source, verdict.files, run.warehouse))  # type: ignore[attr-defined]
-        run.prepare("m")  # type: ignore[attr-defined]
+            stack.enter_context(naming_damage(verdict.source, verdict.files, run.warehouse))
+        run.prepare("m")
 
 
 def test_an_error_of_a_query_is_not_taken_for_damage(
@@ -140,7 +146,8 @@ from hundredfold import Job, Model, Source
 def work(rows):
     return {"n": len(rows)}
 
-job = Job("job", sources=[Source("s", path="b.parquet")], models=[Model("m", unit=("k",), query="SELECT * FROM s", work=work)])
+model = Model("m", unit=("k",), query="SELECT * FROM s", work=work)
+job = Job("job", sources=[Source("s", path="b.parquet")], models=[model])
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.data.manifest import UnitList, key_text
-from hundredfold.errors import JobError, StateError, UsageError
+from hundredfold.errors import JobError, PublishRefused, StateError, UsageError
 from hundredfold.runs.replay import find_unit
 from support.waits import HANG_S
 
@@ -45,9 +45,15 @@ TABLE = pa.table({"k": ["a", "b"]})
         (lambda: Source("s", max_rejected=float("nan")), "wanted a count"),
         (lambda: Job("j", sources=["s"], models=[MODEL]), "wanted Source"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish="x"), "wanted Publish"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL], max_failed=float("nan")), "wanted a count"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish=[Publish("o", query="SELECT 1"), Publish("o", query="SELECT 2")]), "used twice"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish=Publish("m", query="SELECT 1")), "used twice"),
+        (lambda: Job("j", sources=[Source("s")], models=[MODEL], max_failed=float("nan")),
+            "wanted a count"),
+        (lambda: Job("j", sources=[Source("s")], models=[MODEL],
+            publish=[Publish("o", query="SELECT "
+        "1"), Publish("o", query="SELECT "
+        "2")]), "used twice"),
+        (lambda: Job("j", sources=[Source("s")], models=[MODEL],
+            publish=Publish("m", query="SELECT "
+        "1")), "used twice"),
     ],
 )  # fmt: skip
 def test_a_wrong_declaration_says_what_was_wanted(declare: Any, words: str) -> None:
@@ -90,14 +96,15 @@ def test_a_limit_given_by_hand_holds_a_run_back_that_publishes_nothing(tmp_path:
     def fails_once(rows: Any) -> dict[str, int]:
         return {"n": 1 // int(rows["v"][0] - 1)}
 
-    job = Job("j", sources=Source("s"), models=Model("m", unit=("k",), work=fails_once))  # type: ignore[arg-type]
+    model = Model("m", unit=("k",), work=fails_once)
+    job = Job("j", sources=[Source("s")], models=[model])
     table = pa.table({"k": ["a", "b"], "v": [1, 2]})
     assert hundredfold.run(job, {"s": table}, home=tmp_path, workers=1).state == "done"
-    with pytest.raises(hundredfold.errors.PublishRefused, match="1 of 2 units"):  # type: ignore[attr-defined]
+    with pytest.raises(PublishRefused, match="1 of 2 units"):
         hundredfold.run(job, {"s": table}, home=tmp_path, workers=1, max_failed=0)
 
 
-def test_a_run_goes_on_only_under_the_declaration_that_it_was_prepared_with(tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_declaration_it_was_prepared_with(tmp_path: Path) -> None:
     def job(unit: str, error: bool) -> Job:
         def work(rows: Any) -> dict[str, int]:
             return {"n": 1 // (0 if error else 1)}
@@ -154,9 +161,9 @@ def test_a_unit_whose_key_is_nan_is_given_its_own_result(tmp_path: Path) -> None
 def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("k\na\nb\n")
     (tmp_path / "rd.py").write_text(
-        "from hundredfold import *\n"
-        "def a(rows): return {'n': rows.rows}\n"
-        "job = Job('rd', [Source('s', path='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', query='SELECT run.run_id, m.* FROM m, run'))\n"
+        "from hundredfold import *\ndef a(rows): return {'n': rows.rows}\njob = Job('rd', "
+        "[Source('s', path='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', "
+        "query='SELECT run.run_id, m.* FROM m, run'))\n"
     )
     words = [
         sys.executable,

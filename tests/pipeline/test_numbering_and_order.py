@@ -1,4 +1,6 @@
-"""Units told by arithmetic are those told by SQL; and the quick way to the canonical order is the order."""
+"""Units told by arithmetic are those told by SQL; and the quick way to the canonical order is the
+order.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,8 @@ def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: Duc
         warehouse.register("keyed", pa.table({"k": pa.array(later, pa.int64())}))
         chunks = list(warehouse.stream(found.query([])))
         with pytest.raises(
-            ConservationError, match="m: the query gave keys that it had not given a moment before"
+            ConservationError,
+            match="m: the query returned keys that it did not return a moment before",
         ):
             found.unit_numbers(chunks[0].column(0))
 
@@ -311,7 +314,7 @@ def place(value: Any) -> tuple[Any, ...]:
 
 @settings(max_examples=300)
 @given(batch=batches())
-def test_the_canonical_order_is_by_unit_then_order_by_then_the_other_columns(
+def test_the_canonical_order_is_unit_then_order_by_then_the_rest(
     batch: tuple[pa.Table, list[str]],
 ) -> None:
     table, order_by = batch

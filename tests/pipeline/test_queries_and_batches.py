@@ -1,4 +1,6 @@
-"""A model's query: what is wrong with it is told; what it gives is packed into batches, evenly and within limits."""
+"""A model's query: what is wrong with it is told; what it gives is packed into batches, evenly and
+within limits.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,10 @@ WRONG = [
     (
         "SELECT * FROM sails",
         {},
-        "model m: its query reads sails, which is no source and no earlier model",
+        "model m: its query reads sails, which is neither a source nor an earlier model",
     ),
-    ("SELECT * FROM m", {}, "model m: its query reads m, which is no source"),
-    ("SELECT * FROM sales WHERE shop = 'q'", {}, "the query of m gives no row"),
+    ("SELECT * FROM m", {}, "model m: its query reads m, which is neither a source"),
+    ("SELECT * FROM sales WHERE shop = 'q'", {}, "the query of m returns no row"),
     (
         "SELECT week FROM sales",
         {},
@@ -121,9 +123,11 @@ def test_columns_of_every_type_come_through(
     runner: InProcessRunner, kind: str, as_key: bool
 ) -> None:
     value = {
-        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week", "BLOB": "'ab'",
+        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week",
+        "BLOB": "'ab'",
         "INTERVAL": "INTERVAL 1 DAY * week",
-        "TIMESTAMP_NS": "TIMESTAMP '2020-01-01 00:00:01'", "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'", "TIME": "TIME '01:02:03'",
+        "TIMESTAMP_NS": "TIMESTAMP '2020-01-01 00:00:01'",
+        "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'", "TIME": "TIME '01:02:03'",
         "MAP(VARCHAR, INTEGER)": "MAP {'a': 1}", "STRUCT(a INTEGER)": "{'a': 1}",
     }.get(kind, "week")  # fmt: skip
     if as_key and kind.startswith(("MAP", "STRUCT", "INTERVAL")):
@@ -186,7 +190,8 @@ def test_a_second_prepare_takes_what_is_there(runner: InProcessRunner) -> None:
     assert run.prepare("m") == run.prepare("m", parts=50)
 
 
-# --- packing -------------------------------------------------------------------------------------------------------------
+# --- packing
+# --------------------------------------------------------------------------------------------------
 
 sizes = st.lists(st.integers(1, 60) | st.integers(1, 5000), min_size=1, max_size=200).map(
     lambda rows: np.array(rows, np.int64)
@@ -240,13 +245,18 @@ def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(runner: InProc
 
 
 def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: Any) -> None:
-    """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that holds them several times."""
+    """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that
+    holds them several times.
+    """
     runner = InProcessRunner(tmp_path, memory=96 * 2**20)
     limit = runner.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0][
         "m"
     ]
     assert limit == "96.0 MiB"
-    many = "SELECT (i * 7919) % 50000 AS shop, i AS week, i * 0.5 AS x, i * 0.25 AS y FROM range(3000000) AS r(i)"
+    many = (
+        "SELECT (i * 7919) % 50000 AS shop, i AS week, i * 0.5 AS x, i * 0.25 AS y FROM "
+        "range(3000000) AS r(i)"
+    )
     runner.warehouse.write(many, "big.parquet")
     query = "SELECT shop, week, sum(x) AS x, sum(y) AS y FROM sales GROUP BY shop, week"
     model = Model("m", unit=("shop",), query=query, work=count)
@@ -288,7 +298,8 @@ def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -
     runner.close()
 
 
-# --- many units ----------------------------------------------------------------------------------------------------------
+# --- many units
+# --------------------------------------------------------------------------------------------------
 
 
 def test_more_units_than_the_memory_holds_are_refused(runner: InProcessRunner) -> None:
@@ -301,8 +312,13 @@ def test_more_units_than_the_memory_holds_are_refused(runner: InProcessRunner) -
 
 
 def test_the_list_of_units_with_long_keys_is_never_held_whole(runner: InProcessRunner) -> None:
-    """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in Arrow's memory at a time."""
-    query = "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) WHERE x = 1"
+    """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in Arrow's memory at a
+    time.
+    """
+    query = (
+        "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) "
+        "WHERE x = 1"
+    )
     run = piece_of(runner, query)
     run.validate()
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())

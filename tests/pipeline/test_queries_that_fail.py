@@ -1,4 +1,6 @@
-"""SQL that fails while it runs, on a value that no check foresees: the error names the query that it is of."""
+"""SQL that fails while it runs, on a value that no check foresees: the error names the query that
+it is of.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Publication: a release is whole, versioned, made once, and the pointer moves at once, forward and back."""
+"""Publication: a release is whole, versioned, made once, and the pointer moves at once, forward and
+back.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,8 @@ def test_a_release_has_its_files_with_their_sums_in_the_order_of_the_query(
 
 def test_versions_count_up_and_publishing_again_makes_none(runner: InProcessRunner) -> None:
     first, second = run_job(runner, "versions"), run_job(runner, "versions")
-    assert [first.publish().version, second.publish().version, first.publish().version] == [1, 2, 1]  # type: ignore[union-attr]
+    versions = [run.publish().version for run in (first, second, first)]  # type: ignore[union-attr]
+    assert versions == [1, 2, 1]
     assert [(r.version, r.parent) for r in releases("versions", runner.store)] == [
         (1, None),
         (2, 1),
@@ -173,7 +176,10 @@ def test_the_query_sees_the_run(runner: InProcessRunner) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("SELECT shop FROM prices", r"does not give what Line says\n  price: missing"),
+        (
+            "SELECT shop FROM prices",
+            r"the columns of the query of .* are not those of Line\n  price: missing",
+        ),
         ("SELECT shop, price, 1 AS one FROM prices", r"one: not in the contract"),
         ("SELECT shop, shop AS price FROM prices", r"price: wanted double, found string"),
         ("SELECT shop, prize FROM prices", "the query of table cannot run"),
@@ -194,7 +200,8 @@ def test_rows_that_break_the_contract_are_not_published(runner: InProcessRunner)
     )
     with pytest.raises(
         PublishRefused,
-        match=r"table is not published: its rows break Line\n  shop must not be null: 1 row.*\n  price must be > 0: 1 row",
+        match=r"table is not published: its rows break Line\n"
+        r"  shop must not be null: 1 row.*\n  price must be > 0: 1 row",
     ):
         run.publish()
     assert current_version("broken", runner.store) is None
@@ -260,7 +267,7 @@ def test_a_column_that_is_published_twice_is_refused(
     run = run_job(
         runner, "twice", f"SELECT {columns} FROM prices AS m, run", contract=None, formats=formats
     )
-    with pytest.raises(QueryError, match="gives a column more than once: "):
+    with pytest.raises(QueryError, match="has a column more than once: "):
         run.publish()
     assert current_version("twice", runner.store) is None
 
@@ -275,7 +282,7 @@ def test_a_column_twice_in_a_models_query_or_a_digest_is_refused(runner: InProce
         run.prepare("m")
     run = run_job(runner, "told", summaries={"Most": 'SELECT t.*, t.shop FROM "table" AS t'})
     with pytest.raises(
-        QueryError, match="the summary 'Most' of table gives a column more than once: shop"
+        QueryError, match="the summary 'Most' of table has a column more than once: shop"
     ):
         run.publish()
 

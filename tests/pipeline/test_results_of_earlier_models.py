@@ -1,4 +1,6 @@
-"""What a later model's function is given of an earlier one: its own rows where the key says so, else all of them."""
+"""What a later model's function is given of an earlier one: its own rows where the key says so,
+else all of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.data import upstream_rows as upstream
-from hundredfold.data.upstream_rows import CachedRowGroups, RowsOfUnits
+from hundredfold.data.upstream_rows import Groups, RowsOfUnits
 from hundredfold.errors import HundredfoldError
 from support.in_process import InProcessRun, InProcessRunner
 
@@ -218,7 +220,7 @@ def test_several_rows_want_a_list_or_a_table(runner: InProcessRunner) -> None:
     failures = run_job(runner, two, take_one).failures("price")
     assert len(failures) == 4
     assert (
-        "prior has 2 rows for this unit, and the parameter takes one; annotate it with a table"
+        "prior has 2 rows here, and the parameter takes one; annotate it with a table"
         in failures[0]["message"]
     )
 
@@ -260,7 +262,8 @@ def test_an_annotation_that_is_no_form_of_results_is_told(runner: InProcessRunne
 
     with pytest.raises(
         HundredfoldError,
-        match="a parameter that receives prior is annotated with <class 'complex'>, which is no form of results",
+        match="a parameter that receives prior is annotated with <class 'complex'>, which is no "
+        "form of results",
     ):
         run_job(runner, fit, odd)
 
@@ -291,8 +294,8 @@ def test_each_unit_is_given_the_rows_of_its_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many row groups there are, and however little of them is kept."""
-    monkeypatch.setattr(upstream, "MAX_CACHED_BYTES", kept)
-    monkeypatch.setattr(upstream, "MAX_WINDOW_BYTES", kept)
+    monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
+    monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
     rows = sorted(
         rows, key=lambda row: repr(row[:3])
     )  # as results are: the rows of one key beside each other
@@ -305,7 +308,7 @@ def test_each_unit_is_given_the_rows_of_its_key(
     keys = pa.table(
         [pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"]
     )
-    found = RowsOfUnits(CachedRowGroups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
+    found = RowsOfUnits(Groups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
     for unit in asked.sample(range(len(wanted)), len(wanted)):
         own = found.of(unit)
         expected = [row[3] for row in rows if repr(row[:3]) == repr(wanted[unit])]

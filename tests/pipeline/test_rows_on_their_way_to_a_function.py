@@ -1,4 +1,6 @@
-"""Rows in every form: exact, of types that do not depend on the batch, and a value that a form cannot hold costs one unit."""
+"""Rows in every form: exact, of types that do not depend on the batch, and a value that a form
+cannot hold costs one unit.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(
 
 
 def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
-    """A model whose function takes rows in this form and returns what `tell` says of them, of each unit where it takes many."""
+    """A model whose function takes rows in this form and returns what `tell` says of them, of each
+    unit where it takes many.
+    """
     kinds = {
         "light": Units if many else Unit,
         "dict": dict,
@@ -138,7 +142,10 @@ def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(
 
     model = form(name, False, early)
     first = Model("m", unit=("big",), work=model.work)
-    run = runner.start(Job("two", sources=[Source("rows_in")], models=[first, Model("late", unit=(), query="SELECT 1 AS one", work=late), Model("own", unit=("big",), query="SELECT * FROM rows_in", work=late)], max_failed=1.0), rows_in=rows)  # fmt: skip
+    run = runner.start(Job("two", sources=[Source("rows_in")],
+        models=[first, Model("late", unit=(), query="SELECT "
+    "1 AS one", work=late), Model("own", unit=("big",), query="SELECT * FROM rows_in",
+    work=late)], max_failed=1.0), rows_in=rows)  # fmt: skip
     run.all()
     assert keys.count(LARGE) == 3
     assert run.results("late").to_pylist() == [{"type": "Int64", "sum": LARGE}]
@@ -180,7 +187,11 @@ def test_a_key_beyond_the_year_9999_is_a_key(runner: InProcessRunner) -> None:
         unit=("day",),
         work=lambda unit: {"key": str(unit.key[0]), "x": 1 / (int(unit["x"][0]) - 2)},
     )
-    run = runner.start(Job("one", sources=[Source("rows_in")], models=[model, Model("own", unit=("day",), query="SELECT * FROM rows_in", work=lambda _, m: {"key": m["key"]})], max_failed=1.0), rows_in=rows)  # fmt: skip
+    own = Model(
+        "own", unit=("day",), query="SELECT * FROM rows_in", work=lambda _, m: {"key": m["key"]}
+    )
+    job = Job("one", sources=[Source("rows_in")], models=[model, own], max_failed=1.0)
+    run = runner.start(job, rows_in=rows)
     run.all()
     assert run.results("m").column("key").to_pylist() == [
         "2024-10-04",
@@ -229,14 +240,18 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "double": (st.floats(allow_nan=False), pa.float64()),
     "float": (st.floats(allow_nan=False, width=32), pa.float32()),
     "decimal": (st.decimals(-(10**9), 10**9, places=2), pa.decimal128(20, 2)),
-    "text": (st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3), pa.string()),
+    "text": (st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+        pa.string()),
     "bytes": (st.binary(max_size=3), pa.binary()),
     "day": (st.dates(), pa.date32()),
     "moment": (st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)), pa.timestamp("us")),
     "time": (st.times(), pa.time64("us")),
-    "integers": (st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=3), pa.list_(pa.int64())),
-    "lists": (st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2), pa.list_(pa.list_(pa.int64()))),
-    "struct": (st.fixed_dictionaries({"a": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), "b": st.text("xy", max_size=2)}), pa.struct([("a", pa.int64()), ("b", pa.string())])),
+    "integers": (st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=3),
+        pa.list_(pa.int64())),
+    "lists": (st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2),
+        pa.list_(pa.list_(pa.int64()))),
+    "struct": (st.fixed_dictionaries({"a": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+        "b": st.text("xy", max_size=2)}), pa.struct([("a", pa.int64()), ("b", pa.string())])),
 }  # fmt: skip
 
 
@@ -356,7 +371,8 @@ def test_keys_of_many_units_are_of_their_own_type(runner: InProcessRunner) -> No
 
 
 @pytest.mark.parametrize("column", [
-    pa.array([(1, 2, 3)], pa.month_day_nano_interval()), pa.array([[1]], pa.list_(pa.duration("s"))), pa.array([2**61], pa.timestamp("s")),
+    pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+    pa.array([[1]], pa.list_(pa.duration("s"))), pa.array([2**61], pa.timestamp("s")),
     pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
 ])  # fmt: skip
 def test_a_type_that_cannot_be_kept_is_refused(runner: InProcessRunner, column: pa.Array) -> None:

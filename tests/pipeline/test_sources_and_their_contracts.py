@@ -1,4 +1,6 @@
-"""Sources of every kind against their contracts: what is accepted, what is rejected and why, and that the sums come out even."""
+"""Sources of every kind against their contracts: what is accepted, what is rejected and why, and
+that the sums come out even.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def reasons(run: InProcessRun, source: str) -> list[tuple[int, str]]:
     return [(row["__row"], row["__reason"]) for row in run.rejects(source)]
 
 
-# --- wherever the rows are ---------------------------------------------------------------------------------------------
+# --- wherever the rows are
+# ---------------------------------------------------------------------------------------------
 
 
 def test_frames_in_memory_are_sources(runner: InProcessRunner) -> None:
@@ -106,7 +109,7 @@ def test_files_of_every_kind_are_sources(runner: InProcessRunner, tmp_path: Path
         assert run.accepted("sales") == [GOOD | {"segment": "business"}], path.name
 
 
-def test_a_folder_and_a_glob_are_all_their_files_and_each_counts_its_own_rows(
+def test_a_folder_or_glob_is_all_its_files_and_each_counts_its_own_rows(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for name in ("a", "b", "c"):
@@ -145,7 +148,8 @@ def test_malformed_lines_are_rejected_and_counted_once(
     assert [text[:17] for text in told] == ["malformed line 3:", "malformed line 4:"]
     with pytest.raises(
         ContractError,
-        match=r"2 of 4 rows break its contract.*\n  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)",
+        match=r"2 of 4 rows break its contract.*\n"
+        r"  \(line\)  must have the header's columns  2 rows   first: row 3 \(1.5,business\)",
     ):
         check(runner, Source("sales", Sale), tmp_path / "a.csv")
 
@@ -173,7 +177,8 @@ PLACES = {
     "zero.csv": "sales is empty",
     "head.csv": "sales is empty",
     "bad.jsonl": r"cannot be read as json: line 2 of .*bad\.jsonl is no JSON object: no",
-    "rejects.csv": r"sales has the columns __file, __row, __reason, and columns that begin with __ are ours",
+    "rejects.csv": r"sales has the columns __file, __row, __reason, "
+    r"and columns that begin with __ are ours",
     "rows.csv": r"sales has the columns __row, and columns that begin with __ are ours",
     "bad.parquet": "cannot be read as Parquet",
 }
@@ -258,7 +263,8 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(
         assert run.accepted("s") == [{"x": value}]
 
 
-# --- CSV without a contract ----------------------------------------------------------------------------------------------
+# --- CSV without a contract
+# ----------------------------------------------------------------------------------------------
 
 MOMENT = dt.datetime(2020, 1, 1, 10, tzinfo=dt.UTC)
 SETTLED: list[tuple[list[str], list[Any]]] = [
@@ -316,7 +322,8 @@ def test_the_files_of_one_source_settle_their_types_together(
     assert sorted(row["k"] for row in run.accepted("s")) == ["01", "1"]
 
 
-# --- contracts -----------------------------------------------------------------------------------------------------------
+# --- contracts
+# --------------------------------------------------------------------------------------------------
 
 BROKEN = [
     ({"price": -1.0}, "price must be > 0"),
@@ -378,7 +385,8 @@ def test_a_time_with_an_offset_is_that_moment_in_utc(
         at: dt.datetime
 
     (tmp_path / "a.csv").write_text(
-        "at\n2020-01-01T00:00:00+02:00\n2020-01-01 00:00:00Z\n2020-01-01\n2026-01-01T01:00:00+02:00\n2025-12-31T23:30:00-01:00\n"
+        "at\n2020-01-01T00:00:00+02:00\n2020-01-01 "
+        "00:00:00Z\n2020-01-01\n2026-01-01T01:00:00+02:00\n2025-12-31T23:30:00-01:00\n"
     )
     _, run = check(runner, Source("s", Row, not_future=["at"], max_rejected=1), tmp_path / "a.csv")
     midnight = dt.datetime(2020, 1, 1)
@@ -538,7 +546,8 @@ def test_copies_go_the_latest_stays_and_a_tie_is_rejected(runner: InProcessRunne
 def test_without_latest_all_rows_that_clash_are_rejected(runner: InProcessRunner) -> None:
     with pytest.raises(
         ContractError,
-        match=r"4 of 7 rows .*\n  k  must be unique  4 rows   first: row 1 \(another row has this key\)",
+        match=r"4 of 7 rows .*\n"
+        r"  k  must be unique  4 rows   first: row 1 \(another row has this key\)",
     ):
         check(runner, Source("s", unique=["k"]), KEYED)
 
@@ -585,7 +594,7 @@ def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> No
         ),
         (
             Source("s", latest="k"),
-            "latest: 'k' chooses among rows with one key, and unique names no key",
+            "latest: 'k' chooses among rows with one key, but unique names no key",
         ),
         (
             Source("s", not_future=["k"]),
@@ -594,15 +603,15 @@ def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> No
         (Source("s", not_future=["word"]), "word: string"),
         (
             Source("s", clean={"word": "nope(word)"}),
-            r"s: clean does not run\n  word: nope\(word\): ",
+            r"s: its clean expressions fail\n  word: nope\(word\): ",
         ),
         (
             Source("s", clean={"k": "k + 1", "word": "CAST(word AS INTEGER)"}),
-            r"s: clean does not run\n  word: CAST",
+            r"s: its clean expressions fail\n  word: CAST",
         ),
         (
             Source("s", references={"k": "s.nope"}),
-            r"references name a column that is not there\n  k -> s.nope: s has k, word",
+            r"its references name missing columns\n  k -> s.nope: s has k, word",
         ),
     ]:
         with pytest.raises(SourceError, match=words):
@@ -616,7 +625,7 @@ def test_references_in_a_circle_are_refused(runner: InProcessRunner) -> None:
     run = runner.start(
         Job("two", sources=sources, models=[model]), a=pa.table({"k": [1]}), b=pa.table({"k": [1]})
     )
-    with pytest.raises(JobError, match="sources refer to one another in a circle: a, b"):
+    with pytest.raises(JobError, match="sources refer to one another in a cycle: a, b"):
         run.validate()
 
 
@@ -659,7 +668,7 @@ def test_clean_repairs_before_it_is_checked_and_is_counted(
     ]
 
 
-def test_every_value_that_was_repaired_is_told_also_of_rows_that_go_no_further(
+def test_every_repaired_value_is_reported_also_for_rejected_rows(
     runner: InProcessRunner,
 ) -> None:
     rows = pa.table(
@@ -732,7 +741,8 @@ def test_pydantic_constraints_are_read(runner: InProcessRunner) -> None:
     ]
 
 
-# --- the SQL of every check agrees with Python, row by row ---------------------------------------------------------------
+# --- the SQL of every check agrees with Python, row by row
+# ---------------------------------------------------------------
 
 
 @dataclass

@@ -1,4 +1,6 @@
-"""JSON lines: a value reaches the job with the type that JSON gives it, as Python's own parser reads it, or the source is refused."""
+"""JSON lines: a value reaches the job with the type that JSON gives it, as Python's own parser
+reads it, or the source is refused.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,10 @@ def values(runner: InProcessRunner, written: list[str], *kind: Any) -> list[Any]
 
 
 TEXTS = [
-    "2025-04-03", "03-04-2025", "2020-01-01 10:00:00", "2020-01-01T10:00:00Z", "12:30", "07:05:01", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
-    "192.168.0.1", "::1", "true", "12", "1.10", "1e400", "inf", "NaN", "null", "", " ", "x\u0000y", "\u00e4\u4e2d\U0001f600", '"quoted"', "{}", "[1]", "infinity", "P1D", "20260-01-31",
+    "2025-04-03", "03-04-2025", "2020-01-01 10:00:00", "2020-01-01T10:00:00Z", "12:30", "07:05:01",
+    "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "192.168.0.1", "::1", "true", "12", "1.10", "1e400", "inf", "NaN", "null", "", " ", "x\u0000y",
+    "\u00e4\u4e2d\U0001f600", '"quoted"', "{}", "[1]", "infinity", "P1D", "20260-01-31",
 ]  # fmt: skip
 
 
@@ -117,10 +121,17 @@ def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        (["9007199254740993", "1.5"], "a holds fractions, and a whole number beyond 2.53"), (["1e400", "1"], "a holds a number beyond a double"),
-        (["1" * 39], "a holds a whole number of more than 38 digits"), (['"x"', '{"b": 1}'], "line 2 of .*: a holds objects and texts"), (["[1]", "5"], "a holds lists and numbers"),
-        (['{"b": 1}', '{"b": [1]}'], "line 2 of .*: a.b holds lists and numbers"), (['{"b": 1, "b": 2}'], "twice|duplicate key"), ([r'"\ud800"'], "line 1 of .* holds half of a surrogate"),
-        ([r'"\ud800"', "1"], "line 1 of .* holds half of a surrogate"), (['"x"', '1, "a": 2'], "line 2 of .* names a field twice: a|duplicate key"), (["1", '2, "A": 3'], "several columns named A, a"),
+        (["9007199254740993", "1.5"], "a holds fractions, and a whole number beyond 2.53"),
+        (["1e400", "1"], "a holds a number beyond a double"),
+        (["1" * 39], "a holds a whole number of more than 38 digits"),
+        (['"x"', '{"b": 1}'], "line 2 of .*: a holds objects and texts"),
+        (["[1]", "5"], "a holds lists and numbers"),
+        (['{"b": 1}', '{"b": [1]}'], "line 2 of .*: a.b holds lists and numbers"),
+        (['{"b": 1, "b": 2}'], "twice|duplicate key"),
+        ([r'"\ud800"'], "line 1 of .* holds half of a surrogate"),
+        ([r'"\ud800"', "1"], "line 1 of .* holds half of a surrogate"),
+        (['"x"', '1, "a": 2'], "line 2 of .* names a field twice: a|duplicate key"),
+        (["1", '2, "A": 3'], "several columns named A, a"),
     ],
 )  # fmt: skip
 def test_values_that_no_type_holds_are_refused(
@@ -133,7 +144,8 @@ def test_values_that_no_type_holds_are_refused(
 
 
 @pytest.mark.parametrize(
-    "lines", [['{"a": 1}', "null", '{"a": 2}'], ["5"], ["null"], ['[{"a": 1}, {"a": 2}]'], ['{"a": 1}', "[]"], ['{"a": 1}', '"x"'], ['{"a": 1} {"a": 2}'], ["[", '{"a": 1}', "]"]]
+    "lines", [['{"a": 1}', "null", '{"a": 2}'], ["5"], ["null"], ['[{"a": 1}, {"a": 2}]'],
+        ['{"a": 1}', "[]"], ['{"a": 1}', '"x"'], ['{"a": 1} {"a": 2}'], ["[", '{"a": 1}', "]"]]
 )  # fmt: skip
 def test_a_line_that_is_no_object_is_named(runner: InProcessRunner, lines: list[str]) -> None:
     with pytest.raises(
@@ -143,7 +155,7 @@ def test_a_line_that_is_no_object_is_named(runner: InProcessRunner, lines: list[
     assert "one JSON object a line is wanted" in str(caught.value.hint)
 
 
-def test_a_field_is_null_where_it_is_missing_and_its_type_is_that_of_all_files(
+def test_a_missing_field_is_null_and_its_type_is_that_of_all_files(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     assert read(runner, ['{"a": null, "b": 1}', "{}", '{"a": null}']) == [
@@ -185,7 +197,8 @@ scalars = (
     | st.uuids().map(str)
 )
 columns = st.sampled_from(
-    [st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=6), st.dates().map(str), st.uuids().map(str), st.booleans(), scalars]
+    [st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=6), st.dates().map(str), st.uuids().map(str), st.booleans(), scalars]
 ).flatmap(lambda kind: st.lists(st.none() | kind, min_size=3, max_size=3))  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Values of several kinds in one column, at any depth, in results and in sources in memory: exact, or refused."""
+"""Values of several kinds in one column, at any depth, in results and in sources in memory: exact,
+or refused.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,12 @@ DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)
 AWARE = MOMENT.replace(tzinfo=dt.timezone(dt.timedelta(hours=3)))
 CLOCK = dt.time(1, tzinfo=dt.UTC)
 PAIRS: list[tuple[Any, Any]] = [
-    (DAY, MOMENT), (DAY, pd.Timestamp(MOMENT)), (np.datetime64("2020-01-01"), MOMENT), (MOMENT, AWARE), (dt.time(1), CLOCK), (CLOCK, CLOCK),
-    ("a", b"b"), (True, 1), (1, "x"), (1.5, Decimal(1)), (DAY, "2020-01-01"), (2**60 + 1, 1.5), (-1, 2**63), (2**64, 1), (1j, 1j),
-    (Fraction(1, 2), Fraction(1, 3)), (pd.Interval(0, 1), pd.Interval(0, 1, "left")), (pd.Period("2020-01"), None), (object(), None),
+    (DAY, MOMENT), (DAY, pd.Timestamp(MOMENT)), (np.datetime64("2020-01-01"), MOMENT),
+    (MOMENT, AWARE), (dt.time(1), CLOCK), (CLOCK, CLOCK),
+    ("a", b"b"), (True, 1), (1, "x"), (1.5, Decimal(1)), (DAY, "2020-01-01"), (2**60 + 1, 1.5),
+    (-1, 2**63), (2**64, 1), (1j, 1j),
+    (Fraction(1, 2), Fraction(1, 3)), (pd.Interval(0, 1), pd.Interval(0, 1, "left")),
+    (pd.Period("2020-01"), None), (object(), None),
 ]  # fmt: skip
 SHAPES: dict[str, Callable[[Any, Any], list[Any]]] = {
     "alone": lambda a, b: [a, b],
@@ -75,13 +80,17 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(
 
 
 PLAIN: list[Any] = [
-    [1, None, 2], [1, 2.5], ["a", None, float("nan")], [pd.NA, "x"], [pd.NaT, DAY], [True, None], [Decimal("1.5"), 1], [b"x"], [None],
-    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []], [{"a": 1}, {"b": 2}], [frozenset({2, 1})], [range(2)], [{2, 1}], [2**63],
+    [1, None, 2], [1, 2.5], ["a", None, float("nan")], [pd.NA, "x"], [pd.NaT, DAY], [True, None],
+    [Decimal("1.5"), 1], [b"x"], [None],
+    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []], [{"a": 1}, {"b": 2}],
+    [frozenset({2, 1})], [range(2)], [{2, 1}], [2**63],
     [dt.time(1)], [np.int64(1), np.float32(0.5)],
 ]  # fmt: skip
 WANTED: list[Any] = [
-    [1, None, 2], [1.0, 2.5], ["a", None, None], [None, "x"], [None, DAY], [True, None], [Decimal("1.5"), Decimal("1.0")], [b"x"], [None],
-    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []], [{"a": 1, "b": None}, {"a": None, "b": 2}], [[1, 2]], [[0, 1]], [[1, 2]],
+    [1, None, 2], [1.0, 2.5], ["a", None, None], [None, "x"], [None, DAY], [True, None],
+    [Decimal("1.5"), Decimal("1.0")], [b"x"], [None],
+    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []],
+    [{"a": 1, "b": None}, {"a": None, "b": 2}], [[1, 2]], [[0, 1]], [[1, 2]],
     [2**63], [dt.time(1)], [1.0, 0.5],
 ]  # fmt: skip
 
@@ -134,7 +143,8 @@ def test_a_named_index_is_a_column_of_the_source() -> None:
 
 def test_an_enum_is_its_value_and_a_list_in_itself_is_refused() -> None:
     colour = enum.Enum("Colour", {"RED": 1})
-    assert as_table("s", with_objects([colour.RED])).column("v").to_pylist() == [1]  # type: ignore[attr-defined]
+    red = colour["RED"]
+    assert as_table("s", with_objects([red])).column("v").to_pylist() == [1]
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(SourceError, match="v holds"):
@@ -197,7 +207,9 @@ MICROS = [1, 3, 2, 1_000_000, 5_000]
 
 
 def spans(runner: InProcessRunner, values: list[Any]) -> Any:
-    """A run whose first model returns durations, alone and in a list, and whose second one is given them by SQL."""
+    """A run whose first model returns durations, alone and in a list, and whose second one is given
+    them by SQL.
+    """
     models = [
         Model(
             "m",

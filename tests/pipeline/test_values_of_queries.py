@@ -1,4 +1,6 @@
-"""Values of SQL's own types on their way to functions and releases: exact, as a documented form, or refused with the column."""
+"""Values of SQL's own types on their way to functions and releases: exact, as a documented form, or
+refused with the column.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def test_a_type_that_would_come_out_as_another_is_refused(
         run = runner.start(job(value, publish=publish), s=ROWS)
         with pytest.raises(
             QueryError,
-            match=rf"column v is of type {kind}.*, which would come out as another value",
+            match=rf"column v is of type {kind}.*, which would become another value",
         ) as told:
             run.all().publish()
         assert publish is False or "write " in str(told.value.hint)
@@ -79,7 +81,7 @@ def test_a_type_that_would_come_out_as_another_is_refused(
 def test_a_date_of_infinity_is_not_published(runner: InProcessRunner, value: str) -> None:
     with pytest.raises(
         PublishRefused,
-        match=r"table\.parquet is not published: its query gives dates of infinity in v",
+        match=r"table\.parquet is not published: its query returns infinite dates in v",
     ):
         runner.start(job(value, publish=True), s=ROWS).all().publish()
 

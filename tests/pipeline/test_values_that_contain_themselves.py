@@ -1,4 +1,6 @@
-"""Values in values: as deep as Arrow can go, and no deeper, since its recursion would end the process."""
+"""Values in values: as deep as Arrow can go, and no deeper, since its recursion would end the
+process.
+"""
 
 from __future__ import annotations
 

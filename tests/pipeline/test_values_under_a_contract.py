@@ -1,4 +1,6 @@
-"""What a contract accepts has exactly the value that was written: numbers, dates and times, as text and in columns that have types."""
+"""What a contract accepts has exactly the value that was written: numbers, dates and times, as text
+and in columns that have types.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def accepted(runner: InProcessRunner, kind: Any, place: Any) -> dict[int, Any]:
 
 
 def of_texts(runner: InProcessRunner, kind: Any, texts: list[str], form: str = "csv") -> list[Any]:
-    """What a contract makes of each text, written as CSV or as a text in JSON lines; None where it is rejected."""
+    """What a contract makes of each text, written as CSV or as a text in JSON lines; None where it
+    is rejected.
+    """
     path = runner.store.path(f"texts/{uuid4().hex}.{form}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "csv":
@@ -66,19 +70,26 @@ def of_column(runner: InProcessRunner, kind: Any, values: pa.Array) -> list[Any]
 # ---- numbers as text
 
 ODD = [
-    "inf", "-inf", "Infinity", "nan", "NaN", "1e400", "-1e400", "1e-400", "0x10", "0b11", "1_000", "1,5", "１２", "٣", "1e", "e5", "--1", "1.5.2", "+ 1", "$5", "5%", "1 000",
-    "true", "1f", "1d", "\u00a07", "9223372036854775808", "9007199254740993.4", "1125899906842623.04", "7.00000000000000000001", ".", "+", "-", "1.0_0", "1e1_0",
-    "0x", "1e99999", "12345678901234567890123456789012345678901", "1٫5", "²", "NULL", "None", "1e5.5", "٠", "0o7", "1'000", "1/2", "∞", "-nan", "+inf",
+    "inf", "-inf", "Infinity", "nan", "NaN", "1e400", "-1e400", "1e-400", "0x10", "0b11", "1_000",
+    "1,5", "１２", "٣", "1e", "e5", "--1", "1.5.2", "+ 1", "$5", "5%", "1 000",
+    "true", "1f", "1d", "\u00a07", "9223372036854775808", "9007199254740993.4",
+    "1125899906842623.04", "7.00000000000000000001", ".", "+", "-", "1.0_0", "1e1_0",
+    "0x", "1e99999", "12345678901234567890123456789012345678901", "1٫5", "²", "NULL", "None",
+    "1e5.5", "٠", "0o7", "1'000", "1/2", "∞", "-nan", "+inf",
 ]  # fmt: skip
 FINE = [
-    "7", " 7 ", "\t7", "+7", "-7", "007", "7.0", "7.", ".5", "0.5", "-0", "-0.0", "1e3", "1E3", "1.5e1", "15e-1", "150e-1", "9007199254740993", "9223372036854775807", "-9223372036854775808",
-    "9007199254740993.0", "1e18", "1.23456789012345e+18", "0.1000000000000000055511151231257827", "1e22", "1e308", "5e-324", "0e999", "0.000000001", "1.10", "123456789012345.678",
+    "7", " 7 ", "\t7", "+7", "-7", "007", "7.0", "7.", ".5", "0.5", "-0", "-0.0", "1e3", "1E3",
+    "1.5e1", "15e-1", "150e-1", "9007199254740993", "9223372036854775807", "-9223372036854775808",
+    "9007199254740993.0", "1e18", "1.23456789012345e+18", "0.1000000000000000055511151231257827",
+    "1e22", "1e308", "5e-324", "0e999", "0.000000001", "1.10", "123456789012345.678",
 ]  # fmt: skip
 digits = st.text("0123456789", min_size=1, max_size=22)
 numeral = st.builds(
     lambda sign, whole, point, part, power: f"{sign}{whole}{point}{part}{power}",
-    st.sampled_from(["", "", "-", "+"]), digits | st.just(""), st.sampled_from(["", ".", "_", ","]), digits | st.just(""),
-    st.sampled_from(["", "", ""]) | st.integers(-30, 30).map(lambda n: f"e{n}") | st.integers(0, 20).map(lambda n: f"E+{n}"),
+    st.sampled_from(["", "", "-", "+"]), digits | st.just(""), st.sampled_from(["", ".", "_", ","]),
+    digits | st.just(""),
+    st.sampled_from(["", "", ""]) | st.integers(-30, 30).map(lambda n: f"e{n}") | st.integers(0,
+        20).map(lambda n: f"E+{n}"),
 )  # fmt: skip
 wild = st.text("0123456789.eE+-_xXinfa, ", min_size=1, max_size=9)
 texts = st.lists(
@@ -255,19 +266,28 @@ def test_lists_of_numbers_become_others_only_without_loss(runner: InProcessRunne
 # ---- dates and times
 
 DAYS = {
-    "2020-01-31": dt.date(2020, 1, 31), "2020-1-3": dt.date(2020, 1, 3), "9999-12-31": dt.date(9999, 12, 31), "0001-01-01": dt.date(1, 1, 1), "infinity": None,
-    "-infinity": None, "20260-01-31": None, "0000-00-00": None, "0000-01-01": None, "0044-03-15 (BC)": None, "-2020-01-01": None, "290000-01-01": None, "10000-01-01": None,
-    "2025-02-30": None, "2020-01-01 24:00:00": None, "2020-01-01 10:00": None, "2020-01-01 00:00:00": dt.date(2020, 1, 1), "epoch1": None, "today": None,
+    "2020-01-31": dt.date(2020, 1, 31), "2020-1-3": dt.date(2020, 1, 3),
+    "9999-12-31": dt.date(9999, 12, 31), "0001-01-01": dt.date(1, 1, 1), "infinity": None,
+    "-infinity": None, "20260-01-31": None, "0000-00-00": None, "0000-01-01": None,
+    "0044-03-15 (BC)": None, "-2020-01-01": None, "290000-01-01": None, "10000-01-01": None,
+    "2025-02-30": None, "2020-01-01 24:00:00": None, "2020-01-01 10:00": None,
+    "2020-01-01 00:00:00": dt.date(2020, 1, 1), "epoch1": None, "today": None,
 }  # fmt: skip
 TIMES = {
-    "2020-01-31 10:00": dt.datetime(2020, 1, 31, 10), "2020-01-31": dt.datetime(2020, 1, 31), "infinity": None, "-infinity": None, "20260-01-31 10:00": None, "0000-01-01 00:00": None,
-    "0044-03-15 (BC) 10:00:00": None, "2020-01-01 24:00:00": None, "2020-01-01T24:00": None, "2020-01-01 23:59:60": None, "9999-12-31 23:59:59.999999": dt.datetime.max,
-    "9999-12-31T23:00:00-05:00": None, "0001-01-01T00:00:00+14:00": None, "2020-01-01 10:00:00.1234567": None, "2020-01-01 10:00:00.1234560": dt.datetime(2020, 1, 1, 10, 0, 0, 123456),
+    "2020-01-31 10:00": dt.datetime(2020, 1, 31, 10), "2020-01-31": dt.datetime(2020, 1, 31),
+    "infinity": None, "-infinity": None, "20260-01-31 10:00": None, "0000-01-01 00:00": None,
+    "0044-03-15 (BC) 10:00:00": None, "2020-01-01 24:00:00": None, "2020-01-01T24:00": None,
+    "2020-01-01 23:59:60": None, "9999-12-31 23:59:59.999999": dt.datetime.max,
+    "9999-12-31T23:00:00-05:00": None, "0001-01-01T00:00:00+14:00": None,
+    "2020-01-01 10:00:00.1234567": None,
+    "2020-01-01 10:00:00.1234560": dt.datetime(2020, 1, 1, 10, 0, 0, 123456),
     "290000-01-01": None, "0000-00-00 00:00:00": None,
 }  # fmt: skip
 CLOCKS = {
-    "12:30": dt.time(12, 30), "07:05:09.5": dt.time(7, 5, 9, 500000), "24:00": None, "24:00:00": None, "23:59:60": None, "12:30:00.1234567": None, "12:30:00+02": None,
-    "12:30:00.1234560": dt.time(12, 30, 0, 123456), "2020-01-01 12:30": None, "12:30 PM": None, "5": None, "-1:00": None, "epoch": None, "25:00": None, "12:60": None, "7:5": dt.time(7, 5),
+    "12:30": dt.time(12, 30), "07:05:09.5": dt.time(7, 5, 9, 500000), "24:00": None,
+    "24:00:00": None, "23:59:60": None, "12:30:00.1234567": None, "12:30:00+02": None,
+    "12:30:00.1234560": dt.time(12, 30, 0, 123456), "2020-01-01 12:30": None, "12:30 PM": None,
+    "5": None, "-1:00": None, "epoch": None, "25:00": None, "12:60": None, "7:5": dt.time(7, 5),
 }  # fmt: skip
 
 
@@ -332,7 +352,7 @@ def test_the_reason_names_what_a_date_must_be(runner: InProcessRunner, tmp_path:
         "0001-01-01T00:00:00+14:00",
     ],
 )
-def test_without_a_contract_a_column_with_a_date_that_python_lacks_stays_text(
+def test_without_a_contract_dates_that_python_lacks_stay_text(
     runner: InProcessRunner, tmp_path: Path, text: str
 ) -> None:
     plain = "2020-01-31" if len(text) < 16 else f"2020-01-31 10:00:00{text[19:]}"

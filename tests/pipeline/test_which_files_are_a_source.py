@@ -1,4 +1,6 @@
-"""Which files of a folder are data: hidden names, tables of other formats, links, files without a byte."""
+"""Which files of a folder are data: hidden names, tables of other formats, links, files without a
+byte.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,11 @@ def found(root: Path, place: str = "") -> list[str]:
 
 
 HIDDEN = [
-    "_temporary/0/part-0.csv", "_temporary/0/k=1/part-0.csv", ".ipynb_checkpoints/sales-checkpoint.csv", "day=1/_temporary/x.csv", "__MACOSX/x.csv", "._sales.csv",
-    "_x=1.csv", ".x.csv.crc", "_SUCCESS", "x.csv._COPYING_", "deep/.git/x.csv", "x.csv.bak", "x.csv~", "notes.md",
+    "_temporary/0/part-0.csv", "_temporary/0/k=1/part-0.csv",
+    ".ipynb_checkpoints/sales-checkpoint.csv", "day=1/_temporary/x.csv", "__MACOSX/x.csv",
+    "._sales.csv",
+    "_x=1.csv", ".x.csv.crc", "_SUCCESS", "x.csv._COPYING_", "deep/.git/x.csv", "x.csv.bak",
+    "x.csv~", "notes.md",
 ]  # fmt: skip
 
 
@@ -232,8 +237,10 @@ def test_a_walk_on_a_disk_leads_to_all_that_a_pattern_finds(names: list[str], pa
 @pytest.mark.parametrize(
     ("folders", "values"),
     [
-        (["k=1", "j=a b"], {"k": "1", "j": "a b"}), (["k=a%20b%2Fc%3D%25"], {"k": "a b/c=%"}), (["k=1+1"], {"k": "1+1"}), (["k=a=b"], {"k": "a=b"}),
-        (["k=__HIVE_DEFAULT_PARTITION__"], {"k": None}), (["k=01"], {"k": "01"}), (["a", "k=1", "b"], {"k": "1"}), (["=1"], {}), (["k=50%"], {"k": "50%"}),
+        (["k=1", "j=a b"], {"k": "1", "j": "a b"}), (["k=a%20b%2Fc%3D%25"], {"k": "a b/c=%"}),
+        (["k=1+1"], {"k": "1+1"}), (["k=a=b"], {"k": "a=b"}),
+        (["k=__HIVE_DEFAULT_PARTITION__"], {"k": None}), (["k=01"], {"k": "01"}),
+        (["a", "k=1", "b"], {"k": "1"}), (["=1"], {}), (["k=50%"], {"k": "50%"}),
         (["my%20key=1"], {"my key": "1"}), (["k=%C3%A4"], {"k": "ä"}),
     ],
 )  # fmt: skip
@@ -315,12 +322,16 @@ def test_a_column_with_another_value_than_its_folder_is_refused(
     same = runner.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
     same.validate()
     assert [row["p"] for row in same.accepted("sales")] == ["01"]
-    with pytest.raises(SourceError, match=r"lies in a folder p=2, and its own column P holds 1"):
+    with pytest.raises(
+        SourceError, match=r"is in a folder p=2, and its own column P has the value 1"
+    ):
         runner.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
 
 
 def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
-    """Files in folders year=..., of which some have a column of that name: `own` gives each folder's value, None where the file has none."""
+    """Files in folders year=..., of which some have a column of that name: `own` gives each
+    folder's value, None where the file has none.
+    """
     for number, (year, value) in enumerate(own.items()):
         path = root / f"year={year}" / f"x.{form}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -367,7 +378,7 @@ def test_an_own_key_column_of_nulls_is_another_value(
 ) -> None:
     place = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
     with pytest.raises(
-        SourceError, match="lies in a folder year=2021, and its own column year holds None"
+        SourceError, match="is in a folder year=2021, and its own column year has the value None"
     ):
         runner.source(Source("sales"), place).validate()
 
@@ -379,7 +390,7 @@ def test_a_folders_value_that_no_column_can_hold_is_refused(
     place = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
     with pytest.raises(
         SourceError,
-        match="lies in a folder year=x, and other files have a column year of type BIGINT",
+        match="is in a folder year=x, and other files have a column year of type BIGINT",
     ):
         runner.source(Source("sales"), place).validate()
 

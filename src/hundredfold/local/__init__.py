@@ -1,3 +1,3 @@
-"""This machine: files in a folder, SQLite for the queue and the ledger, DuckDB for SQL, one worker
-process per core.
+"""The local backend: files in a folder, SQLite for queue and ledger, DuckDB for SQL, worker
+processes.
 """

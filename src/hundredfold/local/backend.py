@@ -1,6 +1,4 @@
-"""What a person does with runs on this machine, one verb a function: run, resume, retry, publish,
-cancel, rollback.
-"""
+"""The local backend: run, resume, retry, publish and cancel on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 
@@ -19,7 +17,8 @@ from ..job import Job, Layout
 from ..paths import expand_user
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validate import move_source
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, SourcePlace
+from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
@@ -49,33 +48,33 @@ from .restore import note_recomputed, restore
 from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"
-IN_MEMORY = "(in memory)"  # the place of a source that came as a table
+IN_MEMORY = "(in memory)"  # the recorded place of a source that was passed as a table
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBackend:
-    """Runs in worker processes of this machine, kept in the folder `home`."""
+    """Runs in local worker processes, kept in the folder `home`."""
 
     home: str | Path = DEFAULT_HOME
 
-    fixed: ClassVar[str] = "mended"
+    fixed: ClassVar[str] = "fixed"
     watch_options: ClassVar[Sequence[str]] = ()
 
     @property
     def cli_options(self) -> list[str]:
-        """The options of a command that name this backend and its home again."""
+        """The options of a command that select this backend and its home."""
         return ["--home", str(self.home)] if str(self.home) != DEFAULT_HOME else []
 
     def caller(self) -> str:
-        """No other identity than the operating system's."""
+        """Return "": only the operating system knows the user."""
         return ""
 
     def prestart(self) -> None:
-        """Let the fork server start while the rest is imported."""
+        """Start the fork server while the rest is imported."""
         prestart_forkserver()
 
     def open_home(self, job: str | None = None) -> Home:  # noqa: ARG002  # a folder keeps the runs of every job
-        """The runs of the folder, which must be there."""
+        """Return the home, which must exist."""
         return Home(self.home, make=False)
 
     def run(
@@ -89,7 +88,7 @@ class LocalBackend:
         if arguments.batches is not None or not arguments.wait:
             raise UsageError(
                 "--batches and --detach are for --backend aws",
-                hint="on this machine, --workers decides, and a run is its process",
+                hint="locally, --workers sets the parallelism, and a run ends with its process",
             )
         check_arguments(
             job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed
@@ -111,7 +110,7 @@ class LocalBackend:
         job: Job | None = None,
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
-        """Go on with a run; what is done is kept."""
+        """Resume a run; finished work is kept."""
         there, record, job, resources = self._open(run_id, job, arguments)
         event = resume_event(there, record, job)
         after(record.state, event, record.id)
@@ -133,7 +132,7 @@ class LocalBackend:
         *,
         job: Job | None = None,
     ) -> Run:
-        """Do the failed and crashed units again, and what builds on them."""
+        """Do failed and crashed units and their dependent models again."""
         there, record, job, resources = self._open(run_id, job, arguments)
         after(record.state, Event.RETRY, record.id)
         code = check_code(there, record, job, "retry", arguments.accept_new_code)
@@ -152,12 +151,12 @@ class LocalBackend:
         *,
         job: Job | None = None,
     ) -> Run:
-        """Go on with a run that its limits held back."""
+        """Continue a run that was held back by its limits."""
         there, record, job, resources = self._open(run_id, job, arguments)
         if record.state is not State.HELD:
             raise StateError(
-                f"run {record.id} is {record.state.value}, and only a run that is held back waits "
-                "to be published",
+                f"run {record.id} is {record.state.value}, and only a run that is held back can "
+                "be published",
                 hint=f"hundredfold status {record.id}",
             )
         code = check_code(there, record, job, "publish", arguments.accept_new_code)
@@ -174,18 +173,18 @@ class LocalBackend:
         """End a run for good; its driver stops within a second."""
         there = self.open_home()
         return there.ledger.move(
-            find_run(there, run_id).id, Event.CANCEL, reason="cancelled by hand"
+            find_run(there, run_id).id, Event.CANCEL, reason="cancelled by a user"
         )
 
-    def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # a port says what it is called with
-        """Raise UsageError: a run of this machine is the process that started it."""
+    def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # the port has it
+        """Raise UsageError: a local run is the process that started it."""
         raise UsageError(
             "--watch is for --backend aws",
-            hint="a run on this machine is watched where it was started",
+            hint="a local run is watched where it was started",
         )
 
     def interruption(self, run_id: str) -> Interruption:
-        """The run stopped with its process."""
+        """Return the message for a run that stopped with its process."""
         return Interruption("stopped: nothing is lost", [("resume", run_id)])
 
     def _open(
@@ -205,33 +204,31 @@ class LocalBackend:
 
 
 def resume_event(home: Home, record: Record, job: Job) -> Event:
-    """Return the event that lets a run go on; files of a run that is done are forgotten where they
-    are damaged.
-    """
+    """Return the event that resumes a run; of a run that is done, delete damaged files first."""
     if record.state is not State.DONE:
         return Event.START
     with home.lock(record.id):
         found = restore(record, job, home.store)
     if not found:
-        return Event.START  # which says that it is done
+        return Event.START  # which is refused: the run is done
     note_recomputed(home.ledger, record.id, found)
     return Event.RESTORE
 
 
 def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str | Path]) -> None:
-    """Record where the files of sources are now.
+    """Record the new places of the files of sources.
 
-    Raises: SourceError, UsageError for what they cannot be.
+    Raises: SourceError or UsageError for a place that cannot be used.
     """
     now = dict(record.source_addresses)
     for name, place in sources.items():
         job.source(name)
         if now[name] == IN_MEMORY or not isinstance(place, str | Path):
             raise UsageError(
-                f"the source {name} is a table, and a table has no place",
+                f"the source {name} is a table, and a table has no file",
                 hint="its rows are kept with the run: leave it out",
             )
-        now[name] = _source_place(name, place, name_given=True)
+        now[name] = str(_source_place(name, place, name_given=True))
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
             move_source(name, fingerprints(files.paths), pattern, Layout(record.id), home.store)
@@ -246,56 +243,38 @@ def create_run(
     arguments: RunArguments,
     code: JobCode | None = None,
 ) -> str:
-    """Record a new run, and keep what a later process needs to go on with it: the job, and sources
-    that are only in memory.
+    """Record a new run and return its id; keep the job and in-memory sources for later
+    processes.
     """
     as_of, run_id, max_rejected = arguments.as_of, arguments.run_id, arguments.max_rejected
     now = dt.datetime.now(dt.UTC)
-    begun = _after_all_runs(now, home)
-    run = check_run_id(run_id) if run_id is not None else new_run_id(begun)
-    layout = Layout(run)
+    created = _after_all_runs(now, home)
+    run = check_run_id(run_id) if run_id is not None else new_run_id(created)
     check_names(job, sources, max_rejected)
-    places = {
-        source.name: _source_place(
-            source.name, sources.get(source.name, source.path), name_given=source.name in sources
-        )
-        for source in job.sources
-    }
     check_declared(job)
-    for name, place in places.items():
-        if isinstance(place, str):
-            find_files(
-                name, place, job.folder or Path()
-            )  # a path that leads nowhere is found before the run is recorded
-    stamp = (
-        parse_as_of(as_of)
+    places = _checked_places(job, sources)
+    stamp = created.isoformat(timespec="milliseconds")
+    options: RunOptions = {
+        "workers": arguments.workers,
+        "memory": arguments.memory,
+        "as_of": parse_as_of(as_of)
         if as_of is not None
-        else now.replace(tzinfo=None, microsecond=0).isoformat(" ")
-    )
-    kept = {
-        name: IN_MEMORY if not isinstance(place, str) else place for name, place in places.items()
+        else now.replace(tzinfo=None, microsecond=0).isoformat(" "),
+        "sources": {
+            name: place if isinstance(place, str) else IN_MEMORY for name, place in places.items()
+        },
+        "folder": str(job.folder),
+        "max_rejected": dict(max_rejected),
+        "max_failed": arguments.max_failed,
+        "attempt": 1,
     }
-    record = Record(
-        run, job.name, ref, State.NEW, "new", begun.isoformat(timespec="milliseconds"), begun.isoformat(timespec="milliseconds"),
-        options={"workers": arguments.workers, "memory": arguments.memory, "as_of": stamp, "sources": kept, "folder": str(job.folder), "max_rejected": dict(max_rejected), "max_failed": arguments.max_failed, "attempt": 1},
-    )  # fmt: skip
-    kept_job = pickle_job(job)
+    pickled = pickle_job(job)
+    record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
     home.ledger.create(record)
     try:
-        for name, place in places.items():
-            if not isinstance(place, str):
-                with home.store.writing(layout.staged(name)) as path:
-                    pq.write_table(as_table(name, place), path)
-        staged = {
-            key: checksum_of(home.store, key)
-            for name in places
-            if kept[name] == IN_MEMORY
-            for key in (layout.staged(name),)
-        }
-        if staged:
-            record = home.ledger.note(run, options={"staged": staged})
+        record = _keep_tables(home, record, places)
         write_record(record, [model.name for model in job.models], home.store)
-        put_sealed(home.store, layout.job(), kept_job)
+        put_sealed(home.store, Layout(run).job(), pickled)
         if code is not None:
             keep_code(home, record, code)
     except Exception as error:
@@ -304,9 +283,37 @@ def create_run(
     return run
 
 
+def _checked_places(job: Job, sources: Mapping[str, object]) -> dict[str, SourcePlace]:
+    """Return the place of each source. Raises: SourceError for an invalid path."""
+    places = {
+        source.name: _source_place(
+            source.name, sources.get(source.name, source.path), name_given=source.name in sources
+        )
+        for source in job.sources
+    }
+    for name, place in places.items():
+        if isinstance(place, str):
+            find_files(name, place, job.folder or Path())
+    return places
+
+
+def _keep_tables(home: Home, record: Record, places: Mapping[str, SourcePlace]) -> Record:
+    """Write the sources that are in memory as files, and record their checksums."""
+    staged: dict[str, str] = {}
+    for name, place in places.items():
+        if not isinstance(place, str):
+            key = Layout(record.id).staged(name)
+            with home.store.writing(key) as path:
+                pq.write_table(as_table(name, place), path)
+            staged[key] = checksum_of(home.store, key)
+    return home.ledger.note(record.id, options={"staged": staged}) if staged else record
+
+
 def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
-    """Now; or just after the newest run's beginning, where the clock was set back since: the newest
-    run must stay the newest.
+    """Return the present time, or just after the newest run's start if the clock was set back
+    since.
+
+    The newest run must have the latest time.
     """
     for record in home.ledger.runs()[:1]:
         with suppress(ValueError):
@@ -324,7 +331,7 @@ def execute(
     code: JobCode | None = None,
     pool_factory: Callable[..., WorkerPool] = WorkerPool,
 ) -> Run:
-    """Walk a run to its end, as its only driver."""
+    """Execute a run to its end, as its only driver."""
     with home.lock(run):
         record = home.ledger.move(run, event)
         try:
@@ -347,9 +354,9 @@ def _make_runner(
     callbacks: RunCallbacks,
     code: JobCode | None,
 ) -> LocalRunner:
-    """Prepare everything that a drive needs.
+    """Return the runner of a run.
 
-    DamagedFile if a source that came as a table is not what was kept of it.
+    Raises: DamagedFile if the kept rows of an in-memory source have changed.
     """
     discard(home, record)
     callbacks.run_started(record.id)
@@ -371,12 +378,12 @@ def _make_runner(
     )
 
 
-def _source_place(name: str, place: object, name_given: bool) -> Any:
-    """A path made absolute where it came from the caller; a table as it is."""
+def _source_place(name: str, place: object, name_given: bool) -> SourcePlace:
+    """Return a path made absolute if the caller passed it, or the rows of a table."""
     if place is None:
         raise SourceError(
-            f"the source {name} has no place",
-            hint=f"name it: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
+            f"the source {name} has no path",
+            hint=f"name its path: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
         )
     if not isinstance(place, str | Path):
         return as_table(name, place)
@@ -385,7 +392,7 @@ def _source_place(name: str, place: object, name_given: bool) -> Any:
 
 
 def _job_or_failed(home: Home, record: Record) -> Job:
-    """Return the job of a run; where its file is damaged, a run that nobody drives is failed."""
+    """Return the job of a run; if its file is damaged, fail a run that no driver works on."""
     try:
         return job_of(home, record)
     except DamagedFile as damage:

@@ -27,37 +27,37 @@ from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix, etag_o
 
 READ_BYTES = 2**22
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-MAX_OPEN_FILES = 200  # so many batch files are kept open at once
+MAX_OPEN_FILES = 200  # files of batches
+# some network file systems cannot sync a folder, and do not need to
 NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.ENOTSUP,
-}  # some network file systems cannot sync a folder, and need not
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FileStore:
-    """A Store in a local folder, which is made with the first object.
+    """A Store in a local folder, which is created with its first object.
 
-    Unlike in an object store, a key cannot lie below another object's key ("a" and "a/b"). On
-    Windows an object cannot be replaced or removed while somebody still holds the buffer that `get`
-    gave.
+    Unlike in an object store, a key cannot be below another object's key ("a" and "a/b"). On
+    Windows an object cannot be replaced or removed while a buffer that `get` returned is in use.
     """
 
     root: Path
-    made: bool = (
-        False  # its folder was made before, and is not made again where somebody removed it
-    )
+    # the folder existed before, and is not created again if it was removed
+    made: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root).absolute())
 
     def path(self, key: str) -> Path:
-        """The file in which the object of that key lies, or would lie."""
+        """Return the file of the object with that key, whether it exists or not."""
         return self.root / checked_key(key)
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole or not at all, durable when the call returns; HomeError if there is no room
-        or no permission.
+        """Write an object whole or not at all; it is durable when the call returns.
+
+        Raises: HomeError if there is no space or no permission.
         """
         path, content = self.path(key), memoryview(data)
         half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
@@ -89,15 +89,15 @@ class FileStore:
             return True
 
     def make(self, folder: Path) -> None:
-        """Make a folder of the store. HomeError where the store's own is gone."""
+        """Create a folder of the store. Raises: HomeError if the store's own folder is missing."""
         if self.made and not self.root.is_dir():
             raise home_gone_error(self.root)
         _make_folders(folder)
 
     def get(self, key: str) -> pa.Buffer:
-        """The file's bytes, mapped and not copied; KeyError if there is none.
+        """Return the bytes of an object, mapped and not copied. Raises: KeyError if there is none.
 
-        They stay as they are when it is replaced.
+        They do not change when the object is replaced.
         """
         path = self.path(key)
         try:
@@ -116,8 +116,9 @@ class FileStore:
         return found, etag_of(found)
 
     def parts(self, key: str) -> Iterator[bytes]:
-        """The file's bytes in order, a few megabytes at a time, read and not mapped: a mapped file
-        counts as memory of the process.
+        """Yield the bytes of an object in order, a few megabytes at a time.
+
+        They are read and not mapped: a mapped file counts as memory of the process.
         """
         path = self.path(key)
         try:
@@ -132,11 +133,13 @@ class FileStore:
             raise home_error(error, path, "read") from error
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
+        """Yield the keys below a prefix that ends with '/', in order; all keys for the prefix
+        ''.
+        """
         return _keys_below(self.root / checked_prefix(prefix), prefix)
 
     def delete(self, prefix: str) -> None:
-        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+        """Delete the object of that key and all objects below `prefix/`; there may be none."""
         path = self.path(prefix.removesuffix("/"))
         try:
             _remove(path)
@@ -146,13 +149,15 @@ class FileStore:
             raise home_error(error, path, "removed") from error
 
     def where(self, key: str) -> str:
-        """How a person finds the object of that key."""
+        """Return the path of an object, for people."""
         return str(self.path(key))
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to; it becomes the object when the block ends, whole and durable, and
-        nothing if it raises.
+        """Return a path to write to, which becomes the object when the block ends, whole and
+        durable.
+
+        If the block raises, there is no object.
         """
         path = self.path(key)
         half = path.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
@@ -168,9 +173,9 @@ class FileStore:
             _remove_half_written(half)
 
     def append_files(self, prefix: str) -> LocalAppendFiles:
-        """Return files below a prefix that can be appended to; durable after `sync`.
+        """Return files below a prefix that can be appended to; they are durable after `sync`.
 
-        A crash leaves partial files: readers trust them only after a later object commits them.
+        A crash leaves partial files: readers trust them only once a later object commits them.
         """
         return LocalAppendFiles(self.path(prefix), prefix, self.make)
 
@@ -193,20 +198,18 @@ class FileStore:
 
 @dataclass
 class LocalAppendFiles:
-    """Arrow streams that grow a record batch at a time (the first of a file brings its schema), and
-    whole files beside them.
+    """Arrow streams that grow by record batches, and whole files beside them.
 
-    Each stream ends with the trailer of checksums.py; the checksums are carried on while the
-    streams grow.
+    The first batch of a stream brings its schema. Each stream ends with the trailer of
+    checksums.py, whose checksum is updated while the stream grows.
     """
 
     folder: Path
     prefix: str
     make: Callable[[Path], None]
     _open: dict[str, int] = field(default_factory=dict)
-    _streams: dict[str, tuple[int, int]] = field(
-        default_factory=dict
-    )  # bytes written, and their checksum
+    # bytes written, and their checksum
+    _streams: dict[str, tuple[int, int]] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
 
     def add(self, name: str, batch: pa.RecordBatch) -> None:
@@ -240,15 +243,14 @@ class LocalAppendFiles:
                 if handle is None:
                     handle = self._handle(name, os.O_APPEND)
                 try:
-                    self._append(
-                        name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00"
-                    )  # Arrow's end of stream
+                    # Arrow's end of stream
+                    self._append(name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")
                     _write_all(handle, make_trailer(*self._streams[name]))
                 finally:
                     os.close(handle)
 
     def sync(self) -> None:
-        """Wait until the disk has all of it."""
+        """Return when the disk has every byte."""
         with self._home_errors():
             paths = [self.folder / name for name in self._whole.union(self._streams)]
             for path in paths:
@@ -281,9 +283,7 @@ class LocalAppendFiles:
 
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
-    """What the system said about `place`, which could not be written, read or removed, and what to
-    do about it.
-    """
+    """Return the error for a place that cannot be written, read or removed, with a hint."""
     if error.errno in DISK_FULL:
         free = shutil.disk_usage(_existing(place)).free
         return HomeError(
@@ -299,9 +299,9 @@ def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeE
 
 
 def home_gone_error(home: Path) -> HomeError:
-    """The error for a home that was there when it was opened."""
+    """Return the error for a home that existed when it was opened, and is missing now."""
     return HomeError(
-        f"the home {home} is gone: it was removed, moved or made anew while it was in use",
+        f"the home {home} is gone: it was removed, moved or replaced while it was in use",
         hint="move it back and resume the run, or run the job again",
     )
 
@@ -325,7 +325,7 @@ def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
 
 @contextmanager
 def home_errors(place: Path, done: str) -> Iterator[None]:
-    """Let what the system reports about `place` be a HomeError. Raises: HomeError."""
+    """Raise HomeError in place of an OSError about `place`."""
     try:
         yield
     except OSError as error:
@@ -341,9 +341,7 @@ def _existing(place: Path) -> Path:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folder and those above it, so that a power cut cannot take them away with what is
-    put there.
-    """
+    """Create a folder and its missing parents, durably."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
@@ -359,7 +357,7 @@ def _write(path: Path, content: memoryview) -> None:
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
-        return  # a folder cannot be opened there; NTFS keeps its own journal of names
+        return  # Windows cannot open a folder; NTFS has a journal of names
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -371,7 +369,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove_half_written(half: Path) -> None:
-    with suppress(OSError):  # it could not be written in the first place, and that is being told
+    with suppress(OSError):  # it could not be written, which is reported already
         half.unlink(missing_ok=True)
 
 
@@ -387,7 +385,7 @@ def _keys_below(folder: Path, prefix: str) -> Iterator[str]:
         return
     except OSError as error:
         raise home_error(error, folder, "listed") from error
-    for name in names:  # the '/' at the end puts "a/b" behind "a.b", as an object store has it
+    for name in names:  # the '/' at the end sorts "a/b" after "a.b", as in an object store
         if name.endswith("/"):
             yield from _keys_below(folder / name, prefix + name)
         else:
@@ -399,8 +397,8 @@ def _remove(path: Path) -> None:
         try:
             shutil.rmtree(path)
         except FileNotFoundError:
-            continue  # another process removes it too: look again
-    with suppress(NotADirectoryError):  # below an object there is nothing
+            continue  # another process removes it too: try again
+    with suppress(NotADirectoryError):  # nothing can be below an object
         path.unlink(missing_ok=True)
 
 

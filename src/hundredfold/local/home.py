@@ -1,6 +1,4 @@
-"""The folder in which all runs are kept: their files, the ledger, a lock for each run, and a mark
-of its format.
-"""
+"""The home: the folder that keeps the files of all runs, the ledger, locks, and a format number."""
 
 from __future__ import annotations
 
@@ -27,23 +25,23 @@ from .filesystem import FileStore, acquire, home_error, home_errors
 from .rebuild import rebuild_records
 from .sqlite_ledger import SqliteLedger
 
+# a folder with nothing else counts as empty
 IGNORED_FILES = {
     ".gitignore",
     ".gitkeep",
     ".DS_Store",
     "lost+found",
-}  # a folder that holds only these counts as empty
-FORMAT = 3  # goes up when an older program could no longer read what lies here
+}
+FORMAT = 3  # increased when older programs can no longer read a home
 
 
 class Home:
-    """A home that exists and that this program can read; HomeError says what is wrong with it."""
+    """A home that exists and that this program can read. Raises: HomeError otherwise."""
 
     def __init__(self, folder: Path | str = ".hundredfold", *, make: bool = True) -> None:
         if str(folder).startswith("s3://"):
             raise UsageError(
-                f"the home {folder} is on S3, which this machine's driver cannot keep its ledger "
-                "in",
+                f"the home {folder} is on S3, where the local backend cannot keep its ledger",
                 hint="name a folder with --home",
             )
         if not isinstance(folder, str | Path) or not str(folder).strip() or "\0" in str(folder):
@@ -58,7 +56,7 @@ class Home:
         elif not _is_home(self.folder):
             raise HomeError(
                 f"there is no run in {self.folder}",
-                hint="name the folder with --home, or make a run first: hundredfold run, or "
+                hint="name the folder with --home, or start a run first: hundredfold run, or "
                 "hundredfold demo",
             )
         self._check_format()
@@ -69,24 +67,26 @@ class Home:
 
     @property
     def words(self) -> str:
-        """How the runs' place is called in a sentence."""
+        """The name of the place, for sentences."""
         return str(self.folder)
 
     def holds(self, run: str) -> bool:
-        """Whether the run's files are still there."""
+        """Return whether the run's files still exist."""
         return (self.folder / Layout(run).root).exists()
 
     def where(self, key: str) -> str:
-        """Where a person finds an object."""
+        """Return the path of an object, for people."""
         return str(self.store.path(key))
 
     def fetch(self, key: str) -> Path:
-        """An object as a file of this machine."""
+        """Return an object as a local file."""
         return self.store.path(key)
 
     def scratch(self, run: str) -> Path:
-        """The folder of a warehouse, emptied at its start and removed at its end; a temporary one
-        where the home cannot be written.
+        """Return the folder of a warehouse, emptied when it is opened and removed when it is
+        closed.
+
+        It is a temporary folder if the home cannot be written.
         """
         if self.writable:
             return self.folder / "scratch" / run
@@ -102,14 +102,15 @@ class Home:
 
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
-        """Be the only driver of a run; RunBusy if another one is.
+        """Hold the lock of a run's driver. Raises: RunBusy if another process holds it.
 
-        The system gives the lock back when a process dies.
+        The operating system releases the lock when a process dies.
         """
         folder = self.folder / Layout(check_run_id(run)).root
         lock = FileLock(folder / "driver.lock")
         try:
-            acquire(lock, 0.5, self.store)  # it may only be looked at, by `is_active`
+            # `is_active` of another process may hold it for a moment
+            acquire(lock, 0.5, self.store)
         except Timeout:
             raise RunBusy(
                 f"run {run} is being driven by {_driver_of(folder)}",
@@ -130,12 +131,11 @@ class Home:
 
     @contextmanager
     def publishing(self, job: str) -> Iterator[None]:
-        """Be the only one who publishes for a job: two runs may end at once, and a version is made
+        """Hold the lock for publishing a job: two runs may end together, and a version is made only
         once.
         """
-        lock = FileLock(
-            self.folder / "locks" / f"{check_job_name(job)}.publish"
-        )  # not among the releases, which others read
+        # outside the releases, which others read
+        lock = FileLock(self.folder / "locks" / f"{check_job_name(job)}.publish")
         acquire(lock, -1, self.store)
         try:
             _remove_partial_files(self.folder / releases_of(job))
@@ -144,7 +144,7 @@ class Home:
             lock.release()
 
     def is_active(self, run: str) -> bool:
-        """Whether some process holds the run's lock just now."""
+        """Return whether a process holds the run's lock."""
         folder = self.folder / Layout(run).root
         if not folder.exists():
             return False
@@ -153,38 +153,39 @@ class Home:
             lock.acquire(timeout=0)
         except Timeout:
             return True
-        except OSError:  # the home cannot be written: somebody else's driver may hold the lock
+        # the home is read-only for this user: another user's driver may hold the lock
+        except OSError:
             return _is_locked(folder / "driver.lock")
         lock.release()
         return False
 
     def _refuse_format(self, mark: Path, found: str) -> None:
-        """Raise HomeError for a mark that is not this program's own."""
+        """Raise HomeError for a format number that is not this program's."""
         if found == str(FORMAT):
             return
         if not re.fullmatch("[0-9]{1,4}", found):
             raise HomeError(
-                f"{mark} is damaged: it holds {found[:20]!r}, wanted the number of the home's "
+                f"{mark} is damaged: it contains {found[:20]!r}, wanted the number of the home's "
                 "format",
-                hint=f"if this hundredfold made the folder, remove that file (rm {mark}): it is "
-                "written anew",
+                hint=f"if hundredfold created the folder, delete that file (rm {mark}): it is "
+                "written again",
             )
         if int(found) > FORMAT:
             raise HomeError(
-                f"{self.folder} is of format {found}, and this program reads up to {FORMAT}",
+                f"{self.folder} has format {found}, and this program reads up to {FORMAT}",
                 hint="install a newer hundredfold, or name another folder with --home",
             )
         raise HomeError(
-            f"{self.folder} is of format {found}, of an older hundredfold, and this program reads "
+            f"{self.folder} has format {found}, of an older hundredfold, and this program reads "
             f"format {FORMAT}",
-            hint="what it published can be copied out of its folder releases; name another folder "
+            hint="its published files can be copied from its folder releases; name another folder "
             "with --home for new runs",
         )
 
     def _make(self) -> None:
-        """Make the folder into a home.
+        """Turn the folder into a home.
 
-        HomeError for one that holds other files than ours, or that cannot be written.
+        Raises: HomeError for a folder that has other files or cannot be written.
         """
         mark = self.folder / "format"
         try:
@@ -193,7 +194,7 @@ class Home:
                 self._refuse_foreign()
                 half = mark.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
                 half.write_text(f"{FORMAT}\n")
-                half.replace(mark)  # whole or not there, whoever else begins in this moment
+                half.replace(mark)  # atomic, also if another process does the same
                 with suppress(FileExistsError), (self.folder / ".gitignore").open("x") as file:
                     file.write("*\n")
         except OSError as error:
@@ -205,7 +206,7 @@ class Home:
             )
 
     def _refuse_foreign(self) -> None:
-        """HomeError for a folder that holds files which are not a home's."""
+        """Raise HomeError for a folder with files that do not belong to a home."""
         foreign = (
             []
             if _is_home(self.folder)
@@ -213,16 +214,13 @@ class Home:
         )
         if foreign:
             raise HomeError(
-                f"{self.folder} is not empty, and it is no folder of runs: it holds "
+                f"{self.folder} is not empty and not a home: it contains "
                 f"{', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
                 hint="name a new or an empty folder with --home",
             )
 
     def _check_format(self) -> None:
-        """Raise HomeError for a home of another format.
-
-        A mark that is missing was lost: nothing depends on it.
-        """
+        """Raise HomeError for a home of another format. A missing format file is harmless."""
         mark = self.folder / "format"
         try:
             self._refuse_format(mark, mark.read_text(errors="replace").strip())
@@ -233,7 +231,7 @@ class Home:
 
 
 def _refuse_no_folder(folder: Path) -> None:
-    """Raise HomeError for a place that is no folder, or lies below one that is none."""
+    """Raise HomeError for a place that is not a folder, or is below one that is not."""
     above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     try:
         mode = above.stat().st_mode
@@ -241,7 +239,7 @@ def _refuse_no_folder(folder: Path) -> None:
         if not above.is_symlink():
             raise home_error(error, folder, "written") from error
         found = (
-            f"a link that leads nowhere ({os.readlink(above)})"  # noqa: PTH115
+            f"a broken link ({os.readlink(above)})"  # noqa: PTH115
             if error.errno == errno.ENOENT
             else f"a link: {error.strerror}"
         )
@@ -256,16 +254,14 @@ def _refuse_no_folder(folder: Path) -> None:
 
 
 def _remove_partial_files(folder: Path) -> None:
-    """Remove what a driver that was killed had begun to write."""
+    """Remove the partial files of a driver that was killed."""
     with home_errors(folder, "tidied"):
         for half in folder.rglob(f"{TEMP_PREFIX}*"):
             half.unlink(missing_ok=True)
 
 
 def _is_home(folder: Path) -> bool:
-    """Whether a folder is a home: it has the mark, or, where that was lost, a ledger of ours or
-    runs.
-    """
+    """Return whether a folder is a home: by its format file, or else by a ledger or runs."""
     return (
         (folder / "format").is_file()
         or (folder / "ledger.sqlite").is_file()
@@ -274,7 +270,7 @@ def _is_home(folder: Path) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether another process holds a lock on a file that can only be read."""
+    """Return whether another process holds a lock on a file that can only be read."""
     try:
         import fcntl
 
@@ -288,7 +284,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def as_home(home: str | Path | RunHome) -> RunHome:
-    """A folder's home, which must be there; what is a home already stays as it is."""
+    """Return the home of a folder, which must exist; a home is returned as it is."""
     return Home(home, make=False) if isinstance(home, str | Path) else home
 
 

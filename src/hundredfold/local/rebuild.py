@@ -1,4 +1,4 @@
-"""The records of a home's runs, rebuilt from the runs' folders where the ledger is lost."""
+"""Rebuilds the records of a home's runs from the runs' folders after the ledger was lost."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from ..ports.run_facts import ModelCounts, RunCounts, RunOptions
 from ..ports.run_states import State
 
 REBUILT_REASON = (
-    "the ledger was lost: this record is rebuilt from the run's folder, and resume goes on from "
-    "what is there"
+    "the ledger was lost: this record is rebuilt from the run's folder, and resume continues "
+    "from its files"
 )
 
 
 def write_record(record: Record, models: Sequence[str], store: Store) -> None:
-    """Write beside a run's files what of its record, and of the order of its models, they do not
-    say themselves.
-    """
+    """Write the facts of a record that its files lack beside them, with the order of the models."""
     kept = {"id": record.id, "job": record.job, "ref": record.ref, "created": record.created}
     put_json(
         store, _key(record.id), {**kept, "options": dict(record.options), "models": list(models)}
@@ -35,9 +33,7 @@ def write_record(record: Record, models: Sequence[str], store: Store) -> None:
 
 
 def rebuild_records(store: Store) -> list[Record]:
-    """Return a failed record for each run whose folder has one; its counts are those of the files
-    that are whole.
-    """
+    """Return a failed record for each run with a folder, with the counts of its undamaged files."""
     found = [re.fullmatch(r"runs/([^/]+)/record\.json", key) for key in store.list("runs/")]
     return [_rebuild_record(match[1], store) for match in found if match]
 

@@ -1,4 +1,4 @@
-"""How many workers, and how the memory is shared among the warehouse, the driver and the workers."""
+"""The number of workers, and the memory of the warehouse, the driver and the workers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ import psutil
 
 from ..errors import UsageError
 
-DRIVER_BYTES = (
-    160 * 2**20
-)  # what the driver needs for itself: the interpreter, Arrow, what streams through it
-MEMORY_SHARE = 0.7  # of the machine's memory, where no limit is given
+# of the driver itself: the interpreter, Arrow, data that is streamed
+DRIVER_BYTES = 160 * 2**20
+MEMORY_SHARE = 0.7  # fraction of the machine's memory, if no limit is given
 MIN_MEMORY_BYTES = 512 * 2**20
-MIN_WORKER_BYTES = (
-    256 * 2**20
-)  # an interpreter with NumPy, Arrow and pandas, and something to work on
+# an interpreter with NumPy, Arrow and pandas, and some data
+MIN_WORKER_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Bytes, and how many processes.
-
-    While the warehouse is busy the workers wait, and the other way round.
-    """
+    """Bytes of memory, and worker processes. The warehouse and the workers never work together."""
 
     workers: int
     memory: int
@@ -37,7 +32,7 @@ class Resources:
 
     @property
     def driver_bytes(self) -> int:
-        """What is left beside the warehouse, for what the driver keeps of each unit."""
+        """The memory for the state of all units: the part that the warehouse does not use."""
         return self.memory - DRIVER_BYTES - self.warehouse_bytes
 
     @property
@@ -46,12 +41,12 @@ class Resources:
 
     @property
     def batch_bytes(self) -> int:
-        """A batch in memory, with the copies that sorting it takes, is about this large at most."""
+        """The approximate maximum of a batch in memory, with the copies that sorting makes."""
         return min(self.worker_bytes // 2, 2**30)
 
 
 def choose_resources(workers: int | None, memory: str | int | None) -> Resources:
-    """From what a person asked for, or from the machine; UsageError for what cannot work."""
+    """Return the resources that were asked for, or those of the machine. Raises: UsageError."""
     count = (
         workers
         if workers is not None
@@ -71,9 +66,7 @@ def choose_resources(workers: int | None, memory: str | int | None) -> Resources
 
 
 def _workers_that_fit(count: int, total: int, chosen: bool) -> int:
-    """How many workers have room: all of them, fewer, or, where their number was chosen by hand,
-    UsageError.
-    """
+    """Return the workers that fit. Raises: UsageError if a chosen number does not fit."""
     most = (total - DRIVER_BYTES) // MIN_WORKER_BYTES
     if count > most and chosen:
         share = (total - DRIVER_BYTES) // count // 2**20
@@ -87,7 +80,7 @@ def _workers_that_fit(count: int, total: int, chosen: bool) -> int:
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of '1GB', '512 MiB', '1.5g' or a number."""
+    """Return the bytes of '1GB', '512 MiB', '1.5g' or a number."""
     if isinstance(text, int):
         return text
     found = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?b)?\s*", text.lower())
@@ -97,7 +90,7 @@ def parse_size(text: str | int) -> int:
 
 
 def machine_memory() -> int:
-    """The memory that this process may use: the machine's, or its container's if that is less."""
+    """Return the memory of this process: the machine's, or its container's if that is less."""
     total = int(psutil.virtual_memory().total)
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -1,5 +1,5 @@
-"""Damaged files of a run that is done: which they are, and what to delete so that they are made
-anew.
+"""Finds the damaged files of a finished run, and deletes their causes, so that they are computed
+again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..ports.interfaces import Ledger, Record, Store
 
 
 def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
-    """Delete what the damaged files of a run are made anew from; what was damaged.
+    """Delete the files from which damaged ones are computed again, and return the damage.
 
-    Raises: DamagedFile for one that cannot be made anew.
+    Raises: DamagedFile for one that cannot be computed again.
     """
     found = list(find_damage(record, job, store))
     for one in found:
@@ -31,7 +31,7 @@ def restore(record: Record, job: Job, store: Store) -> list[DamagedFile]:
 
 
 def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> None:
-    """Record which files were damaged, and how many units are done again because of them."""
+    """Record the damaged files, and the number of units that are done again because of them."""
     counts, layout = ledger.read(run).counts, Layout(run)
     models = {
         layout.model(name): int(model.get("units", 0))
@@ -50,7 +50,7 @@ def note_recomputed(ledger: Ledger, run: str, found: Sequence[DamagedFile]) -> N
 
 
 def find_damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]:
-    """Yield an error for each file of a run, and of its release, that is damaged or missing."""
+    """Yield an error for each missing or damaged file of a run and its release."""
     layout = Layout(record.id)
     try:
         for verdict in read_validation(layout, store):

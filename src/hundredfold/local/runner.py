@@ -1,7 +1,6 @@
-"""The driver of this machine: walks the stages of one run, and may be killed at any moment.
+"""The local driver: executes the stages of one run, and may be killed at any moment.
 
-It keeps nothing that it could not find again: every step takes what is there already and does the
-rest.
+It has no state that it cannot find again: every step keeps the existing results and does the rest.
 """
 
 from __future__ import annotations
@@ -51,14 +50,15 @@ from .resources import Resources
 from .restore import note_recomputed
 from .sqlite_queue import AttendedClock, SqliteQueue
 
-MAX_RECOMPUTATIONS = 4  # walks at most, where files of models are damaged again and again
-VISIBILITY_S = 60.0  # seconds; leases are extended while their worker lives
-CANCEL_CHECK_S = 0.5  # seconds between looks at the ledger, to see whether the run was cancelled
+MAX_RECOMPUTATIONS = 4  # executions of the stages, if files of models are damaged again and again
+VISIBILITY_S = 60.0  # leases are extended while their worker lives
+CANCEL_CHECK_S = 0.5  # between looks at the ledger for a cancelled run
 
 
 def fail(home: Home, run: str, error: Exception) -> None:
-    """Record that a run failed, and why; the traceback of an error that is not ours is kept in the
-    run's logs.
+    """Record that a run failed, and why.
+
+    The traceback of an unexpected error is kept in the run's logs.
     """
     reason = (
         str(error)
@@ -72,15 +72,14 @@ def fail(home: Home, run: str, error: Exception) -> None:
             with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(traceback.format_exception(error)))
             error.add_note(f"{TRACEBACK_HINT}{log}")
-    with suppress(
-        HomeError, StateError
-    ):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+    # the disk is full, or the run was cancelled: the error has more
+    with suppress(HomeError, StateError):
         home.ledger.move(run, Event.FAIL, reason=reason)
 
 
 @dataclass
 class LocalRunner:
-    """One walk through a run's stages."""
+    """The execution of one run's stages."""
 
     home: Home
     job: Job
@@ -92,9 +91,8 @@ class LocalRunner:
     last_cancel_check: float = 0.0
     pool_factory: Callable[..., WorkerPool] = WorkerPool
     background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    pending_commits: list[Future[None]] = field(
-        default_factory=list
-    )  # what was prepared is on its way to the disk
+    # prepared batches that are being synced
+    pending_commits: list[Future[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
@@ -110,9 +108,9 @@ class LocalRunner:
         )
 
     def run(self) -> Record:
-        """All stages, in order; the run's record at its end.
+        """Execute all stages in order, and return the run's final record.
 
-        Errors are on the record before they are raised.
+        Errors are recorded before they are raised.
         """
         try:
             self._walk_until_whole()
@@ -135,15 +133,16 @@ class LocalRunner:
     def _has_lost_its_home(self) -> bool:
         try:
             self.home.ledger.read(self.record.id)
-        except NoSuchRun:  # another home is in its place
+        except NoSuchRun:  # the place has another home now
             return True
         except HomeError:
             return not self.home.folder.is_dir()
         return False
 
     def _walk_until_whole(self) -> None:
-        """Walk; where a file of a model is damaged, forget what is made from it, and walk again, a
-        few times at most.
+        """Execute the stages; after damage to a model's file, delete its results and start again.
+
+        This is repeated a few times at most.
         """
         for left in reversed(range(MAX_RECOMPUTATIONS)):
             try:
@@ -165,9 +164,8 @@ class LocalRunner:
                 return
 
     def _end(self, event: Event, error: HundredfoldError) -> None:
-        with suppress(
-            HomeError, StateError
-        ):  # the disk is full, or it was cancelled meanwhile: the error itself says more
+        # the disk is full, or the run was cancelled: the error has more
+        with suppress(HomeError, StateError):
             self.home.ledger.move(self.record.id, event, reason=str(error))
 
     def _walk(self) -> None:
@@ -226,7 +224,7 @@ class LocalRunner:
             case "work", Model() as model:
                 self._work(model, pool)
                 while self.pending_commits:
-                    self.pending_commits.pop().result()  # raises what the disk said
+                    self.pending_commits.pop().result()  # raises the error of the disk
                 if model is self.job.models[-1]:
                     pool.stop()
             case "collect", Model() as model:
@@ -236,20 +234,19 @@ class LocalRunner:
                 self.steps.publish(warehouse)
 
     def _release_memory(self, warehouse: DuckWarehouse) -> None:
-        """Return unused memory to the system, or this process would hold it while the workers need
-        it.
-        """
+        """Return unused memory to the system: the workers need it."""
         warehouse.release_memory()
         release(pa.default_memory_pool())
 
     def _enqueue(self, model: Model) -> None:
-        """The queue of this model and attempt, filled anew from the manifest and the outcomes: that
-        a driver died is no fault of the messages it held, so their receive counts do not outlive
-        it.
+        """Fill a new queue for this model and attempt, from the manifest and the outcomes.
+
+        The death of a driver is no evidence against the messages that it held, so their receive
+        counts do not survive it.
         """
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
-        self._remove_queue(model)  # what a driver that was killed left: it may be damaged
+        self._remove_queue(model)  # a killed driver's queue may be damaged
         queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S)
         with closing(queue):
             enqueue(messages, coverage, queue)
@@ -274,14 +271,14 @@ class LocalRunner:
                     self._report_progress,
                     VISIBILITY_S,
                 ).run()
-        # also when it was stopped: that is no message's fault, and whoever goes on fills a new
-        # queue from the outcomes
+        # also after a stop, which is no evidence against a message: the next driver fills a new
+        # queue
         finally:
             self._remove_queue(model)
         self._note_replaced(pool)
 
     def _note_replaced(self, pool: WorkerPool) -> None:
-        """Record how many workers were replaced, and why, beside those of earlier drivers."""
+        """Add the numbers of replaced workers, by reason, to those of earlier drivers."""
         if pool.replaced:
             known = Counter(
                 self.home.ledger.read(self.record.id).counts.get("workers_replaced", {})
@@ -306,12 +303,12 @@ class LocalRunner:
         self._check_cancelled()
 
     def _check_cancelled(self, at_once: bool = False) -> None:
-        """Stop if somebody cancelled the run."""
+        """Raise Stopped if the run was cancelled."""
         now = time.monotonic()
         if at_once or now - self.last_cancel_check > CANCEL_CHECK_S:
             self.last_cancel_check = now
             if self.home.ledger.read(self.record.id).state is State.CANCELLED:
                 raise Stopped(
                     f"run {self.record.id} was cancelled",
-                    hint=f"what was done is kept: hundredfold status {self.record.id}",
+                    hint=f"its finished work is kept: hundredfold status {self.record.id}",
                 )

@@ -1,12 +1,13 @@
-"""The ledger of this machine: one SQLite file, a row per run.
+"""The local ledger: one SQLite file, with a row for each run.
 
-Each call opens the file, does one transaction, and closes it: nothing is held between calls, so
-that threads, processes and pages may share it. A write is durable when the call returns, its
-directory entry included (synchronous=EXTRA).
+Each call opens the file, executes one transaction, and closes it. No state is kept between calls,
+so that threads and processes may share it. A write is durable when the call returns, its directory
+entry included (synchronous=EXTRA).
 
-Each row has a checksum of its values, verified when the row is read; where a row is not found, or
-all are listed, SQLite checks the file's structure too. A file that is missing, or was moved away
-because it is damaged, is made anew with the records that `rebuild` gives, out of the runs' folders.
+Each row has a checksum of its values, which is verified when the row is read. When a row is missing
+or all are listed, SQLite also checks the structure of the file. A file that is missing, or was
+moved away because of damage, is created again with the records that `rebuild` returns from the
+folders of the runs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from .filesystem import home_error, home_gone_error
 
 FORMAT = 2
 SCHEMA = """CREATE TABLE runs (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT NOT NULL, state TEXT NOT NULL, step TEXT NOT NULL,
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT NOT NULL,
+    state TEXT NOT NULL, step TEXT NOT NULL,
     created TEXT NOT NULL, updated TEXT NOT NULL, reason TEXT NOT NULL,
     options TEXT NOT NULL, counts TEXT NOT NULL, version INTEGER NOT NULL, checksum TEXT NOT NULL
 ) WITHOUT ROWID"""
@@ -38,13 +40,13 @@ NEWEST_FIRST = "ORDER BY created DESC, id DESC"
 
 INSERT = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 COLUMNS = "id, job, ref, state, step, created, updated, reason, options, counts, version, checksum"
-DAMAGED = ("is damaged, or was never hundredfold's", None)
+DAMAGED = ("is damaged, or was not written by hundredfold", None)
 
 PLACE_HINT = "let this user write in that folder, or keep the runs elsewhere with --home"
 ERRORS_BY_CODE = {
     sqlite3.SQLITE_BUSY: (
         "is locked by another process",
-        "see which hundredfold processes are still at work, and try again",
+        "see which hundredfold processes are running, and try again",
     ),
     sqlite3.SQLITE_FULL: (
         "cannot grow: the disk is full",
@@ -55,7 +57,7 @@ ERRORS_BY_CODE = {
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", PLACE_HINT),
     sqlite3.SQLITE_IOERR: (
         "cannot be read or written",
-        "look at the disk's health and room, or keep the runs elsewhere with --home",
+        "check the disk, and the free space on it; or keep the runs elsewhere with --home",
     ),
     sqlite3.SQLITE_NOTADB: DAMAGED,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
@@ -63,13 +65,14 @@ ERRORS_BY_CODE = {
 
 
 class _Damaged(Exception):
-    """What is wrong with the file, found by a check of ours or of SQLite's."""
+    """The damage to the file, found by a checksum or by SQLite."""
 
 
 class SqliteLedger:
-    """The runs' records in a file, which is made with the first run. `patience`: seconds to wait
-    for another's lock. `made`: its folder was made before, and is not made again where somebody
-    removed it.
+    """The records of runs in a file, which is created with the first run.
+
+    patience: seconds to wait for a lock. made: the folder existed before, and is not created again
+    if it was removed.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class SqliteLedger:
         self._patience = patience
 
     def create(self, record: Record) -> None:
-        """Add a run; StateError if its id is taken."""
+        """Add a run. Raises: StateError if its id exists."""
         with self._writing() as db:
             _check(db)
             if _rows(db, "WHERE id = ?", record.id):
@@ -96,14 +99,15 @@ class SqliteLedger:
             db.execute(INSERT, _row(record))
 
     def read(self, run: str) -> Record:
-        """The record; NoSuchRun if there is none."""
+        """Return a record. Raises: NoSuchRun."""
         with self._reading() as db:
             return _one(db, run)
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
-        """Let `event` happen to the run, if its state allows it; the new record.
+        """Apply an event to a run, and return the new record. Raises: StateError if its state
+        forbids it.
 
-        `reason` replaces the last event's.
+        `reason` replaces that of the previous event.
         """
         with self._writing() as db:
             return _replace(db, transition(_one(db, run), event, step, reason, self._clock()))
@@ -116,14 +120,15 @@ class SqliteLedger:
         counts: RunCounts | None = None,
         options: RunOptions | None = None,
     ) -> Record:
-        """Write facts beside the state: the step it is at, counts and options (merged into those
-        there).
+        """Write facts that leave the state unchanged: the current step, counts and options.
+
+        Counts and options are merged into the existing ones.
         """
         with self._writing() as db:
             return _replace(db, annotate(_one(db, run), step, counts, options, self._clock()))
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
-        """All runs, or those of a job, newest first."""
+        """Return all runs, or those of a job, newest first."""
         with self._reading() as db:
             _check(db)
             return (
@@ -157,7 +162,7 @@ class SqliteLedger:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The file as it is, in a place that may be read-only; an empty ledger where there is none."""
+        """Open the file, also in a read-only place; where there is none, the ledger is empty."""
         self._refuse_gone()
         with sqlite_errors(self.path, _damaged(self.path)):
             place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
@@ -172,21 +177,21 @@ class SqliteLedger:
 
 @contextmanager
 def sqlite_errors(path: Path, damaged: str) -> Iterator[None]:
-    """Say as a HomeError what SQLite and the system report about the file; `damaged` is the hint
-    where it is broken.
+    """Raise HomeError in place of an error of SQLite or of the system.
+
+    damaged: the hint for a damaged file.
     """
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise
     except sqlite3.Error as error:
-        code = (
-            getattr(error, "sqlite_errorcode", 0) & 0xFF
-        )  # the primary code, without its finer kind
-        words, hint = ERRORS_BY_CODE.get(
-            code, DAMAGED
-        )  # what damage does to a schema or a text has many codes
-        if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():  # SQLite does not say why
+        # the primary code of an extended code
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        # damage to a schema or a text has many codes
+        words, hint = ERRORS_BY_CODE.get(code, DAMAGED)
+        # SQLite does not report this cause
+        if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():
             words, hint = (
                 "cannot be opened: too many files are open",
                 "raise the limit of open files (ulimit -n), or lower --workers",
@@ -201,7 +206,7 @@ def sqlite_errors(path: Path, damaged: str) -> Iterator[None]:
 
 
 def _no_more_files() -> bool:
-    """Whether this process may open hardly any further file (SQLite opens several beside its own)."""
+    """Return whether this process is at its limit of open files (SQLite opens several)."""
     opened = []
     try:
         for _ in range(8):
@@ -225,19 +230,19 @@ def _format(db: sqlite3.Connection, path: Path) -> int:
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found > FORMAT:
         raise HomeError(
-            f"{path} has format {found}, and this hundredfold knows {FORMAT}",
+            f"{path} has format {found}, and this hundredfold supports {FORMAT}",
             hint="pip install --upgrade hundredfold",
         )
     if 0 < found < FORMAT:
         raise HomeError(
-            f"{path} has format {found}, of an older hundredfold, and this one knows {FORMAT}",
+            f"{path} has format {found}, of an older hundredfold, and this one supports {FORMAT}",
             hint="name another folder with --home for new runs",
         )
     return found
 
 
 def _check(db: sqlite3.Connection) -> None:
-    """Raise _Damaged if SQLite finds the file's pages, rows or indexes in disorder."""
+    """Raise _Damaged if SQLite finds errors in the pages, rows or indexes of the file."""
     [found] = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise _Damaged(found)
@@ -302,7 +307,7 @@ def _row(record: Record) -> tuple[Any, ...]:
 
 
 def _replace(db: sqlite3.Connection, record: Record) -> Record:
-    """Write the record over the version before it; StateError if that is not there any more."""
+    """Write a record over its previous version. Raises: StateError if that is no longer there."""
     written = db.execute(
         "UPDATE runs SET state = ?, step = ?, updated = ?, reason = ?, options = ?, counts = ?, "
         "version = ?, checksum = ? WHERE id = ? AND version = ?",
@@ -310,7 +315,7 @@ def _replace(db: sqlite3.Connection, record: Record) -> Record:
     )
     if written.rowcount != 1:
         raise StateError(
-            f"run {record.id} was changed by another process in the same moment",
+            f"run {record.id} was changed by another process at the same moment",
             hint=f"hundredfold status {record.id}",
         )
     return _one(db, record.id)

@@ -1,10 +1,9 @@
-"""The queue of this machine: SQS's semantics on one SQLite file, for many processes and threads at
-once.
+"""The local queue: the semantics of SQS in one SQLite file, for many processes and threads.
 
-A message is waiting, leased or dead, and time alone ends a lease: whoever looks next moves on what
-has run out. Leases are kept by the monotonic clock, which all processes of a machine share: the
-wall clock may be set forward or back. A power cut may take the last writes (synchronous=NORMAL),
-never the file: the manifests can fill the queue again.
+A message is waiting, leased or dead. A lease ends by time alone: the next reader moves expired
+messages on. Leases use the monotonic clock, which all processes of a machine share, since the wall
+clock may be set forward or back. A power cut may lose the last writes (synchronous=NORMAL) but does
+not damage the file, and the manifests can fill the queue again.
 """
 
 from __future__ import annotations
@@ -31,29 +30,35 @@ from .sqlite_ledger import sqlite_errors
 DAMAGED = "delete it: hundredfold resume fills the queue again from the manifests"
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS messages (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, place TEXT NOT NULL DEFAULT 'waiting',
-        received INTEGER NOT NULL DEFAULT 0, due REAL, receipt TEXT
+        id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL,
+        place TEXT NOT NULL DEFAULT 'waiting', received INTEGER NOT NULL DEFAULT 0,
+        due REAL, receipt TEXT
     )""",
-    # and by id among those that have no due
+    # and by id among those without a due time
     "CREATE INDEX IF NOT EXISTS messages_by_place ON messages (place, due)",
 )
-SOONEST = """SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE place = 'waiting') THEN 0.0
-                         ELSE (SELECT min(due) FROM messages WHERE place = 'leased') END"""
-SETTLE = """UPDATE messages SET place = CASE WHEN received >= ? THEN 'dead' ELSE 'waiting' END, due = NULL, receipt = NULL
-            WHERE place = 'leased' AND due <= ?"""
-LEASE = """UPDATE messages SET place = 'leased', received = received + 1, due = ?, receipt = id || '.' || ?
-           WHERE id = (SELECT id FROM messages WHERE place = 'waiting' AND due IS NULL ORDER BY id LIMIT 1)
-           RETURNING body, receipt, received"""
-HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
+SELECT_NEXT_DUE = """SELECT
+    CASE WHEN EXISTS (SELECT 1 FROM messages WHERE place = 'waiting') THEN 0.0
+         ELSE (SELECT min(due) FROM messages WHERE place = 'leased') END"""
+EXPIRE_LEASES = """UPDATE messages
+    SET place = CASE WHEN received >= ? THEN 'dead' ELSE 'waiting' END, due = NULL, receipt = NULL
+    WHERE place = 'leased' AND due <= ?"""
+LEASE_ONE = """UPDATE messages
+    SET place = 'leased', received = received + 1, due = ?, receipt = id || '.' || ?
+    WHERE id = (
+        SELECT id FROM messages WHERE place = 'waiting' AND due IS NULL ORDER BY id LIMIT 1
+    )
+    RETURNING body, receipt, received"""
+IS_HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
 
 
 class AttendedClock:
-    """A monotonic clock that counts only the time in which it is read, for one process that holds
-    all the leases of a queue.
+    """A monotonic clock that counts only the time in which it is read, for the one holder of all
+    leases.
 
-    Between two readings at most `longest` seconds pass, and never less than none: what a process
-    that was stopped (Ctrl-Z, SIGSTOP), a machine that was suspended or a clock that was set misses,
-    takes no lease from it, since it could not have extended it.
+    Between two readings it advances by 0 to `longest` seconds. A process that was stopped (Ctrl-Z,
+    SIGSTOP), a suspended machine or a changed clock therefore ends no lease, which its holder could
+    not have extended.
     """
 
     def __init__(self, clock: Clock = time.monotonic, longest: float = 5.0) -> None:
@@ -72,9 +77,9 @@ class AttendedClock:
 class SqliteQueue:
     """A Queue in a file on a local disk (WAL does not work over a network).
 
-    `visibility`    seconds that a delivery is leased
-    `max_receives`  a message that was handed out so often and came back goes to the dead letters
-    `patience`      seconds to wait for another's lock before a HomeError
+    `visibility`    seconds of a lease
+    `max_receives`  deliveries after which a message whose lease ends becomes a dead letter
+    `patience`      seconds to wait for a lock before a HomeError
     """
 
     def __init__(
@@ -99,36 +104,40 @@ class SqliteQueue:
             _queues.add(self)
 
     def send(self, bodies: Sequence[str]) -> None:
-        """Add messages, all or none of them. Earlier ones are handed out first."""
+        """Add messages, all or none of them. Earlier ones are delivered first."""
         with self._writing() as db:
             db.executemany("INSERT INTO messages (body) VALUES (?)", ((body,) for body in bodies))
 
     def receive(self, wait: float = 0.0) -> Delivery | None:
-        """Lease one message for the visibility timeout; wait up to `wait` seconds for one."""
+        """Lease one message for the visibility timeout, and wait up to `wait` seconds for one."""
         return long_poll(self._look, wait, self._clock, self._sleep)
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, from now; 0 gives it back at once.
+        """Extend a lease to `seconds` from now; 0 returns the message to the queue at once.
 
-        False if the lease was lost.
+        Returns False if the lease was lost.
         """
         now = self._clock()
         return (
             self._change(
-                f"UPDATE messages SET due = ? WHERE {HELD}", now + seconds, *_held(receipt, now)
+                f"UPDATE messages SET due = ? WHERE {IS_HELD}", now + seconds, *_held(receipt, now)
             )
             == 1
         )
 
     def delete(self, receipt: str) -> bool:
-        """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
+        """Delete a message that is done.
+
+        Returns False if its lease was lost in the meantime; it may be delivered again.
+        """
         return (
-            self._change(f"DELETE FROM messages WHERE {HELD}", *_held(receipt, self._clock())) == 1
+            self._change(f"DELETE FROM messages WHERE {IS_HELD}", *_held(receipt, self._clock()))
+            == 1
         )
 
     def release(self) -> int:
-        """End every lease at once, for a driver that knows that all who held one are dead; how
-        many.
+        """End every lease, for a driver that knows that all holders are dead; return their
+        number.
         """
         now = self._clock()
         return self._change(
@@ -136,7 +145,7 @@ class SqliteQueue:
         )
 
     def dead(self) -> Sequence[str]:
-        """The bodies of the dead letters."""
+        """Return the bodies of the dead letters."""
         self._settle()
         with self._reading() as db:
             return [
@@ -147,11 +156,11 @@ class SqliteQueue:
             ]
 
     def purge(self) -> None:
-        """Forget all messages, dead letters included."""
+        """Delete all messages, dead letters included."""
         self._change("DELETE FROM messages")
 
     def depth(self) -> Depth:
-        """How many messages are waiting, in flight and dead."""
+        """Return the number of messages that are waiting, in flight and dead."""
         self._settle()
         with self._reading() as db:
             found = dict(
@@ -160,12 +169,12 @@ class SqliteQueue:
         return Depth(found.get("waiting", 0), found.get("leased", 0), found.get("dead", 0))
 
     def close(self) -> None:
-        """Close the connection; the next call would open another."""
+        """Close the connection; the next call opens another."""
         with self._lock:
             self._let_go()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A process that is given the queue opens its own connection."""
+        """A process that receives the queue opens its own connection."""
         again = partial(
             SqliteQueue,
             visibility=self._visibility,
@@ -181,26 +190,26 @@ class SqliteQueue:
         if soonest > self._clock():
             return soonest
         with self._writing() as db:
-            now = self._clock()  # only now: the wait for the lock may have been long
-            db.execute(SETTLE, (self._max_receives, now))
-            taken = db.execute(LEASE, (now + self._visibility, token_hex(8))).fetchall()
-        return (
-            Delivery(*taken[0]) if taken else self._soonest()
-        )  # none: another was faster, or it is a dead letter now
+            # read the clock after the wait for the lock, which may have been long
+            now = self._clock()
+            db.execute(EXPIRE_LEASES, (self._max_receives, now))
+            taken = db.execute(LEASE_ONE, (now + self._visibility, token_hex(8))).fetchall()
+        # None: another reader was faster, or it is a dead letter now
+        return Delivery(*taken[0]) if taken else self._soonest()
 
     def _soonest(self) -> float:
-        """When a message will be there to take, as far as is known; reads only."""
+        """Return when a message can be leased, as far as is known, without a write."""
         with self._reading() as db:
-            (moment,) = db.execute(SOONEST).fetchone()
+            (moment,) = db.execute(SELECT_NEXT_DUE).fetchone()
         return math.inf if moment is None else float(moment)
 
     def _settle(self) -> None:
-        """Move on the leases that have run out; writes only if there are any."""
+        """Move on the messages of expired leases; write only if there are any."""
         now = self._clock()
         with self._reading() as db:
             (first,) = db.execute("SELECT min(due) FROM messages WHERE place = 'leased'").fetchone()
         if first is not None and first <= now:
-            self._change(SETTLE, self._max_receives, now)
+            self._change(EXPIRE_LEASES, self._max_receives, now)
 
     def _change(self, statement: str, *values: object) -> int:
         with self._writing() as db:
@@ -231,12 +240,10 @@ def _held(receipt: str, now: float) -> tuple[object, ...]:
 
 def _open(path: Path, patience: float) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock").acquire(
-        patience, 0.005
-    ):  # SQLite itself does not wait when two switch a new file to WAL
-        db = sqlite3.connect(
-            path, timeout=patience, isolation_level=None, check_same_thread=False
-        )  # the queue's lock guards it
+    # SQLite does not wait when two processes switch a new file to WAL
+    with FileLock(f"{path}.lock").acquire(patience, 0.005):
+        # the queue's lock protects it
+        db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             _prepare(db)
         except BaseException:
@@ -249,20 +256,20 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     for statement in SCHEMA:
-        db.execute(statement)  # no write where it is there already
+        db.execute(statement)  # no write if it exists
     if db.execute("PRAGMA user_version").fetchone() != (boot := _boot(),):
         with db:
             db.execute("BEGIN IMMEDIATE")
-            if db.execute("PRAGMA user_version").fetchone() != (
-                boot,
-            ):  # no other process was first
+            # no other process was first
+            if db.execute("PRAGMA user_version").fetchone() != (boot,):
                 db.execute("UPDATE messages SET due = ? WHERE place = 'leased'", (-math.inf,))
                 db.execute(f"PRAGMA user_version = {boot}")
 
 
 def _boot() -> int:
-    """A number of this start of the machine: no lease outlives it, and the monotonic clock begins
-    anew. 0 where it is not known.
+    """Return a number of this boot, which no lease survives: the monotonic clock starts again.
+
+    It is 0 where it is unknown.
     """
     try:
         return int(Path("/proc/sys/kernel/random/boot_id").read_text()[:7], 16)
@@ -271,8 +278,8 @@ def _boot() -> int:
 
 
 # SQLite keeps its locks in tables of the process, and a fork copies the tables but not the locks: a
-# child would write where it holds no lock. So all queues are idle and closed in the moment of a
-# fork, and each side opens them again when it needs them.
+# child would write without a lock. So all queues are idle and closed during a fork, and each side
+# opens them again when it needs them.
 _queues: WeakSet[SqliteQueue] = WeakSet()
 _idle: list[SqliteQueue] = []
 _gate = Lock()

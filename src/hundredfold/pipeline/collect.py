@@ -1,9 +1,8 @@
-"""Step 5. Outcomes become one sorted result and one account of every unit; the sums must come out
-even.
+"""Step 5. Merges the outcomes into one sorted result and one status for every unit.
 
-Units planned = ok + failed + crashed, by key. What type a column has is settled here over all
-units, and a unit whose columns differ from those of the others has failed. Outcomes are read a few
-megabytes at a time, so memory does not grow with the data.
+The totals must match: units planned = ok + failed + crashed, by key. The type of each column is
+decided over all units, and a unit whose columns differ from those of the others has failed.
+Outcomes are read a few megabytes at a time, so that memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from ..job import Layout, Message, Model
 from ..ports.interfaces import RunStore, Store, Warehouse
 from ..ports.run_facts import ModelCounts
 
-COPIES_OF_STATUSES = 3  # of a slice's accounts that are in memory while they are collected
-MAX_COMPARED_UNITS = 2**20  # units whose outcomes are looked through at a time
+COPIES_OF_STATUSES = 3  # of the statuses of a slice, in memory while they are collected
+MAX_COMPARED_UNITS = 2**20  # units whose outcomes are compared at a time
 STATUS_RANK = {"ok": 3, "failed": 2, "crashed": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What has come of a model's units."""
+    """The totals of a model's units."""
 
     model: str
     attempt: int
@@ -78,7 +77,7 @@ class Collected:
 
     @classmethod
     def of(cls, model: str, counts: ModelCounts) -> Collected | None:
-        """Return a model's result from the run's record; None where it is not collected yet."""
+        """Return the totals of a model from the run's record; None if it is not collected yet."""
         if "ok" not in counts:
             return None
         return cls(
@@ -96,9 +95,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class ResultColumns:
-    """The columns that results have: in the order of the first unit, each with its type, and the
-    sort it must be of.
-    """
+    """The columns of the results, in the order of the first unit, and their types."""
 
     names: tuple[str, ...]
     types: Mapping[str, pa.DataType]
@@ -108,7 +105,7 @@ class ResultColumns:
 
 
 def read_collected(layout: Layout, model: str, store: Store) -> Collected:
-    """What collect wrote down; KeyError before it has."""
+    """Return the totals that `collect` wrote. Raises: KeyError before it has."""
     return Collected(**get_json(store, layout.collected(model))["collected"])
 
 
@@ -120,48 +117,14 @@ def collect(
     warehouse: Warehouse,
     store: RunStore,
 ) -> Collected:
-    """Put the outcomes of all attempts together, or take what is there.
+    """Merge the outcomes of all attempts, or return the totals that exist.
 
-    ConservationError if a unit or a row is missing.
+    Raises: ConservationError if a unit or a row is missing.
     """
     with suppress(KeyError):
         return read_collected(layout, model.name, store)
-    units = UnitList.read(layout, model.name, store)
-    contract = result_contract(model)
-    outcomes = _list_outcomes(layout, model.name, store)
-    chosen, loads, summaries = _choose_outcomes(outcomes, manifest, layout, store)
-    shape, refused = choose_columns(summaries, contract, units.keys.column_names)
-    counts: Counter[str] = Counter()
-    with (
-        store.writing(layout.results(model.name)) as results,
-        store.writing(layout.accounts(model.name)) as accounts,
-    ):
-        writing = _ModelFiles(results, accounts, shape.schema(units.keys.schema), units.keys.schema)
-        try:
-            for first, last in _ranges(outcomes, chosen, loads):
-                table, account, bad = _collect_range(
-                    first,
-                    last,
-                    outcomes,
-                    chosen,
-                    shape,
-                    refused,
-                    contract,
-                    units,
-                    layout,
-                    warehouse,
-                    store,
-                )
-                counts.update(
-                    {
-                        "ok": last + 1 - first - len(bad),
-                        **Counter(entry.status for entry in bad.values()),
-                    }
-                )
-                _add_counts(counts, account, table)
-                writing.add(table, account)
-        finally:
-            writing.close()
+    merge = _Merge.of(model, manifest, layout, warehouse, store)
+    counts = _write_files(merge, model, layout, store)
     collected = Collected(
         model.name,
         attempt,
@@ -186,15 +149,35 @@ def collect(
     return collected
 
 
+def _write_files(merge: _Merge, model: Model, layout: Layout, store: RunStore) -> Counter[str]:
+    """Write the results and the unit statuses of a model, range by range, and return the totals."""
+    counts: Counter[str] = Counter()
+    with (
+        store.writing(layout.results(model.name)) as results,
+        store.writing(layout.accounts(model.name)) as accounts,
+    ):
+        keys = merge.units.keys.schema
+        files = _ModelFiles(results, accounts, merge.columns.schema(keys), keys)
+        try:
+            for first, last in _ranges(merge.outcomes, merge.chosen, merge.loads):
+                table, account, not_ok = merge.tables(first, last)
+                counts["ok"] += last + 1 - first - len(not_ok)
+                counts.update(status.status for status in not_ok.values())
+                _add_counts(counts, account, table)
+                files.add(table, account)
+        finally:
+            files.close()
+    return counts
+
+
 def choose_columns(
     summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
 ) -> tuple[ResultColumns, dict[tuple[int, int], str]]:
-    """The columns and types of the result, and which tables have other columns: {(outcome, table):
-    why}.
+    """Choose the columns and types of the result.
 
-    The names are those that most units returned; of a column's sorts the one with the most values
-    is right. Both are counted over all units, so the answer does not depend on how they were cut
-    into batches.
+    Also returns why the tables with other columns are refused: {(outcome, table): reason}. The
+    names are those that most units returned, and the kind of a column is the one with the most
+    values. Both are counted over all units, so that the choice does not depend on the batches.
     """
     if contract is not None:
         return ResultColumns(
@@ -205,7 +188,7 @@ def choose_columns(
     first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
     for table in summaries:
         names = tuple(column[0] for column in table["columns"])
-        if not names:  # units that returned None: no row decides for the others, nor do these
+        if not names:  # units that returned None neither decide on the columns nor are refused here
             continue
         by_names[frozenset(names)] += table["units"][1]
         first[frozenset(names)] = min(
@@ -224,7 +207,7 @@ def choose_columns(
         for t, names in others
         if names and names != chosen
     }
-    if chosen != {VALUE_COLUMN}:  # where a result is a single value, None is a null
+    if chosen != {VALUE_COLUMN}:  # for a result of single values, None is a null
         refused |= dict.fromkeys(
             nones, f"returned None; most units returned {', '.join(first[chosen][1])}"
         )
@@ -234,7 +217,7 @@ def choose_columns(
 
 
 def _column_types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
-    """For each column the type that holds all values of its right sort."""
+    """Return, for each column, the type that holds all values of its chosen kind."""
     found = [
         (name, type_from_hex(text), values)
         for table in summaries
@@ -263,13 +246,13 @@ def _mismatch_reason(names: frozenset[str], chosen: frozenset[str], many: int, t
 
 
 def _list_outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
-    """Every committed slice, in the order of their names: by attempt, then by unit."""
+    """Return every committed slice, in the order of their keys: by attempt, then by unit."""
     found = (layout.parse_outcome_key(key) for key in store.list(layout.outcomes(model) + "/"))
     return [message for message in found if message is not None]
 
 
 def _read_part(outcome: Message, part: str, layout: Layout, store: Store) -> pa.Buffer:
-    """The bytes of a part of an outcome that must be there."""
+    """Return the bytes of a part of an outcome, which must exist."""
     key = layout.outcome(outcome, part)
     return unseal(store, key, require(store, key))
 
@@ -277,9 +260,11 @@ def _read_part(outcome: Message, part: str, layout: Layout, store: Store) -> pa.
 def _choose_outcomes(
     outcomes: Sequence[Message], manifest: Manifest, layout: Layout, store: Store
 ) -> tuple[NDArray[np.int32], list[tuple[int, int]], list[dict[str, Any]]]:
-    """For each unit the outcome that counts: of the last attempt that has it, and in that one the
-    best end; how many rows each batch gave; and the shapes of their tables. ConservationError if a
-    unit has none.
+    """Choose the outcome that counts for each unit: of its last attempt, the one with the best
+    status.
+
+    Returns its number by unit; the rows and bytes of each outcome; and the columns of the tables of
+    the chosen ones. Raises: ConservationError if a unit has none.
     """
     chosen = np.full(manifest.units, -1, np.int32)
     score = np.zeros(manifest.units, np.int32)
@@ -317,10 +302,10 @@ def _choose_outcomes(
 def _ranges(
     outcomes: Sequence[Message], chosen: NDArray[np.int32], loads: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Units of whole outcomes that are collected together: first and last, of about as many results
-    as a row group holds.
+    """Yield the ranges (first, last) of units that are collected together.
 
-    loads: rows and bytes of each outcome.
+    They consist of whole outcomes and have about the rows of a row group. loads: rows and bytes of
+    each outcome.
     """
     last, first, rows, size = len(chosen) - 1, 0, 0, 0
     counting = sorted(
@@ -329,9 +314,8 @@ def _ranges(
     )
     reached = -1
     for outcome, load in counting:
-        if outcome.first > reached and (
-            rows >= ROW_GROUP_ROWS or size >= MAX_ROW_GROUP_BYTES
-        ):  # no outcome lies on both sides
+        # no outcome is in two ranges
+        if outcome.first > reached and (rows >= ROW_GROUP_ROWS or size >= MAX_ROW_GROUP_BYTES):
             yield first, outcome.first - 1
             first, rows, size = outcome.first, 0, 0
         reached = max(reached, outcome.last)
@@ -340,85 +324,113 @@ def _ranges(
         yield first, last
 
 
-def _collect_range(
-    first: int,
-    last: int,
-    outcomes: Sequence[Message],
-    chosen: NDArray[np.int32],
-    shape: ResultColumns,
-    refused: Mapping[tuple[int, int], str],
-    contract: Contract | None,
-    units: UnitList,
-    layout: Layout,
-    warehouse: Warehouse,
-    store: Store,
-) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
-    """The results and the accounts of units first..last, each with its keys, in order; and those
-    that did not end well.
-    """
-    span = chosen[first : last + 1]
-    rows_out, attempts, seconds = (
-        np.zeros(len(span), np.int64),
-        np.zeros(len(span), np.int64),
-        np.zeros(len(span)),
-    )
-    bad: dict[int, UnitStatus] = {}
-    late: dict[int, str] = {}
-    tables = []
-    for number in _distinct(span):
-        outcome = outcomes[number]
-        ledger = unpack_ledger(_read_part(outcome, "ledger", layout, store))
-        mine = slice(outcome.first - first, outcome.last + 1 - first)
-        counts = span[mine] == number
-        seconds[mine][counts], rows_out[mine][counts], attempts[mine][counts] = (
-            ledger.seconds[counts],
-            ledger.rows_out[counts],
-            outcome.attempt,
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """The outcomes of a model, and the choices that were made over all of them."""
+
+    outcomes: Sequence[Message]
+    chosen: NDArray[np.int32]  # the number of the outcome that counts, by unit
+    loads: Sequence[tuple[int, int]]  # rows and bytes of each outcome
+    columns: ResultColumns
+    refused: Mapping[tuple[int, int], str]  # the reason, by outcome and table
+    contract: Contract | None
+    units: UnitList
+    layout: Layout
+    warehouse: Warehouse
+    store: Store
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        manifest: Manifest,
+        layout: Layout,
+        warehouse: Warehouse,
+        store: Store,
+    ) -> _Merge:
+        """Read the statuses of every outcome, and choose outcomes and columns."""
+        units = UnitList.read(layout, model.name, store)
+        contract = result_contract(model)
+        outcomes = _list_outcomes(layout, model.name, store)
+        chosen, loads, summaries = _choose_outcomes(outcomes, manifest, layout, store)
+        columns, refused = choose_columns(summaries, contract, units.keys.column_names)
+        return cls(
+            outcomes, chosen, loads, columns, refused, contract, units, layout, warehouse, store
         )
-        bad.update(
-            {
-                account.unit: account
-                for account in ledger.not_ok
-                if counts[account.unit - outcome.first]
-            }
+
+    def tables(self, first: int, last: int) -> tuple[pa.Table, pa.Table, dict[int, UnitStatus]]:
+        """Return the results and statuses of units first..last, and the statuses that are not ok.
+
+        Both tables have the keys as their first columns, and are sorted.
+        """
+        span = self.chosen[first : last + 1]
+        seconds = np.zeros(len(span))
+        rows_out, attempts = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64)
+        not_ok: dict[int, UnitStatus] = {}
+        late: dict[int, str] = {}
+        tables: list[pa.Table] = []
+        for number in _distinct(span):
+            outcome = self.outcomes[number]
+            ledger = unpack_ledger(_read_part(outcome, "ledger", self.layout, self.store))
+            own = slice(outcome.first - first, outcome.last + 1 - first)
+            counts = span[own] == number
+            seconds[own][counts] = ledger.seconds[counts]
+            rows_out[own][counts] = ledger.rows_out[counts]
+            attempts[own][counts] = outcome.attempt
+            not_ok.update(
+                (status.unit, status)
+                for status in ledger.not_ok
+                if counts[status.unit - outcome.first]
+            )
+            if ledger.rows_out.any():
+                tables += self._converted(number, counts, late)
+        table = self._joined(tables, late)
+        if late:
+            rows_out[np.array(list(late)) - first] = 0
+            not_ok.update(
+                (unit, UnitStatus(unit, "failed", "ResultError", why)) for unit, why in late.items()
+            )
+        rows_in = self.units.sizes(first, last).astype(np.int64)
+        account = ledger_table(first, rows_in, rows_out, seconds, attempts, not_ok)
+        return (
+            _with_keys(table, UNIT, self.units),
+            _with_keys(account, "unit", self.units),
+            not_ok,
         )
-        packed = (
-            unpack_results(_read_part(outcome, "results", layout, store))
-            if ledger.rows_out.any()
-            else []
-        )
+
+    def _converted(
+        self, number: int, counts: NDArray[np.bool_], late: dict[int, str]
+    ) -> Iterator[pa.Table]:
+        """Yield the result tables of an outcome: the units that count, in the chosen columns."""
+        outcome = self.outcomes[number]
+        packed = unpack_results(_read_part(outcome, "results", self.layout, self.store))
         for position, table in enumerate(packed):
             if not counts.all():
                 table = table.filter(
                     _mask(counts[to_numpy(table.column(UNIT), False) - outcome.first])
                 )
-            why = refused.get((number, position))
+            why = self.refused.get((number, position))
             if why:
                 late.update(dict.fromkeys(to_numpy(table.column(UNIT), False).tolist(), why))
             elif table.num_rows:
-                tables.append(_convert_table(table, shape, late))
-    table = (
-        pa.concat_tables(tables)
-        if tables
-        else shape.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
-    )
-    table = _sorted_by_unit(table)
-    if contract is not None:
-        late.update(_contract_violations(table, contract, warehouse))
-    if late:
-        table = table.filter(_mask(~np.isin(to_numpy(table.column(UNIT), False), list(late))))
-        rows_out[np.array(list(late)) - first] = 0
-        bad.update(
-            {unit: UnitStatus(unit, "failed", "ResultError", why) for unit, why in late.items()}
-        )
-    account = ledger_table(
-        first, units.sizes(first, last).astype(np.int64), rows_out, seconds, attempts, bad
-    )
-    return _with_keys(table, UNIT, units), _with_keys(account, "unit", units), bad
+                yield _convert_table(table, self.columns, late)
+
+    def _joined(self, tables: Sequence[pa.Table], late: dict[int, str]) -> pa.Table:
+        """Return the rows of all tables by unit, without the units in `late`.
+
+        Units that violate the contract are added to `late` first.
+        """
+        empty = self.columns.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
+        table = _sorted_by_unit(pa.concat_tables(tables) if tables else empty)
+        if self.contract is not None:
+            late.update(_contract_violations(table, self.contract, self.warehouse))
+        if late:
+            table = table.filter(_mask(~np.isin(to_numpy(table.column(UNIT), False), list(late))))
+        return table
 
 
 def _distinct(numbers: NDArray[np.int32]) -> list[int]:
-    """Each number once, in order (np.unique would import numpy.ma)."""
+    """Return each number once, in order (np.unique would import numpy.ma)."""
     lowest, highest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
     found = np.zeros(highest - lowest + 1, bool)
     for start in range(0, len(numbers), MAX_COMPARED_UNITS):
@@ -427,7 +439,7 @@ def _distinct(numbers: NDArray[np.int32]) -> list[int]:
 
 
 def _sorted_by_unit(table: pa.Table) -> pa.Table:
-    """By unit; the rows of one unit stay as they are."""
+    """Sort by unit; the rows of a unit keep their order."""
     unit = to_numpy(table.column(UNIT), False)
     return (
         table
@@ -437,30 +449,31 @@ def _sorted_by_unit(table: pa.Table) -> pa.Table:
 
 
 def _mask(keep: NDArray[np.bool_]) -> pa.Array:
-    """As an Arrow filter (pa.array would import pandas)."""
+    """Return a mask as an Arrow array (pa.array would import pandas)."""
     return pa.Array.from_buffers(
         pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))]
     )
 
 
-def _convert_table(table: pa.Table, shape: ResultColumns, late: dict[int, str]) -> pa.Table:
-    """A table in the types of the whole result; units with a value that does not fit are put to
-    `late`, and the value to null.
+def _convert_table(table: pa.Table, columns: ResultColumns, late: dict[int, str]) -> pa.Table:
+    """Convert a table to the types of the whole result.
+
+    Units with a value that cannot be converted are added to `late`, and the value is set to null.
     """
     units = to_numpy(table.column(UNIT), False)
-    if not set(shape.names) <= set(table.column_names):  # units that returned None
+    if not set(columns.names) <= set(table.column_names):  # these units returned None
         return pa.Table.from_arrays(
             [
                 table.column(UNIT),
-                *(pa.nulls(table.num_rows, shape.types[name]) for name in shape.names),
+                *(pa.nulls(table.num_rows, columns.types[name]) for name in columns.names),
             ],
-            [UNIT, *shape.names],
+            [UNIT, *columns.names],
         )
-    columns = [
-        _convert_column(name, table.column(name), shape.types[name], units, late)
-        for name in shape.names
+    converted = [
+        _convert_column(name, table.column(name), columns.types[name], units, late)
+        for name in columns.names
     ]
-    return pa.Table.from_arrays([table.column(UNIT), *columns], names=[UNIT, *shape.names])
+    return pa.Table.from_arrays([table.column(UNIT), *converted], names=[UNIT, *columns.names])
 
 
 def _convert_column(
@@ -499,7 +512,7 @@ def _convert_values(
     units: NDArray[np.int64],
     late: dict[int, str],
 ) -> pa.ChunkedArray:
-    """Value by value, to find those that the column's type cannot hold, such as 2**60 + 1 among
+    """Convert value by value, to find those that the type cannot hold, such as 2**60 + 1 among
     floats.
     """
     fitted = []
@@ -519,8 +532,8 @@ def _convert_values(
 def _contract_violations(
     table: pa.Table, contract: Contract, warehouse: Warehouse
 ) -> dict[int, str]:
-    """Units whose values break a constraint of the result's contract, with the words of the first
-    one broken.
+    """Return the units that violate a constraint of the result's contract, and the first one of
+    each.
     """
     rules = [
         (c.name, check)
@@ -546,7 +559,7 @@ def _contract_violations(
 
 
 def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
-    """The units' keys as the first columns, instead of their numbers."""
+    """Replace the numbers of units by their keys, as the first columns."""
     number = to_numpy(table.column(column), False)
     first = int(number[0]) if len(number) else 0
     if not units.keys.num_columns:
@@ -556,7 +569,7 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
     else:
         near = units.keys.slice(
             first, int(number[-1]) - first + 1
-        ).combine_chunks()  # not all units' keys
+        ).combine_chunks()  # a copy of the keys of this range only
         keys = near.take(from_numpy(number - first))
     rest = table.drop_columns([column])
     arrays = [*(keys.columns if keys is not None else []), *rest.columns]
@@ -564,7 +577,9 @@ def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:
 
 
 class _ModelFiles:
-    """The two files of a model's end, in row groups whose size does not depend on the batches."""
+    """The two files of a collected model, in row groups whose size does not depend on the
+    batches.
+    """
 
     def __init__(
         self, results: object, accounts: object, result_schema: pa.Schema, keys: pa.Schema
@@ -589,8 +604,7 @@ def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> Non
     promised = int(to_numpy(account.column("rows_out"), False).sum())
     if promised != table.num_rows:
         raise ConservationError(
-            f"the accounts of a batch speak of {promised:,} result rows, and there are "
-            f"{table.num_rows:,}"
+            f"the statuses of a batch count {promised:,} result rows, but it has {table.num_rows:,}"
         )
     counts["rows_out"] += table.num_rows
 
@@ -599,13 +613,13 @@ def _check_totals(collected: Collected, manifest: Manifest) -> None:
     if collected.ok + collected.bad != manifest.units or collected.rows_in != manifest.rows:
         raise ConservationError(
             f"{manifest.model}: {manifest.units:,} units and {manifest.rows:,} rows were planned, "
-            f"but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows are "
-            "accounted for"
+            f"but {collected.ok + collected.bad:,} units and {collected.rows_in:,} rows were "
+            "collected"
         )
 
 
 def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any]]:
-    """The units that failed or crashed, with their keys and the reasons."""
+    """Yield the units that failed or crashed, with their keys and reasons."""
     file = pq.ParquetFile(
         pa.BufferReader(get_listed(store, layout.accounts(model), layout.collected(model)))
     )

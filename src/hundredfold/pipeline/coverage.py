@@ -1,6 +1,4 @@
-"""Which units of an attempt have an outcome: derived from the names of the outcomes, kept nowhere
-else.
-"""
+"""The units of an attempt that have an outcome, derived from the names of the outcomes alone."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from ..ports.interfaces import Store
 
 
 class Coverage:
-    """One mark for each unit of a model."""
+    """One flag for each unit of a model."""
 
     def __init__(self, units: int) -> None:
         self.done: NDArray[np.bool_] = np.zeros(units, bool)
@@ -21,7 +19,7 @@ class Coverage:
     def read(
         cls, units: int, layout: Layout, model: str, attempt: int | None, store: Store
     ) -> Coverage:
-        """One listing says what is done in an attempt, or (None) in any."""
+        """Read the coverage of an attempt, or of all attempts (None), from one listing."""
         coverage = cls(units)
         for key in store.list(layout.outcomes(model) + "/"):
             found = layout.parse_outcome_key(key)
@@ -33,7 +31,7 @@ class Coverage:
         self.done[first : last + 1] = True
 
     def missing(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The stretches of first..last that no outcome covers."""
+        """Return the ranges within first..last without an outcome."""
         open_ = np.concatenate([[False], ~self.done[first : last + 1], [False]])
         edges = np.flatnonzero(open_[1:] != open_[:-1])
         return [(first + int(a), first + int(b) - 1) for a, b in edges.reshape(-1, 2)]

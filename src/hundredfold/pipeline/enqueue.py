@@ -1,7 +1,6 @@
-"""Step 3.
+"""Step 3. Sends a message for each batch, the most expensive first.
 
-A message for each batch, the dearest first; on a later attempt one for each stretch of units to do
-again.
+A later attempt has a message for each range of units that are done again.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from .coverage import Coverage
 def plan_attempt(
     manifest: Manifest, layout: Layout, attempt: int, store: Store
 ) -> tuple[list[Message], Coverage]:
-    """The slices of an attempt and what of them is done: what a retry asked for, else every batch,
-    the dearest first.
+    """Return the messages of an attempt, and the coverage of its units.
+
+    They are the ranges that a retry planned, or else all batches, the most expensive first.
     """
     try:
         units = get_json(store, retry_key(layout, manifest.model, attempt))["units"]
@@ -46,7 +46,7 @@ def plan_attempt(
 def plan_retry(
     manifest: Manifest, layout: Layout, attempt: int, units: Sequence[int], store: Store
 ) -> None:
-    """Write down which units an attempt is to do again."""
+    """Record the units that an attempt does again."""
     put_json(store, retry_key(layout, manifest.model, attempt), {"units": sorted(units)})
 
 
@@ -55,7 +55,7 @@ def retry_key(layout: Layout, model: str, attempt: int) -> str:
 
 
 def contiguous_ranges(manifest: Manifest, units: Sequence[int]) -> list[tuple[int, int]]:
-    """Neighbouring units of one batch together: (first, last), in order."""
+    """Return contiguous units of one batch as ranges (first, last), in order."""
     units = sorted(units)
     if not units:
         return []
@@ -66,7 +66,7 @@ def contiguous_ranges(manifest: Manifest, units: Sequence[int]) -> list[tuple[in
 
 
 def enqueue(messages: Sequence[Message], coverage: Coverage, queue: Queue) -> int:
-    """Put what no outcome covers yet on an empty queue; how many messages."""
+    """Send messages for all units without an outcome to an empty queue, and return their number."""
     wanted = [
         message.part(first, last)
         for message in messages

@@ -1,9 +1,9 @@
-"""Step 2. A model's query, once for all units; units packed into batches of even cost; a manifest
-that lists them.
+"""Step 2. Runs a model's query once for all units, and packs the units into batches.
 
-Rows are only routed here: each goes to the file of its batch with the number of its unit. Who reads
-a batch puts it into canonical order (batch.py), so that sorting runs on all cores and is the same
-on every backend.
+The batches have about the same cost, and a manifest lists them. Rows are only routed here: each
+goes to the file of its batch, with the number of its unit. The reader of a batch sorts it into
+canonical order (data/row_order.py), so that sorting uses all cores and gives the same rows on every
+backend.
 """
 
 from __future__ import annotations
@@ -35,34 +35,25 @@ from ..sql.queries import (
 )
 from .units import UnitIndex, no_rows_error, number_units
 
-# so many batches for each worker: few enough to cost nothing, and the last are shared out among
-# idle workers
+# few enough to cost nothing; idle workers share the last ones
 BATCHES_PER_WORKER = 12
-# what a batch costs at least, unless a worker would have none: a message costs a few milliseconds
+# the minimum, unless a worker would get no batch: a message costs a few milliseconds
 MIN_BATCH_COST = 20_000.0
-ROW_COPIES = 3  # of its columns that a row takes while it is sorted and handed over
-ROW_OVERHEAD_BYTES = 24  # and beside them
+ROW_COPIES = 3  # copies of a row's columns while it is sorted and passed to the function
+ROW_OVERHEAD_BYTES = 24  # of each row, in addition
 UNKNOWN_VALUE_BYTES = 48  # of a value whose length is not known
-MIN_SAMPLE_ROWS, MAX_SAMPLE_ROWS, MAX_SAMPLE_BYTES = (
-    20,
-    2_000,
-    2**23,
-)  # rows that are looked at for the lengths of values
-MIN_STREAM_ROWS, MAX_STREAM_ROWS, STREAM_BATCH_BYTES = (
-    64,
-    250_000,
-    2**24,
-)  # rows that are split at a time, and about how many bytes of them
-UNIT_STATE_BYTES = (
-    32  # that the driver holds of each unit at a time: its rows, its batch, its bytes, its outcome
-)
-# fewer where the function takes a batch at once: what it does for all units of a call, it does as
-# rarely
+# rows that are read to estimate the lengths of values
+MIN_SAMPLE_ROWS, MAX_SAMPLE_ROWS, MAX_SAMPLE_BYTES = 20, 2_000, 2**23
+# rows that are routed at a time, and their approximate bytes
+MIN_STREAM_ROWS, MAX_STREAM_ROWS, STREAM_BATCH_BYTES = 64, 250_000, 2**24
+# of each unit, in the driver: its rows, its batch, its bytes, its outcome
+UNIT_STATE_BYTES = 32
+# where the function takes a whole batch: fewer, since it has a cost per call
 BATCHED_BATCHES_PER_WORKER = 3
 
 
 class QueryDescriber(Protocol):
-    """What can say of which columns a query is."""
+    """A warehouse that returns the columns of a query."""
 
     def columns(self, select: str) -> pa.Schema: ...
 
@@ -77,42 +68,34 @@ def prepare(
     workers: int,
     batch_bytes: int,
     memory: int | None = None,
-    defer: Callable[[Callable[[], None]], object] = lambda settle: settle(),
+    defer: Callable[[Callable[[], None]], object] = lambda commit: commit(),
 ) -> Manifest:
-    """Split a model's rows into batches that hold whole units and at most about `batch_bytes` each,
-    or take what is there.
+    """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
-    memory: bytes that what is kept of each unit may take; HomeError where the units are too many
-    for it. What is handed to `later` waits for the disk, and then commits: workers may begin before
-    it has, since whoever finds no commit does all of this again, and their work with it.
+    batch_bytes: the approximate maximum size of a batch. memory: bytes that the driver may keep for
+    all units. defer: is passed a function that waits for the disk and then commits. Workers may
+    start before the commit: a driver that finds none repeats this step, and they their work.
+
+    Raises: HomeError where there are too many units for `memory`.
     """
     there = read_prepared(model, job, layout, store)
     if there is not None:
         return there
     store.delete(layout.model(model.name))
-    select = query_of(model, job)
-    schema = query_columns(model, select, warehouse)
-    select, schema = with_micros(plain_columns(select, schema), schema)
-    kept = not warehouse.is_plain(select)
-    if kept:  # a join or an aggregate is not worth doing twice
-        warehouse.materialize("__prepared", select)
-        select = "SELECT * FROM __prepared"
+    select, schema = _query_of_rows(model, job, warehouse)
     index = number_units(model.name, model.unit, select, schema, warehouse, memory)
     listed = store.append_files(layout.model(model.name))
     units = _list_units(model, index, select, schema, layout, warehouse, store, listed)
     _refuse_too_many(model, len(units), memory)
     index.set_units(units.table)
-    rows = units.rows
-    held = [name for name in schema.names if name not in model.unit]
-    value_bytes = sample_value_bytes(
-        select, [name for name in held if not _is_fixed(schema.field(name).type)], warehouse
-    )
+    value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
     width = row_width(schema, value_bytes)
     batches = make_batches(
-        rows, parts=target_batches(model, rows, workers), most_rows=max(1, batch_bytes // width)
+        units.rows,
+        parts=target_batches(model, units.rows, workers),
+        most_rows=max(1, batch_bytes // width),
     )
-    total = int(rows.sum())
-    del rows  # of each unit, and there may be millions
+    total = int(units.rows.sum())
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
@@ -120,20 +103,11 @@ def prepare(
         )
         batches = split_batches(batches, size, batch_bytes) if value_bytes else batches
         manifest = Manifest(
-            model.name,
-            tuple(model.unit),
-            tuple(model.order_by),
-            len(units),
-            total,
-            nullable,
-            tuple(batches),
-            query_of(model, job),
-            large=large,
-        )
-        files.put(
-            _relative_key(layout, model, layout.manifest_draft(model.name)),
-            manifest.text(layout.manifest_draft(model.name)),
-        )
+            model.name, tuple(model.unit), tuple(model.order_by), len(units), total, nullable,
+            tuple(batches), query_of(model, job), large=large,
+        )  # fmt: skip
+        draft = layout.manifest_draft(model.name)
+        files.put(_relative_key(layout, model, draft), manifest.text(draft))
         files.end()
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
@@ -147,6 +121,24 @@ def prepare(
     return manifest
 
 
+def _varied_columns(model: Model, schema: pa.Schema) -> list[str]:
+    """Return the columns beside the key whose values have no fixed width."""
+    return [
+        field.name for field in schema if field.name not in model.unit and not _is_fixed(field.type)
+    ]
+
+
+def _query_of_rows(model: Model, job: Job, warehouse: StreamingWarehouse) -> tuple[str, pa.Schema]:
+    """Return the query of a model's rows, cheap to run twice, and its columns."""
+    select = query_of(model, job)
+    schema = query_columns(model, select, warehouse)
+    select, schema = with_micros(plain_columns(select, schema), schema)
+    if not warehouse.is_plain(select):  # a join or an aggregate is too expensive to compute twice
+        warehouse.materialize("__prepared", select)
+        select = "SELECT * FROM __prepared"
+    return select, schema
+
+
 def _list_units(
     model: Model,
     index: UnitIndex,
@@ -157,7 +149,7 @@ def _list_units(
     store: AppendStore,
     files: AppendFiles,
 ) -> UnitList:
-    """Write the units, a part at a time, and read the list back: a mapped file, where the store has
+    """Write the units, some at a time, and read the list back: as a mapped file where the store has
     one.
     """
     varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
@@ -178,20 +170,20 @@ def _list_units(
 
 
 def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
-    """HomeError where what is kept of each unit does not fit."""
+    """Raise HomeError if the state of all units does not fit into memory."""
     needed = units * UNIT_STATE_BYTES
     if memory is not None and needed > memory:
         raise HomeError(
-            f"{model.name} has {units:,} units, and of each the run keeps {UNIT_STATE_BYTES} "
-            f"bytes in memory: {needed / 2**20:,.0f} MiB, where --memory leaves "
+            f"{model.name} has {units:,} units, and the run keeps {UNIT_STATE_BYTES} bytes of "
+            f"memory for each: {needed / 2**20:,.0f} MiB, where --memory leaves "
             f"{memory / 2**20:,.0f} MiB for that",
-            hint="raise --memory, or let a unit be more rows: a coarser key, with the function "
-            "working through its groups",
+            hint="raise --memory, or use a coarser key, so that a unit has more rows and the "
+            "function loops over its groups",
         )
 
 
 def target_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
-    """How many batches: a few for each worker, but of a small job no more than pay for themselves."""
+    """Return the number of batches: a few for each worker, fewer for a small job."""
     if model.batched:
         return workers * BATCHED_BATCHES_PER_WORKER
     cost = float(rows.sum()) + UNIT_COST * len(rows)
@@ -199,7 +191,10 @@ def target_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
 
 
 def read_prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:
-    """What an earlier driver prepared; StateError if the model was declared otherwise then."""
+    """Return the manifest that an earlier driver made, or None.
+
+    Raises: StateError if the model was declared differently then.
+    """
     try:
         manifest = Manifest.read(layout, model.name, store, settled=True)
     except KeyError:
@@ -216,7 +211,7 @@ def read_prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manif
     ]
     if other:
         raise StateError(
-            f"{model.name} was prepared under another declaration in run {layout.run}",
+            f"{model.name} was prepared with another declaration in run {layout.run}",
             problems=other,
             hint="run the job again: a run has one declaration",
         )
@@ -224,7 +219,10 @@ def read_prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manif
 
 
 def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Schema:
-    """The query's columns; QueryError for a query that cannot run, or a key that it does not give."""
+    """Return the columns of the query.
+
+    Raises: QueryError for a query that cannot run, or that lacks a column of the key.
+    """
     try:
         schema = warehouse.columns(select)
     except QueryError as error:
@@ -242,23 +240,29 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
         raise QueryError(
             f"the query of {model.name} gives {', '.join(schema.names)}; not among them:",
             problems=missing,
-            hint="select the column in the query, or take it out of the model",
+            hint="select the column in the query, or remove it from the model",
         )
     reserved = [name for name in schema.names if name.startswith("__")]
-    small = [name.lower() for name in schema.names]  # SQL takes Week and week for one
+    small = [name.lower() for name in schema.names]  # SQL does not distinguish Week and week
     if reserved or len(set(small)) < len(small):
         twice = [name for name in schema.names if small.count(name.lower()) > 1]
         raise QueryError(
             f"the query of {model.name} has columns that cannot be used: "
             f"{', '.join(reserved + twice)}",
-            hint="a name must stand once, and not begin with __",
+            hint="a name must occur once, and must not begin with __",
         )
+    _refuse_key(model, schema)
+    return schema
+
+
+def _refuse_key(model: Model, schema: pa.Schema) -> None:
+    """Raise QueryError for columns that cannot be a key, by their name or type."""
     taken = [name for name in model.unit if name in LEDGER_SCHEMA.names]
     if taken:
         raise QueryError(
-            f"the unit of {model.name} has columns named {', '.join(taken)}, as the account of "
-            "every unit has",
-            hint=f"name it otherwise in the query: {taken[0]} AS {model.name}_{taken[0]}",
+            f"the unit of {model.name} has columns named {', '.join(taken)}, which are reserved "
+            "for the status of a unit",
+            hint=f"rename it in the query: {taken[0]} AS {model.name}_{taken[0]}",
         )
     odd = [
         name
@@ -270,9 +274,8 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
         raise QueryError(
             f"the unit of {model.name} has columns of lists, structs or intervals: "
             f"{', '.join(odd)}",
-            hint="a key is made of texts, numbers, dates and times",
+            hint="a key consists of texts, numbers, dates and times",
         )
-    return schema
 
 
 def _write_batches(
@@ -286,9 +289,10 @@ def _write_batches(
     files: AppendFiles,
     width: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
-    """Every row to the file of its batch, in one stream; the columns that hold a null, those of
-    integers beyond 2**53, and about how many bytes each unit takes in a worker (0 where all columns
-    are of a fixed width).
+    """Write every row to the file of its batch, in one stream.
+
+    Returns the columns that have a null, the columns that have an integer beyond 2**53, and the
+    approximate bytes of each unit in a worker (0 where all columns have a fixed width).
     """
     columns = [name for name in schema.names if name not in model.unit]
     batch_of_unit = np.repeat(
@@ -308,16 +312,9 @@ def _write_batches(
         max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width)),
     ):
         routed += chunk.num_rows
-        nullable |= {
-            f.name
-            for f, column in zip(chunk.schema, chunk.columns, strict=True)
-            if column.null_count
-        }
-        large |= {
-            f.name
-            for f, column in zip(chunk.schema, chunk.columns, strict=True)
-            if f.name not in large and has_large(column)
-        }
+        named = list(zip(chunk.schema.names, chunk.columns, strict=True))
+        nullable |= {name for name, column in named if column.null_count}
+        large |= {name for name, column in named if name not in large and has_large(column)}
         numbers = index.unit_numbers(chunk.column(0))
         if varied:
             np.add.at(size, numbers, ROW_COPIES * row_bytes(chunk) + ROW_OVERHEAD_BYTES)
@@ -325,21 +322,25 @@ def _write_batches(
             chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, batch_of_unit
         ):
             files.add(names[which], part)
-    planned = sum(batch.rows for batch in batches)
+    _refuse_other_total(model, sum(batch.rows for batch in batches), routed)
+    return tuple(sorted(nullable)), tuple(sorted(large)), size
+
+
+def _refuse_other_total(model: Model, planned: int, routed: int) -> None:
+    """Raise ConservationError where a query returned another number of rows the second time."""
     if routed != planned:
         raise ConservationError(
             f"{model.name}: the query gave {planned:,} rows when they were counted and {routed:,} "
             "when they were split",
-            hint="does the query depend on chance or on time? A query must give the same rows "
-            "each time",
+            hint="does the query depend on chance or on the time? A query must return the same "
+            "rows each time",
         )
-    return tuple(sorted(nullable)), tuple(sorted(large)), size
 
 
 def _split_by_batch(
     chunk: pa.RecordBatch, numbers: NDArray[np.int32], batch_of_unit: NDArray[np.uint32]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each batch; `lies_in` says for each unit in which batch it lies, shape (units,)."""
+    """Yield the rows of each batch. batch_of_unit: the batch of each unit, of shape (units,)."""
     if not chunk.num_rows:
         return
     number = batch_of_unit.take(numbers)
@@ -356,10 +357,10 @@ def _split_by_batch(
 
 
 def row_width(schema: pa.Schema, value_bytes: Mapping[str, int] = MappingProxyType({})) -> int:
-    """About how many bytes a row takes in memory while it is sorted and handed over: its columns,
-    three times.
+    """Return the approximate bytes of a row while it is sorted and passed on: its columns, three
+    times.
 
-    lengths: bytes of a value of each column whose values differ in length, where they are known.
+    value_bytes: the bytes of a value, for columns of variable width where they are known.
     """
     fixed = sum(field.type.bit_width // 8 + 1 for field in schema if _is_fixed(field.type))
     varied = sum(
@@ -373,11 +374,9 @@ def row_width(schema: pa.Schema, value_bytes: Mapping[str, int] = MappingProxyTy
 def sample_value_bytes(
     select: str, columns: Sequence[str], warehouse: StreamingWarehouse
 ) -> dict[str, int]:
-    """About how many bytes a value takes of each of these columns, whose values differ in length:
-    as the first rows have it.
+    """Estimate the bytes of a value of each of these columns of variable width from the first rows.
 
-    What rows really take is counted when they are split; this only keeps what is read at a time
-    small.
+    The exact sizes are counted when rows are routed; the estimate only keeps each read small.
     """
     if not columns:
         return {}
@@ -388,7 +387,7 @@ def sample_value_bytes(
         MAX_SAMPLE_BYTES // max(int(row_bytes(rows).sum()) // max(rows.num_rows, 1), 1),
     )
     if more > rows.num_rows == MIN_SAMPLE_ROWS:
-        with suppress(HomeError):  # later ones are so long that they do not fit: the first must do
+        with suppress(HomeError):  # later values are too long to fit, so the first ones must do
             rows = warehouse.query(f"{some} {more}")
     return {
         name: int(row_bytes(rows.select([name])).sum()) // max(rows.num_rows, 1) for name in columns
@@ -400,7 +399,7 @@ def _is_fixed(kind: pa.DataType) -> bool:
 
 
 def _relative_key(layout: Layout, model: Model, key: str) -> str:
-    """A key of the model as a name below its prefix."""
+    """Return a key of the model relative to its prefix."""
     return key.removeprefix(layout.model(model.name) + "/")
 
 

@@ -1,5 +1,6 @@
-"""What the stages of a run do beside their step, the same wherever it runs: facts for the record,
-names for later queries, limits.
+"""The work of each stage beside its step, the same on every backend.
+
+It writes facts to the run's record, makes results available to later queries, and applies limits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .work import Progress
 
 
 class RunCallbacks(Protocol):
-    """Functions that are called as a run goes on: run(callbacks=...)."""
+    """Functions that are called while a run is executed: run(callbacks=...)."""
 
     def run_started(self, run: str) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
@@ -49,7 +50,7 @@ class NullCallbacks:
 
 @dataclass
 class StageRunner:
-    """One walk through a run's stages. `publishing` is held while a release is made."""
+    """The stages of one run. `publishing` is a lock that is held while a release is made."""
 
     job: Job
     record: Record
@@ -66,7 +67,9 @@ class StageRunner:
         self.as_of = self.record.as_of
 
     def validate(self, places: Mapping[str, SourcePlace], warehouse: Warehouse) -> None:
-        """Check the queries and every source; the accepted rows stand under the sources' names."""
+        """Check the queries and every source; queries read the accepted rows under the source's
+        name.
+        """
         check_queries(self.job, warehouse.tables_of)
         self.validation_results = verdicts = validate(
             self.job, places, self.as_of, self.layout, warehouse, self.store
@@ -81,10 +84,10 @@ class StageRunner:
 
     @contextmanager
     def unchanged_sources(self, warehouse: Warehouse) -> Iterator[None]:
-        """Check, before and after a block that reads the sources, that they are those that were
+        """Verify, before and after a block that reads the sources, that they are those that were
         validated.
 
-        Raises: SourceError, also instead of an error that a changed or damaged file caused.
+        Raises: SourceError, also in place of an error that a changed or damaged file caused.
         """
         refuse_changed(self.validation_results, warehouse)
         try:
@@ -97,9 +100,9 @@ class StageRunner:
 
     @contextmanager
     def naming_damage(self, warehouse: Warehouse) -> Iterator[None]:
-        """Let a query that fails for a damaged file of a source name that file.
+        """Name the file where a query of the block fails because a file of a source is damaged.
 
-        Raises: SourceError instead of the QueryError.
+        Raises: SourceError in place of the QueryError.
         """
         with ExitStack() as naming:
             for verdict in self.validation_results:
@@ -107,9 +110,9 @@ class StageRunner:
             yield
 
     def collect(self, model: Model, warehouse: Warehouse) -> None:
-        """Collect a model; its results stand under its name.
+        """Collect a model; queries read its results under its name.
 
-        PublishRefused where too many units failed for what follows.
+        Raises: PublishRefused where too many units failed for the steps that follow.
         """
         manifest = Manifest.read(self.layout, model.name, self.store)
         collected = collect(model, manifest, self.layout, self.attempt, warehouse, self.store)
@@ -123,12 +126,13 @@ class StageRunner:
             every = [read_collected(self.layout, each.name, self.store) for each in self.job.models]
             refuse_none_ok(self.job, every, self.record.id)
         more = model is not self.job.models[-1] or bool(self.job.releases)
-        if more or limit is not None:  # a limit given by hand counts though nothing follows
+        if more or limit is not None:  # a limit that was passed applies also where no step follows
             check_limits(self.job, [collected], self.record.id, limit)
 
     def expose_results(self, model: Model, warehouse: Warehouse) -> None:
-        """Let a collected model's results stand under its name; DamagedFile if they are not what
-        was collected.
+        """Create the view of a collected model's results.
+
+        Raises: DamagedFile if the results are not those that were collected.
         """
         verify_listed(
             self.store, self.layout.results(model.name), self.layout.collected(model.name)
@@ -138,7 +142,7 @@ class StageRunner:
         )
 
     def publish(self, warehouse: Warehouse) -> None:
-        """Make the release, if the job makes one."""
+        """Make the release, if the job has one."""
         if not self.job.releases:
             return
         with self.publishing(), self.unchanged_sources(warehouse):
@@ -155,8 +159,9 @@ class StageRunner:
             self.ledger.note(self.record.id, counts={"release": release.counts})
 
     def _terms(self, warehouse: Warehouse) -> Terms:
-        """The terms of this run's release; the sources are compared once more before the pointer
-        moves.
+        """Return the terms of this run's release.
+
+        Their check compares the sources once more before the pointer moves.
         """
         return Terms(
             self._created_at,
@@ -166,12 +171,13 @@ class StageRunner:
         )
 
     def _code(self) -> dict[str, dict[str, int]]:
-        """The units that are ok, of each model, by the fingerprint of the code that did them; the
-        code of the release among them.
+        """Count the ok units of each model by the fingerprint of the code that did them.
+
+        The code of the release is always among them.
         """
         entries = self.record.code
         found: dict[str, dict[str, int]] = {entry["fingerprint"]: {} for entry in entries[-1:]}
-        # each step on AWS is a process of its own, and did not collect itself
+        # each step on AWS is a process of its own, so that others have collected
         every = self.collected or (
             [read_collected(self.layout, model.name, self.store) for model in self.job.models]
             if entries
@@ -181,16 +187,18 @@ class StageRunner:
             for attempt, units in self._units_by_attempt(
                 collected, several=len(entries) > 1
             ).items():
+                # "" where none was recorded
                 print_ = next(
                     (e["fingerprint"] for e in reversed(entries) if e["attempt"] <= attempt), ""
-                )  # "": not recorded
+                )
                 of_code = found.setdefault(print_, {})
                 of_code[collected.model] = of_code.get(collected.model, 0) + units
         return found if entries else {}
 
     def _units_by_attempt(self, collected: Collected, several: bool) -> dict[int, int]:
-        """How many units of a model are ok, by the attempt in which they were done; read from its
-        accounts where there were several codes.
+        """Count the ok units of a model by the attempt that did them.
+
+        With several versions of the code, the model's unit statuses are read.
         """
         if not several:
             return {collected.attempt: collected.ok} if collected.ok else {}

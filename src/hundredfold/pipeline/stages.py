@@ -1,8 +1,6 @@
-"""The whole run on one screen: validate, then for each model prepare, enqueue, work, collect, and
-at the end publish.
+"""The order of the steps: validate; for each model prepare, enqueue, work, collect; then publish.
 
-Told once, as data: the driver of this machine walks it, and whatever else runs a job reads the same
-order.
+It is written once, as data. The local runner and the state machine on AWS both read it.
 """
 
 from __future__ import annotations
@@ -29,9 +27,9 @@ class Stage:
 
 
 def stages(job: Job) -> Iterator[Stage]:
-    """Every stage of a job's run, in order.
+    """Yield every stage of a job's run, in order.
 
-    Each can be done again: what is there already is taken and not made anew.
+    Each can be repeated: existing results are kept and not computed again.
     """
     for step in FIRST_STEPS:
         yield Stage(step)

@@ -1,11 +1,10 @@
-"""Which units a query has, how many rows each, and how to tell from a row which unit it belongs to:
-part of step 2.
+"""The units of a query, their sizes, and the unit of each row: part of step 2.
 
-Where the key's values span no more combinations than a few times the rows, a unit is told by
-arithmetic: the place of each value among those of its column, put together like the digits of a
-number. Rows are then counted and numbered by looking up an array, several times faster than by
-grouping and joining in SQL, which is left for all other keys. Both give the same units in the same
-order.
+Where the values of the key have few combinations (a few times the number of rows), a unit is found
+by arithmetic: the position of each value in its column is a digit, and the digits are put together
+to a number. Rows are then counted and numbered by array look-ups, several times faster than by
+GROUP BY and JOIN in SQL, which are used for all other keys. Both ways give the same units in the
+same order.
 """
 
 from __future__ import annotations
@@ -26,33 +25,31 @@ from ..ports.interfaces import StreamingWarehouse
 from ..sql.queries import rows_with_unit_number, unit_sizes
 
 MAX_COMBINATIONS = 2**24  # combinations of key values
-COMBINATION_BYTES = 40  # what is kept of each while rows are counted, with room to spare
-MAX_DISTINCT_VALUES = 2**16  # different values of one column that is no number
-MAX_BUFFERED_CODES = 2**22  # rows whose codes are counted at once
+COMBINATION_BYTES = 40  # of each combination while rows are counted, rounded up
+MAX_DISTINCT_VALUES = 2**16  # of one column that is not an integer
+MAX_BUFFERED_CODES = 2**22  # rows whose codes are counted at a time
 
 
 class UnitIndex(Protocol):
-    """The units of a query in the order of their keys, with their sizes; a query of its rows; and
-    their units' numbers.
-    """
+    """The units of a query in the order of their keys, and a query of its rows with their units."""
 
     @property
     def tables(self) -> Sequence[str]:
-        """What of it lies in the warehouse, until it is forgotten."""
+        """The names of its tables in the warehouse, to be dropped at the end."""
 
     def batches_of_units(self, rows: int) -> Iterator[pa.RecordBatch]:
-        """The units and their sizes, about `rows` of them at a time: there may be more than fit
-        into memory.
-        """
+        """Yield the units and their sizes, about `rows` at a time: they may not fit into memory."""
 
     def set_units(self, units: pa.Table) -> None:
-        """Take the list of units, as it was written and read again, before rows are queried."""
+        """Set the list of units, written and read back, before rows are queried."""
 
     def query(self, columns: Sequence[str]) -> str:
-        """The rows, with these columns, and before them one that tells the unit."""
+        """Return a query of the rows: first a column of codes that identify units, then these
+        columns.
+        """
 
     def unit_numbers(self, codes: pa.Array) -> NDArray[np.int32]:
-        """The number of each row's unit, from what that first column tells."""
+        """Return the number of each row's unit from its code."""
 
 
 def number_units(
@@ -63,7 +60,7 @@ def number_units(
     warehouse: StreamingWarehouse,
     memory: int | None = None,
 ) -> UnitIndex:
-    """Find how to tell the units of a query. memory: bytes that it may take for itself."""
+    """Choose an index for the units of a query. memory: bytes that it may use."""
     if not unit:
         return SingleUnit(select, warehouse)
     most = (
@@ -75,15 +72,15 @@ def number_units(
 
 
 def no_rows_error(model: str) -> QueryError:
-    """The error for a query without a unit."""
+    """Return the error for a query without rows."""
     return QueryError(
-        f"the query of {model} gives no row",
+        f"the query of {model} returns no row",
         hint="run the query by itself; is a filter or a join too narrow?",
     )
 
 
 class SingleUnit:
-    """One unit of all rows: the key is ()."""
+    """The index of a single unit with all rows: its key is ()."""
 
     tables = ()
 
@@ -107,7 +104,7 @@ class SingleUnit:
 
 
 class JoinIndex:
-    """Keys of any kind: grouped, and then joined, in SQL."""
+    """The index for keys of any kind: GROUP BY and JOIN in SQL."""
 
     tables = ("__units",)
 
@@ -134,20 +131,21 @@ class JoinIndex:
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
-    """One column of a key: how many places it has, the place of a row's value in SQL, and the value
-    of each place.
+    """One column of a key: the number of its values, the position of a row's value in SQL, and the
+    values.
     """
 
     name: str
     cardinality: int
     sql: str
     values: Values | Range
-    table: str = ""  # of values and places in the warehouse, where the place is found by a join
+    # of values and positions in the warehouse, where the position is found by a join
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Few values of any order, each at its place."""
+    """A few values of any kind, by position."""
 
     values: pa.Array
 
@@ -157,7 +155,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Whole numbers from `lowest` on, so many; then a null, if any key has one."""
+    """`count` integers from `lowest` on; then a null, if any key has one."""
 
     kind: pa.DataType
     lowest: int
@@ -173,9 +171,8 @@ class Range:
 
 
 class DenseIndex:
-    """Keys of few combinations:
-
-    `digits` make a code of a row's key, and an array makes the unit's number of the code.
+    """The index for keys with few combinations: a row's code is its position in an array of
+    numbers.
     """
 
     def __init__(
@@ -231,7 +228,7 @@ class DenseIndex:
         return self._number.take(self._codes(codes))
 
     def _count(self, warehouse: StreamingWarehouse) -> NDArray[np.int64]:
-        """How many rows each combination has."""
+        """Count the rows of each combination."""
         rows = np.zeros(self._cells, np.int64)
         waiting: list[NDArray[Any]] = []
         for chunk in warehouse.stream(self.query(())):
@@ -247,9 +244,9 @@ class DenseIndex:
         codes = to_numpy(column, False) if column.null_count == 0 else np.array([-1])
         if len(codes) and (codes.min() < 0 or codes.max() >= self._cells):
             raise ConservationError(
-                f"{self._model}: the query gave keys that it had not given a moment before",
-                hint="does the query depend on chance or on time? A query must give the same rows "
-                "each time",
+                f"{self._model}: the query returned keys that it did not return a moment before",
+                hint="does the query depend on chance or on the time? A query must return the "
+                "same rows each time",
             )
         return codes
 
@@ -262,7 +259,7 @@ def _dense_index(
     warehouse: StreamingWarehouse,
     cells: int,
 ) -> DenseIndex | None:
-    """The units told by arithmetic; None where their keys are of other types, or of too many
+    """Return the index for keys with few combinations; None for other types or more
     combinations.
     """
     t = pa.types
@@ -303,8 +300,9 @@ def _dense_index(
 def _integer_column(
     name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool
 ) -> KeyColumn:
-    """Whole numbers that lie close to one another: the place is the distance from the least of
-    them; nulls come last.
+    """Return a column of integers in a small range: the position is the distance from the lowest.
+
+    Nulls come last.
     """
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
     if nulls:
@@ -315,7 +313,7 @@ def _integer_column(
 def _value_column(
     name: str, kind: pa.DataType, select: str, table: str, warehouse: StreamingWarehouse
 ) -> KeyColumn | None:
-    """Few values of any order: each has its place in that table; None if they are many."""
+    """Return a column of few values, whose positions are in that table; None if they are many."""
     distinct = (
         f"SELECT DISTINCT {quote(name)} AS value FROM ({select}) AS q LIMIT "
         f"{MAX_DISTINCT_VALUES + 1}"

@@ -1,8 +1,8 @@
-"""Step 1. Every source against its contract, as one pass of SQL. Bad rows go to `rejects/` with
-their reasons, and every value that was repaired goes to `repairs/`, before and after.
+"""Step 1. Validates every source against its contract, in one pass of SQL.
 
-Rows in = accepted + rejected + dropped copies, or the run stops here. What was accepted stands
-under the source's name.
+Rejected rows go to `rejects/` with their reasons, and every repaired value goes to `repairs/` with
+its text before and after. Rows read = accepted + rejected + dropped copies, or the run stops here.
+Queries read the accepted rows under the source's name.
 """
 
 from __future__ import annotations
@@ -31,32 +31,33 @@ from ..ports.run_facts import SourceCounts
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
 from ..sql.sources.changes import refuse_other_files
 
+# beginnings of the rules that a value which is not a number breaks
 NUMBER_RULES = (
     "must be a number",
     "must be a whole number",
     "must be a decimal",
-)  # what is said of a value that is none
+)
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One broken check: how many rows, and the first of them."""
+    """One broken rule: the number of rows, and the first of them."""
 
     column: str
     words: str
     rows: int
     file: str
-    row: int  # 0 where the files have rows in no order
+    row: int  # 0 where the rows of the files have no order
     value: str
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What validation said of one source.
+    """The result of validating one source.
 
-    The accepted rows are an object of the store, or (`select`, `files`) read in place.
+    The accepted rows are an object of the store, or are read in place by `select` from `files`.
     """
 
     source: str
@@ -69,11 +70,10 @@ class ValidationResult:
     findings: tuple[Finding, ...] = ()
     accepted_key: str = ""
     select: str = ""
-    files: list[Fingerprint] = field(default_factory=list)  # where `select` reads them in place
-    checksums: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of the objects that validation wrote, by key
-    csv: list[dict[str, Any]] = field(default_factory=list)  # how its CSV files are written
+    files: list[Fingerprint] = field(default_factory=list)  # the files that `select` reads in place
+    # of the objects that validation wrote, by key
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    csv: list[dict[str, Any]] = field(default_factory=list)  # the dialect of each CSV file
 
     @property
     def dropped(self) -> int:
@@ -99,8 +99,9 @@ def validate(
     warehouse: Warehouse,
     store: RunStore,
 ) -> list[ValidationResult]:
-    """Check every source, or take the verdict that is there; SourceError or ContractError for the
-    first that cannot be run.
+    """Validate every source, or return the results that exist.
+
+    Raises: SourceError or ContractError for the first source that cannot be used.
     """
     results = _load_existing(layout.validation_result(), store)
     for result in results:
@@ -125,13 +126,13 @@ def validate(
 
 
 def verify_accepted(result: ValidationResult, store: Store) -> None:
-    """Raise DamagedFile if the accepted rows are an object of the store, and not what was written."""
+    """Raise DamagedFile if the accepted rows are an object of the store that has changed."""
     if result.accepted_key in result.checksums:
         verify(store, result.accepted_key, result.checksums[result.accepted_key])
 
 
 def read_validation(layout: Layout, store: Store) -> list[ValidationResult]:
-    """What validation said; KeyError before it has."""
+    """Return the results of validation. Raises: KeyError if there are none yet."""
     return _read_results(layout.validation_result(), store)
 
 
@@ -142,11 +143,12 @@ def move_source(
     layout: Layout,
     store: Store,
 ) -> None:
-    """Let a run that has validated a source read the same files at other places.
+    """Let a run that has validated a source read the same files in another place.
 
-    files: prints of the files where they are now, in the order of their names; named: how a query
-    names a path. Raises: SourceError for files that are not those that were validated, as far as
-    size and modification time show.
+    files: fingerprints of the files in the new place, in the order of their names. named: returns a
+    path as a query names it.
+
+    Raises: SourceError for files whose size or modification time differ from the validated ones.
     """
     results = _load_existing(layout.validation_result(), store)
     old = next((result for result in results if result.source == source), None)
@@ -195,9 +197,9 @@ def _write_results(results: Sequence[ValidationResult], key: str, store: Store) 
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
-    """A source comes after those that it refers to.
+    """Return the sources so that each comes after those that it refers to.
 
-    JobError for a circle: whose rows would be rejected first?
+    Raises: JobError for a cycle, in which no source could be checked first.
     """
     done: list[Source] = []
     rest = list(sources)
@@ -213,8 +215,8 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
         )
         if ready is None:
             raise JobError(
-                f"sources refer to one another in a circle: {', '.join(s.name for s in rest)}",
-                hint="take out one of the references; a model's query can look at both sources",
+                f"sources refer to one another in a cycle: {', '.join(s.name for s in rest)}",
+                hint="remove one of the references; a model's query can read both sources",
             )
         done.append(ready)
         rest.remove(ready)
@@ -237,6 +239,31 @@ def _validate_one(
         return _check_source(source, place, contract, raw, as_of, layout, warehouse, store)
 
 
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """The rows of a source, by what became of them."""
+
+    read: int  # without malformed lines
+    bad: int
+    repaired: int
+    malformed: int
+    copies: int = 0
+    superseded: int = 0
+    conflicting: int = 0  # different rows with one key
+
+    @property
+    def rows(self) -> int:
+        return self.read + self.malformed
+
+    @property
+    def rejected(self) -> int:
+        return self.bad + self.malformed + self.conflicting
+
+    @property
+    def dropped(self) -> int:
+        return self.copies + self.superseded
+
+
 def _check_source(
     source: Source,
     place: SourcePlace,
@@ -247,88 +274,128 @@ def _check_source(
     warehouse: Warehouse,
     store: RunStore,
 ) -> ValidationResult:
-    found = raw.fingerprints
-    if source.name in {t.split(".")[0] for t in source.references.values()}:
-        warehouse.create_view(
-            source.name, raw.select
-        )  # a source that refers to itself is checked against its raw rows
+    """Check the rows of a source, and write its rejected, repaired and accepted rows."""
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
-    _refuse_references(source, warehouse)
-    try:
-        refuse_timeless(source, warehouse.columns(checks.typed))
-        rows, bad, repaired, counts = _count(checks, warehouse)
-    except QueryError as error:
-        if damage := warehouse.find_damage(source.name, [entry[0] for entry in found], error):
-            raise damage from error
-        _refuse_clean(source, raw.select, warehouse)
-        raise SourceError(
-            f"{source.name} cannot be checked: {error.message}", hint=error.hint
-        ) from error
+    totals, counts = _count_rows(source, checks, raw, warehouse)
     has_duplicates = _has_duplicates(source, checks, warehouse)
-    if (
-        bad or has_duplicates
-    ) and raw.with_row_numbers is not None:  # from here on it matters which row is which
+    # from here on, row numbers matter
+    if (totals.bad or has_duplicates) and raw.with_row_numbers is not None:
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
-    malformed = raw.malformed.num_rows if raw.malformed is not None else 0
-    if rows + malformed == 0:
+    if totals.rows == 0:
         raise SourceError(
             f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
             "row",
             hint=f"name another place with --source {source.name}=PATH",
         )
-    findings = _findings(checks, counts, raw.in_file_order, warehouse) if bad else ()
+    findings = _findings(checks, counts, raw.in_file_order, warehouse) if totals.bad else ()
     if raw.malformed is not None:
         findings += _malformed_findings(raw.malformed)
-    copies, superseded, clashes, duplicate_findings = (
-        _find_duplicates(source, checks, raw.in_file_order, warehouse)
-        if has_duplicates
-        else (0, 0, 0, ())
-    )
-    findings += duplicate_findings
-    if repaired:
+    if has_duplicates:
+        totals, duplicates = _find_duplicates(source, checks, totals, raw.in_file_order, warehouse)
+        findings += duplicates
+    if totals.repaired:
         _write_repairs(source, checks, raw, layout, warehouse)
-    rejected, dropped = bad + malformed + clashes, copies + superseded
-    if rejected or dropped:
-        _write_rejects(source, checks, raw, bool(copies + superseded + clashes), layout, warehouse)
-    sign = _decimal_hint(source, raw.csv, findings)
-    _refuse_too_many(
-        source, rejected, rows + malformed, findings, store.where(layout.rejects(source.name)), sign
+    if totals.rejected or totals.dropped:
+        _write_rejects(source, checks, raw, totals, layout, warehouse)
+    _refuse_beyond_limits(
+        source, totals, findings, raw.csv, store.where(layout.rejects(source.name))
     )
-    _refuse_replaced(source, superseded, rows + malformed, store.where(layout.rejects(source.name)))
-    if rejected + dropped == rows + malformed:
-        raise ContractError(
-            f"{source.name}: all {rows + malformed:,} rows were rejected",
-            problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
-            hint=f"{sign}see {store.where(layout.rejects(source.name))}",
-        )
-    if raw.in_place and checks.as_is and not (rejected or dropped):
+    if raw.in_place and checks.as_is and not (totals.rejected or totals.dropped):
         return ValidationResult(
-            source.name, rows, rows, 0, select=checks.accepted(None), files=found
+            source.name,
+            totals.rows,
+            totals.rows,
+            0,
+            select=checks.accepted(None),
+            files=raw.fingerprints,
         )
-    rejects = warehouse.read_parquet(layout.rejects(source.name)) if rejected or dropped else None
+    return _keep_accepted(source, checks, raw, totals, findings, layout, warehouse, store)
+
+
+def _count_rows(
+    source: Source, checks: Checks, raw: AttachedSource, warehouse: Warehouse
+) -> tuple[_Totals, list[int]]:
+    """Count the rows of a source, and the failures of each rule.
+
+    Raises: SourceError for a damaged file, or for references and `clean` expressions that fail.
+    """
+    if source.name in {t.split(".")[0] for t in source.references.values()}:
+        # a source that refers to itself is checked against its raw rows
+        warehouse.create_view(source.name, raw.select)
+    _refuse_references(source, warehouse)
+    try:
+        refuse_timeless(source, warehouse.columns(checks.typed))
+        rows, bad, repaired, counts = _count(checks, warehouse)
+    except QueryError as error:
+        paths = [entry[0] for entry in raw.fingerprints]
+        if damage := warehouse.find_damage(source.name, paths, error):
+            raise damage from error
+        _refuse_clean(source, raw.select, warehouse)
+        raise SourceError(
+            f"{source.name} cannot be checked: {error.message}", hint=error.hint
+        ) from error
+    malformed = raw.malformed.num_rows if raw.malformed is not None else 0
+    return _Totals(rows, bad, repaired, malformed), counts
+
+
+def _refuse_beyond_limits(
+    source: Source,
+    totals: _Totals,
+    findings: Sequence[Finding],
+    csv: Sequence[Mapping[str, Any]],
+    where: str,
+) -> None:
+    """Raise ContractError where more rows were rejected or superseded than is allowed, or all."""
+    sign = _decimal_hint(source, csv, findings)
+    _refuse_too_many(source, totals.rejected, totals.rows, findings, where, sign)
+    _refuse_replaced(source, totals.superseded, totals.rows, where)
+    if totals.rejected + totals.dropped == totals.rows:
+        raise ContractError(
+            f"{source.name}: all {totals.rows:,} rows were rejected",
+            problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
+            hint=f"{sign}see {where}",
+        )
+
+
+def _keep_accepted(
+    source: Source,
+    checks: Checks,
+    raw: AttachedSource,
+    totals: _Totals,
+    findings: tuple[Finding, ...],
+    layout: Layout,
+    warehouse: Warehouse,
+    store: RunStore,
+) -> ValidationResult:
+    """Write the accepted rows as an object of the store. Raises: ConservationError."""
+    has_rejects = bool(totals.rejected or totals.dropped)
+    rejects = warehouse.read_parquet(layout.rejects(source.name)) if has_rejects else None
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.write_rows(checks.accepted(rejects), key)
-    refuse_other_files(source.name, found, warehouse)  # from here on the copy is read
-    if accepted + bad + clashes + dropped != rows:
+    # from here on, the copy is read
+    refuse_other_files(source.name, raw.fingerprints, warehouse)
+    rejected = totals.bad + totals.conflicting
+    if accepted + rejected + totals.dropped != totals.read:
         raise ConservationError(
-            f"{source.name}: {rows:,} rows came in, but {accepted:,} accepted + {bad + clashes:,} "
-            f"rejected + {dropped:,} dropped is {accepted + bad + clashes + dropped:,}"
+            f"{source.name}: {totals.read:,} rows were read, but {accepted:,} accepted + "
+            f"{rejected:,} rejected + {totals.dropped:,} dropped is "
+            f"{accepted + rejected + totals.dropped:,}"
         )
     written = [
         key,
-        *([layout.rejects(source.name)] if rejected or dropped else []),
-        *([layout.repairs(source.name)] if repaired else []),
+        *([layout.rejects(source.name)] if has_rejects else []),
+        *([layout.repairs(source.name)] if totals.repaired else []),
     ]
     checksums = {each: sum_ for each in written if (sum_ := checksum_of(store, each))}
     return ValidationResult(
         source.name,
-        rows + malformed,
+        totals.rows,
         accepted,
-        rejected,
-        copies,
-        superseded,
-        repaired,
+        totals.rejected,
+        totals.copies,
+        totals.superseded,
+        totals.repaired,
         findings,
         key,
         checksums=checksums,
@@ -337,7 +404,7 @@ def _check_source(
 
 
 def _malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
-    """A finding for each rule that lines of the files break, with the first of them."""
+    """Return a finding for each rule that malformed lines break, with the first of them."""
     rules = malformed.column("rule").to_pylist()
     rows = {
         rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)
@@ -350,7 +417,7 @@ def _malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
 
 
 def _refuse_references(source: Source, warehouse: Warehouse) -> None:
-    """The sources that it refers to stand by now: their columns can be looked at."""
+    """Check the columns of the sources that a source refers to; their views exist by now."""
     targets = {target: target.split(".") for target in source.references.values()}
     there = {
         table: warehouse.columns(f"SELECT * FROM {quote(table)}").names
@@ -363,14 +430,14 @@ def _refuse_references(source: Source, warehouse: Warehouse) -> None:
     ]
     if problems:
         raise SourceError(
-            f"{source.name}: references name a column that is not there",
+            f"{source.name}: its references name missing columns",
             problems=problems,
-            hint="mend the reference",
+            hint="correct the reference",
         )
 
 
 def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
-    """SourceError for the columns whose `clean` does not run over the raw rows."""
+    """Raise SourceError for the columns whose `clean` fails on the raw rows."""
     problems = []
     for column, expression in source.clean.items():
         try:
@@ -382,14 +449,14 @@ def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:
             problems.append(f"{column}: {expression}: {error.message.splitlines()[0]}")
     if problems:
         raise SourceError(
-            f"{source.name}: clean does not run",
+            f"{source.name}: its clean expressions fail",
             problems=problems,
-            hint="wanted an SQL expression over the source's columns as they came",
+            hint="wanted an SQL expression over the columns of the source as it was read",
         )
 
 
 def _accepted_query(result: ValidationResult, warehouse: Warehouse) -> str:
-    """The accepted rows in SQL, wherever the home lies by now."""
+    """Return the query of the accepted rows, for the present place of the home."""
     return (
         f"SELECT * FROM {warehouse.read_parquet(result.accepted_key)}"
         if result.accepted_key
@@ -398,8 +465,9 @@ def _accepted_query(result: ValidationResult, warehouse: Warehouse) -> str:
 
 
 def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[int]]:
-    """Rows, bad rows, repaired rows, and the count of each check: one pass, and a second one where
-    there is a bad row.
+    """Count rows, bad rows, repaired rows, and the failures of each rule.
+
+    This takes one pass, and a second one if there is a bad row.
     """
     totals = (
         f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER "
@@ -417,13 +485,13 @@ def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[in
 def _findings(
     checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse
 ) -> tuple[Finding, ...]:
-    """Each broken check with its first row, the most frequent first."""
+    """Return each broken rule with its first row, the most frequent first."""
     broken = [
         (i, rule, count)
         for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True))
         if count
     ]
-    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # the rows of a file in order
+    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
     firsts = ", ".join(
         (
             f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
@@ -448,13 +516,13 @@ def _findings(
 
 
 def _raw_value(rule: Rule, checks: Checks) -> str:
-    """The column of `judged` that holds what a rule looked at, as it came."""
+    """Return the column of `judged` with the raw value that a rule checked."""
     raw = f"__raw_{quote_part(rule.column)}"
     return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
 def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
-    """Whether two good rows have the same key."""
+    """Return whether two valid rows have the same key."""
     if not source.unique:
         return False
     key = ", ".join(map(quote, source.unique))
@@ -467,9 +535,9 @@ def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> boo
 
 
 def _find_duplicates(
-    source: Source, checks: Checks, exact: bool, warehouse: Warehouse
-) -> tuple[int, int, int, tuple[Finding, ...]]:
-    """Copies, superseded rows, rows that clash; kept in the table `__twins`."""
+    source: Source, checks: Checks, totals: _Totals, in_file_order: bool, warehouse: Warehouse
+) -> tuple[_Totals, tuple[Finding, ...]]:
+    """Find copies, superseded rows and conflicting rows, and keep them in the table `__twins`."""
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
     warehouse.materialize("__twins", duplicates(source, checks, good))
     counts = {
@@ -478,49 +546,44 @@ def _find_duplicates(
             "SELECT reason, count(*) AS n FROM __twins GROUP BY reason"
         ).to_pylist()
     }
-    copies, superseded = (
-        counts.pop("copy of another row", 0),
-        counts.pop("superseded by a later row", 0),
+    totals = replace(
+        totals,
+        copies=counts.pop("copy of another row", 0),
+        superseded=counts.pop("superseded by a later row", 0),
+        conflicting=sum(counts.values()),
     )
-    clashes = sum(counts.values())
-    if not clashes:
-        return copies, superseded, 0, ()
+    if not totals.conflicting:
+        return totals, ()
     first = warehouse.query(
         "SELECT __file, __row FROM __twins WHERE counts ORDER BY __file, __row LIMIT 1"
     ).to_pylist()[0]
-    return (
-        copies,
-        superseded,
-        clashes,
-        (
-            Finding(
-                ", ".join(source.unique),
-                "must be unique",
-                clashes,
-                first["__file"],
-                int(first["__row"]) if exact else 0,
-                "another row has this key",
-            ),
-        ),
+    finding = Finding(
+        ", ".join(source.unique),
+        "must be unique",
+        totals.conflicting,
+        first["__file"],
+        int(first["__row"]) if in_file_order else 0,
+        "another row has this key",
     )
+    return totals, (finding,)
 
 
 def _write_rejects(
     source: Source,
     checks: Checks,
     raw: AttachedSource,
-    duplicate_findings: bool,
+    totals: _Totals,
     layout: Layout,
     warehouse: Warehouse,
 ) -> None:
-    """Every row that goes no further, as it came in, with its reasons: one file."""
+    """Write every row that was not accepted, as it was read, with its reasons, to one file."""
     parts = [
         (
             f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM "
             f"({checks.judged}) AS j WHERE {checks.any_bad}"
         )
     ]
-    if duplicate_findings:
+    if totals.dropped or totals.conflicting:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
     gone = " UNION ALL ".join(parts)
     names = ", ".join(
@@ -545,8 +608,9 @@ def _write_rejects(
 def _write_repairs(
     source: Source, checks: Checks, raw: AttachedSource, layout: Layout, warehouse: Warehouse
 ) -> None:
-    """Every value that a repair changed, also of rows that are rejected all the same: one file, and
-    one more pass over the source.
+    """Write every value that a repair changed, also in rejected rows, to one file.
+
+    This reads the source once more.
     """
     names = [name for name in raw.schema.names if name not in ("__file", "__row")]
     warehouse.materialize("__touched", checks.touched(raw.select))
@@ -557,8 +621,8 @@ def _write_repairs(
 def _decimal_hint(
     source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]
 ) -> str:
-    """Return a hint about the other decimal sign where numbers of CSV files were rejected that are
-    written with it; "" otherwise.
+    """Return a hint about the decimal sign if rejected numbers are written with the other one; else
+    "".
     """
     signs = {str(facts["decimal"]) for facts in csv}
     if len(signs) != 1:
@@ -570,8 +634,8 @@ def _decimal_hint(
     ):
         return ""
     return (
-        f"if these numbers have a decimal {'comma' if other == ',' else 'point'}, say so: "
-        f'Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+        f"if these numbers have a decimal {'comma' if other == ',' else 'point'}, declare "
+        f'it: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
     )
 
 
@@ -601,7 +665,7 @@ def _refuse_too_many(
 
 
 def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> None:
-    """Refuse a source most of whose rows replace one another: its key names more than one thing."""
+    """Refuse a source most of whose rows supersede one another: its key lacks a column."""
     limit = allowed(source.max_replaced, rows)
     if superseded > limit:
         raise ContractError(
@@ -613,7 +677,7 @@ def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> 
 
 
 def _location(finding: Finding, several: bool) -> str:
-    """The place of a row, as far as it is known; the file only where there are several."""
+    """Return the place of a row, as far as it is known; the file only where there are several."""
     if not finding.row:
         return f"in {finding.file}"
     return f"row {finding.row}" + (f" of {finding.file}" if several else "")
@@ -623,9 +687,9 @@ def _location(finding: Finding, several: bool) -> str:
 def naming_damage(
     source: str, files: Sequence[Sequence[Any]], warehouse: Warehouse
 ) -> Iterator[None]:
-    """Let a query that fails for a damaged file of a source name that file.
+    """Name the file where a query of the block fails because a file of the source is damaged.
 
-    Raises: SourceError instead of the QueryError.
+    Raises: SourceError in place of the QueryError.
     """
     try:
         yield
@@ -638,7 +702,7 @@ def naming_damage(
 
 
 def refuse_changed(results: Sequence[ValidationResult], warehouse: Warehouse) -> None:
-    """Check that files read in place are still those that were validated.
+    """Verify that files which are read in place are those that were validated.
 
     Raises: SourceError for the first source that differs.
     """

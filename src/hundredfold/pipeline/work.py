@@ -1,11 +1,14 @@
-"""Step 4. Messages through the user's function. The only step that runs on workers.
+"""Step 4. Runs the messages through the user's function. The only step that uses workers.
 
-A unit that fails is a result: it goes to the ledger, and its neighbours go on. A child that dies
-costs the unit it was on: the rest of its slice goes to another child, in this process. One that was
-killed from outside is no proof against its unit, which is given a second try. Nor is one that ran
-out of memory: units before it may have kept what it lacked, or the other units of its batch take
-the room. So the unit is tried again alone, in a fresh child. A worker that vanishes says nothing:
-the queue gives its message to another, and from its second return on in two halves.
+A unit that fails is a result: its error is recorded, and the other units go on.
+
+A child process that dies costs the unit that it was working on; the rest of its slice goes to
+another child of this process. If it was killed from outside, that is no evidence against its unit,
+which is tried again. Nor is a lack of memory: earlier units may have kept the memory, or the other
+units of the batch need it. So the unit is tried again alone, in a fresh child.
+
+A worker process that vanishes sends nothing: the queue delivers its message to another, and from
+the third delivery on in two halves.
 """
 
 from __future__ import annotations
@@ -30,23 +33,22 @@ from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
 from .coverage import Coverage
 
-HALVING_DELIVERY = 3  # the delivery at which a message that came back is halved: its second return
-MAX_WRITES = 4  # outcomes that may be on their way to the store at a time
-MIN_SHARED_S = 0.1  # seconds of work that are worth sharing with a slot that has none
-STOP_DELAY_S = 0.03  # seconds after which a slot has heard where to stop
-LOST_REASON = "its message came back too often: whatever worker had it was lost"
-MAX_STARTUP_DEATHS = 2  # so often may a child die before it reaches a unit of a slice
-# second tries for want of memory that end like the first, one after the other, before no more are
-# given
+HALVING_DELIVERY = 3  # the delivery at which a returned message is split in halves: the third
+MAX_WRITES = 4  # outcomes in the queue to the store
+MIN_SHARED_S = 0.1  # of remaining work that is worth sharing with an idle slot
+STOP_DELAY_S = 0.03  # time until a slot knows where to stop
+LOST_REASON = "its message was delivered too often: every worker that had it was lost"
+MAX_STARTUP_DEATHS = 2  # deaths of a child before it reaches a unit of a slice
+# consecutive retries that ran out of memory again, before units are no longer retried
 MAX_FAILED_RETRIES = 50
-MAX_WRITE_BYTES = 64 * 2**20  # of outcomes that may be on their way to the store at a time
+MAX_WRITE_BYTES = 64 * 2**20  # bytes of outcomes in the queue to the store
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a model is.
+    """The progress of a model.
 
-    `failed` counts units that failed or crashed, `lately` the last of them.
+    `failed` counts units that failed or crashed; `last_failure` describes the last of them.
     """
 
     model: str
@@ -58,23 +60,24 @@ class Progress:
 
 @dataclass
 class InFlight:
-    """A message in a slot: what of it is still to do, and until when it is ours."""
+    """A message in a slot: the slices that remain, and its lease."""
 
     message: Message
     receipt: str
     todo: deque[Message]
     lease_extended: float
-    started: float  # when a slot was given what is first in todo
+    started: float  # when the slot was assigned the first slice of todo
     startup_deaths: int = 0
-    narrow: bool = (
-        False  # memory ran out: from now on no more of the batch is read than is asked for
-    )
-    retried_units: set[int] = field(default_factory=set)  # units that have had their second try
+    # since memory ran out, only the units that are needed are read from the batch
+    narrow: bool = False
+    retried_units: set[int] = field(default_factory=set)  # units that were tried a second time
 
 
 @dataclass
 class WorkDispatcher:
-    """Where messages become outcomes: the doors, the pool, and what is being done just now."""
+    """Turns messages into outcomes: assigns slices to worker slots, and handles what happens
+    there.
+    """
 
     messages: Sequence[Message]
     manifest: Manifest
@@ -88,30 +91,25 @@ class WorkDispatcher:
     visibility: float
     clock: Clock = time.monotonic
     in_flight: dict[WorkerSlot, InFlight] = field(default_factory=dict)
-    failed_units: set[int] = field(
-        default_factory=set
-    )  # units that failed or crashed: one may be done twice, and counts once
+    # units that failed or crashed, each counted once although it may be done twice
+    failed_units: set[int] = field(default_factory=set)
     last_failure: str = ""
-    next_delivery: Delivery | None = None  # one that was waited for
-    stop_when_empty: bool = (
-        False  # only what the queue hands out now: what is left of the attempt is for others
-    )
-    writer: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1)
-    )  # the disk is not waited for here
-    pending_writes: deque[Future[int] | str] = field(
-        default_factory=deque
-    )  # outcomes on their way, and receipts to delete after those before
-    pending_bytes: int = 0  # bytes of outcomes on their way
-    retried_alone: set[int] = field(
-        default_factory=set
-    )  # units on a second try, since memory ran out in the first
-    failed_retries: int = 0  # how many second tries, one after the other, ended like the first
+    next_delivery: Delivery | None = None  # a delivery that was waited for
+    # return when the queue is empty: other processes do the rest
+    stop_when_empty: bool = False
+    # writes to the store in the background
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    # writes in order, and receipts of messages to delete after those before
+    pending_writes: deque[Future[int] | str] = field(default_factory=deque)
+    pending_bytes: int = 0  # bytes of the pending writes
+    # units that are tried again since memory ran out
+    retried_alone: set[int] = field(default_factory=set)
+    failed_retries: int = 0  # consecutive retries that ran out of memory again
 
     def run(self) -> None:
-        """Until every unit of the messages has an outcome.
+        """Return when every unit of the messages has an outcome.
 
-        `tell` is called between events, and may raise to stop.
+        `report` is called between events, and may raise to stop.
         """
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
@@ -130,21 +128,20 @@ class WorkDispatcher:
                     self._handle(slot, event)
                 self._await_writes(MAX_WRITES)
                 self._keep_leases()
-            self.pending_writes.extend(
-                {doing.receipt for doing in self.in_flight.values()}
-            )  # the outcome is there, only the message is left
+            # their outcomes exist, only the messages are left
+            self.pending_writes.extend({doing.receipt for doing in self.in_flight.values()})
             self._await_writes(0)
-            while (
-                self.stop_when_empty and not self.pool.is_idle
-            ):  # their last words would be taken for the next call's
+            # their last events would be taken for those of the next call
+            while self.stop_when_empty and not self.pool.is_idle:
                 self._report()
                 for _ in self.pool.events(0.05):
                     pass
         self._report()
 
     def _await_writes(self, most: int) -> None:
-        """Delete the messages whose outcomes are in the store; wait until at most so many outcomes,
-        and bytes, are on their way there.
+        """Delete the messages whose outcomes are stored.
+
+        Waits until at most `most` writes, and MAX_WRITE_BYTES, are pending.
         """
         waiting = sum(not isinstance(entry, str) for entry in self.pending_writes)
         while self.pending_writes:
@@ -152,22 +149,21 @@ class WorkDispatcher:
             if isinstance(entry, str):
                 self.queue.delete(entry)
             elif entry.done() or waiting > most or self.pending_bytes > MAX_WRITE_BYTES:
-                self.pending_bytes -= entry.result()  # raises what the store raised
+                self.pending_bytes -= entry.result()  # raises the error of the store
                 waiting -= 1
             else:
                 return
             self.pending_writes.popleft()
 
     def _assign(self) -> bool:
-        """Give every idle slot something to do; whether any was given."""
+        """Assign a slice to every idle slot; return whether any was assigned."""
         fed = False
         for slot in self.pool.idle():
             doing = self.in_flight.get(slot)
             if doing is not None and not doing.todo:
                 del self.in_flight[slot]
-                if all(
-                    other.receipt != doing.receipt for other in self.in_flight.values()
-                ):  # or another slot has a part of it
+                # no other slot has a part of it
+                if all(other.receipt != doing.receipt for other in self.in_flight.values()):
                     self.pending_writes.append(doing.receipt)
                 doing = None
             if doing is None:
@@ -184,8 +180,8 @@ class WorkDispatcher:
         return fed
 
     def _steal(self) -> InFlight | None:
-        """A part of what another slot has before it, when no message is left: so that all slots end
-        at about the same time.
+        """Take a part of another slot's work when no message is left, so that all slots end
+        together.
         """
         busiest: WorkerSlot | None = None
         longest, cut = MIN_SHARED_S, 0
@@ -212,40 +208,38 @@ class WorkDispatcher:
         )
 
     def _remaining(self, slot: WorkerSlot, doing: InFlight) -> tuple[float, int]:
-        """About how many seconds of work a slot has before it that another could do (as its units
-        took so far, or as the one that it is on has taken already, if that is more), and the unit
-        after which it should stop to have half of it.
+        """Estimate the seconds of work before a slot that another could do, and where to cut it.
+
+        The estimate uses the mean time of its units so far, or the time of its current unit if that
+        is longer. The second value is the unit after which the slot should stop, to give half away.
         """
-        if (
-            not doing.todo or self.pool.context.model(self.manifest.model).batched
-        ):  # what takes a slice at once gives none of it away
+        # a function that takes a whole slice cannot share it
+        if not doing.todo or self.pool.context.model(self.manifest.model).batched:
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.started
-        if took < MIN_SHARED_S:  # too little to tell
+        if took < MIN_SHARED_S:  # too early to estimate
             return 0.0, 0
         others = sum(part.units for part in list(doing.todo)[1:])
         at, since = self.pool.position(slot)
-        if (
-            not slice_.first <= at <= slice_.last
-        ):  # it has not begun, or hands over what it has done
+        # it has not begun, or is sending its results
+        if not slice_.first <= at <= slice_.last:
             return (took * others, 0) if others else (0.0, 0)
         each = took / (at - slice_.first + 1)
-        cut = max(
-            (at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since))
-        )  # it is beyond what lies nearer before it hears
+        # it will have passed nearer units before it learns of the cut
+        cut = max((at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since)))
         units = others or max(slice_.last - cut, 0)
         return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 
     def _accept(self, delivery: Delivery) -> InFlight | None:
-        """What a delivery asks for and nobody has done; None if that is nothing, or if it was
-        halved.
+        """Return the undone units of a delivery as work; None if there are none, or if it was
+        split.
         """
         message = Message.parse(delivery.body)
         missing = [
             message.part(first, last)
             for first, last in self.coverage.missing(message.first, message.last)
         ]
-        if not missing:  # another worker finished it first
+        if not missing:  # another worker was faster
             self.queue.delete(delivery.receipt)
             return None
         if delivery.receive_count >= HALVING_DELIVERY and message.units > 1:
@@ -258,15 +252,13 @@ class WorkDispatcher:
         )
 
     def _wait_for_message(self) -> None:
-        """Nothing is in our hands, and not all is done: it is in the hands of others, or lost.
-
-        Wait for it to come back.
-        """
+        """Wait for a message of another worker, or for a lost one, to return to the queue."""
         self.next_delivery = self.queue.receive(wait=1.0)
         if self.next_delivery is not None:
             return
         depth = self.queue.depth()
-        if not (depth.waiting or depth.in_flight):  # the dead letters are accounted for already
+        # units of dead letters have been recorded already
+        if not (depth.waiting or depth.in_flight):
             self.queue.send(
                 [
                     str(m.part(first, last))
@@ -277,9 +269,8 @@ class WorkDispatcher:
 
     def _handle(self, slot: WorkerSlot, event: PoolEvent) -> None:
         doing = self.in_flight.get(slot)
-        if (
-            doing is None
-        ):  # the last words of a slice that all was done for, in the model before this one
+        # the last event of a slice of the previous model, all of whose units are done
+        if doing is None:
             return
         match event:
             case ChunkDone(message, results, accounts):
@@ -295,19 +286,16 @@ class WorkDispatcher:
                 self._on_worker_death(doing, event)
 
     def _on_worker_death(self, doing: InFlight, event: WorkerDied) -> None:
-        """A child is gone: account for the unit it was on, and put the rest of its slice back to be
-        done.
-        """
+        """Record the unit of a child that died, and return the rest of its slice to be done."""
         slice_ = doing.todo.popleft()
         start = event.done + 1
-        if start > slice_.last:  # it had handed over all of it
+        if start > slice_.last:  # it had sent all results
             return
         if event.memory:
             self._on_memory_death(doing, event, slice_.part(start, slice_.last))
             return
-        if (
-            event.internal and not event.fresh
-        ):  # an earlier unit may have spoiled that process: a fresh one is asked
+        # an earlier unit may have damaged the process: try a fresh one
+        if event.internal and not event.fresh:
             doing.todo.appendleft(slice_.part(start, slice_.last))
             return
         if event.error is not None and (
@@ -337,17 +325,18 @@ class WorkDispatcher:
             return
         unit = rest.first if event.unit is None else event.unit
         self._record_crash(slice_.part(unit, unit), event.reason)
+        # the unit may be beyond a cut
         ends = (
             (start, min(unit - 1, slice_.last)),
             (unit + 1, slice_.last),
-        )  # it may have been beyond what was still wanted of it
+        )
         parts = [slice_.part(a, b) for a, b in ends if a <= b]
         doing.todo.extendleft(reversed(parts))
 
     def _on_memory_death(self, doing: InFlight, event: WorkerDied, rest: Message) -> None:
-        """A child ran out of memory.
+        """Handle a child that ran out of memory.
 
-        That is proof against a unit only where it was alone in a fresh child.
+        A unit is to blame only if it was alone in a fresh child.
         """
         batch = self.manifest.batches[rest.batch]
         unit = (
@@ -373,11 +362,12 @@ class WorkDispatcher:
             again = [(rest.first, unit - 1), (unit + 1, rest.last)]
         elif unit is not None:
             self.retried_alone.add(unit)
+            # first, since the next child is fresh
             again = [
                 (unit, unit),
                 (rest.first, unit - 1),
                 (unit + 1, rest.last),
-            ]  # first, since the next child is fresh
+            ]
         elif event.fresh and rest.units > 1:
             again = [(half.first, half.last) for half in halves(rest)]
         else:
@@ -390,7 +380,7 @@ class WorkDispatcher:
             self.failed_retries = self.failed_retries + 1 if failed else 0
 
     def _record_dead_letters(self) -> None:
-        """Messages that came back too often: what they ask for is recorded as crashed."""
+        """Record the units of dead-lettered messages as crashed."""
         if not self.queue.depth().dead:
             return
         for body in self.queue.dead():
@@ -402,11 +392,12 @@ class WorkDispatcher:
         self._commit(message, b"", crashed_accounts(message, reason))
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
-        """An outcome: its results, and then, as the commit, its accounts.
+        """Write an outcome: its results and then, as the commit, its unit statuses.
 
-        Until both are in the store, its message stays in the queue.
+        Its message stays in the queue until both are stored.
         """
-        self._await_writes(MAX_WRITES)  # or what is heard at once would pile up here
+        # otherwise events that arrive together would accumulate here
+        self._await_writes(MAX_WRITES)
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
@@ -447,7 +438,7 @@ class WorkDispatcher:
 
 
 def halves(message: Message) -> list[Message]:
-    """A slice in two, or itself if it is one unit."""
+    """Split a slice in two; a single unit stays as it is."""
     if message.units == 1:
         return [message]
     middle = (message.first + message.last) // 2
@@ -455,12 +446,12 @@ def halves(message: Message) -> list[Message]:
 
 
 def crashed_accounts(message: Message, reason: str) -> bytes:
-    """The accounts of units that nobody could do."""
+    """Return the statuses of units that every worker lost."""
     return accounts_without_result(message, "crashed", "WorkerDied", reason)
 
 
 def accounts_without_result(message: Message, status: str, error: str, reason: str) -> bytes:
-    """The accounts of units that have no result, and why."""
+    """Return the statuses of units without a result, with the reason."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
     return pack_ledger(

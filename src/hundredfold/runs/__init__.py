@@ -1,3 +1,3 @@
-"""Use cases that every backend shares: loading a job, checking arguments, naming a run, and reading
-it afterwards.
+"""Use cases shared by every backend: load a job, check arguments, name a run, plan a retry, read a
+run.
 """

@@ -1,7 +1,8 @@
-"""The interface of a backend: what the Python API and the command line ask, whichever machine does
-the work.
+"""The interface of a backend, which the Python API and the command line use for local runs and on
+AWS.
 
-It is not among the ports since its methods speak of runs, callbacks and jobs, which are above them.
+It is not in the package `ports` because its methods use runs, callbacks and jobs, which are in
+higher layers.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from .run import Run
 
 @dataclass(frozen=True, slots=True)
 class RunArguments:
-    """What a call decides for one run. A backend refuses, with UsageError, what is not its own.
+    """The arguments of a call for one run. A backend refuses those of another with UsageError.
 
-    workers, memory   local: processes (one a core), and bytes or a text such as "2GB" (0.7 of the machine's)
-    batches, wait     aws: about how many batches for each model; whether to follow the run to its end
-    as_of             the moment that counts as now for the checks and the release (now)
-    run_id            instead of one made from the time
-    max_rejected      limits for this run instead of the declared ones, by source
-    max_failed        the same, for the units of each model
-    accept_new_code   go on with other code than the run began with; the units that are done keep theirs
-    replace_newer     the release may replace that of a run that was created later
+    workers, memory   local: processes (default: one a core); bytes or "2GB" (default: 0.7 of all)
+    batches, wait     aws: approximate batches for each model; whether to follow the run to its end
+    as_of             the moment that counts as now for checks and release (default: now)
+    run_id            the id of the run (default: made from the time)
+    max_rejected      limits by source that replace the declared ones
+    max_failed        a limit for the units of each model that replaces the declared one
+    accept_new_code   continue with other code than before; units that are done keep their results
+    replace_newer     let the release replace that of a run created later
     """
 
     workers: int | None = None
@@ -46,41 +47,38 @@ class RunArguments:
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """What to tell a person who stopped watching a run: what became of it, and the commands that
-    make sense now.
-    """
+    """A message for a person who stopped watching a run, and the useful next commands."""
 
     message: str
-    commands: Sequence[
-        Sequence[str]
-    ]  # each with what stands between `hundredfold` and the options of the backend
+    # each without `hundredfold` and without the options of the backend
+    commands: Sequence[Sequence[str]]
 
 
 class Backend(Protocol):
-    """Where runs are executed and kept."""
+    """The place where runs are executed and kept."""
 
     @property
     def fixed(self) -> str:
-        """What has to be done to a function before its units are tried again, as a participle."""
+        """The participle for a corrected function, such as "fixed and deployed"."""
 
     @property
     def watch_options(self) -> Sequence[str]:
-        """The options of `status` that follow a run which is under way."""
+        """The options of `status` that follow a run in progress."""
 
     @property
     def cli_options(self) -> list[str]:
-        """The options of a command that name this backend and its home again."""
+        """The options of a command that select this backend and its home."""
 
     def caller(self) -> str:
-        """The authenticated identity of the backend's user; "" where the operating system's is all
-        there is.
+        """Return the authenticated identity of the backend's user; "" if only the operating system
+        knows one.
         """
 
     def prestart(self) -> None:
-        """Begin early with what a run needs later."""
+        """Start early what a run needs later."""
 
     def open_home(self, job: str | None = None) -> RunHome:
-        """The runs that are there; HomeError or UsageError if there is none."""
+        """Return the place of the runs. Raises: HomeError or UsageError if there is none."""
 
     def run(
         self,
@@ -100,9 +98,8 @@ class Backend(Protocol):
         job: Job | None = None,
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
-        """Go on with a run that was stopped or lost its driver.
-
-        `sources`: those whose files were moved.
+        """Resume a run that was stopped or lost its driver. sources: new places of files that were
+        moved.
         """
 
     def retry(
@@ -113,7 +110,9 @@ class Backend(Protocol):
         *,
         job: Job | None = None,
     ) -> Run:
-        """Do the failed and crashed units again, and what builds on them; then go on to publish."""
+        """Do failed and crashed units and their dependent models again, then continue to
+        publish.
+        """
 
     def publish(
         self,
@@ -123,13 +122,16 @@ class Backend(Protocol):
         *,
         job: Job | None = None,
     ) -> Run:
-        """Go on with a run that its limits held back."""
+        """Continue a run that was held back by its limits."""
 
     def cancel(self, run_id: str | None) -> Record:
-        """End a run for good; what was done stays readable."""
+        """End a run for good; its results stay readable."""
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
-        """Follow a run to its end; UsageError where a run is the process that started it."""
+        """Follow a run to its end.
+
+        Raises: UsageError where a run ends with the process that started it.
+        """
 
     def interruption(self, run_id: str) -> Interruption:
-        """What to say to a person who pressed Ctrl-C while a run was watched."""
+        """Return the message for a person who pressed Ctrl-C while watching a run."""

@@ -1,5 +1,5 @@
-"""The code with which a run is done: kept with it, compared when it goes on, and recorded by
-attempt.
+"""The history of the code that does a run: kept with the run, recorded by attempt, compared on
+resume.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .retry import plan_remaining
 
 
 def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool) -> JobCode:
-    """Return the code of the job as it is now.
+    """Return the present code of the job.
 
-    StateError if it is not that with which the run was done so far, unless that is accepted.
+    Raises: StateError if it is not the code that did the run so far, unless `accept` is set.
     """
     code = read_job_code(job, record.ref)
     if accept or not is_new_code(record, code):
@@ -28,23 +28,24 @@ def check_code(home: RunHome, record: Record, job: Job, verb: str, accept: bool)
             facts_of(get_sealed(home.store, Layout(record.id).code(last)).to_pybytes()), code.facts
         )
     except (KeyError, DamagedFile):
-        problems = ["what differs is not known: the run's copy of its code is gone or damaged"]
+        problems = ["the differences are unknown: the run's copy of its code is missing or damaged"]
     raise StateError(
-        f"the code is not that with which run {record.id} was done so far",
+        f"the code is not that which did run {record.id} so far",
         problems=problems,
-        hint=f"go on with the code as it is now: hundredfold {verb} {record.id} --accept-new-code "
-        "  (in Python: accept_new_code=True)   or put the code back, or run the job again",
+        hint=f"continue with the present code: hundredfold {verb} {record.id} --accept-new-code   "
+        "(in Python: accept_new_code=True)   or restore the earlier code, or run the job again",
     )
 
 
 def is_new_code(record: Record, code: JobCode) -> bool:
-    """Whether code is other than that with which the run was done last."""
+    """Return whether code is other than that which did the run last."""
     return bool(record.code) and record.code[-1]["fingerprint"] != code.fingerprint
 
 
 def keep_code(home: RunHome, record: Record, code: JobCode, attempt: int | None = None) -> None:
-    """Keep the code with the run, and record that it is that of an attempt (the run's present one)
-    and of those that follow.
+    """Keep the code with the run, and record that it does an attempt and those after it.
+
+    attempt: by default the present one.
     """
     layout = Layout(record.id)
     try:
@@ -58,16 +59,18 @@ def keep_code(home: RunHome, record: Record, code: JobCode, attempt: int | None 
 
 
 def keep_job(home: RunHome, record: Record, job: Job, code: JobCode) -> None:
-    """Keep a job that was given as an object, where its code is new: whoever goes on without naming
-    a job takes this one.
+    """Keep a job that was passed as an object, where its code is new.
+
+    A later command that names no job uses this one.
     """
     if not record.ref and is_new_code(record, code):
         put_sealed(home.store, Layout(record.id).job(), pickle_job(job))
 
 
 def plan_new_code(home: RunHome, record: Record, job: Job, code: JobCode) -> None:
-    """Let what is left of a run be done in an attempt of its own, so that each unit's attempt says
-    by which code it was done.
+    """Plan the remaining units of a run as an attempt of their own.
+
+    The attempt of a unit then identifies the code that did it.
     """
     keep_job(home, record, job, code)
     left = plan_remaining(home, record, job)

@@ -1,10 +1,12 @@
-"""Which code a run is made by: the job's own modules, its queries, and the versions of what they
-import.
+"""The code of a job: its own modules, its queries, and the versions of the libraries that it
+imports.
 
-A module is the job's own if it is reached from the job's functions and contracts by its imports,
-also by those inside of functions, and is not installed: a file outside of site-packages, an
-editable install included. What is installed counts by its version. Functions and classes without a
-module (of a script, a notebook, a closure) count by their code.
+A module is the job's own if the imports of the job's functions and contracts reach it, imports
+inside of functions included, and if it is not installed: a file outside of site-packages, or of an
+editable install. Installed code counts by its version. Functions and classes without a module (of a
+script, a notebook, a closure) count by their code.
+
+`code_history` keeps the code with a run; `workers.code_snapshot` lets workers import it.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ PACKAGE = __name__.partition(".")[0]
 
 @dataclass(frozen=True, slots=True)
 class JobCode:
-    """The code of a job: its fingerprint, the facts that this is made of, and the job's own modules
-    with their bytes.
+    """The code of a job: a fingerprint, the facts that it is computed from, and the job's own
+    modules.
     """
 
     fingerprint: str
@@ -59,9 +61,7 @@ class JobCode:
         return sink.getvalue()
 
     def snapshot(self, archive: str) -> Snapshot:
-        """Return what a worker needs to import this code; `archive` is where `archive()` was
-        written.
-        """
+        """Return the snapshot that a worker imports. archive: where `archive()` was written."""
         tops = {
             module.name: module
             for module in self.modules
@@ -81,10 +81,9 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def read_job_code(job: Job, ref: str = "") -> JobCode:
-    """Read the code of a job. `ref` is the name by which the job is imported; "" where it was given
-    as an object.
+    """Read the code of a job. ref: the name that the job is imported by; "" for an object.
 
-    Raises: JobError for a module whose file was edited after this process had imported it.
+    Raises: JobError for a module whose file was edited after this process imported it.
     """
     taken = time.time_ns()
     reached = ValueDigests()
@@ -104,8 +103,8 @@ def read_job_code(job: Job, ref: str = "") -> JobCode:
             f"{names}: edited after this process imported it, so that workers would run other "
             "code than this process",
             problems=[closure.modules[name].origin for name in stale],
-            hint=f"in a notebook: importlib.reload({stale[0]}) and make the job anew, or restart "
-            "the kernel; else start the program again",
+            hint=f"in a notebook: importlib.reload({stale[0]}) and create the job again, or "
+            "restart the kernel; else start the program again",
         )
     facts = {
         "modules": {
@@ -123,14 +122,14 @@ def read_job_code(job: Job, ref: str = "") -> JobCode:
 
 
 def facts_of(archive: bytes) -> dict[str, Any]:
-    """Return the facts that an archive of code keeps."""
+    """Return the facts in an archive of code."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         facts: dict[str, Any] = json.loads(file.read("facts.json"))
     return facts
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say, a line for each, what differs between the facts of two codes."""
+    """Describe the differences between the facts of two codes, one a line."""
     lines = []
     for part, what in (("modules", ""), ("functions", ""), ("queries", "")):
         then, now = old.get(part, {}), new.get(part, {})
@@ -141,7 +140,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                     if name in then and name in now
                     else "new"
                     if name in now
-                    else "not used any more"
+                    else "no longer used"
                 )
                 lines.append(f"{what}{name}: {said}")
     versions = [
@@ -158,9 +157,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def with_queries(job: Job) -> Job:
-    """Return the job with the text of its queries instead of the names of their files: a run reads
-    each file once.
-    """
+    """Return the job with the texts of its query files, so that a run reads each file only once."""
 
     def read(query: str) -> str:
         return FileText.read(query, job.folder)
@@ -174,9 +171,8 @@ def with_queries(job: Job) -> Job:
             for name, value in vars(model).items()
             if name not in model.__dataclass_fields__
         }
-        vars(read_model).update(
-            kept
-        )  # what was found out about its function, where every name was there
+        # the results of inspecting its function, while every name was available
+        vars(read_model).update(kept)
         return read_model
 
     publish = tuple(
@@ -189,7 +185,7 @@ def with_queries(job: Job) -> Job:
 
 
 def _queries(job: Job) -> dict[str, str]:
-    """The texts of a job's queries, as digests, by what they are."""
+    """Return the digests of a job's queries, by title."""
     found = {
         _query_name(f"the query of {m.name}", m.query or ""): query_of(m, job) for m in job.models
     }
@@ -239,14 +235,14 @@ def _parts(job: Job) -> Iterator[tuple[str, Any]]:
 
 
 def _innermost(work: object) -> Any:
-    """The function inside of partials, methods and objects."""
+    """Return the function inside of partials, methods and objects."""
     while isinstance(work, functools.partial):
         work = work.func
     return getattr(work, "__func__", work)
 
 
 def _module_of_ref(ref: str) -> str:
-    """The module that a job's name begins with: module:attribute, or the module that a file was
+    """Return the module of a job's name: that of module:attribute, or the one that a file was
     imported as.
     """
     name = ref.partition(":")[0] if ".py" not in ref else ""
@@ -265,7 +261,7 @@ def _module_of_ref(ref: str) -> str:
 
 
 def _commit(folder: Path | None) -> str:
-    """The commit that is checked out in a folder's git repository; "" if there is none."""
+    """Return the commit that is checked out in a folder's Git repository; "" if there is none."""
     for place in (folder, *folder.parents) if folder is not None else ():
         git = place / ".git"
         try:

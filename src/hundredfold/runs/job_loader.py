@@ -1,4 +1,4 @@
-"""From the words for a job, `module:attribute` or `path/to/file.py:attribute`, to the job itself."""
+"""Loads a job by its name, `module:attribute` or `path/to/file.py:attribute`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ REF_HINT = (
 
 
 def load_job(ref: str) -> Job:
-    """The job of a module, looked for in the current folder too, or of a file; JobError says why
-    there is none.
+    """Return the job of a module or a file. Modules are also searched in the current folder.
 
-    Without an attribute it is the only job that the module holds.
+    Without an attribute, it is the only job in the module. Raises: JobError with the reason.
     """
     file = FILE_REF.fullmatch(ref)
     name, _, attribute = (file["path"], "", file["attribute"] or "") if file else ref.partition(":")
@@ -41,7 +40,7 @@ def load_job(ref: str) -> Job:
         or not (file or all(name.split(".")))
         or "\0" in ref
     ):
-        raise JobError(f"{ref!r} names no job", hint=REF_HINT)
+        raise JobError(f"{ref!r} does not name a job", hint=REF_HINT)
     return _find_job(
         _import_file(Path(name))
         if file
@@ -52,21 +51,23 @@ def load_job(ref: str) -> Job:
 
 
 def absolute_ref(ref: str) -> str:
-    """The same words, good in any folder: a file's path made absolute."""
+    """Return the name in a form that is valid in any folder: the path of a file is made
+    absolute.
+    """
     file = FILE_REF.fullmatch(ref)
     return str(expand_user(file["path"]).absolute()) + ref[file.end("path") :] if file else ref
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module that a file is. Its folder comes first on the path, as for `python file.py`; a
-    file of a package is imported as a part of it, from the folder that holds the package.
+    """Import the module of a file. Its folder comes first on the path, as for `python file.py`.
+
+    A file of a package is imported as a part of it, from the folder that contains the package.
     """
-    full = Path(
-        os.path.realpath(expand_user(path))
-    )  # and not Path.resolve, which raises for links that lead to each other
+    # Path.resolve raises for links that lead to each other
+    full = Path(os.path.realpath(expand_user(path)))
     try:
         found = full.is_file()
-    except OSError:  # a name that is too long, say
+    except OSError:  # for example, a name that is too long
         found = False
     if not found:
         raise JobError(f"there is no file {full}", hint=REF_HINT)
@@ -89,7 +90,10 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _relative_import_depth(path: Path) -> int:
-    """How many packages its relative imports need around a file: one for `from .model import fit`."""
+    """Return the number of enclosing packages that a file's relative imports need.
+
+    It is one for `from .model import fit`.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
@@ -100,21 +104,20 @@ def _relative_import_depth(path: Path) -> int:
 
 
 def _import(name: str, folder: Path, again: str) -> ModuleType:
-    if str(folder) not in sys.path:  # workers are sent this path
+    if str(folder) not in sys.path:  # workers receive this path
         sys.path.insert(0, str(folder))
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # what a module says on import is words, not the result
+        # stdout is reserved for the result
+        with contextlib.redirect_stdout(sys.stderr):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise JobError(
                 f"there is no module {error.name!r} in {folder} or among the installed packages",
-                hint="run this where the module is, or install its package",
+                hint="run this in the folder of the module, or install its package",
             ) from error
         raise _import_error(name, error, again) from error
-    except (Exception, SystemExit) as error:  # whatever the user's module raises is told
+    except (Exception, SystemExit) as error:  # reported with the user's line
         raise _import_error(name, error, again) from error
 
 
@@ -141,30 +144,27 @@ def _find_job(module: ModuleType, name: str, attribute: str) -> Job:
 
 
 def _import_error(module: str, error: BaseException, again: str) -> JobError:
-    """Return what the import of a module raised, with the line of the user's that raised it.
+    """Return the error for a failed import, with the user's line that raised it.
 
-    An error of ours keeps its hint.
+    One of this package's own errors keeps its hint.
     """
     where = _user_line(error)
     if isinstance(error, HundredfoldError):
         return JobError(
             error.message,
             problems=[*error.problems, *where],
-            hint=error.hint or f"mend the declaration in {module}",
+            hint=error.hint or f"correct the declaration in {module}",
         )
+    reason = f"{type(error).__name__}: {text_of_error(error)}".rstrip(": ")
     return JobError(
-        f"the module {module} cannot be imported: {type(error).__name__}: {text_of_error(error)}".rstrip(
-            ": "
-        ),
+        f"the module {module} cannot be imported: {reason}",
         problems=where,
-        hint=f"{again} shows all of it",
+        hint=f"{again} shows the whole traceback",
     )
 
 
 def _user_line(error: BaseException) -> list[str]:
-    """Return the innermost line of the user's own code that led to an error, rather than one of
-    this package or of Python's.
-    """
+    """Return the innermost line of the user's own code that led to an error."""
     if isinstance(error, SyntaxError) and error.filename:
         return [
             f"at {error.filename}, line {error.lineno}"
@@ -180,7 +180,7 @@ def _user_line(error: BaseException) -> list[str]:
 
 
 def job_of(home: RunHome, record: Record) -> Job:
-    """The job of a run: imported anew where it has a name, so that mended code counts; else as it
+    """Return the job of a run: imported again by its name, so that corrections apply; else as it
     was kept.
     """
     if record.ref:
@@ -189,16 +189,16 @@ def job_of(home: RunHome, record: Record) -> Job:
         kept = get_sealed(home.store, Layout(record.id).job())
     except KeyError:
         raise StateError(
-            f"run {record.id} died before its job was kept", hint="run the job again"
+            f"run {record.id} ended before its job was kept", hint="run the job again"
         ) from None
     try:
         job = cloudpickle.loads(kept.to_pybytes())
-    except Exception as error:  # whatever the user's modules raise is told
+    except Exception as error:  # reported below
         raise JobError(
             f"the job of run {record.id} cannot be loaded: {type(error).__name__}: "
             f"{text_of_error(error)}",
-            hint="in Python, pass it: hundredfold.resume(run_id, job=job)",
+            hint="in Python, pass the job: hundredfold.resume(run_id, job=job)",
         ) from error
     if not isinstance(job, Job):
-        raise JobError(f"what run {record.id} kept is no job")
+        raise JobError(f"run {record.id} kept an object that is not a job")
     return job

@@ -1,4 +1,4 @@
-"""The modules that belong to a job: found from its functions along their imports."""
+"""The modules that belong to a job: those that the imports of its functions reach."""
 
 from __future__ import annotations
 
@@ -19,26 +19,36 @@ if TYPE_CHECKING:
     from importlib.abc import ResourceLoader
 
 PACKAGE = __name__.partition(".")[0]
-MAX_INSTALLED_MODULES = 400  # own modules of an installed package beyond which its version must do
+MAX_INSTALLED_MODULES = 400  # in larger installed packages, the version represents the rest
 IMPORT_STATEMENT = re.compile(
-    r"^[ \t]*(?:from[ \t]+(?P<base>\.*[\w.]*)[ \t]+import[ \t]*(?P<names>\([^)]*\)|[^\n#;]*)|import[ \t]+(?P<plain>[\w. ,\t]+))"
+    r"^[ \t]*(?:from[ \t]+(?P<base>\.*[\w.]*)[ \t]+import[ \t]*(?P<names>\([^)]*\)|[^\n#;]*)"
+    r"|import[ \t]+(?P<plain>[\w. ,\t]+))"
     r"|import_module\([ \t]*[\"'](?P<text>[\w.]+)[\"']",
     re.M,
 )
 STDLIB = str(Path(os.__file__).parent)
 DISTRIBUTION_OF = {
-    "sklearn": "scikit_learn", "PIL": "pillow", "yaml": "pyyaml", "dateutil": "python_dateutil", "cv2": "opencv_python",
-    "bs4": "beautifulsoup4", "skimage": "scikit_image", "attr": "attrs", "dotenv": "python_dotenv",
-}  # fmt: skip
+    "sklearn": "scikit_learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "dateutil": "python_dateutil",
+    "cv2": "opencv_python",
+    "bs4": "beautifulsoup4",
+    "skimage": "scikit_image",
+    "attr": "attrs",
+    "dotenv": "python_dotenv",
+}
 
 
 class ModuleClosure:
-    """The own modules that are reached by imports, and the versions of the libraries that they
+    """The job's own modules, reached by imports, and the versions of the libraries that they
     import.
     """
 
     def __init__(self, roots: set[str], tops: set[str]) -> None:
-        """`tops` are own also where they are installed: the packages of the job's functions."""
+        """Read the modules. tops: top-level names that are own even if installed: those of the
+        functions.
+        """
         self.modules: dict[str, Module] = {}
         self.sources: dict[str, bytes] = {}
         self.versions: dict[str, str] = {}
@@ -53,8 +63,8 @@ class ModuleClosure:
                     todo.append(name)
 
     def _read(self, name: str) -> Sequence[str]:
-        """Take a module in, if it is the job's own; the modules that it imports, its parents among
-        them.
+        """Read a module if it is the job's own, and return the modules that it imports and its
+        parents.
         """
         if name in self.modules or not self._is_own(name.partition(".")[0]):
             return ()
@@ -72,7 +82,7 @@ class ModuleClosure:
         return [*parents, *(_imports(module, data) if module.kind == "source" else _loaded(module))]
 
     def _is_own(self, top: str) -> bool:
-        """Whether a top name is the job's own; of a library, the version is noted."""
+        """Return whether a top-level name is the job's own; record the version of a library."""
         own = self._kinds.get(top)
         if own is None:
             own = self._kinds[top] = self._classify(top)
@@ -98,7 +108,7 @@ class ModuleClosure:
 
 @functools.cache
 def _metadata_version(top: str) -> str:
-    """The version of the distribution that brings a name: asks all of them."""
+    """Return the version of the distribution with a top-level name; slow: reads all metadata."""
     names = _distributions().get(top, ())
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names)))
 
@@ -109,7 +119,9 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _known_versions() -> dict[str, str]:
-    """The versions of what is installed, by the normal form of its name, from the names of folders."""
+    """Return the versions of installed distributions, by normalised name, from the names of
+    folders.
+    """
     found: dict[str, str] = {}
     for folder in reversed(sys.path):
         try:
@@ -129,7 +141,7 @@ def _normal(name: str) -> str:
 
 
 def _is_installed(path: str) -> bool:
-    """Whether a file belongs to Python or was installed beside it."""
+    """Return whether a file belongs to Python or was installed into it."""
     parts = Path(path).parts
     return (
         "site-packages" in parts
@@ -140,7 +152,7 @@ def _is_installed(path: str) -> bool:
 
 
 def _is_target(path: str) -> bool:
-    """Whether a file is below a folder that pip installed into (pip install --target)."""
+    """Return whether a file is in a folder that pip installed into (pip install --target)."""
     return any(
         _holds_distributions(folder)
         for folder in sys.path
@@ -157,7 +169,7 @@ def _holds_distributions(folder: str) -> bool:
 
 
 def _place(name: str) -> str | None:
-    """The file of a module, or the folder of a namespace package; None if there is none."""
+    """Return the file of a module, or the folder of a namespace package; None if there is none."""
     module = sys.modules.get(name)
     if module is not None:
         return getattr(module, "__file__", None) or next(
@@ -167,7 +179,9 @@ def _place(name: str) -> str | None:
 
 
 def _candidates(last: str, folders: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...] | None]]:
-    """The files that the name of a module may mean in these folders, and the folders of a package."""
+    """Yield the files that a module's name can mean in these folders, with the folders of a
+    package.
+    """
     for folder in folders:
         base = os.path.join(folder or os.getcwd(), last)  # noqa: PTH118, PTH109  # quick: asked for every import of every module
         if os.path.isfile(f"{base}/__init__.py"):  # noqa: PTH113
@@ -177,7 +191,7 @@ def _candidates(last: str, folders: Sequence[str]) -> Iterator[tuple[str, tuple[
 
 
 def _locate(name: str) -> tuple[Module, bytes] | None:
-    """A module of the job with its bytes: as it was imported, or as it would be."""
+    """Return a module and its bytes: as it was imported, or as it would be."""
     loaded = sys.modules.get(name)
     if loaded is None:
         parent = name.rpartition(".")[0]
@@ -219,7 +233,7 @@ _read_before: dict[
 def _read_file(
     watched: str, origin: str, loader: ResourceLoader | None
 ) -> tuple[FileFingerprint | None, bytes]:
-    """The bytes of a module, and the print of its file that was the same before and after they were
+    """Return the bytes of a module, and its file's fingerprint, unchanged before and after the
     read.
     """
     before = fingerprint_file(watched)
@@ -239,14 +253,14 @@ def _read_file(
             return before, data
         before = after
     raise JobError(
-        f"{origin} was imported, and is gone: workers could not import it",
-        hint="put it back, or start the program again",
+        f"{origin} was imported, and is missing now: workers could not import it",
+        hint="restore it, or start the program again",
     )
 
 
 @functools.lru_cache(maxsize=4096)
 def _imports(module: Module, data: bytes) -> Sequence[str]:
-    """The names that a module may import anywhere in it; more than it does, at times."""
+    """Return the names that a module may import anywhere; sometimes more than it does."""
     text = data.decode("utf-8", "replace")
     package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     names: dict[str, None] = {}
@@ -270,8 +284,9 @@ def _imports(module: Module, data: bytes) -> Sequence[str]:
 
 
 def _loaded(module: Module) -> Sequence[str]:
-    """The modules that a module without source uses, as far as they are loaded: those of its
-    package, and those of what it names.
+    """Return the loaded modules that a module without source uses.
+
+    They are those of its package, and those of the objects in its namespace.
     """
     package = module.name if module.locations is not None else module.name.rpartition(".")[0]
     names = [name for name in sys.modules if package and name.startswith(f"{package}.")]
@@ -286,7 +301,7 @@ def _loaded(module: Module) -> Sequence[str]:
 
 
 def _absolute(base: str, package: str) -> str:
-    """The full name in `from base import`, inside of a package."""
+    """Return the full name of `base` in `from base import`, inside of a package."""
     level = len(base) - len(base.lstrip("."))
     if not level:
         return base

@@ -1,5 +1,5 @@
-"""The rules for the id of a run and the name of a job, checked before anything is looked up or
-locked.
+"""The rules for the id of a run and the name of a job, which are checked before any lookup or
+lock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..job import NAME
 
 MAX_RUN_ID_CHARACTERS = 80
 RUN_ID = re.compile(rf"(?!-)[\w-]{{1,{MAX_RUN_ID_CHARACTERS}}}")  # letters and digits of any script
-AWS_RUN_ID = re.compile(RUN_ID.pattern.replace(r"\w", "A-Za-z0-9_"))  # executions are named by it
+AWS_RUN_ID = re.compile(RUN_ID.pattern.replace(r"\w", "A-Za-z0-9_"))  # AWS names executions by it
 
 
 def check_run_id(run: object) -> str:

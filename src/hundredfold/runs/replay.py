@@ -1,4 +1,4 @@
-"""One unit again, here and now: its rows, its parameters, the function as it is in this process."""
+"""Replays one unit in this process: with its rows and parameters, and the function as it is now."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def replay_unit(
     job: Job | None = None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
-    """Call a model's function here, on one unit, with the rows and the earlier results that it had;
-    what it returns.
+    """Call a model's function on one unit, with its rows and earlier results, and return the
+    result.
 
-    key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for
-    one).
+    key: as `failures` prints it, such as "PREMIUM,Accra,1GB". call: the caller, such as pdb's
+    runcall.
     """
     record = find_run(home, run_id)
     job = job or job_of(home, record)
@@ -62,7 +62,7 @@ def replay_unit(
 
 
 def find_unit(units: UnitList, key: str, model: str) -> int:
-    """The number of the unit whose key is written like this; UsageError names those that are near."""
+    """Return the number of a unit by its key. Raises: UsageError, which names similar keys."""
     columns = [to_python_list(column) for column in units.keys.columns]
     texts = [key_text(parts) for parts in zip(*columns, strict=True)] if columns else [key_text(())]
     wanted = key if columns else key_text(())

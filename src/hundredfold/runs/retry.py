@@ -1,5 +1,5 @@
-"""Planning what a run does again: its failed units, what builds on them, and the rest of a run
-under new code.
+"""Plans the work that a run repeats: failed units, dependent models, and the rest under new
+code.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ..sql.queries import query_of
 
 
 def plan_remaining(home: RunHome, record: Record, job: Job) -> bool:
-    """Plan the units of a run that are not done for its next attempt; whether there may be any:
-    none of a run that was published.
+    """Plan the units that are not done for the next attempt; return whether there may be any.
+
+    A run that was published has none.
     """
     layout, attempt = Layout(record.id), record.attempt
     if any((r.run, r.attempt) == (record.id, attempt) for r in releases(record.job, home.store)):
@@ -46,7 +47,9 @@ def plan_remaining(home: RunHome, record: Record, job: Job) -> bool:
 
 
 def discard(home: RunHome, record: Record) -> None:
-    """Remove what a retry does anew; a driver that died here has the next one do it again."""
+    """Delete the objects that a retry computes again; if this is interrupted, the next driver
+    repeats it.
+    """
     keys = record.options.get("forget", ())
     for key in keys:
         home.store.delete(key)
@@ -55,7 +58,7 @@ def discard(home: RunHome, record: Record) -> None:
 
 
 def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
-    """Which units are to be done again, and which models from the start because they build on them."""
+    """Plan the failed units for the next attempt, and their dependent models from the start."""
     layout, attempt = Layout(record.id), record.attempt + 1
     bad: dict[str, list[int]] = {}
     for model in job.models:
@@ -81,9 +84,8 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
         *map(layout.model, sorted(anew)),
         *(layout.collected(name) for name in bad if name not in anew),
     ]
-    home.ledger.note(
-        record.id, options={"attempt": attempt, "forget": forget}
-    )  # at once: a retry is planned whole, or not at all
+    # in one write: a retry is planned completely or not at all
+    home.ledger.note(record.id, options={"attempt": attempt, "forget": forget})
 
 
 def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
@@ -94,7 +96,7 @@ def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: Ru
     ).read(["status"])
     if table.num_rows != len(units):
         raise HundredfoldError(
-            f"the accounts of {model.name} have {table.num_rows:,} rows for {len(units):,} units"
+            f"the statuses of {model.name} have {table.num_rows:,} rows for {len(units):,} units"
         )
     return [
         number for number, status in enumerate(table.column("status").to_pylist()) if status != "ok"
@@ -102,7 +104,7 @@ def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: Ru
 
 
 def _dependent_models(job: Job, changed: set[str], home: RunHome, record: Record) -> set[str]:
-    """The models that are given, or whose query reads, a model whose results may change."""
+    """Return the models whose query or inputs use a model with results that may change."""
     warehouse = DuckWarehouse(
         home.store, home.scratch(f"{record.id}-plan"), memory=2**27, threads=1
     )

@@ -1,4 +1,4 @@
-"""A run as people look at it: what is recorded of it, and the rows that it left."""
+"""A run as people read it: its record, and its rows."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
 from .names import check_run_id
 
-HTML_ROWS = 20  # rows of a table that a notebook shows
-HTML_CHARACTERS = 100  # characters of one value there
+HTML_ROWS = 20  # rows of a table in a notebook
+HTML_CHARACTERS = 100  # characters of a value in a notebook
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a run, in the form that you like."""
+    """Rows of a run, as an Arrow table, or as a frame of pandas or Polars."""
 
     table: pa.Table
 
@@ -42,11 +42,11 @@ class Rows:
         return self.table
 
     def pandas(self) -> Any:
-        """A pandas.DataFrame (needs the extra `pandas`)."""
+        """Return a pandas.DataFrame (needs the extra `pandas`)."""
         return self.table.to_pandas()
 
     def polars(self) -> Any:
-        """A polars.DataFrame (needs the extra `polars`)."""
+        """Return a polars.DataFrame (needs the extra `polars`)."""
         import polars as pl
 
         return pl.from_arrow(self.table)
@@ -58,7 +58,7 @@ class Rows:
         return f"{self.table.num_rows:,} rows of {', '.join(self.table.column_names)}"
 
     def _repr_html_(self) -> str:
-        """The first rows as a table, for a notebook."""
+        """Return the first rows as an HTML table, for a notebook."""
         head = self.table.slice(0, HTML_ROWS)
         names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
         columns = [map(_html_cell, to_python_list(column)) for column in head.columns]
@@ -73,14 +73,14 @@ class Rows:
 
 
 class Run:
-    """One execution of a job, and all that is left of it."""
+    """One execution of a job: its record and its files."""
 
     def __init__(self, home: RunHome, run: str) -> None:
         self.home, self.id, self.layout = home, run, Layout(run)
 
     @property
     def record(self) -> Record:
-        """The ledger's record, read anew."""
+        """The ledger's record, read at each access."""
         record: Record = self.home.ledger.read(self.id)
         return record
 
@@ -90,39 +90,35 @@ class Run:
 
     @property
     def counts(self) -> RunCounts:
-        """Rows of each source, units of each model, the release: what came in, went on, and was
-        left behind.
-        """
+        """Rows of each source, units of each model, and the release."""
         return self.record.counts
 
     @property
     def location(self) -> str:
-        """Where the run's files are: a folder, or an address in S3."""
+        """The place of the run's files: a folder, or an address in S3."""
         return str(self.home.where(self.layout.root))
 
     @property
     def folder(self) -> Path:
-        """The folder of a run on this machine; UsageError for one on AWS."""
+        """The folder of a local run. Raises: UsageError for a run on AWS."""
         if not hasattr(self.home, "folder"):
             raise UsageError(
                 f"run {self.id} has no folder: its files are at {self.location}",
-                hint="run.location says where; published() fetches a file",
+                hint="see run.location; published() downloads a file",
             )
         return Path(self.location)
 
     def results(self, model: str | None = None) -> Rows:
-        """The result rows of a model (of the last one, if it is not named), sorted by the unit's
-        key.
-        """
+        """Return the result rows of a model (by default the last one), sorted by the unit's key."""
         name = self._model(model)
         return self._read(
             self.layout.results(name),
             self.layout.collected(name),
-            f"model {name} has no result yet",
+            f"model {name} has no results yet",
         )
 
     def units(self, model: str | None = None) -> Rows:
-        """Every unit of a model and what became of it: status, rows, seconds, error."""
+        """Return every unit of a model with its status, rows, seconds and error."""
         name = self._model(model)
         return self._read(
             self.layout.accounts(name),
@@ -131,7 +127,7 @@ class Run:
         )
 
     def failures(self, model: str | None = None) -> Rows:
-        """The units that failed or crashed, with the reason; of all models, if none is named."""
+        """Return the units that failed or crashed, with the reason; by default of all models."""
         names = [self._model(model)] if model is not None else self.collected_models()
         tables = []
         for name in names:
@@ -152,22 +148,25 @@ class Run:
         return Rows(pa.concat_tables(tables) if tables else pa.table({"model": [], "unit": []}))
 
     def rejects(self, source: str) -> Rows:
-        """The rows of a source that went no further, as they came, with `__reason`; none if all
-        were accepted.
+        """Return the rows of a source that were not accepted, as they were read, with
+        `__reason`.
         """
         return self._validation_rows(source, self.layout.rejects(source), "__reason")
 
     def repairs(self, source: str) -> Rows:
-        """Every value of a source that was repaired: `__column`, `__before`, `__after` and the row
-        as it came; a row that was rejected all the same is there, too. `__row` is empty where a
-        source has no numbered rows (Parquet on AWS, nothing rejected).
+        """Return every value of a source that was repaired, also in rows that were rejected.
+
+        The columns are `__column`, `__before`, `__after` and those of the row as it was read.
+        `__row` is empty where rows are not numbered (Parquet on AWS without a rejected row).
         """
         return self._validation_rows(
             source, self.layout.repairs(source), "__column", "__before", "__after"
         )
 
     def _validation_rows(self, source: str, key: str, *columns: str) -> Rows:
-        """What validation left beside the accepted rows; no rows if it had nothing to say."""
+        """Return the rows that validation wrote beside the accepted ones; no rows if it wrote
+        none.
+        """
         try:
             verdicts = {v.source: v for v in read_validation(self.layout, self.home.store)}
         except KeyError:
@@ -189,7 +188,7 @@ class Run:
 
     @property
     def release(self) -> Release | None:
-        """What the run published."""
+        """The release that the run made; None if there is none."""
         record, store = self.record, self.home.store
         published = record.counts.get("release")
         if published:
@@ -200,7 +199,7 @@ class Run:
         )
 
     def published_rows(self, name: str | None = None) -> Rows:
-        """The rows of a release, in the order in which they were published."""
+        """Return the rows of a release, in the order in which they were published."""
         path = self.published(name)
         with DuckWarehouse(
             self.home.store, self.home.scratch(f"{self.id}-read"), memory=2**28, threads=1
@@ -208,10 +207,10 @@ class Run:
             return Rows(warehouse.read(path))
 
     def published(self, name: str | None = None, format: str | None = None) -> Path:
-        """The file of a release; the first one, if none is named."""
+        """Return the file of a release; by default the first one."""
         release = self.release
         if release is None:
-            raise StateError(f"run {self.id} has published nothing; it is {self.state}")
+            raise StateError(f"run {self.id} has not published anything; it is {self.state}")
         files = {key: PurePosixPath(key) for key in release.files}
         found = [
             k
@@ -255,7 +254,7 @@ class Run:
     def _model(self, name: str | None) -> str:
         names = list(self.record.models)
         if not names:
-            raise StateError(f"run {self.id} has not come to a model yet; it is {self.state}")
+            raise StateError(f"run {self.id} has not reached a model yet; it is {self.state}")
         if name is not None and name not in names:
             raise UsageError(f"run {self.id} has no model {name!r}; it has {', '.join(names)}")
         return name or names[-1]
@@ -268,7 +267,7 @@ class Run:
         try:
             return _read_rows(get_listed(self.home.store, key, lister))
         except KeyError:
-            if is_collected(self.record):  # it was collected, and is not there
+            if is_collected(self.record):  # it was collected, so the file is missing
                 raise checksums.missing_error(self.home.store, lister) from None
             raise StateError(
                 f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}"
@@ -276,14 +275,16 @@ class Run:
 
 
 def _html_cell(value: object) -> str:
-    """One value as a table cell; long texts are cut."""
+    """Return a value as a table cell; long texts are cut."""
     text = "" if value is None else str(value)
-    return f"<td>{html.escape(text if len(text) <= HTML_CHARACTERS else text[: HTML_CHARACTERS - 1] + '…')}</td>"
+    if len(text) > HTML_CHARACTERS:
+        text = text[: HTML_CHARACTERS - 1] + "…"
+    return f"<td>{html.escape(text)}</td>"
 
 
 def is_collected(record: Record) -> bool:
-    """Return whether all models of a run were collected, so that a file of theirs that is not there
-    is missing.
+    """Return whether all models of a run were collected, so that an absent file is a missing
+    one.
     """
     return record.state in (State.DONE, State.HELD)
 
@@ -293,9 +294,9 @@ def _read_rows(data: pa.Buffer) -> Rows:
 
 
 def find_run(home: RunHome, run_id: str | None) -> Record:
-    """Return the record of a run; of the newest, for None alone.
+    """Return the record of a run, by default of the newest.
 
-    Raises: UsageError for what can be no run's id, NoSuchRun.
+    Raises: UsageError for an invalid run id, NoSuchRun.
     """
     if run_id is None:
         return newest_run(home)
@@ -304,7 +305,7 @@ def find_run(home: RunHome, run_id: str | None) -> Record:
 
 
 def newest_run(home: RunHome) -> Record:
-    """The last run that was begun; UsageError if there is none."""
+    """Return the run that was started last. Raises: UsageError if there is none."""
     runs: Sequence[Record] = home.ledger.runs()
     if not runs:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Whether a module was edited after this process imported it."""
+"""Detects modules that were edited after this process imported them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ import psutil
 from .. import import_times as imported
 from .module_closure import ModuleClosure
 
-CLOCK_GRANULARITY_NS = 20_000_000  # a file's times may lag behind the clock by so much
-RECENT_EDIT_NS = 2_000_000_000  # below that, a newer file is compared with what is in memory
+CLOCK_GRANULARITY_NS = 20_000_000  # by which a file's times may be behind the clock
+RECENT_EDIT_NS = 2_000_000_000  # within it, a newer file is compared with the module in memory
 
 
 def is_stale(name: str, closure: ModuleClosure) -> bool:
-    """Whether a module's file was edited after this process had imported it."""
+    """Return whether a module's file was edited after this process imported it."""
     module, fingerprint = closure.modules[name], closure.modules[name].fingerprint
     if name not in sys.modules or fingerprint is None or module.kind == "namespace":
         return False
     _, mtime, ctime, _ = fingerprint
     earliest, latest = _import_times(name)
-    grain = (
-        RECENT_EDIT_NS if ctime % 1_000_000_000 == 0 else CLOCK_GRANULARITY_NS
-    )  # some file systems know whole seconds only
+    # some file systems store whole seconds only
+    grain = RECENT_EDIT_NS if ctime % 1_000_000_000 == 0 else CLOCK_GRANULARITY_NS
     if max(mtime, ctime) < earliest - grain:
         return False
     if mtime > latest + RECENT_EDIT_NS:
@@ -38,7 +37,7 @@ def is_stale(name: str, closure: ModuleClosure) -> bool:
 
 
 def _import_times(name: str) -> tuple[int, int]:
-    """The earliest and the latest time at which a module may have been imported."""
+    """Return the earliest and the latest possible time of a module's import."""
     known = imported.TIMES.get(name)
     if known is not None:
         return known, known
@@ -51,10 +50,10 @@ def _started() -> int:
 
 
 def _differs(module: types.ModuleType, data: bytes, origin: str) -> bool:
-    """Whether a module in memory is not what its source would give, as far as functions, classes
-    and plain constants show.
+    """Return whether a module in memory differs from its source in functions, classes or
+    constants.
     """
-    if type(module.__loader__).__name__ != "SourceFileLoader":  # something rewrites it on import
+    if type(module.__loader__).__name__ != "SourceFileLoader":  # an import hook rewrites it
         return False
     try:
         tree = ast.parse(data)
@@ -83,8 +82,9 @@ def _differs(module: types.ModuleType, data: bytes, origin: str) -> bool:
 def _constant_changed(
     name: str, value: ast.expr, module: types.ModuleType, tree: ast.Module
 ) -> bool:
-    """Whether a constant of the source has another value in memory; what the program itself assigns
-    again does not count.
+    """Return whether a constant of the source has another value in memory.
+
+    Names that the program assigns again do not count.
     """
     try:
         wanted = ast.literal_eval(value)
@@ -108,7 +108,7 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _codes(names: Mapping[str, Any], module: str) -> Iterator[types.CodeType]:
-    """The code of the functions of a module, methods included."""
+    """Yield the code of the functions of a module, methods included."""
     for value in list(names.values()):
         if getattr(value, "__module__", module) != module:
             continue

@@ -1,6 +1,4 @@
-"""What every backend does before a run is recorded: arguments, names, the moment that counts as
-now, and limits.
-"""
+"""Checks that every backend makes before a run is recorded: arguments, names, times and limits."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from ..sql.queries import query_of
 def check_arguments(
     job: object, sources: object, workers: object, max_rejected: object, max_failed: object
 ) -> None:
-    """UsageError or JobError for arguments that are not what `run` says."""
+    """Raise UsageError or JobError for arguments of the wrong type or value."""
     if not isinstance(job, str | Job):
         raise UsageError(
             f"the job is {type(job).__name__}, wanted a Job, 'module:attribute' or "
@@ -48,16 +46,16 @@ def check_arguments(
 
 
 def check_names(job: Job, *named: Mapping[str, Any]) -> None:
-    """Raise JobError for a name, of those that arguments give to sources, which no source of the
-    job has.
-    """
+    """Raise JobError for a name in the arguments that is not a source of the job."""
     for names in named:
         for name in names:
             job.source(name)
 
 
 def decided_options(record: Record, max_failed: float | None, replace_newer: bool) -> RunOptions:
-    """Return what a person decided about a run that is held back, as options of its record."""
+    """Return the options for continuing a run that was held back: its own, and those of this
+    call.
+    """
     return {
         "max_failed": max_failed if max_failed is not None else record.max_failed,
         "replace_newer": replace_newer or record.replace_newer,
@@ -65,12 +63,12 @@ def decided_options(record: Record, max_failed: float | None, replace_newer: boo
 
 
 def new_run_id(now: dt.datetime) -> str:
-    """An id that sorts by time."""
+    """Return a run id that sorts by time."""
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def check_declared(job: Job) -> None:
-    """Raise what is wrong with queries and functions before anything is done."""
+    """Raise the errors of a job's queries and functions that need no data."""
     for model in job.models:
         query_of(model, job)
         row_form(model)
@@ -94,7 +92,7 @@ def parse_as_of(text: dt.date | str) -> str:
 
 
 def with_limits(job: Job, record: Record) -> Job:
-    """The job with the limits that this run was started with."""
+    """Return the job with the limits that this run was started with."""
     limits = record.options.get("max_rejected") or {}
     for name in limits:
         job.source(name)

@@ -14,7 +14,7 @@ from ..ports.run_facts import ModelCounts, SourceCounts
 from ..ports.run_states import State
 from .run import Run
 
-STOPPED = "stopped"  # shown for a run that is under way by its record while no process drives it
+STOPPED = "stopped"  # shown for a run in progress, by its record, that no process drives
 MAX_REASONS = 5
 MAX_REASON_CHARACTERS = 160
 
@@ -42,7 +42,7 @@ class ReleaseSummary(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """A run, from its record and its files; from the record alone where the files were removed."""
+    """A run, from its record and its files; from the record alone if the files were deleted."""
 
     run: str
     job: str
@@ -129,8 +129,9 @@ def sample_unit(run: Run) -> tuple[str, str] | None:
 
 
 def models_of(run: Run) -> dict[str, ModelCounts]:
-    """Return the counts of each model; `done` counts units with an outcome while it is not
-    collected.
+    """Return the counts of each model.
+
+    `done` counts the units with an outcome, for a model that is not collected yet.
     """
     models: dict[str, ModelCounts] = {}
     for name, recorded in run.record.models.items():
@@ -143,9 +144,8 @@ def models_of(run: Run) -> dict[str, ModelCounts]:
 
 
 def state_shown(record: Record, active: bool) -> str:
-    """Return the state of a run for people:
-
-    "stopped" where it is under way and nothing drives it.
+    """Return the state of a run for people; "stopped" if it is in progress and no process drives
+    it.
     """
     return (
         STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value

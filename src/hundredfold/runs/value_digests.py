@@ -21,7 +21,9 @@ GENERATED_ATTRIBUTES = {
 
 
 class ValueDigests:
-    """Digests of what travels by value, and the modules of what is imported by name."""
+    """Digests of objects that are pickled by value, and the modules of those that are imported by
+    name.
+    """
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
@@ -43,7 +45,8 @@ class ValueDigests:
         if id(value) in self._seen:
             self._text("again", self._seen[id(value)][0])
             return
-        self._seen[id(value)] = len(self._seen), value  # the value too: its id must stay its own
+        # keeps the value alive, so that its id stays unique
+        self._seen[id(value)] = len(self._seen), value
         match value:
             case list() | tuple():
                 self._text(type(value).__name__, len(value))
@@ -80,7 +83,7 @@ class ValueDigests:
                 self._object(value)
 
     def _named(self, value: type | types.FunctionType) -> None:
-        """A function or a class: by its name where it can be imported, else by what it is made of."""
+        """Add a function or a class: by its name if it can be imported, else by its contents."""
         self._value(getattr(value, "__wrapped__", None))
         self._text(value.__qualname__)
         if value.__module__ and value.__module__ != "__main__":
@@ -150,9 +153,8 @@ class ValueDigests:
             if array.dtype != object:
                 import numpy as np
 
-                self._sum.update(
-                    np.asarray(value).tobytes()
-                )  # np.ma.masked has no tobytes that works
+                # np.ma.masked has no working tobytes
+                self._sum.update(np.asarray(value).tobytes())
                 if isinstance(value, np.ma.MaskedArray):
                     self._sum.update(np.ma.getmaskarray(value).tobytes())
         elif isinstance(state := getattr(value, "__dict__", None), dict):
@@ -167,7 +169,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _found(module: str, qualname: str) -> Any:
-    """What a module has under a name, as an unpickler looks for it."""
+    """Return the object under a name of a module, as an unpickler would find it."""
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)

@@ -1,8 +1,7 @@
-"""What must be true of a source's rows, as SQL: text in, text out.
+"""The checks of a source's rows, compiled to SQL. Nothing here runs a query.
 
-A raw row has its columns, `__file` and `__row`. `typed` repairs and casts; `judged` adds one 0/1
-column for each check; what is said of a bad row is put together from these. Nothing here runs
-anything.
+A raw row has its columns, `__file` and `__row`. The query `typed` repairs and casts the values, and
+`judged` adds a 0/1 column for each check. The reasons of a rejected row are built from them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ TEXTUAL = {
     "BLOB": "bytes",
 }
 BLANK = r"[ \t\r\n]*"
-# of so few digits that a double holds every one
+# so few digits that a double holds each of them exactly
 EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"
 WHOLE = rf"{BLANK}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANK}"
 CLOCK = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
@@ -41,9 +40,8 @@ INSIDE = NUMBERS | {
     "timestamp[us]": "TIMESTAMP", "timestamp[ns]": "TIMESTAMP_NS", "timestamp[us, tz=UTC]": "TIMESTAMPTZ", "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
     "time64[us]": "TIME", "time64[ns]": "TIME_NS",
 }  # fmt: skip  # the types of values in lists and maps
-FINER_TIME = (
-    r"[.]\d{6}\d*[1-9]|[T ]24:"  # a time that is cut, or that is written as one of the day before
-)
+# a fraction that is cut off, or a 24:00 that belongs to the next day
+FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"
 JSON_TEXT = r'"([^"\\]|\\.)*"'
 FIRST_DAY, LAST_DAY = "DATE '0001-01-01'", "DATE '9999-12-31'"
 FIRST_MOMENT = "TIMESTAMP '0001-01-01 00:00:00'"
@@ -51,7 +49,7 @@ FIRST_MOMENT = "TIMESTAMP '0001-01-01 00:00:00'"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One check of a source: which column, in which words, and the SQL that is true of a bad row."""
+    """One check of a source: its column, its description, and the SQL condition of a bad row."""
 
     column: str
     words: str
@@ -60,14 +58,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """A source's checks, compiled: the query of cleaned and cast rows, and the rules over it."""
+    """The compiled checks of a source: the query of cleaned and cast rows, and the rules over
+    it.
+    """
 
     typed: str
-    columns: tuple[str, ...]  # the columns an accepted row has
+    columns: tuple[str, ...]  # the columns of an accepted row
     rules: tuple[Rule, ...]
     repaired: str  # true of a row that was repaired
-    cleaned: tuple[tuple[str, str], ...]  # columns that came, each with the SQL that repairs it
-    # the accepted values are the raw ones: whoever reads them again from the source reads the same
+    # the source's columns that are cleaned, with the SQL that cleans them
+    cleaned: tuple[tuple[str, str], ...]
+    # the accepted values are the raw ones, so that they can be read from the source again
     as_is: bool
 
     @property
@@ -88,12 +89,12 @@ class Checks:
 
     @property
     def broken(self) -> str:
-        """True of a row of `typed` that breaks any rule."""
+        """The SQL condition of a row of `typed` that breaks any rule."""
         return " OR ".join(f"({rule.bad})" for rule in self.rules) or "FALSE"
 
     @property
     def reasons(self) -> str:
-        """The words of every check that a bad row breaks, joined."""
+        """The SQL text of every rule that a bad row breaks, joined."""
         parts = ", ".join(
             f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END"
             for i, rule in enumerate(self.rules)
@@ -101,8 +102,9 @@ class Checks:
         return f"concat_ws('; ', {parts})" if self.rules else "''"
 
     def touched(self, raw: str) -> str:
-        """The raw rows in which a repair changed a value; `__after0`, `__after1`, ... are the
-        repaired values, as text.
+        """Return a query of the raw rows with repaired values.
+
+        `__after0`, `__after1`, ... are the repaired values, as text.
         """
         after = ", ".join(
             f"CAST(({sql}) AS VARCHAR) AS __after{i}" for i, (_, sql) in enumerate(self.cleaned)
@@ -113,9 +115,10 @@ class Checks:
         )
 
     def repairs(self, touched: str, columns: Sequence[str], key: Sequence[str]) -> str:
-        """One row for each value that a repair changed, in the order of the files: where, which
-        column, before, after, and the row as it came (`columns`). `key` orders rows that have no
-        number.
+        """Return a query with one row for each repaired value, in the order of the files.
+
+        It has the place of the row, the column, the text before and after, and the row as it was
+        read (`columns`). `key` orders rows without a number.
         """
         rest = "".join(f", {quote(name)}" for name in columns)
         each = " UNION ALL ".join(
@@ -140,7 +143,9 @@ class Checks:
         ]
 
     def accepted(self, rejects: str | None) -> str:
-        """The accepted rows: cleaned, cast, and none of `rejects` (a table of __file and __row)."""
+        """Return the query of accepted rows: cleaned, cast, and not among `rejects` (__file and
+        __row).
+        """
         names = ", ".join(map(quote, self.columns))
         if rejects is None:
             return f"SELECT {names} FROM ({self.typed}) AS t"
@@ -153,19 +158,17 @@ class Checks:
 def compile_checks(
     source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str
 ) -> Checks:
-    """The checks of `source` over the query `raw`, whose columns are `schema`; `text` where every
-    value came as text.
+    """Compile the checks of a source over the query `raw`, whose columns are `schema`.
 
-    SourceError if columns are missing or of another type, all of them at once.
+    text: whether every value is text. Raises: SourceError for all missing columns and wrong types
+    at once.
     """
     found = {f.name: f.type for f in schema if f.name not in PLACE}
     _refuse_checks(source, contract, found)
     _refuse_columns(source, contract, found, text)
     wanted = {c.name: c for c in contract.columns} if contract else {}
-    order = [
-        *found,
-        *(name for name in wanted if name not in found),
-    ]  # a cleaned column may be made of others
+    # a cleaned column may be computed from others
+    order = [*found, *(name for name in wanted if name not in found)]
     values: list[str] = []
     rules: list[Rule] = []
     as_is = True
@@ -176,9 +179,8 @@ def compile_checks(
             values.append(f"{expression} AS {quote(name)}")
             as_is = as_is and name not in source.clean
             continue
-        if (
-            name not in found and name not in source.clean
-        ):  # an optional one, or it had been refused
+        # an optional column; a required one would have been refused
+        if name not in found and name not in source.clean:
             values.append(f"CAST(NULL AS {column.sql_type}) AS {quote(name)}")
             as_is = False
             continue
@@ -196,28 +198,31 @@ def compile_checks(
         for c in source.not_future
     ]
     rules += [_reference(column, target) for column, target in source.references.items()]
-    changed = (
+    cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
+    typed = (
+        f"SELECT __file, __row, {', '.join(values)}, ({_changed(cleaned)}) AS __repaired "
+        f"FROM ({raw}) AS raw"
+    )
+    return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
+
+
+def _changed(cleaned: Sequence[tuple[str, str]]) -> str:
+    """Return the condition that cleaning changes a value of a row."""
+    return (
         " OR ".join(
-            f"CAST({quote(c)} AS VARCHAR) IS DISTINCT FROM CAST(({source.clean[c]}) AS VARCHAR)"
-            for c in source.clean
-            if c in found
+            f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM CAST(({sql}) AS VARCHAR)"
+            for name, sql in cleaned
         )
         or "FALSE"
     )
-    typed = (
-        f"SELECT __file, __row, {', '.join(values)}, ({changed}) AS __repaired FROM ({raw}) AS raw"
-    )
-    cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
-    return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A column under its contract: its value, the columns of a query that gives it as `t`, and the
-    rules over that query.
+    """A column under its contract: its value, the columns of a query `t` with it, and its rules.
 
-    `same` is true where the value is the one that came, and the contract's type holds every value
-    of the other.
+    `same` is true if the value is the raw one, and the contract's type holds every value of the raw
+    type.
     """
 
     value: str
@@ -226,14 +231,14 @@ class Judged:
     same: bool
 
     def raw(self, column: str) -> str:
-        """Return the SQL of the value as it came, in the query `t`."""
+        """Return the SQL of the raw value, in the query `t`."""
         return f"t.{quote(column)}" if len(self.values) == 1 else f"t.__raw_{quote_part(column)}"
 
 
 def check_column(column: Column, expression: str, found: pa.DataType | None) -> Judged:
-    """Compile what a contract says of one column.
+    """Compile the contract of one column.
 
-    `found` is the type of the expression, None where it may be a text.
+    found: the type of the expression; None if it may be text.
     """
     name, ref = column.name, f"t.{quote(column.name)}"
     same = found is not None and (
@@ -253,15 +258,14 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
     if not column.nullable:
         missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
         rules.append(Rule(name, "must not be null", missing))
-    rules += [
-        Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks
-    ]  # a null is neither good nor bad
+    # a null is neither good nor bad
+    rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]
     return Judged(cast, tuple(values), tuple(rules), same)
 
 
 def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether every value of a type is the same value in the other, so that the cast cannot fail
-    and costs nothing to do again.
+    """Return whether a cast keeps every value of a type, so that it cannot fail and may be
+    repeated.
     """
     t = pa.types
     if wanted == pa.int64():
@@ -273,35 +277,34 @@ def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
-    """A value as another type, or null.
+    """Return the SQL of a value as another type, or null.
 
-    A time without an offset is UTC, one with an offset is that moment in UTC.
+    A time without an offset is UTC; one with an offset is converted to UTC.
     """
     if found is None and pa.types.is_nested(column.arrow):
         return _cast_inside(expression, column.arrow)
     if column.sql_type == "TIMESTAMP":
         return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
     if pa.types.is_decimal(column.arrow) and (found is None or pa.types.is_floating(found)):
-        expression = (
-            f"CAST({expression} AS VARCHAR)"  # a double as the digits that it is written with
-        )
+        # a double with the digits of its text
+        expression = f"CAST({expression} AS VARCHAR)"
     return f"TRY_CAST({expression} AS {column.sql_type})"
 
 
 def _as_texts(expression: str, kind: pa.DataType) -> str:
-    """The values of a list or a map as texts, each as it is written, from the text of the whole,
-    which may be JSON.
+    """Return the SQL of the values of a list or a map as texts, from the text of the whole.
+
+    The text may be JSON.
     """
     text, is_map = f"CAST({expression} AS VARCHAR)", pa.types.is_map(kind)
     texts = "MAP(VARCHAR, VARCHAR)" if is_map else "VARCHAR[]"
-    # DuckDB's own form of a list is read from JSON too, but for escapes in it; that of a map is
-    # another
+    # DuckDB reads its own form of a list from JSON too, except for escapes; its form of a map
+    # differs
     is_json = (
         f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
     )
-    if rewritten := _rewritten(
-        kind
-    ):  # JSON's reader would write such a number again in its own way
+    # JSON's reader would write such a number differently
+    if rewritten := _rewritten(kind):
         is_json += (
             f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), "
             f"{literal(rewritten)})"
@@ -313,8 +316,8 @@ def _as_texts(expression: str, kind: pa.DataType) -> str:
 
 
 def _rewritten(kind: pa.DataType) -> str:
-    """The numbers in JSON whose digits count for a type, and may be others once they were a double;
-    "" if any digits do.
+    """Return a pattern for numbers in JSON whose digits may change through a double; "" for any
+    digits.
     """
     if pa.types.is_map(kind):
         return _rewritten(kind.item_type)
@@ -326,9 +329,7 @@ def _rewritten(kind: pa.DataType) -> str:
 
 
 def keeps_digits(kind: pa.DataType) -> bool:
-    """Return whether a type holds, or lists or maps of it hold, numbers as they are written: texts
-    and decimals.
-    """
+    """Return whether a type holds numbers as they are written: texts and decimals, at any depth."""
     if pa.types.is_map(kind):
         return keeps_digits(kind.item_type)
     return (
@@ -339,7 +340,7 @@ def keeps_digits(kind: pa.DataType) -> bool:
 
 
 def _cast_inside(expression: str, kind: pa.DataType) -> str:
-    """The text of a list or a map as a value of that type, with null for each text that is no
+    """Return the SQL of a list or map from its text, with null for each text that is not a
     value.
     """
     values, x = _as_texts(expression, kind), _variable(kind)
@@ -356,8 +357,8 @@ def _cast_inside(expression: str, kind: pa.DataType) -> str:
 
 
 def _uncast_inside(raw: str, kind: pa.DataType) -> str:
-    """True of the text of a list or a map if it is none, or one of its values becomes none, or
-    another one.
+    """Return the condition that the text of a list or map is invalid, or has an invalid or changed
+    value.
     """
     values, x = _as_texts(raw, kind), _variable(kind)
     parts = (
@@ -377,7 +378,7 @@ def _uncast_inside(raw: str, kind: pa.DataType) -> str:
 
 
 def _variable(kind: pa.DataType) -> str:
-    """The name of a value in a list or a map, another one at each depth."""
+    """Return the name of a value in a list or map, different at each depth."""
     depth = 0
     while pa.types.is_nested(kind):
         kind, depth = kind.item_type if pa.types.is_map(kind) else kind.value_type, depth + 1
@@ -385,16 +386,15 @@ def _variable(kind: pa.DataType) -> str:
 
 
 def _value(kind: pa.DataType) -> Column:
-    """A value in a list or a map, as if it were a column."""
+    """Return a value in a list or map as a column."""
     return Column("", None, kind, nullable=True)
 
 
 def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> str:
-    """True of a value that the cast to its column loses or changes. `found` is None where it may be
-    a text.
+    """Return the condition that the cast to its column loses or changes a value.
 
-    A CASE spares the values that are written in the usual way what is expensive; DuckDB evaluates
-    all of an AND.
+    found: the type of the expression; None if it may be text. Expensive conditions are in a CASE
+    after the usual form of the text, since DuckDB evaluates all of an AND.
     """
     text, t = f"CAST({raw} AS VARCHAR)", pa.types
     lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
@@ -404,23 +404,12 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
         return f"{lost} OR {_unlike_decimal(column.arrow.scale, raw, cast, found)}"
     match column.sql_type:
         case "BIGINT" if found is None:
-            return (
-                f"{lost} OR "
-                f"{_unless_usual(cast, text, f'NOT ({_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast})')}"
-            )
+            exact = f"{_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast}"
+            return f"{lost} OR {_unless_usual(cast, text, f'NOT ({exact})')}"
         case "BIGINT" if t.is_floating(found):
             return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
         case "DOUBLE" if found is None:
-            inexact = (
-                f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN "
-                f"{_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
-            )
-            other = (
-                f"isinf({cast}) AND {_holds(text, '[0-9]')}"
-                if column.infinite
-                else f"NOT isfinite({cast})"
-            )
-            return f"{lost} OR {inexact} OR ({other})"
+            return f"{lost} OR {_inexact_double(column, text, cast)}"
         case "DOUBLE" if t.is_decimal(found):
             back = f"TRY_CAST({{}} AS {_back(found)}) IS DISTINCT FROM {raw}"
             return f"{lost} OR ({back.format(cast)} AND {back.format(_written(cast))})"
@@ -452,8 +441,20 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
     return lost
 
 
+def _inexact_double(column: Column, text: str, cast: str) -> str:
+    """Return the condition that a double is not the number of its text, or is not finite."""
+    inexact = (
+        f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN "
+        f"{_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
+    )
+    other = (
+        f"isinf({cast}) AND {_holds(text, '[0-9]')}" if column.infinite else f"NOT isfinite({cast})"
+    )
+    return f"{inexact} OR ({other})"
+
+
 def _unlike_decimal(scale: int, raw: str, cast: str, found: pa.DataType | None) -> str:
-    """True of a value with digits that a decimal does not keep."""
+    """Return the condition that a decimal does not keep all digits of a value."""
     if found is not None and not pa.types.is_floating(found):
         return f"TRY_CAST({cast} AS {_back(found)}) IS DISTINCT FROM {raw}"
     text = f"CAST({raw} AS VARCHAR)"
@@ -466,7 +467,7 @@ def _unlike_decimal(scale: int, raw: str, cast: str, found: pa.DataType | None) 
 
 
 def _outside(column: Column, value: str) -> str:
-    """True of a date, or a time, that Python does not have: before year 1, after year 9999,
+    """Return the condition of a date or time that Python lacks: before year 1, after 9999,
     infinity, 24:00.
     """
     match column.sql_type:
@@ -480,7 +481,9 @@ def _outside(column: Column, value: str) -> str:
 
 
 def _back(kind: pa.DataType, known: Mapping[str, str] = NUMBERS) -> str:
-    """The SQL type of an Arrow type of numbers, or of lists and maps; "" for all others."""
+    """Return the SQL type of an Arrow type of numbers, or of lists and maps of them; "" for all
+    others.
+    """
     t = pa.types
     if t.is_list(kind) or t.is_large_list(kind):
         inner = _back(kind.value_type, INSIDE)
@@ -510,7 +513,7 @@ def _holds(text: str, pattern: str) -> str:
 
 
 def _words(column: Column) -> str:
-    """What a value must be to become one of the column's."""
+    """Return the description of a valid value of a column."""
     if pa.types.is_decimal(column.arrow):
         return f"a decimal of at most {column.arrow.scale} places"
     if pa.types.is_list(column.arrow):
@@ -521,16 +524,15 @@ def _words(column: Column) -> str:
 
 
 def quote_part(name: str) -> str:
-    """A column's name as part of an internal one."""
+    """Return a column's name as part of an internal name."""
     return "".join(ch if ch.isalnum() else f"_{ord(ch):x}_" for ch in name)
 
 
 def duplicates(source: Source, checks: Checks, good: str) -> str:
-    """Rows of `good` that must go because another row has their key, with the reason and whether it
-    counts against the limit.
+    """Return the query of rows that are dropped or rejected since another row has their key.
 
-    Exact copies go but for the first; of the rest, all but the latest; where the latest is not one
-    row, all of them.
+    It has the reason, and whether the row counts against the limit. Of exact copies the first
+    stays; of the others the latest; if the latest is not unique, none of them.
     """
     key = ", ".join(map(quote, source.unique))
     everything = ", ".join(map(quote, checks.columns))
@@ -562,30 +564,30 @@ def _reference(column: str, target: str) -> Rule:
 def _refuse_checks(
     source: Source, contract: Contract | None, found: Mapping[str, pa.DataType]
 ) -> None:
-    """Refuse checks that could never do anything."""
+    """Refuse checks that could never apply."""
     known = [*found, *(name for name in (contract.names if contract else ()) if name not in found)]
     problems = [
-        f"clean: {name!r} is no column of the source and no field of its contract"
+        f"clean: {name!r} is neither a column of the source nor a field of its contract"
         for name in source.clean
         if name not in known
     ]
     if source.latest and not source.unique:
         problems.append(
-            f"latest: {source.latest!r} chooses among rows with one key, and unique names no key"
+            f"latest: {source.latest!r} chooses among rows with one key, but unique names no key"
         )
     if problems:
         raise SourceError(
             f"{source.name} cannot be checked as it is declared; its columns are {_list(known)}",
             problems=problems,
-            hint="mend the name; or say which columns name a row: unique=(...)"
+            hint="correct the name; or name the columns that identify a row: unique=(...)"
             if source.latest and not source.unique
-            else "mend the name",
+            else "correct the name",
         )
 
 
 def refuse_timeless(source: Source, typed: pa.Schema) -> None:
-    """SourceError where `not_future` names a column that is no date and no time once it is cleaned
-    and cast.
+    """Raise SourceError where `not_future` names a column that is not a date or time after
+    `clean`.
     """
     kinds = {name: typed.field(name).type for name in source.not_future}
     problems = [
@@ -635,7 +637,7 @@ def _refuse_columns(
             f"{source.name} does not have the columns that its contract wants; it has "
             f"{_list(list(found))}",
             problems=problems,
-            hint="mend the file or the contract, or say how a column is made: "
+            hint="correct the file or the contract, or define how a column is computed: "
             f'Source("{source.name}", clean={{"{problems[0].split(":")[0]}": "... SQL ..."}})',
         )
 

@@ -1,8 +1,8 @@
-"""Rows as JSON lines: NaN and infinities, which JSON does not have, are the texts "NaN", "Infinity"
-and "-Infinity".
+"""Rows as JSON lines, with NaN and the infinities as the texts "NaN", "Infinity" and "-Infinity".
 
-So read them the JSON of protobuf, Spark and BigQuery, and DuckDB and pandas where the column is a
-float. A null would be another value than the one in the Parquet and CSV files of the same release.
+JSON lacks these values. The JSON of protobuf, Spark and BigQuery reads the texts, and so do DuckDB
+and pandas where the column is a float. A null would differ from the value in the Parquet and CSV
+files of the same release.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXTS = {"Infinity": "CAST('Infinity' AS DOUBLE)", "-Infinity": "CAST('-Infinity
 
 
 def json_rows(select: str, schema: pa.Schema) -> str:
-    """Return the query with its floats, at every depth, as JSON has them."""
+    """Return the query with its floats, at every depth, as JSON values."""
     if not any(_has_floats(field.type) for field in schema):
         return select
     values = (
@@ -36,7 +36,7 @@ def _has_floats(kind: pa.DataType) -> bool:
 
 
 def _json(value: str, kind: pa.DataType, depth: int = 0) -> str:
-    """The SQL of a value as JSON, or as a list, map or struct of JSON."""
+    """Return the SQL of a value as JSON, or as a list, map or struct of JSON."""
     if not _has_floats(kind):
         return value
     x = f"v{depth}"
@@ -59,8 +59,7 @@ def _json(value: str, kind: pa.DataType, depth: int = 0) -> str:
         for text, number in TEXTS.items()
     )
     nan = """CAST('"NaN"' AS JSON)"""
-    # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not
-    # counted
+    # not isnan(): DuckDB 2.0 evaluates it with a Parquet file's statistics, which do not count NaN
     return (
         f"CASE WHEN isfinite({value}) THEN to_json({value}) {texts} WHEN {value} IS NOT NULL "
         f"THEN {nan} END"

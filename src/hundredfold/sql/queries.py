@@ -1,4 +1,4 @@
-"""SQL of the engine's own, and the packing of units into batches: thought without action."""
+"""The engine's own SQL, and the packing of units into batches. Nothing here runs a query."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..errors import QueryError
 from ..job import Batch, Job, Model
 
 COST_CHUNK_UNITS = 2**18  # units whose costs are summed at a time
-UNIT_COST = 20.0  # rows that a unit costs on top of its own: the call, its accounts
+UNIT_COST = 20.0  # the cost of a unit beside its rows, in rows: the call, its status
 
 
 def is_file(query: str) -> bool:
-    """Whether a declared query is the name of a file."""
+    """Return whether a declared query is the name of a file."""
     return query.rstrip().endswith(".sql") and "\n" not in query
 
 
@@ -33,18 +33,19 @@ class FileText(str):
 
     @classmethod
     def read(cls, query: str, folder: Path | None) -> str:
-        """Return the text that a declaration names, so that `load_query` gives it again without
-        reading the file again.
+        """Return the text of a declared query, which `load_query` returns without reading the file
+        again.
         """
-        text = cls(
-            load_query(query, folder).rstrip("\n") + "\n"
-        )  # a line break tells a text from a file's name
+        # a line break distinguishes a text from a file name
+        text = cls(load_query(query, folder).rstrip("\n") + "\n")
         text.file = query
         return text
 
 
 def load_query(query: str, folder: Path | None) -> str:
-    """The SQL that a declaration names: a .sql file beside the job, or the text itself."""
+    """Return the SQL of a declared query: of a .sql file in the job's folder, or the text
+    itself.
+    """
     if is_file(query):
         path = (folder or Path()) / query
         try:
@@ -58,15 +59,13 @@ def load_query(query: str, folder: Path | None) -> str:
 
 
 def _without_semicolon(query: str) -> str:
-    """Without the semicolon at its end; a last line that is a comment must not swallow what we
-    write behind it.
-    """
+    """Return a query without the semicolon at its end, and with a line break after a comment."""
     bare = re.sub(r";\s*(--[^\n]*\s*|/\*((?!\*/).)*\*/\s*|;\s*)*$", "", query.strip(), flags=re.S)
     return bare + "\n" if "--" in bare.rsplit("\n", 1)[-1] else bare
 
 
 def plain_columns(select: str, schema: pa.Schema) -> str:
-    """The query, with texts instead of values of an ENUM: a batch file holds no dictionaries."""
+    """Return a query with ENUM values as texts: a batch file has no dictionaries."""
     texts = [
         f"CAST({quote(f.name)} AS VARCHAR) AS {quote(f.name)}"
         for f in schema
@@ -76,9 +75,9 @@ def plain_columns(select: str, schema: pa.Schema) -> str:
 
 
 def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
-    """Return the query with whole microseconds instead of intervals, and its columns.
+    """Return the query with intervals as whole microseconds, and its columns.
 
-    What has months has no length, and ends the query.
+    An interval with months has no length, and makes the query fail.
     """
     spans = {f.name: quote(f.name) for f in schema if pa.types.is_interval(f.type)}
     if not spans:
@@ -100,7 +99,7 @@ def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
 
 
 def query_of(model: Model, job: Job) -> str:
-    """A model's SQL; without one, all rows of the job's only source."""
+    """Return a model's SQL; by default, all rows of the job's only source."""
     return (
         load_query(model.query, job.folder)
         if model.query
@@ -109,9 +108,9 @@ def query_of(model: Model, job: Job) -> str:
 
 
 def check_queries(job: Job, tables_of: Callable[[str], set[str]]) -> None:
-    """Read every query of a job before any of its data:
+    """Check every query of a job before any data is read.
 
-    QueryError for a mistake in SQL, or a table that is not there.
+    Raises: QueryError for an error in the SQL, or for an unknown table.
     """
     known = [*(source.name for source in job.sources), "run"]
     for model in job.models:
@@ -136,15 +135,15 @@ def _check_query(
         raise QueryError(f"{what}: {error.message}", hint=error.hint) from error
     if unknown:
         raise QueryError(
-            f"{what}: its query reads {', '.join(unknown)}, which is no source and no earlier "
-            "model",
+            f"{what}: its query reads {', '.join(unknown)}, which is neither a source nor an "
+            "earlier model",
             hint=f"there are: {', '.join(known)}",
         )
 
 
 @contextmanager
 def naming_query(what: str, name: str) -> Iterator[None]:
-    """Let an error of a query that runs name whose it is, as "the query of" a model.
+    """Add the owner of a query, such as "the query of model m", to its errors.
 
     Raises: QueryError.
     """
@@ -161,21 +160,21 @@ def naming_query(what: str, name: str) -> Iterator[None]:
 
 
 def check_names(what: str, names: Sequence[str]) -> None:
-    """Raise QueryError where a query gives a column twice; names that differ only in case are one
-    to SQL.
+    """Raise QueryError where a query has a column twice; names that differ only in case are the
+    same.
     """
     small = [name.lower() for name in names]
     twice = sorted({name for name in names if small.count(name.lower()) > 1})
     if twice:
         raise QueryError(
-            f"{what} gives a column more than once: {', '.join(twice)}",
-            hint=f"name each column once, such as: SELECT m.*, run.{twice[0]} AS other_name; to "
-            'SQL, "Price" and "price" are one name',
+            f"{what} has a column more than once: {', '.join(twice)}",
+            hint=f"name each column once, such as: SELECT m.*, run.{twice[0]} AS other_name; in "
+            'SQL, "Price" and "price" are the same name',
         )
 
 
 def unit_sizes(select: str, unit: Sequence[str]) -> str:
-    """The units of a query in the order of their keys, and how many rows each has.
+    """Return a query of the units in the order of their keys, with their numbers of rows.
 
     A null in a key is a value like any other.
     """
@@ -189,7 +188,7 @@ def unit_sizes(select: str, unit: Sequence[str]) -> str:
 def rows_with_unit_number(
     select: str, unit: Sequence[str], columns: Sequence[str], units: str
 ) -> str:
-    """The rows of a query with the number of their unit instead of its key."""
+    """Return a query of the rows with the number of their unit instead of its key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
     if not unit:
         return f"SELECT CAST(0 AS INTEGER) AS __unit{rest} FROM ({select}) AS q"
@@ -198,18 +197,18 @@ def rows_with_unit_number(
 
 
 def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
-    """Cut the units, in the order of their keys, into about `parts` batches of even cost, none
-    above `most_rows` rows but a single unit that is.
+    """Pack units, in the order of their keys, into about `parts` batches of even cost.
 
-    rows: shape (units,). A unit that is as dear as a whole part lies alone, so that one Zipf-skewed
-    key does not decide the wall time.
+    rows: shape (units,). A batch has at most `most_rows` rows, unless it is a single larger unit. A
+    unit as expensive as a whole part is a batch of its own, so that one skewed key does not decide
+    the wall time.
     """
     if len(rows) == 0:
         return []
     total_rows = _running(rows)
     whole = float(total_rows[-1]) + UNIT_COST * len(rows)
     total_cost = total_rows.astype(np.float64)
-    for start in range(0, len(total_cost), COST_CHUNK_UNITS):  # without an array more of all units
+    for start in range(0, len(total_cost), COST_CHUNK_UNITS):  # without another array of all units
         part = total_cost[start : start + COST_CHUNK_UNITS]
         part += UNIT_COST * np.arange(start, start + len(part))
     share = max(whole / max(parts, 1), UNIT_COST)
@@ -222,8 +221,8 @@ def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list
 
 
 def split_batches(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:
-    """Mark where batches above `most` bytes are to be handed out in parts. size: bytes of each
-    unit, shape (units,).
+    """Mark where batches above `most` bytes are distributed in parts. size: shape (units,), in
+    bytes.
     """
     done = []
     for batch in batches:
@@ -237,7 +236,7 @@ def split_batches(batches: Sequence[Batch], size: NDArray[np.int64], most: int) 
 
 
 def _running(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sums up to each place, from 0 on, shape (units + 1,)."""
+    """Return the cumulative sums from 0 on, of shape (units + 1,)."""
     total = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(rows, out=total[1:])
     return total
@@ -246,10 +245,10 @@ def _running(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _edges(
     total_cost: NDArray[np.float64], total_rows: NDArray[np.int64], share: float, most_rows: int
 ) -> list[int]:
-    """Where one batch ends and the next begins: before the unit with which it would be too
-    expensive or too long.
+    """Return the first unit of each next batch: with it, a batch would be too expensive or too
+    long.
 
-    Both are sums up to each unit, shape (units + 1,).
+    Both arguments are cumulative sums, of shape (units + 1,).
     """
     edges = [0]
     while edges[-1] < len(total_rows) - 1:

@@ -1,4 +1,4 @@
-"""A scratch folder as the place where DuckDB stages the files of a source."""
+"""A scratch folder in which DuckDB stages the files of a source."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..ports.object_keys import checked_key
 
 @dataclass(frozen=True, slots=True)
 class ScratchFiles:
-    """Files below a folder that nobody reads after this process: neither atomic nor durable."""
+    """Files below a folder that only this process reads: neither atomic nor durable."""
 
     root: Path
 
     def path(self, key: str) -> Path:
-        """The file of that key."""
+        """Return the file of a key."""
         return self.root / checked_key(key)
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A path to write to.
+        """Return a path to write to.
 
         Raises: HundredfoldError where the disk is full or cannot be written.
         """
@@ -34,5 +34,5 @@ class ScratchFiles:
         except OSError as error:
             raise HundredfoldError(
                 f"{path} cannot be written: {error.strerror or error}",
-                hint="a source that large needs more scratch space",
+                hint="a source of this size needs more scratch space",
             ) from error
