@@ -15,8 +15,8 @@ from ..contract import Column, Contract, accepts, literal, quote
 from ..errors import SourceError
 from ..job import Source
 
-PLACE = ("__file", "__row")
-TEXTUAL = {
+PLACE_COLUMNS = ("__file", "__row")
+DESCRIPTIONS = {
     "DOUBLE": "a number",
     "BIGINT": "a whole number",
     "DATE": "a date",
@@ -26,20 +26,38 @@ TEXTUAL = {
     "VARCHAR": "a text",
     "BLOB": "bytes",
 }
-BLANK = r"[ \t\r\n]*"
+BLANKS = r"[ \t\r\n]*"
 # so few digits that a double holds each of them exactly
 EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"
-WHOLE = rf"{BLANK}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANK}"
-CLOCK = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
-NUMBERS = {
-    "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER",
-    "uint64": "UBIGINT", "float": "FLOAT", "double": "DOUBLE",
-}  # fmt: skip
-INSIDE = NUMBERS | {
-    "bool": "BOOLEAN", "string": "VARCHAR", "binary": "BLOB", "date32[day]": "DATE", "timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS",
-    "timestamp[us]": "TIMESTAMP", "timestamp[ns]": "TIMESTAMP_NS", "timestamp[us, tz=UTC]": "TIMESTAMPTZ", "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
-    "time64[us]": "TIME", "time64[ns]": "TIME_NS",
-}  # fmt: skip  # the types of values in lists and maps
+WHOLE_NUMBER = rf"{BLANKS}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANKS}"
+CLOCK_TIME = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
+NUMBER_SQL_TYPES = {
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "uint8": "UTINYINT",
+    "uint16": "USMALLINT",
+    "uint32": "UINTEGER",
+    "uint64": "UBIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+}
+# the types of values in lists and maps
+NESTED_SQL_TYPES = NUMBER_SQL_TYPES | {
+    "bool": "BOOLEAN",
+    "string": "VARCHAR",
+    "binary": "BLOB",
+    "date32[day]": "DATE",
+    "timestamp[s]": "TIMESTAMP_S",
+    "timestamp[ms]": "TIMESTAMP_MS",
+    "timestamp[us]": "TIMESTAMP",
+    "timestamp[ns]": "TIMESTAMP_NS",
+    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+    "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
+    "time64[us]": "TIME",
+    "time64[ns]": "TIME_NS",
+}
 # a fraction that is cut off, or a 24:00 that belongs to the next day
 FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"
 JSON_TEXT = r'"([^"\\]|\\.)*"'
@@ -163,7 +181,7 @@ def compile_checks(
     text: whether every value is text. Raises: SourceError for all missing columns and wrong types
     at once.
     """
-    found = {f.name: f.type for f in schema if f.name not in PLACE}
+    found = {f.name: f.type for f in schema if f.name not in PLACE_COLUMNS}
     _refuse_checks(source, contract, found)
     _refuse_columns(source, contract, found, text)
     wanted = {c.name: c for c in contract.columns} if contract else {}
@@ -242,19 +260,21 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
     """
     name, ref = column.name, f"t.{quote(column.name)}"
     same = found is not None and (
-        found == column.arrow or pa.types.is_null(found) or _widens(found, column.arrow)
+        found == column.arrow or pa.types.is_null(found) or _is_lossless(found, column.arrow)
     )
     cast = (
         _cast(expression, column, found) if found is None or found != column.arrow else expression
     )
     values, rules = [f"{cast} AS {quote(name)}"], list[Rule]()
     if not same:
-        uncast = _uncast(column, f"__raw_{quote_part(name)}", ref, found)
-        rules.append(Rule(name, f"must be {_words(column)}", f"({uncast})"))
+        uncast = _cast_failure(column, f"__raw_{quote_part(name)}", ref, found)
+        rules.append(Rule(name, f"must be {_description(column)}", f"({uncast})"))
         values.append(f"{expression} AS __raw_{quote_part(name)}")
-    elif (outside := _outside(column, ref)) != "FALSE":
+    elif (outside := _out_of_range(column, ref)) != "FALSE":
         years = "" if column.sql_type == "TIME" else " of the years 1 to 9999"
-        rules.append(Rule(name, f"must be {_words(column)}{years}", f"coalesce({outside}, FALSE)"))
+        rules.append(
+            Rule(name, f"must be {_description(column)}{years}", f"coalesce({outside}, FALSE)")
+        )
     if not column.nullable:
         missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
         rules.append(Rule(name, "must not be null", missing))
@@ -263,7 +283,7 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
     return Judged(cast, tuple(values), tuple(rules), same)
 
 
-def _widens(found: pa.DataType, wanted: pa.DataType) -> bool:
+def _is_lossless(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Return whether a cast keeps every value of a type, so that it cannot fail and may be
     repeated.
     """
@@ -282,7 +302,7 @@ def _cast(expression: str, column: Column, found: pa.DataType | None) -> str:
     A time without an offset is UTC; one with an offset is converted to UTC.
     """
     if found is None and pa.types.is_nested(column.arrow):
-        return _cast_inside(expression, column.arrow)
+        return _nested_cast(expression, column.arrow)
     if column.sql_type == "TIMESTAMP":
         return f"CAST(TRY_CAST({expression} AS TIMESTAMPTZ) AS TIMESTAMP)"
     if pa.types.is_decimal(column.arrow) and (found is None or pa.types.is_floating(found)):
@@ -304,7 +324,7 @@ def _as_texts(expression: str, kind: pa.DataType) -> str:
         f"json_valid({text})" if is_map else f"strpos({text}, '\\') > 0 AND json_valid({text})"
     )
     # JSON's reader would write such a number differently
-    if rewritten := _rewritten(kind):
+    if rewritten := _numbers_to_keep(kind):
         is_json += (
             f" AND NOT regexp_matches(regexp_replace({text}, {literal(JSON_TEXT)}, '', 'g'), "
             f"{literal(rewritten)})"
@@ -315,14 +335,14 @@ def _as_texts(expression: str, kind: pa.DataType) -> str:
     )
 
 
-def _rewritten(kind: pa.DataType) -> str:
+def _numbers_to_keep(kind: pa.DataType) -> str:
     """Return a pattern for numbers in JSON whose digits may change through a double; "" for any
     digits.
     """
     if pa.types.is_map(kind):
-        return _rewritten(kind.item_type)
+        return _numbers_to_keep(kind.item_type)
     if pa.types.is_list(kind):
-        return _rewritten(kind.value_type)
+        return _numbers_to_keep(kind.value_type)
     if keeps_digits(kind):
         return r"[0-9][.eE][0-9+-]|[0-9]{17}"
     return "[0-9.]{17}" if pa.types.is_integer(kind) else ""
@@ -339,16 +359,16 @@ def keeps_digits(kind: pa.DataType) -> bool:
     )
 
 
-def _cast_inside(expression: str, kind: pa.DataType) -> str:
+def _nested_cast(expression: str, kind: pa.DataType) -> str:
     """Return the SQL of a list or map from its text, with null for each text that is not a
     value.
     """
-    values, x = _as_texts(expression, kind), _variable(kind)
+    values, x = _as_texts(expression, kind), _lambda_variable(kind)
     if pa.types.is_list(kind):
-        return f"list_transform({values}, lambda {x}: {_cast(x, _value(kind.value_type), None)})"
+        return f"list_transform({values}, lambda {x}: {_cast(x, _value_column(kind.value_type), None)})"
     key, item = (
-        _cast(f"{x}.key", _value(kind.key_type), None),
-        _cast(f"{x}.value", _value(kind.item_type), None),
+        _cast(f"{x}.key", _value_column(kind.key_type), None),
+        _cast(f"{x}.value", _value_column(kind.item_type), None),
     )
     return (
         f"map_from_entries(list_transform(map_entries({values}), lambda {x}: {{'key': {key}, "
@@ -356,18 +376,18 @@ def _cast_inside(expression: str, kind: pa.DataType) -> str:
     )
 
 
-def _uncast_inside(raw: str, kind: pa.DataType) -> str:
+def _nested_cast_failure(raw: str, kind: pa.DataType) -> str:
     """Return the condition that the text of a list or map is invalid, or has an invalid or changed
     value.
     """
-    values, x = _as_texts(raw, kind), _variable(kind)
+    values, x = _as_texts(raw, kind), _lambda_variable(kind)
     parts = (
         [(values, kind.value_type)]
         if pa.types.is_list(kind)
         else [(f"map_keys({values})", kind.key_type), (f"map_values({values})", kind.item_type)]
     )
     bad = (
-        (part, _uncast(_value(inner), x, _cast(x, _value(inner), None), None))
+        (part, _cast_failure(_value_column(inner), x, _cast(x, _value_column(inner), None), None))
         for part, inner in parts
     )
     inside = " OR ".join(
@@ -377,7 +397,7 @@ def _uncast_inside(raw: str, kind: pa.DataType) -> str:
     return f"({raw} IS NOT NULL AND ({values}) IS NULL) OR {inside}"
 
 
-def _variable(kind: pa.DataType) -> str:
+def _lambda_variable(kind: pa.DataType) -> str:
     """Return the name of a value in a list or map, different at each depth."""
     depth = 0
     while pa.types.is_nested(kind):
@@ -385,12 +405,12 @@ def _variable(kind: pa.DataType) -> str:
     return f"x{depth}"
 
 
-def _value(kind: pa.DataType) -> Column:
+def _value_column(kind: pa.DataType) -> Column:
     """Return a value in a list or map as a column."""
     return Column("", None, kind, nullable=True)
 
 
-def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> str:
+def _cast_failure(column: Column, raw: str, cast: str, found: pa.DataType | None) -> str:
     """Return the condition that the cast to its column loses or changes a value.
 
     found: the type of the expression; None if it may be text. Expensive conditions are in a CASE
@@ -399,30 +419,30 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
     text, t = f"CAST({raw} AS VARCHAR)", pa.types
     lost = f"({raw} IS NOT NULL AND {cast} IS NULL)"
     if found is None and t.is_nested(column.arrow):
-        return _uncast_inside(raw, column.arrow)
+        return _nested_cast_failure(raw, column.arrow)
     if t.is_decimal(column.arrow):
-        return f"{lost} OR {_unlike_decimal(column.arrow.scale, raw, cast, found)}"
+        return f"{lost} OR {_loses_digits(column.arrow.scale, raw, cast, found)}"
     match column.sql_type:
         case "BIGINT" if found is None:
-            exact = f"{_like(text, WHOLE)} AND TRY_CAST({raw} AS DOUBLE) = {cast}"
-            return f"{lost} OR {_unless_usual(cast, text, f'NOT ({exact})')}"
+            exact = f"{_like(text, WHOLE_NUMBER)} AND TRY_CAST({raw} AS DOUBLE) = {cast}"
+            return f"{lost} OR {_unless_same_text(cast, text, f'NOT ({exact})')}"
         case "BIGINT" if t.is_floating(found):
             return f"{lost} OR TRY_CAST({raw} AS DOUBLE) <> {cast}"
         case "DOUBLE" if found is None:
             return f"{lost} OR {_inexact_double(column, text, cast)}"
         case "DOUBLE" if t.is_decimal(found):
-            back = f"TRY_CAST({{}} AS {_back(found)}) IS DISTINCT FROM {raw}"
+            back = f"TRY_CAST({{}} AS {_sql_type_of(found)}) IS DISTINCT FROM {raw}"
             return f"{lost} OR ({back.format(cast)} AND {back.format(_written(cast))})"
         case "DATE":  # a time of day would be cut off
             moment = f"CAST(TRY_CAST({raw} AS TIMESTAMPTZ) AS TIMESTAMP)"
             return (
-                f"{lost} OR {_outside(column, cast)} OR "
-                f"{_unless_usual(cast, text, f'{moment} <> {cast}')}"
+                f"{lost} OR {_out_of_range(column, cast)} OR "
+                f"{_unless_same_text(cast, text, f'{moment} <> {cast}')}"
             )
         case "TIMESTAMP" if found is None:
             return (
-                f"{lost} OR {_outside(column, cast)} OR "
-                f"{_unless_usual(cast, text, _holds(text, FINER_TIME))}"
+                f"{lost} OR {_out_of_range(column, cast)} OR "
+                f"{_unless_same_text(cast, text, _contains(text, FINER_TIME))}"
             )
         case "TIMESTAMP":
             finer = (
@@ -430,13 +450,13 @@ def _uncast(column: Column, raw: str, cast: str, found: pa.DataType | None) -> s
                 if found is not None and t.is_timestamp(found) and found.unit == "ns"
                 else ""
             )
-            return f"{lost} OR {_outside(column, cast)}{finer}"
+            return f"{lost} OR {_out_of_range(column, cast)}{finer}"
         case "TIME":
             return (
-                f"{lost} OR {_outside(column, cast)} OR "
-                f"{_unless_usual(cast, text, f'NOT {_like(text, CLOCK)}')}"
+                f"{lost} OR {_out_of_range(column, cast)} OR "
+                f"{_unless_same_text(cast, text, f'NOT {_like(text, CLOCK_TIME)}')}"
             )
-    if found is not None and (back := _back(found)):
+    if found is not None and (back := _sql_type_of(found)):
         return f"{lost} OR TRY_CAST({cast} AS {back}) IS DISTINCT FROM {raw}"
     return lost
 
@@ -445,28 +465,32 @@ def _inexact_double(column: Column, text: str, cast: str) -> str:
     """Return the condition that a double is not the number of its text, or is not finite."""
     inexact = (
         f"strpos({text}, '_') > 0 OR CASE WHEN {cast} = 0 THEN "
-        f"{_holds(text, '^[^eE]*[1-9]')} ELSE FALSE END"
+        f"{_contains(text, '^[^eE]*[1-9]')} ELSE FALSE END"
     )
     other = (
-        f"isinf({cast}) AND {_holds(text, '[0-9]')}" if column.infinite else f"NOT isfinite({cast})"
+        f"isinf({cast}) AND {_contains(text, '[0-9]')}"
+        if column.infinite
+        else f"NOT isfinite({cast})"
     )
     return f"{inexact} OR ({other})"
 
 
-def _unlike_decimal(scale: int, raw: str, cast: str, found: pa.DataType | None) -> str:
+def _loses_digits(scale: int, raw: str, cast: str, found: pa.DataType | None) -> str:
     """Return the condition that a decimal does not keep all digits of a value."""
     if found is not None and not pa.types.is_floating(found):
-        return f"TRY_CAST({cast} AS {_back(found)}) IS DISTINCT FROM {raw}"
+        return f"TRY_CAST({cast} AS {_sql_type_of(found)}) IS DISTINCT FROM {raw}"
     text = f"CAST({raw} AS VARCHAR)"
-    plain = rf"{BLANK}[+-]?([0-9]+[.]?[0-9]{{0,{scale}}}0*|[.][0-9]{{1,{max(scale, 1)}}}0*){BLANK}"
+    plain = (
+        rf"{BLANKS}[+-]?([0-9]+[.]?[0-9]{{0,{scale}}}0*|[.][0-9]{{1,{max(scale, 1)}}}0*){BLANKS}"
+    )
     short = (
-        f"({_like(text, f'{BLANK}[+-]?{EXPONENT}{BLANK}')} AND TRY_CAST({raw} AS DOUBLE) = "
+        f"({_like(text, f'{BLANKS}[+-]?{EXPONENT}{BLANKS}')} AND TRY_CAST({raw} AS DOUBLE) = "
         f"CAST({cast} AS DOUBLE))"
     )
     return f"CASE WHEN {_like(text, plain)} THEN FALSE ELSE NOT {short} END"
 
 
-def _outside(column: Column, value: str) -> str:
+def _out_of_range(column: Column, value: str) -> str:
     """Return the condition of a date or time that Python lacks: before year 1, after 9999,
     infinity, 24:00.
     """
@@ -480,23 +504,26 @@ def _outside(column: Column, value: str) -> str:
     return "FALSE"
 
 
-def _back(kind: pa.DataType, known: Mapping[str, str] = NUMBERS) -> str:
+def _sql_type_of(kind: pa.DataType, known: Mapping[str, str] = NUMBER_SQL_TYPES) -> str:
     """Return the SQL type of an Arrow type of numbers, or of lists and maps of them; "" for all
     others.
     """
     t = pa.types
     if t.is_list(kind) or t.is_large_list(kind):
-        inner = _back(kind.value_type, INSIDE)
+        inner = _sql_type_of(kind.value_type, NESTED_SQL_TYPES)
         return f"{inner}[]" if inner else ""
     if t.is_map(kind):
-        key, item = _back(kind.key_type, INSIDE), _back(kind.item_type, INSIDE)
+        key, item = (
+            _sql_type_of(kind.key_type, NESTED_SQL_TYPES),
+            _sql_type_of(kind.item_type, NESTED_SQL_TYPES),
+        )
         return f"MAP({key}, {item})" if key and item else ""
     if t.is_decimal(kind):
         return f"DECIMAL({kind.precision}, {kind.scale})"
     return known.get(str(kind), "")
 
 
-def _unless_usual(cast: str, text: str, bad: str) -> str:
+def _unless_same_text(cast: str, text: str, bad: str) -> str:
     return f"CASE WHEN {_written(cast)} = {text} THEN FALSE ELSE {bad} END"
 
 
@@ -508,19 +535,19 @@ def _like(text: str, pattern: str) -> str:
     return f"regexp_full_match({text}, {literal(pattern)})"
 
 
-def _holds(text: str, pattern: str) -> str:
+def _contains(text: str, pattern: str) -> str:
     return f"regexp_matches({text}, {literal(pattern)})"
 
 
-def _words(column: Column) -> str:
+def _description(column: Column) -> str:
     """Return the description of a valid value of a column."""
     if pa.types.is_decimal(column.arrow):
         return f"a decimal of at most {column.arrow.scale} places"
     if pa.types.is_list(column.arrow):
-        return f"a list, each value {_words(_value(column.arrow.value_type))}"
+        return f"a list, each value {_description(_value_column(column.arrow.value_type))}"
     if pa.types.is_map(column.arrow):
-        return f"an object, each value {_words(_value(column.arrow.item_type))}"
-    return TEXTUAL.get(column.sql_type, column.sql_type)
+        return f"an object, each value {_description(_value_column(column.arrow.item_type))}"
+    return DESCRIPTIONS.get(column.sql_type, column.sql_type)
 
 
 def quote_part(name: str) -> str:
@@ -538,18 +565,33 @@ def duplicates(source: Source, checks: Checks, good: str) -> str:
     everything = ", ".join(map(quote, checks.columns))
     latest = f"{quote(source.latest)} DESC NULLS LAST" if source.latest else "1"
     name = literal(", ".join(source.unique))
+    same_key = " AND ".join(
+        f"g.{quote(k)} IS NOT DISTINCT FROM d.{quote(k)}" for k in source.unique
+    )
     return f"""
 WITH good AS ({good}),
 doubled AS (SELECT {key} FROM good GROUP BY {key} HAVING count(*) > 1),
-again AS (SELECT g.* FROM good AS g JOIN doubled AS d ON {" AND ".join(f"g.{quote(k)} IS NOT DISTINCT FROM d.{quote(k)}" for k in source.unique)}),
-copies AS (SELECT *, row_number() OVER (PARTITION BY {everything} ORDER BY __file, __row) AS __copy FROM again),
-ranked AS (SELECT *, rank() OVER (PARTITION BY {key} ORDER BY {latest}) AS __rank FROM copies WHERE __copy = 1),
-judged AS (SELECT *, sum(CASE WHEN __rank = 1 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) AS __first FROM ranked)
-SELECT __file, __row, 'copy of another row' AS reason, FALSE AS counts FROM copies WHERE __copy > 1
+again AS (SELECT g.* FROM good AS g JOIN doubled AS d ON {same_key}),
+copies AS (
+    SELECT *, row_number() OVER (PARTITION BY {everything} ORDER BY __file, __row) AS __copy
+    FROM again
+),
+ranked AS (
+    SELECT *, rank() OVER (PARTITION BY {key} ORDER BY {latest}) AS __rank
+    FROM copies WHERE __copy = 1
+),
+judged AS (
+    SELECT *, sum(CASE WHEN __rank = 1 THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) AS __first
+    FROM ranked
+)
+SELECT __file, __row, 'copy of another row' AS reason, FALSE AS counts
+FROM copies WHERE __copy > 1
 UNION ALL
-SELECT __file, __row, 'superseded by a later row' AS reason, FALSE AS counts FROM judged WHERE __first = 1 AND __rank > 1
+SELECT __file, __row, 'superseded by a later row' AS reason, FALSE AS counts
+FROM judged WHERE __first = 1 AND __rank > 1
 UNION ALL
-SELECT __file, __row, {name} || ' must be unique' AS reason, TRUE AS counts FROM judged WHERE __first > 1
+SELECT __file, __row, {name} || ' must be unique' AS reason, TRUE AS counts
+FROM judged WHERE __first > 1
 """.strip()
 
 

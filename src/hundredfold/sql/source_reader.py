@@ -476,8 +476,9 @@ class SourceReader:
                 refuse_ours(source.name, file.dialect.names)
             rows, failed = sum(file.scan.rows for file in found), None
             try:
+                readers = (file.sql(pattern, named=len(found) > 1) for file in found)
                 count = self._store_rows(
-                    f"({' UNION ALL BY NAME '.join(file.sql(pattern, named=len(found) > 1) for file in found)})",
+                    f"({' UNION ALL BY NAME '.join(readers)})",
                     staged,
                     _texts_to_convert(source, found, contract_columns),
                 )
