@@ -1,7 +1,8 @@
-"""Runs of one job that publish at the same time: every release is of one run, and the newest run's is current.
+"""Runs of one job that publish at the same time: every release is of one run, and the newest run's
+is current.
 
-One run publishes whole at each call that the other makes to its store, in turn; on files of this machine,
-and in emulated S3.
+One run publishes whole at each call that the other makes to its store, in turn; on files of this
+machine, and in emulated S3.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def outcome(call: Callable[[], Release]) -> Release | HundredfoldError:
 
 
 def check_all(name: str, store: Any) -> None:
-    """Check that every release has files and rows of its own run alone, and the pointer names one."""
+    """Check that every release has files and rows of its own run alone, and the pointer names
+    one.
+    """
     for release in releases(name, store):
         for key in release.files:
             verify_file(release, key, store)
@@ -119,7 +122,9 @@ def check_all(name: str, store: Any) -> None:
 @pytest.mark.parametrize("base", [True, False], ids=["a third", "the first"])
 @pytest.mark.parametrize("newer", [True, False], ids=["newer", "older"])
 def test_a_run_that_publishes_at_any_moment_of_another(runs: Runs, newer: bool, base: bool) -> None:
-    """`one` is interrupted at each of its calls to the store in turn, and `other` publishes then."""
+    """`one` is interrupted at each of its calls to the store in turn, and `other` publishes
+    then.
+    """
     first, one, other = runs
     store = one.store
     terms = created(first, other, one) if newer else created(first, one, other)

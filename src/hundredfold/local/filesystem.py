@@ -181,7 +181,10 @@ class FileStore:
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
-        """Be the only process that writes conditionally. The system releases the lock when a process dies."""
+        """Be the only process that writes conditionally.
+
+        The system releases the lock when a process dies.
+        """
         lock = FileLock(self.root / f"{TEMP_PREFIX}lock")
         acquire(lock, -1, self)
         try:
@@ -307,7 +310,10 @@ def home_gone_error(home: Path) -> HomeError:
 
 
 def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
-    """Take a lock, and make its folder. Raises: Timeout, HomeError where the place cannot be written or has no locks."""
+    """Take a lock, and make its folder.
+
+    Raises: Timeout, HomeError where the place cannot be written or has no locks.
+    """
     place = Path(lock.lock_file)
     try:
         store.make(place.parent)

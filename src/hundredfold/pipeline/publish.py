@@ -1,8 +1,7 @@
-"""Step 6. What the system downstream is given: a versioned release, and a pointer that moves at
-once or not at all.
+"""Step 6. Makes a versioned release, and a pointer to it that moves atomically.
 
-A release is whole before the pointer names it; the one before it stays, and `rollback` moves the
-pointer back.
+A release is complete before the pointer names it. The one before it is kept, and `rollback` moves
+the pointer back to it.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ from .releases import (
     was_current,
 )
 
-MAX_RACES = 20  # releases of other runs that may become current while one is made
-MAX_KEY_COLUMNS = 4  # columns by which a row is named in an error
+MAX_RACES = 20  # releases of other runs that may become current while this one is made
+MAX_KEY_COLUMNS = 4  # columns that identify a row in an error
 
 
 def _no_check() -> None: ...
@@ -59,13 +58,12 @@ def _unknown_time(_run: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What decides whether a run's release may become the current one, and what is recorded with
-    it.
+    """The conditions of a run's release, and the facts that are recorded with it.
 
-    `created`        when a run was created, by its id: an ISO 8601 time, "" where that is not known
+    `created`        returns when a run was created, by its id: an ISO 8601 time, or "" if unknown
     `replace_newer`  whether the release of a newer run may be replaced
     `code`           as in Release
-    `check`          called when the files are written, before the pointer moves; raises to prevent that
+    `check`          is called between the files and the pointer; raises to prevent the release
     """
 
     created: Callable[[str], str] = _unknown_time
@@ -80,8 +78,9 @@ DEFAULT_TERMS = Terms()
 def check_limits(
     job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
 ) -> None:
-    """PublishRefused if more units of a model failed than the job allows: what follows is held
-    back, nothing is thrown away.
+    """Raise PublishRefused if more units of a model failed than the job allows.
+
+    The run is held back, and nothing is deleted.
     """
     limit = job.max_failed if max_failed is None else max_failed
     over = [c for c in collected if c.bad > allowed(limit, c.units)]
@@ -103,10 +102,10 @@ def check_limits(
 def refuse_all_failed(
     job: Job, collected: Sequence[Collected], run: str, max_failed: float | None = None
 ) -> None:
-    """Hold back a run whose model has no unit that is ok, also where nothing is published.
+    """Hold back a run if a model has no ok unit, also where nothing is published.
 
-    A limit that allows all units of that model lets the other models go on: see `refuse_none_ok`
-    for their end.
+    A limit that allows all units of that model lets the other models go on; `refuse_none_ok` then
+    decides at their end.
     """
     limit = job.max_failed if max_failed is None else max_failed
     _refuse_failed(
@@ -115,9 +114,7 @@ def refuse_all_failed(
 
 
 def refuse_none_ok(job: Job, collected: Sequence[Collected], run: str) -> None:
-    """Hold back a run that has no unit that is ok in any model, whatever its limits allow: it has
-    made nothing.
-    """
+    """Hold back a run without an ok unit in any model, whatever its limits: it has no result."""
     if not any(c.ok for c in collected):
         _refuse_failed(job, [c for c in collected if c.units], run)
 
@@ -141,14 +138,14 @@ def publish(
     store: RunStore,
     terms: Terms = DEFAULT_TERMS,
 ) -> Release | None:
-    """Make the release of this run and let the pointer name it, or return the release that is there.
+    """Make the release of this run and point to it, or return the release that exists.
 
-    Other runs of the job may publish at the same time. A run that finds the pointer moved by another
-    one when its own release is whole begins again: its release is refused where the other run is
-    newer, and is otherwise made again, built upon the other's.
+    Other runs of the job may publish at the same time. A run that finds that another one moved the
+    pointer when its own release is complete begins again: its release is refused if the other run
+    is newer, and is otherwise made again, with the other's as its parent.
 
-    Returns None if the job publishes nothing. A release that was rolled back stays so.
-    Raises: PublishRefused where the current release is that of a newer run.
+    Returns None if the job publishes nothing. A release that was rolled back is not made current
+    again. Raises: PublishRefused where the current release is that of a newer run.
     """
     if not job.releases:
         return None
@@ -177,12 +174,12 @@ def publish(
 
 
 def _was_overtaken(release: Release, pointer: Pointer) -> bool:
-    """Return whether another release became current after this one was made upon its parent."""
+    """Return whether another release became current after this one was made."""
     return pointer.etag is not None and (release.parent or 0) != pointer.version
 
 
 def _discard(release: Release | None, store: Store) -> None:
-    """Remove a release of this run that never became current; its claim stays."""
+    """Delete a release of this run that never became current; its claim is kept."""
     if release is not None:
         store.delete(release_folder(release.job, release.version))
 
@@ -190,7 +187,7 @@ def _discard(release: Release | None, store: Store) -> None:
 def _newer(
     job: str, run: str, terms: Terms, pointer: Pointer, store: Store
 ) -> PublishRefused | None:
-    """Return the refusal of a run that was created before the run whose release is current."""
+    """Return the refusal of a run that was created before the run of the current release."""
     found = next((r for r in releases(job, store) if r.version == pointer.version), None)
     created = terms.created
     if found is None or found.run == run or not "" < created(run) < created(found.run):
@@ -218,11 +215,10 @@ def _create_release(
     """Claim a version, and write its files."""
     parent = pointer.version or None
     if parent is None and had_pointer(job.name, store):
-        raise missing_error(
-            store, pointer_key(job.name)
-        )  # it alone names the release to build upon
+        # only the pointer knows the parent of this release
+        raise missing_error(store, pointer_key(job.name))
     if parent is not None:
-        read_release(job.name, parent, store)  # DamagedFile before anything is written
+        read_release(job.name, parent, store)  # raises DamagedFile before anything is written
     claimed = False
     while not claimed:
         version = version_to_make(job.name, layout.run, attempt, pointer, store)
@@ -233,7 +229,7 @@ def _create_release(
                 selects[output.name] = _checked_query(output, job, warehouse)
         claimed = claim(job.name, layout.run, attempt, version, store)
     folder = release_folder(job.name, version)
-    store.delete(folder)  # of this run: what it wrote before it was killed
+    store.delete(folder)  # files that this run wrote before it was killed
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
     summaries: dict[str, list[dict[str, Any]]] = {}
@@ -254,8 +250,9 @@ def _create_release(
 def _restore_files(
     release: Release, job: Job, layout: Layout, warehouse: Warehouse, store: RunStore
 ) -> None:
-    """Make the files of a release that are damaged anew; DamagedFile where they come out otherwise
-    than they were published.
+    """Make the damaged files of a release again.
+
+    Raises: DamagedFile where they differ from those that were published.
     """
     broken = set()
     for key in release.files:
@@ -276,7 +273,7 @@ def _restore_files(
 
 
 def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunStore) -> int:
-    """A query's rows as one file, in its order; how many."""
+    """Write the rows of a query as one file, in its order, and return their number."""
     if format != "parquet":
         return warehouse.write(select, key, format)
     rows = 0
@@ -287,9 +284,9 @@ def _write(select: str, key: str, format: str, warehouse: Warehouse, store: RunS
         for batch in warehouse.stream(select):
             if endless := columns_with_infinite_dates(batch):
                 raise PublishRefused(
-                    f"{key.rpartition('/')[2]} is not published: its query gives dates of "
-                    f"infinity in {', '.join(endless)}, which Parquet has not",
-                    hint="leave these rows out, or write nullif(...)",
+                    f"{key.rpartition('/')[2]} is not published: its query returns infinite dates "
+                    f"in {', '.join(endless)}, which Parquet cannot hold",
+                    hint="filter out these rows, or write nullif(...)",
                 )
             file.add(pa.Table.from_batches([batch]))
             rows += batch.num_rows
@@ -304,9 +301,7 @@ def describe_run(
     parent: int | None,
     warehouse: Warehouse,
 ) -> None:
-    """One row of facts that queries see as the table `run`; the versions are null before there is a
-    release.
-    """
+    """Create the view `run`: one row of facts; its versions are null before there is a release."""
     facts = (
         f"{literal(layout.run)} AS run_id, {literal(job.name)} AS job, CAST({literal(as_of)} AS "
         "TIMESTAMP) AS as_of"
@@ -321,7 +316,10 @@ def describe_run(
 def _summaries(
     output: Publish, select: str, job: Job, warehouse: Warehouse
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each summary of what is published, which stands under its name."""
+    """Return the rows of each summary.
+
+    Its query reads the published rows under the output's name.
+    """
     if not output.summaries:
         return {}
     warehouse.create_view(output.name, select)
@@ -341,8 +339,9 @@ def _summaries(
 
 
 def _json_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows for JSON and for people: a sum that SQL made a decimal is a plain number; NaN and
-    infinity, which JSON lacks, are texts.
+    """Return rows for JSON and for people.
+
+    Whole decimals become int, others float; NaN and infinity become text.
     """
     return [
         {name: _json_value(value) for name, value in row.items()} for row in to_python_rows(table)
@@ -362,8 +361,10 @@ def _json_value(value: object) -> Any:
 
 
 def _checked_query(output: Publish, job: Job, warehouse: Warehouse) -> str:
-    """The publishing query, if it runs and its rows keep the contract; the rows' names and types
-    are the contract's.
+    """Return the publishing query, with the names and types of the contract.
+
+    Raises: QueryError if it cannot run or has other columns, PublishRefused if rows violate the
+    contract.
     """
     select = load_query(output.query, job.folder)
     try:
@@ -391,9 +392,9 @@ def _checked_query(output: Publish, job: Job, warehouse: Warehouse) -> str:
     )
     if problems:
         raise QueryError(
-            f"the query of {output.name} does not give what {contract.name} says",
+            f"the columns of the query of {output.name} are not those of {contract.name}",
             problems=problems,
-            hint="mend the query or the contract",
+            hint="correct the query or the contract",
         )
     columns = {
         c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns
@@ -414,8 +415,8 @@ def _refuse_violations(
     job: Job,
     warehouse: Warehouse,
 ) -> None:
-    """PublishRefused where a value would become another one in the contract's type, is null, or
-    breaks a constraint.
+    """Raise PublishRefused where a value changes in the contract's type, is null, or breaks a
+    constraint.
     """
     rules = [rule for judged in columns.values() for rule in judged.rules]
     if not rules:
@@ -440,16 +441,16 @@ def _refuse_violations(
                 )
                 for rule, rows in broken
             ],
-            hint="mend the query (round, cast or filter there), the models that it reads, or the "
-            "contract",
+            hint="correct the query (round, cast or filter there), the models that it reads, or "
+            "the contract",
         )
 
 
 def _first_violation(
     rule: Rule, columns: Mapping[str, Judged], typed: str, job: Job, warehouse: Warehouse
 ) -> str:
-    """The value of the first row that breaks a rule, and the key of that row: its columns that are
-    keys of models.
+    """Describe the first row that violates a rule: its value, and the columns that are keys of
+    models.
     """
     units = {name for model in job.models for name in model.unit}
     judged, others = columns[rule.column], [name for name in columns if name != rule.column]
@@ -470,16 +471,9 @@ def _first_violation(
     changed = rule is judged.rules[0] and not judged.same and after not in (None, before)
     parts = [f"the first is {_text(before)}"]
     parts += [f"which would become {_text(after)}"] if changed else []
-    parts += (
-        [
-            (
-                "where "
-                f"{', '.join(f'{name} = {_text(text)}' for name, text in zip(keys, key, strict=True))}"
-            )
-        ]
-        if keys
-        else []
-    )
+    if keys:
+        named = (f"{name} = {_text(text)}" for name, text in zip(keys, key, strict=True))
+        parts.append(f"where {', '.join(named)}")
     return "; " + ", ".join(parts)
 
 

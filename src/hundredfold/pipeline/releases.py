@@ -1,13 +1,14 @@
 """The releases of a job in the store: how a version is claimed, read, made current and rolled back.
 
     releases/JOB/claims/000007.json    which run makes version 7: written once, and never removed
-    releases/JOB/000007/               the files of version 7, and release.json, which is written last
+    releases/JOB/000007/               the files of version 7; release.json is written last
     releases/JOB/current.json          the pointer to the current version
     releases/JOB/claims/first.json     that there is a pointer: written once, after the first
 
-Any number of runs may publish at once, on one machine or on many. A version belongs to the run whose
-claim was written first (`Store.put_if_absent`), and only that run writes in its folder. The pointer
-is moved with `Store.put_if_match`: a run that read it before another run moved it cannot overwrite it.
+Any number of runs may publish at once, on one machine or on many. A version belongs to the run
+whose claim was written first (`Store.put_if_absent`), and only that run writes in its folder. The
+pointer is moved with `Store.put_if_match`: a run that read it before another run moved it cannot
+overwrite it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..ports.run_facts import ReleaseCounts
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version of what a job publishes. `files` maps each file's key in the store to its SHA-256."""
+    """One version of what a job publishes. `files` maps the key of each file to its SHA-256."""
 
     job: str
     version: int
@@ -65,7 +66,7 @@ class Pointer:
 
 
 def releases(job: str, store: Store) -> list[Release]:
-    """Return every whole release of a job, oldest first, without those whose release.json is damaged."""
+    """Return all releases of a job, oldest first, without those whose release.json is damaged."""
     found = []
     for version in versions(job, store):
         with suppress(DamagedFile):
@@ -90,13 +91,13 @@ def versions(job: str, store: Store) -> list[int]:
 
 
 def read_release(job: str, version: int, store: Store) -> Release:
-    """Return a release of a job; DamagedFile if its release.json is missing, or not what was written."""
+    """Return a release of a job. Raises: DamagedFile if its release.json is missing or damaged."""
     key = f"{release_folder(job, version)}/release.json"
     return Release(**parse_json(store, key, require(store, key).to_pybytes()))
 
 
 def verify_file(release: Release, key: str, store: Store) -> None:
-    """Raise DamagedFile if a file of a release is missing, or does not have its SHA-256."""
+    """Raise DamagedFile if a file of a release is missing or its SHA-256 differs."""
     if sha256(require(store, key)) != release.files[key]:
         raise damage_error(store, key, "does not have the SHA-256 with which it was published")
 
@@ -114,8 +115,8 @@ def release_folder(job: str, version: int) -> str:
 def claim(job: str, run: str, attempt: int, version: int, store: Store) -> bool:
     """Claim a version for an attempt of a run; False if it belongs to another.
 
-    A claim is never removed. A version whose run is killed or refused before its release is whole is
-    left out, unless that run goes on.
+    A claim is never removed. A version whose run is killed or refused before its release is whole
+    is left out, unless that run goes on.
     """
     key = _claim_key(job, version)
     if store.put_if_absent(key, make_json(key, {"run": run, "attempt": attempt})):
@@ -125,7 +126,9 @@ def claim(job: str, run: str, attempt: int, version: int, store: Store) -> bool:
 
 
 def version_to_make(job: str, run: str, attempt: int, pointer: Pointer, store: Store) -> int:
-    """Return the version that an attempt of a run has claimed, newer than the current one, or the first free one."""
+    """Return the version that an attempt has claimed, if newer than the current one; else the first
+    free one.
+    """
     taken = sorted(_taken(job, store))
     for version in reversed(taken):
         if version <= pointer.version or version in pointer.withdrawn:
@@ -158,7 +161,7 @@ def current_version(job: str, store: Store) -> int | None:
 
 
 def read_pointer(job: str, store: Store) -> Pointer:
-    """Return the pointer of a job; DamagedFile if it is not what was written."""
+    """Return the pointer of a job. Raises: DamagedFile if it is damaged."""
     key = pointer_key(job)
     try:
         data, etag = store.get_with_etag(key)
@@ -173,8 +176,8 @@ def move_pointer(
 ) -> bool:
     """Let the pointer name a version, if it is still the one that had this entity tag.
 
-    One object is replaced: a reader sees the old version or the new one. False, and nothing changes,
-    where another run or a rollback moved the pointer since it was read.
+    One object is replaced: a reader sees the old version or the new one. False, and nothing
+    changes, where another run or a rollback moved the pointer since it was read.
     """
     content: dict[str, Any] = {"version": version, "folder": release_folder(job, version)}
     if withdrawn:
@@ -223,8 +226,8 @@ def was_current(job: str, version: int, pointer: Pointer, store: Store) -> bool:
 def _lineage(job: str, of: Sequence[int], pointer: Pointer, store: Store) -> set[int]:
     """Return which of some versions are the current one or its ancestors.
 
-    Each release names its parent, the version that was current before it. Where the chain of parents
-    cannot be read to its end, older versions count as ancestors.
+    Each release names its parent, the version that was current before it. Where the chain of
+    parents cannot be read to its end, older versions count as ancestors.
     """
     found, ancestors = pointer.version, set[int]()
     while found and found >= min(of, default=found):
@@ -247,7 +250,7 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     except DamagedFile:
         if to is None:
             raise
-        # the pointer is written again: nothing of it but its entity tag is of use
+        # the pointer is written again: only its entity tag is used
         pointer = Pointer(to, etag=store.get_with_etag(pointer_key(job))[1])
     if not pointer.version and known and to is None:
         raise missing_error(store, pointer_key(job))
@@ -257,12 +260,13 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
         )
     target = to if to is not None else read_release(job, pointer.version, store).parent
     if target is not None and to is None:
-        read_release(job, target, store)  # names what is missing of it
+        read_release(job, target, store)  # raises an error that names its missing file
     if target is None or target not in known:
         others = ", ".join(str(v) for v in known if v != pointer.version) or "no other"
         wanted = f"no version {to}" if to is not None else "no release before it"
         raise StateError(
-            f"version {pointer.version or None} of {job} is current, and there is {wanted}; there is {others}",
+            f"version {pointer.version or None} of {job} is current, and there is {wanted}; there "
+            f"is {others}",
             hint=f"hundredfold rollback {job} --to VERSION",
         )
     release = read_release(job, target, store)
@@ -274,6 +278,7 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     if not move_pointer(job, target, sorted(withdrawn), pointer.etag, store):
         raise StateError(
             f"the current release of {job} was changed at the same time, and is not rolled back",
-            hint=f"look at it, then run it again: hundredfold status   and: hundredfold rollback {job}",
+            hint="look at it, then run it again: hundredfold status   and: hundredfold rollback "
+            f"{job}",
         )
     return release

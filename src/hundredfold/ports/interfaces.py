@@ -37,7 +37,8 @@ class Store(Protocol):
         """
 
     def put_if_match(self, key: str, data: bytes, etag: str) -> bool:
-        """Replace an object if it is still the one that had this entity tag: of all the writers at once, one wins.
+        """Replace an object if it is still the one that had this entity tag: of all the writers at
+        once, one wins.
 
         False, and nothing changes, where it was replaced or removed. Durable when the call returns.
         """
@@ -46,7 +47,9 @@ class Store(Protocol):
         """Return the bytes of an object. Raises: KeyError if there is none."""
 
     def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
-        """Return the object's bytes and its entity tag, for `put_if_match`; KeyError if there is none."""
+        """Return the object's bytes and its entity tag, for `put_if_match`; KeyError if there is
+        none.
+        """
 
     def parts(self, key: str) -> Iterator[pa.Buffer | bytes]:
         """Yield the bytes of an object in order: a few megabytes at a time, or one buffer where

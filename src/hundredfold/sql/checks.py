@@ -365,7 +365,8 @@ def _nested_cast(expression: str, kind: pa.DataType) -> str:
     """
     values, x = _as_texts(expression, kind), _lambda_variable(kind)
     if pa.types.is_list(kind):
-        return f"list_transform({values}, lambda {x}: {_cast(x, _value_column(kind.value_type), None)})"
+        value = _cast(x, _value_column(kind.value_type), None)
+        return f"list_transform({values}, lambda {x}: {value})"
     key, item = (
         _cast(f"{x}.key", _value_column(kind.key_type), None),
         _cast(f"{x}.value", _value_column(kind.item_type), None),
