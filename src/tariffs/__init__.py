@@ -1,16 +1,16 @@
 """Tariffs: prices for a mobile operator's bundles and voice discounts, one unit of work at a time.
 
-The rooms, from the ground up (no import runs upwards):
-  rows        the shape of what a work function is handed
-  demand/     how volume answers to price: the pooled prior, then every unit's own elasticity
-  optimise/   what price to ask, given an elasticity that is known only so well
-  observe     from a unit's columns to its demand: what bundles and voice do alike
-  priced      what is said of a unit's price: the columns that both have in common
-  bundles     a (segment, location, product), from its weeks to its price
-  voice       a (cell, hour, day type), from its weeks to its discount class
-  contracts   what a row of each source must look like, and the dirt that is repaired
-  job         the declaration, the one file of the model that knows the engine
-  release/    what happens to a published price table until charging uses it
-  cli         the command `tariffs`
-  generator/  the same tables with known truth, and with known dirt
+The packages and modules, from bottom to top (no import runs upwards):
+  columns        the types of the rows that a work function receives
+  demand/        how volume responds to price: the pooled prior, then each unit's own elasticity
+  optimise/      the best price under an elasticity that is known with an error
+  pricing/       from a unit's weeks to its price, and the limits across units:
+                 estimation, price_row, bundles, voice, locations, hourly, portfolio_limits, totals
+  contracts      the contracts of the sources and of the price table, and the declared repairs
+  job            the declaration of the job: sources, models, publication
+  data_quality/  every rejected, dropped and repaired row of a run, with its money
+  evaluation/    a finished run compared with the truth: elasticities, promised gains, policies
+  release/       from a published price table to the table that charging uses
+  cli            the command `tariffs`
+  synthetic/     the same source tables with known truth and known dirt; demo uses it
 """

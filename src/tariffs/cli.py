@@ -1,7 +1,8 @@
-"""A pricing team comes in here: what becomes of a published price table until charging uses it.
+"""The command `tariffs`, for a pricing team: from a published price table to charging.
 
-Result to stdout, words to stderr; exit 0 = done, 1 = refused or a guard fails, 2 = the words were wrong, 130 = stopped by hand.
-What costs time to import is imported by the command that needs it, so that `--help` answers at once.
+Results go to stdout, messages to stderr.  Exit status: 0 = done, 1 = refused or a guard fails,
+2 = usage error, 130 = interrupted.  Each command imports its expensive modules itself, so that
+`--help` is fast.
 """
 
 from __future__ import annotations
@@ -42,29 +43,35 @@ JOB = "tariffs"
 )
 @click.pass_context
 def app(context: click.Context) -> None:
-    """What becomes of a published price table: check, approve, activate, export it, or take it back."""
+    """Check, approve, activate, measure and export a published price table, or take it back."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 version_argument = argument("version", "The release's version, such as 3.", type=int)
 table_argument = argument(
-    "version", "The release's version, such as 3; or 'active', the table that charging uses."
+    "version", "The release's version, such as 3; or 'active': the table that charging uses."
 )
 author_option = click.option(
-    "--author", metavar="NAME", help="Who says it; the user of this machine, if left out."
+    "--author",
+    "by",
+    metavar="NAME",
+    help="The person who decides; this machine's user, if left out.",
 )
-reason_option = click.option("--reason", default="", metavar="WHY", help="Why, for the log.")
+reason_option = click.option(
+    "--reason", default="", metavar="WHY", help="The reason, recorded in the log."
+)
 override_option = click.option(
     "--override",
+    "overrides",
     multiple=True,
     metavar="CODE",
-    help="Set a guard that fails aside; needs --reason. Can be given again.",
+    help="Set aside a guard that fails; needs --reason. Can be repeated.",
 )
 catalogue_option = click.option(
     "--catalogue",
     metavar="FILE",
-    help="The product catalogue (CSV or Parquet), if the run that has it is gone.",
+    help="The product catalogue (CSV or Parquet), if the run that read it is gone.",
 )
 
 
@@ -74,10 +81,10 @@ def attribution_options(command: Any) -> Any:
 
 
 @app.command()
-@target_options
-@json_option
-def status(target: Target, as_json: bool) -> None:
-    """List the releases with their state, by whom and why, and say what charging uses."""
+@takes_place
+@takes_json
+def status(where: Where, as_json: bool) -> None:
+    """List the releases with state, author and reason, and the table that charging uses."""
     from hundredfold.cli import display
     from tariffs.release import actions, repository, show
 
@@ -101,7 +108,7 @@ def status(target: Target, as_json: bool) -> None:
 def check(
     version: int, catalogue: str | None, as_of: str | None, target: Target, as_json: bool
 ) -> None:
-    """Hold a release against every guard, and against the table that charging uses. Exit status 1 if a guard fails."""
+    """Check a release with every guard and against the active table; exit status 1 if one fails."""
     from dataclasses import asdict
 
     from hundredfold.cli import display
@@ -115,19 +122,13 @@ def check(
     if as_json:
         display.print_json({**asdict(checked), "passed": not checked.failed})
     else:
-        show.show_checked(checked, clock.told)
-        excuses = [word for f in checked.failed for word in ("--override", f.code)]
-        if excuses:
-            show.show_hints(
-                [
-                    (
-                        _command(target, "approve", str(version), *excuses, "--reason", "WHY"),
-                        "approves it all the same, and says so in the log",
-                    )
-                ]
-            )
+        show.show_checked(checked, clock.description)
+        overrides = [word for f in checked.failed for word in ("--override", f.code)]
+        if overrides:
+            command = _command(where, "approve", str(version), *overrides, "--reason", "WHY")
+            show.show_hints([(command, "approves it nevertheless; the log records it")])
         else:
-            show.show_hints([(_command(target, "approve", str(version)), "says yes to it")])
+            show.show_hints([(_command(where, "approve", str(version)), "approves it")])
     sys.exit(bool(checked.failed))
 
 
@@ -147,17 +148,17 @@ def approve(
     as_of: str | None,
     target: Target,
 ) -> None:
-    """Say yes to a release, if every guard passes. Charging does not use it yet."""
+    """Approve a release, if every guard passes. Charging does not use it yet."""
     from tariffs.release import actions, show
 
-    home, once = _open(target)
+    home, log_writer = _open(where)
     clock = _clock(as_of, version, home)
     attribution = _attribution(by, reason, target, clock)
     done = actions.approve(
         version,
         attribution,
         home.store,
-        once,
+        log_writer,
         _sources(home, catalogue),
         clock.now,
         _guard_codes(overrides),
@@ -166,8 +167,8 @@ def approve(
     show.show_hints(
         [
             (
-                _command(target, "activate", str(version)),
-                "lets charging use it (another person says so)",
+                _command(where, "activate", str(version)),
+                "lets charging use it (by another person)",
             )
         ]
     )
@@ -179,12 +180,11 @@ def approve(
 @click.option(
     "--canary",
     multiple=True,
-    metavar="PLACE",
-    help="In some locations first: by name (can be given again), or a share such as 10%. Elsewhere all stays as it is.",
+    metavar="LOCATION",
+    help="Start in some locations: by name (can be repeated), or a share such as 10%. "
+    "Elsewhere prices stay.",
 )
-@click.option(
-    "--same-person", is_flag=True, help="The one who approved it activates it too; needs --reason."
-)
+@click.option("--same-person", is_flag=True, help="The approver activates it too; needs --reason.")
 @attribution_options
 @catalogue_option
 @as_of_option
@@ -201,66 +201,56 @@ def activate(
     target: Target,
 ) -> None:
     """Let charging use an approved release; the one that it used is withdrawn."""
+    from functools import partial
+
     from tariffs.release import actions, show
 
-    home, once = _open(target)
+    home, log_writer = _open(where)
     clock = _clock(as_of, version, home)
-    attribution, sources, now, codes = (
-        _attribution(by, reason, target, clock),
+    start = (
+        partial(actions.start_canary, version, _canary_locations(canary))
+        if canary
+        else partial(actions.activate, version)
+    )
+    done = start(
+        _attribution(by, reason, where, clock),
+        home.store,
+        log_writer,
         _sources(home, catalogue),
         clock.now,
-        _guard_codes(overrides),
+        despite=_guard_codes(overrides),
+        same_person=same_person,
     )
-    if canary:
-        places = _canary_locations(canary)
-        done = actions.start_canary(
-            version,
-            places,
-            attribution,
-            home.store,
-            once,
-            sources,
-            now,
-            despite=codes,
-            same_person=same_person,
-        )
-    else:
-        done = actions.activate(
-            version,
-            attribution,
-            home.store,
-            once,
-            sources,
-            now,
-            despite=codes,
-            same_person=same_person,
-        )
     show.show_decision(done, _active_folder(home, done.decisions))
+    show.show_hints(_after_activation(version, where, canary=bool(canary)))
+
+
+def _after_activation(version: int, where: Where, *, canary: bool) -> list[tuple[str, str]]:
     further = [
         (
-            _command(target, "measure", "active"),
-            "holds those places against the others, once there are newer sales",
+            _command(where, "measure", "active"),
+            "compares these locations with the others, once there are newer sales",
         ),
         (_command(target, "activate", str(version)), "lets charging use it everywhere"),
     ]
     back = (
-        _command(target, "kill", "--to", "last-approved"),
-        "takes it back at once, should it be wrong",
+        _command(where, "kill", "--to", "last-approved"),
+        "takes it back at once, if it is wrong",
     )
-    show.show_hints([*(further if canary else []), back])
+    return [*(further if canary else []), back]
 
 
 @app.command()
 @version_argument
 @attribution_options
-@target_options
-def withdraw(version: int, by: str | None, reason: str, target: Target) -> None:
-    """Say that a release shall not be used; the kill switch never goes back to it. Needs --reason."""
+@takes_place
+def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
+    """Rule a release out; the kill switch never returns to it. Needs --reason."""
     from tariffs.release import actions, show
 
-    home, once = _open(target)
+    home, log_writer = _open(where)
     show.show_decision(
-        actions.withdraw(version, _attribution(by, reason, target), home.store, once), None
+        actions.withdraw(version, _attribution(by, reason, where), home.store, log_writer), None
     )
 
 
@@ -269,23 +259,22 @@ def withdraw(version: int, by: str | None, reason: str, target: Target) -> None:
     "--to",
     required=True,
     type=click.Choice(["last-approved", "rule", "unchanged"]),
-    help="The last approved table before it; a step towards the prices of the rule, which need no model; or the prices that are asked now, frozen.",
+    help="last-approved: the last approved table before it; rule: a step towards the prices of the "
+    "rule, which need no model; unchanged: the present prices, frozen.",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Show what it would do to prices, and change nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Show the effect on prices, and change nothing.")
 @attribution_options
-@target_options
-def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) -> None:
-    """Take the active table away from charging at once. One person is enough, and no guard is asked. Control units never move.
+@takes_place
+def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
+    """Take the active table away from charging at once. One person is enough, no guard is checked.
 
-    The way to the rule's prices keeps the limits on steps, cliffs and the share of prices that change at once: where they are far, it takes
-    several steps, one for each call.
+    Control units never move. The way to the rule's prices keeps the limits on steps, cliffs and the
+    share of prices that change at once: if they are far, it takes several steps, one for each call.
     """
     from hundredfold.errors import StateError
     from tariffs.release import actions, show
 
-    home, once = _open(target)
+    home, log_writer = _open(where)
     if dry_run:
         show.show_preview(actions.preview_kill(to, home.store))
         show.show_hints([(_command(target, "kill", "--to", to, "--reason", "WHY"), "does it")])
@@ -293,21 +282,21 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) ->
     try:
         found = actions.preview_kill(to, home.store)
     except StateError:
-        found = (
-            None  # what is broken does not stop the kill switch; it says itself what it cannot do
-        )
-    done = actions.kill(to, _attribution(by, reason or "kill switch", target), home.store, once)
+        found = None  # damage elsewhere does not stop the kill switch; it reports its own obstacle
+    done = actions.kill(
+        to, _attribution(by, reason or "kill switch", where), home.store, log_writer
+    )
     if found is not None and found.table == done.entry.charging:
         show.show_preview(found, done=True)
     show.show_decision(done, _active_folder(home, done.decisions))
     further = [
-        (_command(target, "kill", "--to", "rule"), "goes a step further towards the rule's prices")
+        (_command(where, "kill", "--to", "rule"), "takes a further step to the rule's prices")
     ]
     stepping = done.entry.charging is not None and done.entry.charging.step
     show.show_hints(
         [
             *(further if stepping else []),
-            (_command(target, "status"), "shows where all of it stands now"),
+            (_command(where, "status"), "shows the present state"),
         ]
     )
 
@@ -319,20 +308,20 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) ->
     default="active",
     show_default=True,
     metavar="VERSION",
-    help="The table before: a version, or 'active'.",
+    help="The earlier table: a version, or 'active'.",
 )
 @click.option(
-    "--out", metavar="FOLDER", help="Write the files there, instead of beside the releases."
+    "--out", metavar="FOLDER", help="Write the files into this folder, not beside the releases."
 )
 @click.option(
-    "--whole", is_flag=True, help="Compare all columns, also those that only explain a price."
+    "--whole", is_flag=True, help="Compare all columns, including those that only explain a price."
 )
 @target_options
 @json_option
 def delta(
     version: str, against: str, out: str | None, whole: bool, target: Target, as_json: bool
 ) -> None:
-    """Write what charging has to change to come from one table to another: rows added, changed, removed (CSV and Parquet)."""
+    """Write the difference of two tables: rows added, changed, removed (CSV and Parquet)."""
     from hundredfold.cli import display
     from tariffs.release import files, show
 
@@ -351,15 +340,16 @@ def delta(
     type=click.Choice(["tmf620", "tmf620-lines", "csv", "parquet"]),
     default="tmf620",
     show_default=True,
-    help="TM Forum's ProductOfferingPrice as one JSON array, or a JSON object a line; or the full table.",
+    help="TM Forum's ProductOfferingPrice as one JSON array, or one JSON object a line; "
+    "or the full table.",
 )
 @click.option("--out", metavar="FILE", help="Write to this file, instead of stdout.")
 @click.option(
     "--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href."
 )
-@target_options
-def export(version: str, format: str, out: str | None, base: str | None, target: Target) -> None:
-    """Give a table to another system, with the state that it has now."""
+@takes_place
+def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
+    """Export a table to another system, with its present state."""
     from hundredfold.cli import display
     from tariffs.release import files
 
@@ -371,22 +361,22 @@ def export(version: str, format: str, out: str | None, base: str | None, target:
 @app.command()
 @argument(
     "version",
-    "The release's version, such as 3; or 'active', the table that charging uses.",
+    "The release's version, such as 3; or 'active': the table that charging uses.",
     required=False,
     default="active",
 )
 @click.option(
     "--since",
     metavar="DATE",
-    help="The day from which its prices were asked, if another than the log says.",
+    help="The first day of its prices, if different from the log.",
 )
-@click.option("--until", metavar="DATE", help="The day from which they were asked no more.")
+@click.option("--until", metavar="DATE", help="The first day without its prices.")
 @click.option(
     "--sales",
-    metavar="PLACE",
+    metavar="PATH",
     help="The sales of bundles (CSV or Parquet), if not those of the newest release's run.",
 )
-@click.option("--usage", metavar="PLACE", help="The same for voice.")
+@click.option("--usage", metavar="PATH", help="The same for voice.")
 @catalogue_option
 @target_options
 @json_option
@@ -400,7 +390,7 @@ def measure(
     target: Target,
     as_json: bool,
 ) -> None:
-    """Say what a table did, from the sales since: against the control group, against what it promised, and whether it drifts."""
+    """Measure a table by the sales since: its effect, its promises, and the drift of demand."""
     from hundredfold.cli import display
     from tariffs.release import outcome, show_outcome
     from tariffs.release.measure import to_json
@@ -446,7 +436,7 @@ def log(version: int | None, target: Target, as_json: bool) -> None:
     decisions = repository.read_log(home.store)
     entries = list(decisions.entries) if version is None else decisions.entries_of(version)
     if version is not None and not entries:
-        repository.load_verified(version, home.store)  # there must be one of that version
+        repository.load_verified(version, home.store)  # raises if there is no such version
     if as_json:
         display.print_json([asdict(entry) for entry in entries])
     else:
@@ -459,24 +449,24 @@ def log(version: int | None, target: Target, as_json: bool) -> None:
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A new limit, from now on; needs --reason. Can be given again.",
+    help="A new limit from now on; needs --reason. Can be repeated.",
 )
 @attribution_options
-@target_options
-@json_option
-def limits(
-    given: Sequence[str], by: str | None, reason: str, target: Target, as_json: bool
-) -> None:
-    """Show what the guards allow, or change it."""
+@takes_place
+@takes_json
+def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_json: bool) -> None:
+    """Show the limits of the guards, or change them."""
     from dataclasses import asdict
 
     from hundredfold.cli import display
     from tariffs.release import actions, repository, show
     from tariffs.release.guards import limits_with
 
-    home, once = _open(target)
+    home, log_writer = _open(where)
     if given:
-        actions.set_limits(_attribution(by, reason, target), _limit_values(given), home.store, once)
+        actions.set_limits(
+            _attribution(by, reason, where), _limit_values(given), home.store, log_writer
+        )
     decisions = repository.read_log(home.store)
     now = asdict(limits_with(decisions.limits))
     if as_json:
@@ -488,16 +478,16 @@ def limits(
 app.add_command(evidence)
 
 
-def _open(target: Target) -> tuple[Any, Any]:
-    """The home of the releases, and the door through which entries go into their log."""
-    home = target.open(JOB)
+def _open(where: Where) -> tuple[Any, Any]:
+    """Return the home of the releases, and the writer of its decision log."""
+    home = where.open(JOB)
     from tariffs.release.repository import LockedPutIfAbsent, PutIfAbsent
 
     if isinstance(home.store, PutIfAbsent):
-        return home, home.store  # S3 itself refuses to write over an entry
+        return home, home.store  # S3 itself refuses to replace an entry
     return home, LockedPutIfAbsent(
         home.store, lambda: home.publishing(f"{JOB}_approvals")
-    )  # not that of a run that publishes: it may hang
+    )  # not the lock of a run that publishes, which may hang
 
 
 def _repair_pointer(store: Any) -> None:
@@ -505,14 +495,17 @@ def _repair_pointer(store: Any) -> None:
     from tariffs.release import repository
 
     if repository.repair_pointer(store):
-        display.stderr.print(
-            "active.json lagged behind the log (a command was stopped in between): it is put right",
+        display.words.print(
+            "active.json was older than the log (a command was interrupted): it is repaired",
             style="yellow",
         )
 
 
-def _attribution(by: str | None, reason: str, target: Target, clock: Any = None) -> Any:
-    """Who says it, by name and by account; UsageError where nobody does, or where the clock is set without a reason."""
+def _attribution(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
+    """Return the person, the account and the reason of a decision.
+
+    Raises UsageError if the person is unknown, or if the time is set without a reason.
+    """
     import secrets
 
     from tariffs.release.clock import local_account, principal
@@ -522,15 +515,15 @@ def _attribution(by: str | None, reason: str, target: Target, clock: Any = None)
     account = principal(target.backend().caller()) or account
     if not (by or user).strip():
         raise UsageError(
-            "this machine does not know who says this", hint="say it with --author NAME"
+            "the person who decides is unknown on this machine", hint="add --author NAME"
         )
-    if clock is not None and clock.by_hand and not reason.strip():
+    if clock is not None and clock.is_explicit and not reason.strip():
         raise UsageError(
-            "to ask the guards as of another time than now needs a reason, which the log keeps",
+            "checking as of another time than now needs a reason, which the log records",
             hint="add --reason WHY",
         )
     at = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    told = clock.told if clock is not None else ""
+    description = clock.description if clock is not None else ""
     return Attribution(
         (by or user).strip(),
         f"{user or '?'}@{_host_name()}",
@@ -538,7 +531,7 @@ def _attribution(by: str | None, reason: str, target: Target, clock: Any = None)
         reason.strip(),
         secrets.token_hex(4),
         account,
-        told,
+        description,
     )
 
 
@@ -549,7 +542,7 @@ def _host_name() -> str:
 
 
 def _clock(as_of: str | None, version: int, home: Any) -> Any:
-    """What counts as now for the guards."""
+    """Return the time that counts as now for the guards."""
     from tariffs.release import repository
     from tariffs.release.clock import clock_of
 
@@ -569,7 +562,7 @@ def _sources(home: Any, catalogue: str | None) -> Any:
 
 
 def _active_folder(home: Any, decisions: Any) -> str | None:
-    """Where the table that charging uses lies."""
+    """Return the folder of the table that charging uses."""
     from tariffs.release import repository
 
     return (
@@ -583,7 +576,7 @@ app.add_command(data_quality.command)
 
 
 def _canary_locations(given: Sequence[str]) -> Sequence[str] | float:
-    """Locations by name, or one share."""
+    """Return locations by name, or one share."""
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if len(names) == 1 and names[0].endswith("%"):
         try:
@@ -619,31 +612,31 @@ def _limit_values(given: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
-def _next_commands(facts: Any, target: Target) -> list[tuple[str, str]]:
-    """The commands that make sense now: for the newest release, and for the active one."""
-    told = []
+def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
+    """Return the useful next commands: for the newest release, and for the active one."""
+    commands = []
     newest = facts["releases"][0] if facts["releases"] else None
     if newest is None:
         return [("hundredfold run tariffs.job:job", "publishes the first one")]
     version = str(newest["version"])
     if newest["state"] == "draft" and not newest["damage"]:
-        told.append((_command(target, "check", version), "holds it against the guards"))
+        commands.append((_command(where, "check", version), "checks it with every guard"))
     if newest["state"] == "approved":
-        told.append((_command(target, "activate", version), "lets charging use it"))
+        commands.append((_command(where, "activate", version), "lets charging use it"))
     if facts["charging"]:
-        told.append(
+        commands.append(
             (
-                _command(target, "log", str(facts["charging"]["version"])),
-                "says who decided what about the table that charging uses",
+                _command(where, "log", str(facts["charging"]["version"])),
+                "shows the decisions about the table that charging uses",
             )
         )
-        told.append(
+        commands.append(
             (
-                _command(target, "kill", "--to", "last-approved"),
-                "takes that table away from charging, at once",
+                _command(where, "kill", "--to", "last-approved"),
+                "takes that table away from charging at once",
             )
         )
-    return told
+    return commands
 
 
 def _command(target: Target, *parts: str) -> str:
@@ -653,7 +646,7 @@ def _command(target: Target, *parts: str) -> str:
 
 
 def main() -> None:
-    """The command `tariffs`."""
+    """Run the command `tariffs`."""
     invoke(app, "tariffs")
 
 

@@ -1,4 +1,4 @@
-"""The ground floor: the shape of what a work function is handed, and how units lie in it."""
+"""Types of the rows that a work function receives, and where each unit begins in them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Rows = dict[str, np.ndarray]
 
 
 class Columns(Protocol):
-    """Anything that answers to a column's name with one value per row."""
+    """A mapping from a column's name to one value per row."""
 
     def __getitem__(self, name: str, /) -> NDArray[Any]: ...
 
 
 class Units(Columns, Protocol):
-    """Many units end to end: unit `u` has the rows `offsets[u]:offsets[u + 1]`, sorted by unit."""
+    """Many units, one after another: unit `u` has the rows `offsets[u]:offsets[u + 1]`."""
 
     @property
     def offsets(self) -> Ints: ...
@@ -34,7 +34,7 @@ class Units(Columns, Protocol):
 
 
 def key_offsets(rows: Columns, key: Sequence[str]) -> Ints:
-    """Where each unit begins, and the end, in rows sorted by `key`.  Shape (units + 1,)."""
+    """Return the first row of each unit, and the end, in sorted rows; shape (units + 1,)."""
     columns = [rows[name] for name in key]
     count = len(columns[0])
     changed = np.zeros(count, dtype=np.bool_)

@@ -1,9 +1,11 @@
-"""What a row of each source must look like, what a row of the price table promises, and which dirt is put right on the way in.
+"""Contracts of the sources and of the price table, and the declared repairs of dirty values.
 
-A repair must be certain: look-alike letters, blanks and case in keys, a code that lost its zeros or has a new name, a currency in front of
-a price, a comma for a point, a price in pesewas where the row's own list price tells so, a discount in percent.  What is not certain is rejected with its reason.  A spike in the units sold passes, for a
-contract sees one row and cannot know what is usual for the unit: `tariffs.demand.panel.plausible` sets it aside later.
-What becomes of each kind of dirt: docs/tariffs-dirt.md.
+A repair must be certain: look-alike letters, blanks and case in keys, a code that lost its zeros or
+was renamed, a currency before a price, a decimal comma, a price in pesewas where the row's own list
+price shows it, a discount in percent.  Other faults are rejected with a reason.  A spike in the
+units sold passes: a contract sees one row and cannot know the unit's usual level;
+`tariffs.demand.panel.plausible` sets it aside later.
+The treatment of each kind of dirt: docs/tariffs-dirt.md.
 """
 
 from __future__ import annotations
@@ -24,17 +26,18 @@ DayType = Literal["WEEKDAY", "WEEKEND"]
 
 Segment = Literal[
     "BUSINESS", "FAMILY", "HEAVY", "LIGHT", "SENIOR", "YOUTH"
-]  # the SIMs of tests are no customers
-FULL_INT32 = 2_147_483_647  # what a counter of 32 bits shows when it can count no further
+]  # SIM cards used for tests are not customers
+FULL_INT32 = 2_147_483_647  # the value at which a 32-bit counter stops
 
-RENAMED_PRODUCTS = {"DAILY_150": "DAY_150"}  # what the exports of some systems still call them
+RENAMED_PRODUCTS = {"DAILY_150": "DAY_150"}  # former names in the exports of some systems
 LATIN = dict(
     zip(
-        "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405",
+        "\u0410\u0412\u0415\u041a\u041c\u041d\u041e"
+        "\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405",
         "ABEKMHOPCTYXIJS",
         strict=True,
     )
-)  # Cyrillic capitals that look like these
+)  # Cyrillic capitals that look like Latin ones
 LATIN |= dict(
     zip(
         "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
@@ -44,19 +47,25 @@ LATIN |= dict(
 )  # Greek
 HYPHENS = dict.fromkeys("-\u2010\u2011\u2012\u2013\u2212", "_")
 BLANKS = dict.fromkeys("\u00a0\u202f\t", " ")
-UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad"  # marks of direction and of breaks
-ACCENTED = "\u00e1\u00e0\u00e2\u00e3\u00e4\u00e9\u00e8\u00ea\u00eb\u00ed\u00ec\u00ee\u00ef\u00f3\u00f2\u00f4\u00f5\u00f6\u00fa\u00f9\u00fb\u00fc\u00e7\u00f1\u00c9"  # of the names of places
-APOSTROPHES = "'\u2018\u2019\u02bc"  # a spreadsheet's sign that what follows is text
+UNSEEN = (  # marks of direction and of line breaks
+    "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060"
+    "\u2066\u2067\u2068\u2069\ufeff\u00ad"
+)
+ACCENTED = (  # in names of locations
+    "\u00e1\u00e0\u00e2\u00e3\u00e4\u00e9\u00e8\u00ea\u00eb\u00ed\u00ec\u00ee\u00ef"
+    "\u00f3\u00f2\u00f4\u00f5\u00f6\u00fa\u00f9\u00fb\u00fc\u00e7\u00f1\u00c9"
+)
+APOSTROPHES = "'\u2018\u2019\u02bc"  # a spreadsheet's mark of a text cell
 
 
 def translated(expression: str, into: dict[str, str], without: str = "") -> str:
-    """SQL that puts single characters in the place of others, and leaves out those of `without`."""
+    """Return SQL that replaces single characters and removes those of `without`."""
     before, after = ("".join(part).replace("'", "''") for part in ((*into, without), into.values()))
     return f"translate({expression}, '{before}', '{after}')"
 
 
 def composed(expression: str) -> str:
-    """SQL that writes each of ACCENTED as one character (NFC) where it came as a letter and a mark."""
+    """Return SQL that composes (NFC) each of ACCENTED where it is a letter and a mark."""
     for one in ACCENTED:
         expression = f"replace({expression}, '{unicodedata.normalize('NFD', one)}', '{one}')"
     return expression
@@ -70,38 +79,45 @@ _PLACE = _CODE.format(column="location")
 TIDY_LOCATION = f"""
 CASE
   WHEN regexp_full_match(location, 'LOC_[0-9]{{5}}') THEN location
-  WHEN regexp_full_match({_PLACE}, 'LOC_[0-9]{{1,4}}') THEN 'LOC_' || lpad(substr({_PLACE}, 5), 5, '0')
+  WHEN regexp_full_match({_PLACE}, 'LOC_[0-9]{{1,4}}')
+  THEN 'LOC_' || lpad(substr({_PLACE}, 5), 5, '0')
   ELSE {_PLACE}
 END
 """.strip()
 _NAMES = " ".join(f"WHEN '{former}' THEN '{name}'" for former, name in RENAMED_PRODUCTS.items())
-TIDY_PRODUCT = f"CASE {TIDY_CODE.format(column='product')} {_NAMES} ELSE {TIDY_CODE.format(column='product')} END"
+_PRODUCT = TIDY_CODE.format(column="product")
+TIDY_PRODUCT = f"CASE {_PRODUCT} {_NAMES} ELSE {_PRODUCT} END"
 TIDY_NAME = f"trim({composed(translated('{column}', BLANKS, UNSEEN))})"
 
 _TEXT = "trim(replace(upper(CAST(price AS VARCHAR)), 'GHS', ''))"
 _POINT = f"replace({_TEXT}, ',', '.')"
+_LIST = "TRY_CAST(list_price AS DOUBLE)"
+_PRICE = "TRY_CAST(price AS DOUBLE)"
+_NUMBER = f"TRY_CAST({_TEXT} AS DOUBLE)"
 TIDY_PRICE = f"""
 CASE
-  WHEN TRY_CAST(list_price AS DOUBLE) IS NULL THEN CAST(price AS VARCHAR)
-  WHEN TRY_CAST(price AS DOUBLE) <= 20 * TRY_CAST(list_price AS DOUBLE) THEN CAST(price AS VARCHAR)
-  WHEN TRY_CAST(price AS DOUBLE) <= 2000 * TRY_CAST(list_price AS DOUBLE) THEN CAST(TRY_CAST(price AS DOUBLE) / 100 AS VARCHAR)
-  WHEN TRY_CAST(price AS DOUBLE) IS NOT NULL THEN 'beyond all prices: ' || CAST(price AS VARCHAR)
-  WHEN TRY_CAST({_TEXT} AS DOUBLE) <= 20 * TRY_CAST(list_price AS DOUBLE) THEN {_TEXT}
-  WHEN TRY_CAST({_TEXT} AS DOUBLE) <= 2000 * TRY_CAST(list_price AS DOUBLE) THEN CAST(TRY_CAST({_TEXT} AS DOUBLE) / 100 AS VARCHAR)
-  WHEN TRY_CAST({_TEXT} AS DOUBLE) IS NOT NULL THEN 'beyond all prices: ' || CAST(price AS VARCHAR)
+  WHEN {_LIST} IS NULL THEN CAST(price AS VARCHAR)
+  WHEN {_PRICE} <= 20 * {_LIST} THEN CAST(price AS VARCHAR)
+  WHEN {_PRICE} <= 2000 * {_LIST} THEN CAST({_PRICE} / 100 AS VARCHAR)
+  WHEN {_PRICE} IS NOT NULL THEN 'beyond all prices: ' || CAST(price AS VARCHAR)
+  WHEN {_NUMBER} <= 20 * {_LIST} THEN {_TEXT}
+  WHEN {_NUMBER} <= 2000 * {_LIST} THEN CAST({_NUMBER} / 100 AS VARCHAR)
+  WHEN {_NUMBER} IS NOT NULL THEN 'beyond all prices: ' || CAST(price AS VARCHAR)
   WHEN regexp_full_match({_TEXT}, '[0-9]+,[0-9]+')
-    AND TRY_CAST({_POINT} AS DOUBLE) BETWEEN TRY_CAST(list_price AS DOUBLE) / 20 AND 20 * TRY_CAST(list_price AS DOUBLE)
+    AND TRY_CAST({_POINT} AS DOUBLE) BETWEEN {_LIST} / 20 AND 20 * {_LIST}
   THEN {_POINT}
   ELSE {_TEXT}
 END
 """.strip()
 TIDY_SHARE = """
 CASE
-  WHEN TRY_CAST({column} AS DOUBLE) > 1 AND TRY_CAST({column} AS DOUBLE) < 100 THEN CAST(TRY_CAST({column} AS DOUBLE) / 100 AS VARCHAR)
+  WHEN TRY_CAST({column} AS DOUBLE) > 1 AND TRY_CAST({column} AS DOUBLE) < 100
+  THEN CAST(TRY_CAST({column} AS DOUBLE) / 100 AS VARCHAR)
   ELSE CAST({column} AS VARCHAR)
 END
 """.strip()
-_ROOM = "CASE WHEN TRY_CAST(capacity_minutes AS DOUBLE) > 0 THEN TRY_CAST(capacity_minutes AS DOUBLE) END"
+_MINUTES = "TRY_CAST(capacity_minutes AS DOUBLE)"
+_ROOM = f"CASE WHEN {_MINUTES} > 0 THEN {_MINUTES} END"
 TIDY_CAPACITY = f"""
 CASE
   WHEN TRY_CAST(capacity_minutes AS DOUBLE) > 0 THEN CAST(capacity_minutes AS VARCHAR)
@@ -112,20 +128,25 @@ END
 """.strip()
 
 
-TOTALS_TITLE = "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"  # of the summary with the totals (`tariffs.pricing.totals`)
-LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"  # of the summary that says what became of them
+# titles of two summaries of the release: that of `pricing.totals`, and that of `portfolio_limits`
+TOTALS_TITLE = "Changes a week with their 90 % intervals: revenue, margin (GHS), volume"
+LIMITS_TITLE = "Limits on the whole table, and the worth of its prices (GHS a week)"
 SCOPE_OF = "CASE WHEN kind = '{kind}' AND scope <> '*' THEN scope END"
 
 
 def tidy(*columns: str) -> dict[str, str]:
-    """Repairs of key columns: Latin letters, upper case, no stray blanks or marks."""
+    """Return repairs of key columns: Latin letters, upper case, no stray blanks or marks."""
     return {column: TIDY_CODE.format(column=column) for column in columns}
 
 
 @dataclass(frozen=True)
 class BundleSales:
-    """One week of one (segment, location, product), or one day: `week` is a day of it, and the queries sum days.  `price` was paid, `list_price` was posted; `explore_eps` is the
-    logged trial between."""
+    """Sales of one (segment, location, product) in one week, or on one day of it.
+
+    week         a day of the week; the queries sum the days
+    price        the price that was paid;  list_price  the posted one
+    explore_eps  the logged random trial between the two, as a share
+    """
 
     row_id: int
     segment: Segment
@@ -142,10 +163,13 @@ class BundleSales:
 
 @dataclass(frozen=True)
 class VoiceUsage:
-    """One week of one (cell, hour, day type), or one day; discounts are shares of the tariff: applied, and posted before any trial.
+    """Voice minutes of one (cell, hour, day type) in one week, or on one day of it.
 
-    `minutes` were carried.  Of the call attempts, `blocked` found no free channel: a cell that blocks is full, and what was asked of
-    it is about minutes x attempts / (attempts - blocked).  Both are empty where nobody counts them.
+    discount, posted_discount   shares of the tariff: as applied, and before any trial
+    minutes                     carried
+    attempts, blocked           call attempts, and those that found no free channel: a cell that
+                                blocks is full, and the demand is about
+                                minutes x attempts / (attempts - blocked); null where not counted
     """
 
     cell: Code
@@ -163,7 +187,7 @@ class VoiceUsage:
 
 @dataclass(frozen=True)
 class CellLoad:
-    """Minutes that a cell can carry in one hour."""
+    """The minutes that a cell can carry in one hour."""
 
     cell: Code
     hour: Hour
@@ -174,11 +198,14 @@ class CellLoad:
 
 @dataclass(frozen=True)
 class Product:
-    """What may be asked for a product.  Price points are the multiples of `price_tick`; a ladder is the sizes of one bundle, by rung.
+    """The prices that are allowed for a product.
 
-    usage_value           what one more unit sold is worth beyond its price (a customer kept, a habit made); money, lowers the effective cost
-    competitor_min        the cheapest competitor's price: the regulator may forbid to go below it
-    competitor_reference  the price that the regulator measures a ceiling from
+    Price points are the multiples of `price_tick`; a ladder is the sizes of one bundle, by rung.
+
+    usage_value           the worth of one more unit sold beyond its price (a customer retained, a
+                          habit formed); money, lowers the effective cost
+    competitor_min        the cheapest competitor's price; the regulator may forbid going below it
+    competitor_reference  the price from which the regulator measures a ceiling
     """
 
     product: Code
@@ -200,8 +227,12 @@ class Product:
 
 @dataclass(frozen=True)
 class Location:
-    """`name` is what people call the place, with its accents and apostrophes; nothing is ever joined by it.  `control`: prices here are
-    never moved; the others are measured against them.  `time_zone`: an IANA name, null for UTC."""
+    """A location.
+
+    name       as people write it, with accents and apostrophes; no join uses it
+    control    its prices are never moved; the other locations are measured against it
+    time_zone  an IANA name; null for UTC
+    """
 
     location: Code
     name: Annotated[str, Len(1, 200)]
@@ -213,36 +244,41 @@ class Location:
 
 @dataclass(frozen=True)
 class Policy:
-    """The pricing team's dials: one row per kind for everybody (scope '*'), and one per segment (voice: region) that differs.
+    """The pricing team's settings: one row per kind for all units (scope '*'), and one for each
+    segment (voice: region) that differs.
 
-    A scope that is no segment, or no region of any location, is refused: nobody would notice a dial that turns nothing.  `segment` and
-    `region` are made of the scope for that, and nobody writes them.
+    A scope that is no segment, and no region of any location, is rejected: it would have no effect.
+    `segment` and `region` are derived from the scope for that check; they are no input.
 
-    z           how sure a move must be, in standard deviations of the elasticity
-    max_step    the largest move: a share of the current price (voice: points of discount, as a share of the tariff)
-    min_weeks   fewer weeks than this, and the price is held
-    load_limit  voice: the share of a cell's capacity that discounts may fill; no limit if it is empty
+    z           certainty that a move needs, in standard deviations of the elasticity
+    max_step    largest move, as a share of the current price (voice: of the tariff)
+    min_weeks   with fewer weeks than this, the price is held
+    load_limit  voice: the share of a cell's capacity that discounts may fill; null: no limit
 
-    What may be left out, as a column or as a value; without it the rule is off, unless a default is named.
+    Optional, as a column or as a value; the rule is off without it, unless a default is given:
 
-    min_days            a price that changed less than so many days ago stays
-    cross_effect        bundles: what +1 in a neighbouring rung's relative price adds to the log of sales (substitutes: > 0)
-    diversion           bundles: the share of added sales that the other ladders of the same segment and place lose
-    max_cliff           voice: the largest step between two hours' discounts, as a share of the tariff; 0.20 if left out
-    time_shift          voice: the share of an hour's added minutes that other hours lose; those are waited for
-    patience            voice: who waits t hours are (t + 1)^-patience as many; 2.0 if left out
-    explore_share       the share of units whose price is a trial, from a draw of their elasticity
-    explore_loss        the most that a trial may be expected to lose, as a share of the unit's margin; 0.05 if left out
-    competitor_floor    no price below this multiple of the cheapest competitor; 1.00 if left out
-    competitor_ceiling  no price above this multiple of the regulator's reference; 1.10 if left out
-    max_segment_ratio   bundles: the dearest segment's price over the cheapest's, for one product in one place
+    min_days            a price that changed fewer days ago than this stays
+    cross_effect        bundles: change of log sales for +1 in the relative price of a neighbouring
+                        rung (substitutes: > 0)
+    diversion           bundles: the share of added sales that the other ladders of the same segment
+                        and location lose
+    max_cliff           voice: largest step between two hours, a share of the tariff; default 0.20
+    time_shift          voice: the share of an hour's added minutes that other hours lose
+    patience            voice: (t + 1)^-patience as many customers wait t hours; default 2.0
+    explore_share       the share of units whose price is a trial, on a draw of the elasticity
+    explore_loss        largest expected loss of a trial, a share of the unit's margin; default 0.05
+    competitor_floor    no price below this multiple of the cheapest competitor; default 1.00
+    competitor_ceiling  no price above this multiple of the regulator's reference; default 1.10
+    max_segment_ratio   bundles: the highest segment's price over the lowest one's, for one product
+                        in one location
 
-    In the row for everybody alone, over all units of the kind:
+    Only in the row for all units, over all units of the kind:
 
     max_moved_share     the share of prices that may move
-    max_mean_change     how far the mean of price / current price may be from 1
+    max_mean_change     largest distance of the mean of price / current price from 1
     min_volume          the expected volume, as a share of today's
-    max_revenue_risk    the expected loss of revenue, summed over units without their gains, as a share of today's revenue
+    max_revenue_risk    the expected loss of revenue, summed over units without their gains, as a
+                        share of today's revenue
     """
 
     kind: Literal["bundle", "voice"]
@@ -272,15 +308,21 @@ class Policy:
 
 @dataclass(frozen=True)
 class PriceRow:
-    """One row of the price table: what the rating system is told, and why.  Money in `currency`; deltas are per week.
+    """One row of the price table: the price for the rating system, and its reasons.
 
-    valid_from, valid_to    UTC; `..._local` is what a clock in the location's `time_zone` shows then
-    ..._lo, ..._hi          the deltas at the ends of the elasticity's 90 % interval
-    expected_volume         sold per week at the current price: of voice, no more than the cell carries;
-    expected_blocked_minutes, ..._delta   voice: minutes a week that are asked for beyond that, now and by how much the new price changes them
-    usage_value, opportunity_cost, capacity_price   with unit_cost what one more unit sold costs: unit_cost - usage_value + what
-                            other products or hours lose by it; capacity_price is what one more unit of room in the cell would bring
-    explore_draw            the elasticity that a trial was priced on (explore_flag), null elsewhere
+    Money is in `currency`; deltas are per week.
+
+    valid_from, valid_to     UTC; `..._local` is the time on a clock in the location's `time_zone`
+    ..._lo, ..._hi           the deltas at the ends of the elasticity's 90 % interval
+    expected_volume          sold per week at the current price; voice: at most the cell's capacity
+    expected_blocked_minutes, ..._delta
+                             voice: minutes a week demanded beyond the capacity, and the change of
+                             them by the new price
+    usage_value, opportunity_cost
+                             one more unit sold costs unit_cost - usage_value + opportunity_cost,
+                             the last being the loss of other products or hours
+    capacity_price           the worth of one more unit of capacity in the cell
+    explore_draw             the elasticity on which a trial (explore_flag) was priced, else null
     """
 
     unit_key: str

@@ -1,4 +1,4 @@
-"""The demo: which job, as of when, and how its data is made. Found by the command line through an entry point."""
+"""The demo `tariffs`: its job, its moment and its data. The engine finds it by an entry point."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ JOB = "tariffs.job:job"
 AS_OF = synthetic.AS_OF.isoformat()
 SIZES = tuple(synthetic.SIZES)
 NEXT = (
-    ("tariffs evidence truth", "holds its elasticities against the true ones"),
-    ("tariffs evidence calibration", "holds its promises of gain against what came of them"),
-    ("tariffs evidence dial", "shows what other settings of the risk dial would do"),
+    ("tariffs evidence truth", "compares its elasticities with the true ones"),
+    ("tariffs evidence calibration", "compares its probabilities of gain with the true gains"),
+    ("tariffs evidence dial", "shows the effect of other settings of the risk dial"),
     (
         "tariffs check 1",
-        "holds its price table against the guards, by the demo's clock: the way to charging begins",
+        "checks its price table with every guard, at the demo's time: the first step to charging",
     ),
-    ("tariffs status", "shows where every release stands"),
+    ("tariffs status", "shows the state of every release"),
 )
 
 
 def make(size: str, folder: Path) -> Mapping[str, Path]:
-    """Make an operator's tables of that size, with their usual dirt and full cells, in a folder; the file or folder of each source."""
+    """Write an operator's tables, with dirt and full cells; return each source's path."""
     made = synthetic.generate(size, folder, switches=synthetic.Switches(cap=True))
     write_demo_clock(Path(folder), AS_OF)
     return {

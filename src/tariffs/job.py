@@ -1,6 +1,7 @@
-"""The declaration: which tables come in, what is asked of which unit, and what is published.  The one file that knows the engine.
+"""The declaration of the job: its sources, its models, and its publication.
 
-`job` prices whole batches of units at once; `per_unit` asks the same questions one unit at a time, with the same answers to the last bit.
+`job` prices whole batches of units at once; `per_unit` prices one unit at a time, with results that
+are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SOURCES = (
         not_future=("week",),
         clean=tidy("segment")
         | {"location": TIDY_LOCATION, "product": TIDY_PRODUCT, "price": TIDY_PRICE, "week": "week"}
-        | {"loaded_at": "loaded_at"},  # weeks and stamps may come as text
+        | {"loaded_at": "loaded_at"},  # weeks and timestamps may be text
         max_rejected=0.05,
         max_replaced=0.25,
     ),
@@ -134,7 +135,9 @@ PRICE_TABLE = Publish(
         "Units that gain and lose margin a week (GHS)": "queries/summary_losers.sql",
         LIMITS_TITLE: "queries/summary_limits.sql",
         "Why each price is what it is": "queries/summary_reasons.sql",
-        "The moves with the most margin a week (GHS): five that gain, five that lose": "queries/summary_moves.sql",
+        "The moves with the most margin a week (GHS): five that gain, five that lose": (
+            "queries/summary_moves.sql"
+        ),
     },
 )
 

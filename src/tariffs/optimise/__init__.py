@@ -1,2 +1,2 @@
-"""What price to ask, given an elasticity that is known only so well: `rule` for one product alone, `ladder` for
-products that must stay in order."""
+"""The best price under an uncertain elasticity: `rule` for one product alone, `ladder`, `fairness`
+and `smooth` for prices that depend on one another, `portfolio` for limits on the whole table."""

@@ -1,7 +1,7 @@
-"""Best answers of units that hang together in chains: ladders, and the rings of a day's hours; all chains at once.
+"""Best answers of units that are connected in chains: ladders, and rings of hours; all at once.
 
-Most chains are in order when each unit takes its own best point.  The others are solved together by dynamic
-programming over arrays (chains, points, points), so that a million units take a second and not a loop.
+Most chains are in order when each unit takes its own best point.  The others are solved together by
+dynamic programming over arrays (chains, points, points), so that a million units take a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MAX_TABLE_CELLS = 4_000_000  # of the largest array
 
 
 class Constraint(Protocol):
-    """What a price of one unit costs beside a price of the next: 0, or more than any worth; shapes of the prices broadcast."""
+    """The cost of a unit's price beside the next unit's price: 0, or more than any worth.
+
+    The shapes of the prices broadcast.
+    """
 
     @property
     def ring(self) -> bool: ...  # whether the last unit is followed by the first
@@ -29,7 +32,7 @@ class Constraint(Protocol):
         self, unit: Ints, price: Floats, after: Ints, price_after: Floats, dear: float
     ) -> Floats: ...
 
-    def of(self, units: Ints) -> Constraint: ...  # the same for some of the units
+    def of(self, units: Ints) -> Constraint: ...  # the constraint of some of the units
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,10 @@ class LadderConstraint:
 
 @dataclass(frozen=True, slots=True)
 class DayConstraint:
-    """Hours that follow one another, around midnight: no cliff, or the smallest.  hour, limit (units,); the limit in money."""
+    """No cliff between consecutive hours, around midnight, or the smallest.  hour, limit (units,).
+
+    The limit is in money.
+    """
 
     hour: Ints
     limit: Floats
@@ -73,8 +79,11 @@ class DayConstraint:
 
 @dataclass(frozen=True, slots=True)
 class Chains:
-    """Chain c is the units offsets[c]:offsets[c + 1]; prices (units, points), of which the first `counts` (units,) can be had; `loose`
-    chains are left as they come (chains,)."""
+    """All chains: chain c is the units offsets[c]:offsets[c + 1].
+
+    prices  (units, points), of which the first `counts` (units,) are possible
+    loose   chains that are not constrained (chains,)
+    """
 
     offsets: Ints
     prices: Floats
@@ -83,14 +92,17 @@ class Chains:
     counts: Ints
 
     def answer(self, score: Floats) -> Ints:
-        """The best points for a score (units, points), -inf where there is none: in order as far as there is an order.  Shape (units,)."""
+        """Return the best points for a score (units, points), -inf for none; shape (units,).
+
+        They are in order as far as an order exists.
+        """
         pick: Ints = score.argmax(axis=1)
         for units in self._broken(pick):
             pick[units] = self._best(units, score)
         return pick
 
     def _broken(self, pick: Ints) -> Iterator[Ints]:
-        """The units of the chains that these points leave out of order, as (chains, length), in handy parts."""
+        """Yield the units of the chains that are out of order, as (chains, length), in parts."""
         sizes = np.diff(self.offsets)
         unit = np.arange(len(pick))
         chain = np.repeat(np.arange(len(sizes)), sizes)
@@ -114,7 +126,7 @@ class Chains:
                 yield first[start : start + part, None] + np.arange(length)
 
     def sample(self, every: int) -> tuple[Chains, Ints]:
-        """Every so many-th chain, and its units here."""
+        """Return every n-th chain, and the numbers of its units in this object."""
         sizes, taken = np.diff(self.offsets), np.arange(len(self.offsets) - 1) % every == 0
         at = np.flatnonzero(np.repeat(taken, sizes))
         offsets = np.append(0, np.cumsum(sizes[taken]))
@@ -141,7 +153,7 @@ class Chains:
         return np.take_along_axis(best, back, axis=1)
 
     def _turned(self, units: Ints, score: Floats) -> Ints:
-        """Each ring from the unit with the fewest points: the programme runs once for each of these."""
+        """Rotate each ring to the unit with the fewest points, since each needs one pass."""
         choices = np.isfinite(score[units]).sum(axis=2)
         turn = (choices.argmin(axis=1)[:, None] + np.arange(units.shape[1])) % units.shape[1]
         return np.take_along_axis(units, turn, axis=1)
@@ -149,7 +161,10 @@ class Chains:
     def _along(
         self, units: Ints, score: Floats, dear: float, start: int | None
     ) -> tuple[Ints, Floats]:
-        """Viterbi along the chains, from one point of their first unit or from any; the points (chains, length) and their worth (chains,)."""
+        """Run Viterbi along the chains, from one point of their first unit or from any.
+
+        Return the points (chains, length) and their worth (chains,).
+        """
         best = score[units[:, 0]].copy()
         if start is not None:
             best[:, np.arange(best.shape[1]) != start] = -np.inf

@@ -1,8 +1,9 @@
-"""Trials: a few units are priced on a draw of their elasticity instead of its doubtful end, so that the data go on telling it.
+"""Trials: a few units are priced on a draw of their elasticity, so that the data stay informative.
 
-Prices that only ever follow the estimate stop moving, and then nothing more is learnt (den Boer and Zwart 2014).  Thompson sampling: beta
-is drawn from its posterior N(b, s^2), cut off at 0, and the price is the best one for that beta, within the same limits.  Who is tried, and
-the draw, follow from the unit's key and the week alone: the same run gives the same trials, in any batch.
+Prices that only follow the estimate stop moving, and then nothing more is learnt (den Boer and
+Zwart 2014).  Thompson sampling: beta is drawn from its posterior N(b, s^2), truncated at 0, and the
+price is the best one for that beta, within the same limits.  The units on trial and their draws
+depend only on the unit's key and the week: the same run gives the same trials, in any batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from tariffs.optimise.rule import (
 
 @dataclass(frozen=True, slots=True)
 class ExplorationResult:
-    """The choices with the trials in them, who is on trial, and the elasticity drawn for them (the estimate for the others); shape (units,)."""
+    """The choices including trials, a mask of the trials, and the elasticities; shape (units,).
+
+    draw  the drawn elasticity of a trial, the estimate of the others
+    """
 
     choice: Choice
     tried: Bools
@@ -38,7 +42,10 @@ class ExplorationResult:
 
 
 def hash_uniform(keys: Sequence[Labels], days: Ints) -> Floats:
-    """Two numbers in (0, 1) for each unit, from its key's columns and a day (days since 1970).  Shape (units, 2)."""
+    """Return two numbers in (0, 1) for each unit, from its key and a day (days since 1970).
+
+    Shape (units, 2).
+    """
     texts = (
         "\x1f".join((*map(str, key), str(day))).encode()
         for *key, day in zip(*keys, days.tolist(), strict=True)
@@ -49,7 +56,10 @@ def hash_uniform(keys: Sequence[Labels], days: Ints) -> Floats:
 
 
 def draw_elasticity(demand: Demand, chance: Floats, ratio: Floats) -> Floats:
-    """beta ~ N(b, s^2) given beta < 0, by its inverse distribution; plausible at the reference price too (`ratio`: current / reference)."""
+    """Return beta ~ N(b, s^2) given beta < 0, by its inverse distribution.
+
+    Clipped to plausible values at the reference price (`ratio`: current / reference).
+    """
     below = normal_cdf(-demand.elasticity / np.where(demand.sd > 0, demand.sd, 1.0))
     score = np.array([NormalDist().inv_cdf(c) for c in (chance * below).tolist()])
     draw = demand.elasticity + np.where(demand.sd > 0, demand.sd, 0.0) * score
@@ -59,9 +69,10 @@ def draw_elasticity(demand: Demand, chance: Floats, ratio: Floats) -> Floats:
 def apply_exploration(
     choice: Choice, terms: Terms, demand: Demand, chosen: Bools, chance: Floats, max_loss: Floats
 ) -> ExplorationResult:
-    """The price of each chosen unit on a draw of its elasticity: step, floor and ceiling hold as ever.
+    """Return the price of each chosen unit on a draw of its elasticity, within its usual limits.
 
-    A trial that may be expected to lose more than `most_loss` of the margin comes nearer to today's price, a price point at a time.
+    A trial with an expected loss over `max_loss` of the margin moves towards today's price, one
+    price point at a time.
     """
     at = np.flatnonzero(
         chosen
@@ -87,7 +98,10 @@ def apply_exploration(
 
 
 def margin_at_risk(price: Floats, terms: Terms, demand: Demand) -> Floats:
-    """The expected loss of margin of a move, over the posterior of the elasticity, without its gains; money per week."""
+    """Return the expected loss of margin of a move, without its gains; money per week.
+
+    The expectation is over the posterior of the elasticity.
+    """
     ratio = price / terms.current
     left, asked = price - terms.cost, demand.volume * np.exp(demand.elasticity * (ratio - 1.0))
     earns = left > 0

@@ -1,7 +1,7 @@
-"""One product, one place, several segments: the dearest price is at most so many times the cheapest.
+"""One product in one location, several segments: a limit on the highest over the lowest price.
 
-The prices lie in a band [p, ratio x p].  Given the band each segment takes its best price in it, so the best band is
-found among those that begin at a price point: O(points x segments).
+The prices are in a band [p, ratio x p].  Given the band, each segment takes its best price in it,
+so the best band is one of those that begin at a price point: O(points x segments).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The limits, and each segment's best price within them, or the nearest to them where it has none; shape (segments,)."""
+    """The limits, and each segment's best price within them, or the nearest; shape (segments,)."""
 
     lowest: float
     highest: float
@@ -26,9 +26,11 @@ class Band:
 
 
 def band(points: Sequence[Floats], values: Sequence[Floats], ratio: float) -> Band:
-    """The band that is worth most of those that leave as little outside as can be; of equals the lowest.
+    """Return the band that is worth most among those that leave the least outside.
 
-    points, values  for each segment the prices in reach and their worth in money, shape (points,)
+    Among equals it is the lowest.
+
+    points, values  for each segment its possible prices and their worth in money, shape (points,)
     """
     starts = np.unique(np.concatenate(points))
     outside, worth, picks = (

@@ -1,8 +1,9 @@
-"""The ladder: of the sizes of one bundle, a larger one costs no less, and its megabyte costs no more.
+"""The ladder: a larger size of a bundle costs no less, and its megabyte costs no more.
 
-Prices that are best alone may break this.  Then the rungs are chosen together: the sum of their robust margins is maximised over all the
-price points in reach, by dynamic programming along the rungs (Viterbi), O(rungs x points^2), exactly.  Where a rung's price pulls
-at its neighbours' sales, a rung's worth depends on three prices, and the programme runs over pairs: O(rungs x points^3).
+Prices that are best alone may violate this.  Then the rungs are chosen together: the sum of their
+robust margins is maximised over all possible price points, exactly, by dynamic programming along
+the rungs (Viterbi), O(rungs x points^2).  If a rung's price affects its neighbours' sales, a rung's
+worth depends on three prices, and the programme runs over pairs: O(rungs x points^3).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ SLACK = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A bundle size: its volume in MB, the prices in reach (points,), what each is worth in money per week (points,).
+    """A bundle size: its volume in MB, its possible prices, and their worth per week (points,).
 
-    `pull`: what each price multiplies the neighbouring rungs' sales by (points,); none where it leaves them alone.
+    cross_effect  factor of each price on the neighbouring rungs' sales (points,), or no effect
     """
 
     volume_mb: float
@@ -32,7 +33,7 @@ class Rung:
 
 
 def in_order(prices: Floats, volumes_mb: Floats) -> bool:
-    """Do prices rise, and prices per MB fall, along the rungs?  Both of shape (rungs,), by size."""
+    """Return whether prices rise, and prices per MB fall, along the rungs; shape (rungs,) each."""
     per_mb = prices / volumes_mb
     return bool(
         np.all(prices[1:] >= prices[:-1] - SLACK) and np.all(per_mb[1:] <= per_mb[:-1] + SLACK)
@@ -40,9 +41,9 @@ def in_order(prices: Floats, volumes_mb: Floats) -> bool:
 
 
 def best_in_order(rungs: Sequence[Rung]) -> Floats | None:
-    """The prices, one per rung, that are worth most together and in order; None where no choice is in order.
+    """Return the prices in order that are worth most together; None if no choice is in order.
 
-    Of equal sums the lower price of the larger bundle wins, so that the answer does not depend on chance.
+    Among equal sums the lower price of the larger bundle is taken, so that the result is unique.
     """
     best, came_from = rungs[0].values, []
     for lower, upper in pairwise(rungs):
@@ -58,7 +59,7 @@ def best_in_order(rungs: Sequence[Rung]) -> Floats | None:
 
 
 def best_with_cross_effects(rungs: Sequence[Rung]) -> Floats | None:
-    """The same, where prices pull at the neighbours' sales: the worth of rung j is values_j x pull_j-1 x pull_j+1."""
+    """Return the same with cross effects: rung j is worth values_j x effect_j-1 x effect_j+1."""
     if len(rungs) < 2:
         return best_in_order(rungs)
     first, second = rungs[:2]
@@ -78,7 +79,7 @@ def best_with_cross_effects(rungs: Sequence[Rung]) -> Floats | None:
         best = reach.max(axis=0)
     if not np.isfinite(best).any():
         return None
-    at = [0, int(best[:, 0].argmax())]  # there is no rung above the last: its only point is 0
+    at = [0, int(best[:, 0].argmax())]  # the point above the last rung is 0
     for origins in reversed(came_from):
         at.append(int(origins[at[-1], at[-2]]))
     return np.array(
@@ -87,7 +88,7 @@ def best_with_cross_effects(rungs: Sequence[Rung]) -> Floats | None:
 
 
 def worth(rungs: Sequence[Rung], prices: Floats) -> float:
-    """What a ladder is worth at these prices, each of which is one of its rung's."""
+    """Return the worth of a ladder at these prices, each of which is one of its rung's."""
     at = [
         int(np.argmin(np.abs(rung.prices - price)))
         for rung, price in zip(rungs, prices, strict=True)
@@ -108,7 +109,10 @@ def _order_cost(lower: Rung, upper: Rung) -> Floats:
 
 
 def _follows(lower: Rung, upper: Rung) -> Bools:
-    """May this price of the larger bundle stand above that price of the smaller?  Shape (points below, points above)."""
+    """Return which prices of the larger bundle are in order with which of the smaller.
+
+    Shape (points below, points above).
+    """
     dearer = upper.prices[None, :] >= lower.prices[:, None] - SLACK
     better_value = (
         upper.prices[None, :] / upper.volume_mb <= lower.prices[:, None] / lower.volume_mb + SLACK

@@ -1,13 +1,15 @@
-"""Limits on the table as a whole: Lagrangian relaxation for the prices of the limits, then repair and search for the table.
+"""Limits on the table as a whole: Lagrangian relaxation for their prices, then repair and search.
 
-Each limit gets a price (its dual), and each unit answers by itself: argmax of its worth less what the limits charge for it (Everett
-1963).  At any duals the sum of those scores, with the limits' own worth added, is an upper bound on what a table within the limits
-can be worth.  The least such bound is found by column generation (Dantzig and Wolfe 1960): every answer is a column of a linear
+Each limit gets a price (its dual), and each unit answers independently: the argmax of its worth
+less the charges of the limits (Everett 1963).  At any duals, the sum of those scores plus the
+limits' own worth is an upper bound on the worth of a table within the limits.  The least such bound
+is found by column generation (Dantzig and Wolfe 1960): every answer is a column of a linear
 programme with one row per limit, whose duals are asked next, until no answer improves it.
 
-At the best duals some units are indifferent, and what they choose breaks a limit or leaves room in it.  Units are moved one by
-one, those first that lose least by it (their regret at the duals), until the limits are met; single moves and pairs of moves then use the
-room that is left.  What can be gained still lies in units whose regret is below the gap to the bound: if they are few, branch and bound
+At the best duals some units are indifferent, and their choices exceed a limit or leave slack in it.
+Units are moved one by one, those with the smallest loss first (their regret at the duals), until
+the limits are met; single moves and pairs of moves then use the slack.  Further gains are only
+possible in units whose regret is below the gap to the bound: if they are few, branch and bound
 finds the best table and proves it.
 """
 
@@ -21,16 +23,12 @@ import numpy as np
 from tariffs.columns import Bools, Floats, Ints
 
 MAX_COLUMNS = 60
-MAX_GAP = 1e-9  # of the bound: a gap that needs no further work
-MAX_DUAL_GAP, MIN_GAIN = (
-    1e-9,
-    1e-5,
-)  # of the worth, and of what the limits may cost: a bound this near to the least is good enough
-SLACK, EPSILON = (
-    1e-9,
-    5e-10,
-)  # in the measure of a limit: what is not counted as broken, and what search allows of that
-MAX_MOVES = 4_000  # units that are looked at in repair and search, those with the least regret
+MAX_GAP = 1e-9  # relative to the bound: a gap that needs no further work
+# relative to the worth, and to the charges of the limits: a bound so near the least is accepted
+MAX_DUAL_GAP, MIN_GAIN = 1e-9, 1e-5
+# in the measure of a limit: an excess that does not count, and the part of it that search may use
+SLACK, EPSILON = 1e-9, 5e-10
+MAX_MOVES = 4_000  # units with the least regret, considered in repair and search
 MAX_STEPS = 2_000
 MAX_PAIRS = 300
 MAX_NODES = 20_000
@@ -39,12 +37,15 @@ Answer = Callable[[Floats], Ints]
 
 
 class LimitsNotMet(ValueError):
-    """No table keeps the limits."""
+    """No table is within the limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The sum of `amounts` (units, points) over the chosen points is at most `most`; as people say it, both are divided by `per`."""
+    """A limit: the sum of `amounts` (units, points) over the chosen points is at most `most`.
+
+    For people, both are divided by `per`.
+    """
 
     name: str
     amounts: Floats
@@ -55,7 +56,7 @@ class Limit:
         return float(self.amounts[np.arange(len(pick)), pick].sum())
 
     def excess(self, pick: Ints) -> float:
-        """By how much it is broken, in the words' own measure; at most 0 where it is met."""
+        """Return the excess, in the measure for people; at most 0 if the limit is met."""
         return self.beyond(self.total(pick))
 
     def beyond(self, total: float) -> float:
@@ -65,8 +66,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class WithinLimits:
-    """The chosen point of each unit (units,), and the price of each limit (limits,), in money per unit of its amount.
+    """The chosen point of each unit (units,), and the price of each limit (limits,).
 
+    duals  in money per unit of the limit's amount
     worth  of the chosen points, in money;  bound  no choice within the limits is worth more
     """
 
@@ -77,7 +79,7 @@ class WithinLimits:
 
     @property
     def gap(self) -> float:
-        """How much more a table within the limits might be worth, at most; money."""
+        """The largest possible gain over this choice within the limits; money."""
         return max(self.bound - self.worth, 0.0)
 
 
@@ -89,13 +91,15 @@ def solve(
     offsets: Ints | None = None,
     hold: Ints | None = None,
 ) -> WithinLimits:
-    """The points that are worth most within the limits, up to the gap that is returned; LimitsNotMet names limits that cannot be met.
+    """Return the points that are worth most within the limits, up to the returned gap.
 
-    values   what each point is worth in money, shape (units, points); -inf where it cannot be had
-    answer   the best points for given scores of that shape, as (units,); it knows what ties units to one another
-    start    the prices of the limits as far as they are known, such as from a sample of the units, (limits,)
-    offsets  the units that `answer` ties to one another are offsets[c]:offsets[c + 1]; each alone if left out
-    hold     a point of each unit that is tried as it is, (units,), such as today's price
+    values   worth of each point in money, shape (units, points); -inf if it is not possible
+    answer   returns the best points for given scores of that shape, (units,), within the chains
+    start    estimates of the limits' prices, such as from a sample of the units, (limits,)
+    offsets  the chains of `answer` are offsets[c]:offsets[c + 1]; each unit alone if None
+    hold     a choice that is tried as it is, (units,), such as today's prices
+
+    Raises LimitsNotMet, naming the limits, if these cannot be met.
     """
     search = _ColumnSearch(values, limits, answer)
     search.find_duals(start, hold)
@@ -110,14 +114,14 @@ def solve(
 
 
 def duals_of(values: Floats, limits: Sequence[Limit], answer: Answer) -> Floats:
-    """The prices of the limits alone; LimitsNotMet where they cannot be met."""
+    """Return the prices of the limits; LimitsNotMet if these cannot be met."""
     search = _ColumnSearch(values, limits, answer)
     search.find_duals(None, None)
     return search.duals
 
 
 class _ColumnSearch:
-    """The columns that were asked for, and the best duals and bound so far."""
+    """The columns generated so far, with the best duals and bound."""
 
     def __init__(self, values: Floats, limits: Sequence[Limit], answer: Answer) -> None:
         self.values, self.limits, self.answer = values, limits, answer
@@ -146,7 +150,10 @@ class _ColumnSearch:
         self._improve()
 
     def _holds(self, hold: Ints | None) -> Iterator[Ints]:
-        """What is asked to be held, as far as ties let it; without that the points that keep the limits if all units take the same one."""
+        """Yield the choice to hold, as near as the chains allow.
+
+        Without one, yield the points that meet the limits if all units take the same one.
+        """
         same = (np.full(len(self.values), point) for point in range(self.values.shape[1]))
         for pick in [hold] if hold is not None else same:
             if hold is None and any(limit.excess(pick) > 0 for limit in self.limits):
@@ -158,7 +165,7 @@ class _ColumnSearch:
                 yield found
 
     def ask(self, duals: Floats) -> int:
-        """The answer at these duals (money per measure), as a column, and its bound."""
+        """Add the answer at these duals (money per measure) as a column; update the bound."""
         scaled = duals / self.per
         score = _score(self.values, self.limits, scaled)
         pick = self.answer(score)
@@ -180,7 +187,7 @@ class _ColumnSearch:
         return len(self.picks) - 1
 
     def _meet(self) -> None:
-        """Columns that keep the limits together, mixed; LimitsNotMet where no mixture can."""
+        """Add columns that together meet the limits in a mixture; LimitsNotMet if none can."""
         for _ in range(MAX_COLUMNS):
             value, duals = _master(
                 np.zeros(len(self.picks)), np.array(self.over).T, feasibility=True
@@ -192,7 +199,10 @@ class _ColumnSearch:
                 raise LimitsNotMet(_together(self.limits, duals))
 
     def _improve(self) -> None:
-        """Ask between the best duals so far and those of the master programme, which alone would swing to and fro, until the bound is close."""
+        """Ask between the best duals so far and those of the master programme, until it is close.
+
+        The latter alone would oscillate.
+        """
         close = max(MAX_DUAL_GAP * abs(self.worth[0]), MIN_GAIN * (self.worth[0] - min(self.worth)))
         between = True
         for _ in range(MAX_COLUMNS):
@@ -207,10 +217,11 @@ class _ColumnSearch:
 
 
 def _master(cost: Floats, over: Floats, feasibility: bool) -> tuple[float, Floats]:
-    """max cost @ w subject to over @ w <= 0, sum w = 1, w >= 0; the value, and the duals of the limits (limits,).
+    """Return max cost @ w subject to over @ w <= 0, sum w = 1, w >= 0, and the limits' duals.
 
-    With `feasibility` the limits may be exceeded, at a cost of 1 each; without, some columns must meet them together.  Primal simplex on a basis of
-    (limits + 1) columns, by Bland's rule once Dantzig's has not ended.
+    With `feasibility` the limits may be exceeded, at a cost of 1 each; without it, some columns
+    must meet them together.  Primal simplex on a basis of (limits + 1) columns, by Bland's rule if
+    Dantzig's has not ended.
     """
     count, width = over.shape
     columns = np.block(
@@ -219,7 +230,7 @@ def _master(cost: Floats, over: Floats, feasibility: bool) -> tuple[float, Float
     excess = np.arange(width + 2 * count) >= width + count
     right, basis = np.append(np.zeros(count), 1.0), _first_basis(over)
     costs = np.where(excess, -1.0, 0.0)
-    if not feasibility:  # from a basis without excess; what of it is left there, at 0, is charged more than any worth
+    if not feasibility:  # start without excess; any left at 0 is charged more than any worth
         basis = _simplex(columns, costs, right, basis)
         costs = np.concatenate(
             [cost, np.zeros(count), np.full(count, -1e6 * (1.0 + float(np.ptp(cost))))]
@@ -230,7 +241,7 @@ def _master(cost: Floats, over: Floats, feasibility: bool) -> tuple[float, Float
 
 
 def _first_basis(over: Floats) -> Ints:
-    """The column with the least excess in all, and of each limit its slack or its excess."""
+    """Return the column with the least total excess, and of each limit its slack or its excess."""
     count, width = over.shape
     best = int(np.maximum(over, 0.0).sum(axis=0).argmin())
     return np.array(
@@ -240,7 +251,7 @@ def _first_basis(over: Floats) -> Ints:
 
 def _simplex(columns: Floats, costs: Floats, right: Floats, basis: Ints) -> Ints:
     basis = basis.copy()
-    usual = costs[right[-1] * columns[-1] > 0]  # of answers: what excess costs is no measure
+    usual = costs[right[-1] * columns[-1] > 0]  # of answers: the cost of excess is no measure
     scale = 1e-10 * (1.0 + float(np.abs(usual).max()))
     for turn in range(400):
         square = columns[:, basis]
@@ -263,9 +274,9 @@ def _simplex(columns: Floats, costs: Floats, right: Floats, basis: Ints) -> Ints
 
 @dataclass(slots=True)
 class _Options:
-    """What each group of units may do: a unit alone any point, units that are tied what some answer gave them.
+    """The options of each group of units: any point of a single unit, the answers of a chain.
 
-    worth, regret (groups, options): regret is what an option loses at the duals against the best of its group
+    worth, regret (groups, options): regret is the loss at the duals against the group's best
     amounts       (limits, groups, options), in the limits' measures
     """
 
@@ -284,7 +295,7 @@ class _Options:
 
 
 def _best_within(search: _ColumnSearch, offsets: Ints) -> tuple[Ints | None, float, bool]:
-    """The best choice found, its worth, and whether no other is better; None where none was found."""
+    """Return the best choice found or None, its worth, and whether it is proven optimal."""
     if (search.over[0] <= SLACK).all():
         return search.picks[0], search.worth[0], True
     alone = len(offsets) == len(search.values) + 1
@@ -348,7 +359,8 @@ def _of_columns(search: _ColumnSearch, columns: Sequence[Ints], offsets: Ints) -
 def _candidates(
     options: _Options, most: Floats, least: Ints, columns: Sequence[Ints]
 ) -> list[Ints]:
-    """Choices within the limits to begin from: the best at the duals, repaired, and what lies between it and a column that is within."""
+    """Return choices within the limits to begin from: the best at the duals, repaired, and mixtures
+    of it with a column within the limits."""
     found = [chosen for chosen in columns if (options.over(chosen, most) <= SLACK).all()]
     if found:
         best, every = max(found, key=options.worth_of), np.arange(len(least))
@@ -366,7 +378,10 @@ def _candidates(
 
 
 def _between(options: _Options, most: Floats, within: Ints, best: Ints) -> Ints:
-    """As many groups as can be go over from a choice within the limits to the best at the duals, those first that gain most by it."""
+    """Move groups from a choice within the limits to the best at the duals, as many as possible.
+
+    Those with the largest gain come first.
+    """
     every = np.arange(len(within))
     gain = options.regret[every, within] - options.regret[every, best]
     order = np.argsort(-gain, kind="stable")
@@ -382,7 +397,7 @@ def _between(options: _Options, most: Floats, within: Ints, best: Ints) -> Ints:
 
 
 def _core(options: _Options, chosen: Ints) -> Ints:
-    """The groups that lose least by another option than the chosen one."""
+    """Return the groups with the smallest loss by another option than the chosen one."""
     other = options.regret.copy()
     other[np.arange(len(chosen)), chosen] = np.inf
     least = other.min(axis=1)
@@ -392,7 +407,10 @@ def _core(options: _Options, chosen: Ints) -> Ints:
 
 
 def _repaired(options: _Options, most: Floats, chosen: Ints) -> Ints | None:
-    """The choice with single groups moved until the limits are met, cheapest first: regret per excess that is taken away."""
+    """Return the choice with single groups moved until the limits are met, or None.
+
+    The cheapest moves come first: regret per excess removed.
+    """
     core = _core(options, chosen)
     part, picked, over = options.of(core), chosen[core].copy(), options.over(chosen, most)
     every = np.arange(len(core))
@@ -417,7 +435,7 @@ def _repaired(options: _Options, most: Floats, chosen: Ints) -> Ints | None:
 
 
 def _improved(options: _Options, most: Floats, chosen: Ints) -> Ints:
-    """Single moves, then pairs of moves, that are worth more and stay within the limits, until there is none."""
+    """Return the choice after single moves, then pairs, that gain within the limits."""
     core = _core(options, chosen)
     part, picked, over = options.of(core), chosen[core].copy(), options.over(chosen, most)
     every = np.arange(len(core))
@@ -467,7 +485,10 @@ def _pair(regret: Floats, gain: Floats, step: Floats, over: Floats, picked: Ints
 def _searched(
     options: _Options, most: Floats, best: Ints | None, bound: float
 ) -> tuple[Ints | None, bool]:
-    """Branch and bound over the options whose regret leaves room for something better; the best, and whether the search was complete."""
+    """Run branch and bound over the options whose regret permits a gain.
+
+    Return the best choice, and whether the search was complete.
+    """
     worth = -np.inf if best is None else options.worth_of(best)
     close = MAX_GAP * (1.0 + abs(bound))
     if bound - worth <= close:
@@ -498,7 +519,10 @@ def _searched(
 
 
 class _Tree:
-    """Depth first, the options of a group by regret: what remains is worth no more than the bound less the regret so far."""
+    """Depth-first search, the options of a group by regret.
+
+    The rest is worth no more than the bound less the regret so far.
+    """
 
     def __init__(
         self, options: _Options, may: Bools, over: Floats, bound: float, fixed_worth: float
@@ -524,7 +548,7 @@ class _Tree:
         self.nodes = 0
 
     def search(self, worth: float, close: float) -> tuple[Ints | None, bool]:
-        """A choice that is worth more than `worth` by more than `close`, the best there is; whether all was looked at."""
+        """Return the best choice worth over `worth + close`, and whether the search was complete."""
         best, target = None, worth
         stack: list[tuple[float, float, list[float], tuple[int, ...]]] = [
             (0.0, self.fixed_worth, self.over, ())
@@ -549,7 +573,7 @@ class _Tree:
 
 
 def _whole(limit: Limit) -> float:
-    """The most that a sum can be: rounded down where all amounts are whole numbers, which makes the bound a sharper one."""
+    """Return the largest possible sum: rounded down if all amounts are whole, a sharper bound."""
     whole = bool(np.all(limit.amounts == np.rint(limit.amounts)))
     return float(np.floor(limit.most + SLACK * abs(limit.per))) if whole else limit.most
 
@@ -566,10 +590,16 @@ def _together(limits: Sequence[Limit], duals: Floats) -> str:
     names = ", ".join(
         dict.fromkeys(limit.name for limit, dual in zip(limits, duals, strict=True) if dual > 0)
     )
-    return f"the table cannot keep these limits together: {names}; each can be met alone, so allow more of one of them"
+    return (
+        f"the table cannot keep these limits together: {names};"
+        " each can be met alone, so allow more of one of them"
+    )
 
 
 def _refuse_limit(limit: Limit, pick: Ints) -> str:
     wanted, found = limit.most / limit.per, limit.total(pick) / limit.per
     side, best = ("at least", "most") if limit.per < 0 else ("at most", "least")
-    return f"the table cannot keep {limit.name}: wanted {side} {wanted:.4g}, and {found:.4g} is the {best} that steps, floors, ceilings, ladders and cells allow"
+    return (
+        f"the table cannot keep {limit.name}: wanted {side} {wanted:.4g}, and {found:.4g} is the"
+        f" {best} that steps, floors, ceilings, ladders and cells allow"
+    )

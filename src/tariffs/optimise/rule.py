@@ -1,15 +1,16 @@
-"""The price rule: move only as far, and only if, the gain survives the doubt about the elasticity.
+"""The price rule: move only as far, and only if, the gain survives the error of the elasticity.
 
-In units of the current price, with beta the elasticity there and kappa what one more unit sold costs, margin is (r -
-kappa) e^(beta (r - 1)) times today's volume, and its logarithm is concave in r: the optimum is kappa - 1/beta.  kappa
-is the unit cost, less what a unit of usage is worth to the operator, plus what other products lose by it (its
-opportunity cost).  The robust rule asks for
-the best margin under the least favourable beta in b +- z s: raise for b - z s, lower for b + z s, and hold where the
-two disagree.  So a price moves exactly when the interval excludes the break-even -1/(1 - kappa), and z is the pricing
-team's dial: 0 takes every bet, 2 takes sure ones.  (The plain posterior *expectation* of the margin rewards doubt, by +
-s^2 (r - 1)^2 / 2, and is not used.)
+In units of the current price, with beta the elasticity there and kappa the cost of one more unit
+sold, margin is (r - kappa) e^(beta (r - 1)) times today's volume, and its logarithm is concave in
+r: the optimum is kappa - 1/beta.  kappa is the unit cost, less the worth of a unit of usage to the
+operator, plus the losses of other products (its opportunity cost).  The robust rule maximises the
+margin under the least favourable beta in b +- z s: raise for b - z s, lower for b + z s, and hold
+where the two disagree.  So a price moves exactly if the interval excludes the break-even
+-1/(1 - kappa), and z is the pricing team's setting of risk: 0 takes every chance, 2 only nearly
+certain gains.  (The plain posterior *expectation* of the margin rewards uncertainty, by
++ s^2 (r - 1)^2 / 2, and is not used.)
 
-Everything here works value by value on arrays of shape (units,).
+All functions work elementwise on arrays of shape (units,).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from tariffs.columns import Bools, Floats, Ints, Labels
 
-MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # beyond these an estimate is a data fault, not a demand
+MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # an estimate beyond these is a fault of the data
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
 MAX_LOG_VOLUME = 1e-280
 COVERAGE_90 = 1.6448536269514722
@@ -29,11 +30,12 @@ COVERAGE_90 = 1.6448536269514722
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the catalogue and the pricing team allow; money, shape (units,).
+    """The limits that the catalogue and the pricing team set; money, shape (units,).
 
-    Floor and ceiling outrank the step: a current price outside them is brought back in one move.  Their names are told
-    where they bind.  `least` and `most` are how far below and above all prices ever paid a step may end; they never move a price by
-    themselves.  `added_cost` is what a unit sold costs beyond its unit cost: less than 0 where usage has a value of its own.
+    Floor and ceiling take precedence over the step: a current price outside them returns in one
+    move.  Their names are reported where they bind.  `least` and `most` are the prices, below and
+    above all prices ever paid, at which a step ends at most; they never move a price by themselves.
+    `added_cost` is the cost of a unit sold beyond its unit cost: negative if usage has a value.
     """
 
     current: Floats
@@ -52,11 +54,11 @@ class Terms:
 
     @property
     def cost(self) -> Floats:
-        """What one more unit sold costs, in money: kappa times the current price."""
+        """The cost of one more unit sold, in money: kappa times the current price."""
         return self.unit_cost + self.added_cost
 
     def at(self, units: Ints) -> Terms:
-        """The terms of these units."""
+        """Return the terms of these units."""
         return Terms(
             *(
                 np.broadcast_to(getattr(self, f.name), self.current.shape)[units]
@@ -75,10 +77,14 @@ class Terms:
         return np.minimum(self.ceiling, np.maximum(reach, self.floor))
 
     def faults(self) -> list[str]:
-        """What is missing or contradictory, in words; empty where the terms can be priced on."""
+        """Return the missing or contradictory terms; empty if the units can be priced."""
         wanted = {
-            "current price > 0": self.current > 0, "reference price > 0": self.reference > 0, "unit cost >= 0": self.unit_cost >= 0,
-            "price tick > 0": self.tick > 0, "floor <= ceiling (competitors' prices counted in)": self.floor <= self.ceiling, "step >= 0": self.step >= 0,
+            "current price > 0": self.current > 0,
+            "reference price > 0": self.reference > 0,
+            "unit cost >= 0": self.unit_cost >= 0,
+            "price tick > 0": self.tick > 0,
+            "floor <= ceiling (competitors' prices counted in)": self.floor <= self.ceiling,
+            "step >= 0": self.step >= 0,
             "z >= 0 (has the policy a row for this kind?)": self.z >= 0,
         }  # fmt: skip
         return [words for words, holds in wanted.items() if not np.all(holds)]
@@ -86,9 +92,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The elasticity at the current price and its standard deviation, and the demand per week there; shape (units,).
+    """The elasticity at the current price with its error, and the weekly demand; shape (units,).
 
-    capacity  the most that can be sold in a week, in units of `volume` (units,), or one value for all; infinite where nothing limits it
+    capacity  the largest weekly quantity, in units of `volume` (units,), or one value for all;
+              infinite without a limit
     """
 
     elasticity: Floats
@@ -102,28 +109,28 @@ class Demand:
 
     @property
     def room(self) -> Floats:
-        """Capacity per unit of today's demand: below 1 where the cell is full.  Infinite without a limit, and without demand."""
+        """Capacity per unit of today's demand: below 1 if full, infinite without a limit."""
         if self.capacity.size == 1 and self.capacity.flat[0] == np.inf:
             return self.capacity
         return np.asarray(self.capacity / np.maximum(self.volume, MAX_LOG_VOLUME))
 
     @property
     def sold(self) -> Floats:
-        """What is sold per week at the current price."""
+        """The quantity sold per week at the current price."""
         return np.minimum(self.volume, self.capacity)
 
     @property
     def blocked(self) -> Floats:
-        """What is asked for per week at the current price, and refused."""
+        """The quantity demanded per week at the current price and not served."""
         return np.maximum(self.volume - self.capacity, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The price, and which limit held it back ('' where none did); shape (units,).
+    """The price, and the limit that held it back ('' for none); shape (units,).
 
-    A name of the terms, STEP_UP, STEP_DOWN, GRID (the limits hold no price point), or TICK (the price stays, for no price point near the
-    optimum is better).
+    A name of the terms, STEP_UP, STEP_DOWN, GRID (no price point is within the limits), or TICK (no
+    price point near the optimum is better, so the price stays).
     """
 
     price: Floats
@@ -132,7 +139,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What is expected per week of a move, at the posterior mode, and the probability that margin gains (0 for no move); shape (units,)."""
+    """The expected effect of a move per week, at the posterior mode, and its probability of gain.
+
+    The probability is 0 for no move.  Shape (units,).
+    """
 
     volume: Floats
     revenue: Floats
@@ -141,7 +151,10 @@ class Effect:
 
 
 def robust_ratio(demand: Demand, kappa: Floats, z: Floats) -> Floats:
-    """max over r of min over |beta - b| <= z s of the margin: price / current price, 1 = hold.  Shape (units,)."""
+    """Return argmax over r of min over |beta - b| <= z s of the margin.
+
+    r is price / current price, 1 means hold; shape (units,).
+    """
     steep, flat = demand.elasticity - z * demand.sd, demand.elasticity + z * demand.sd
     below, room = np.minimum(flat, -1e-300), np.log(demand.room)
     steep = np.minimum(steep, LEAST_ELASTIC)
@@ -153,7 +166,7 @@ def robust_ratio(demand: Demand, kappa: Floats, z: Floats) -> Floats:
 
 
 def robust_value(price: Floats, terms: Terms, demand: Demand) -> Floats:
-    """Margin per unit of today's volume, in current prices, under the elasticity that is least favourable to this price."""
+    """Return the margin per unit of today's volume, in current prices, at the worst beta."""
     ratio = price / terms.current
     doubt = np.where(ratio > 1.0, -terms.z, terms.z) * demand.sd
     sold = np.minimum(np.exp((demand.elasticity + doubt) * (ratio - 1.0)), demand.room)
@@ -161,10 +174,11 @@ def robust_value(price: Floats, terms: Terms, demand: Demand) -> Floats:
 
 
 def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
-    """The best price point within the limits.  A held unit stays where it is, unless that is outside floor and ceiling.
+    """Return the best price point within the limits.
 
-    The robust value rises up to its optimum and falls after it, so the best point is one of the optimum's two neighbours, or today's price;
-    of equals (within 1e-9) today's price wins, then the point nearer to it.
+    A held unit keeps its price, unless that is outside floor and ceiling.  The robust value rises
+    up to its optimum and falls after it, so the best point is a neighbour of the optimum, or
+    today's price; among equals (within 1e-9) it is today's price, then the point nearer to it.
     """
     ratio = np.where(held, 1.0, robust_ratio(demand, terms.cost / terms.current, terms.z))
     target = ratio * terms.current
@@ -186,10 +200,12 @@ def choose(terms: Terms, demand: Demand, held: Bools) -> Choice:
 def effect(
     price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
 ) -> Effect:
-    """Against staying at the current price.  P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).
+    """Return the effect of a move against staying at the current price.
 
-    Money is counted at the unit cost, the chance of a gain at all that a unit costs.  `pull` is added to the log of the
-    volume: what the neighbours' new prices bring.  No more than the capacity is sold, today and at the new price.
+    P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).  Money is counted at
+    the unit cost, the probability at the full cost of a unit.  `cross_effect` is added to the log
+    of the volume: the effect of the neighbours' new prices.  Sales never exceed the capacity, today
+    and at the new price.
     """
     ratio, kappa = price / terms.current, terms.cost / terms.current
     moved, before = (
@@ -208,19 +224,22 @@ def effect(
 def asked_at(
     price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
 ) -> Floats:
-    """The demand per week at a price, at the posterior mode, whether or not there is capacity for it."""
+    """Return the demand per week at a price, at the posterior mode, regardless of capacity."""
     return demand.volume * np.exp(demand.elasticity * (price / terms.current - 1.0) + cross_effect)
 
 
 def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
-    """The change of what is asked for beyond the capacity, and refused; per week."""
+    """Return the change of the demand beyond capacity, per week."""
     return np.maximum(asked_at(price, terms, demand) - demand.capacity, 0.0) - demand.blocked
 
 
 def effect_columns(
     price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
 ) -> dict[str, Floats]:
-    """The effect, and each delta at the ends of the elasticity's 90 % interval: they are monotone in it, so these are their own intervals."""
+    """Return the effect, and each delta at the ends of the elasticity's 90 % interval.
+
+    The deltas are monotone in the elasticity, so these ends are their own intervals.
+    """
     mode = effect(price, terms, demand, cross_effect)
     ends = [
         effect(
@@ -245,10 +264,11 @@ def effect_columns(
 def expected_loss(
     before: Floats, after: Floats, spread: Floats, most: Floats | float = np.inf
 ) -> Floats:
-    """E[max(0, before - min(X, most))] where X is lognormal with the median `after` and the log-sd `spread`.
+    """Return E[max(0, before - min(X, most))], X lognormal with median `after` and log-sd `spread`.
 
-    All of before, after, spread > 0; else max(0, before - min(after, most)).  The value of a put option (Black 1976) without interest,
-    at the lesser of `before` and `most`, and what is lost for certain beyond that.
+    All of before, after, spread > 0; otherwise max(0, before - min(after, most)).  It is the value
+    of a put option (Black 1976) without interest, at the lesser of `before` and `most`, plus the
+    certain loss beyond that.
     """
     lost = np.maximum(before - most, 0.0)
     return np.where(
@@ -270,12 +290,12 @@ def _put_value(before: Floats, after: Floats, spread: Floats) -> Floats:
 
 
 def normal_cdf(value: Floats) -> Floats:
-    """Phi, by the C library's erfc: the same bits for one value and for many."""
+    """Return Phi, by the C library's erfc: equal bits for one value and for many."""
     return 0.5 * np.asarray(_erfc(-value / math.sqrt(2.0)), dtype=np.float64)
 
 
 def on_tick(steps: Floats, tick: Floats) -> Floats:
-    """Money without the dust of binary fractions: 3 x 0.1 is 0.3 here."""
+    """Return money without errors of binary fractions: 3 x 0.1 is 0.3."""
     return np.round(steps * tick, 6)
 
 
@@ -285,7 +305,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 def _neighbours(
     inside: Floats, terms: Terms, lowest: Floats, highest: Floats
 ) -> tuple[Floats, Floats, Bools]:
-    """The price points next to `inside`, both within the limits, and whether the limits hold any."""
+    """Return the price points next to `inside`, within the limits, and whether there are any."""
     first = np.ceil(lowest / terms.tick - GRID_SLACK)
     last = np.floor(highest / terms.tick + GRID_SLACK)
     step = np.floor(inside / terms.tick + GRID_SLACK)
@@ -310,8 +330,11 @@ def _beats(price: Floats, other: Floats, terms: Terms, demand: Demand) -> Bools:
 
 
 def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Labels:
-    """Which limit stands between the target and the price.  A floor above the reach of a step, or a ceiling below it, is what moved the price
-    even where the target lies further on."""
+    """Return the limit between the target and the price.
+
+    A floor above the reach of a step, or a ceiling below it, moved the price even where the target
+    is beyond it.
+    """
     floor, ceiling = (
         np.broadcast_to(terms.floor_name, target.shape),
         np.broadcast_to(terms.ceiling_name, target.shape),
@@ -331,10 +354,12 @@ def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Lab
 
 
 def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
-    """Where today's price is below cost any rise gains for certain, and a price below cost never does.
+    """Return the probability that margin gains.
 
-    Margin gains where min(e^(beta (r - 1)), C / mu(1)) > q = (1 - kappa) / (r - kappa) x min(1, C / mu(1)): never if all that can be sold at the
-    new price brings less than today's margin, else where demand is at least that, which has a probability in closed form.
+    If today's price is below cost, any raise gains for certain; a price below cost never does.
+    Margin gains if min(e^(beta (r - 1)), C / mu(1)) > q = (1 - kappa) / (r - kappa) x
+    min(1, C / mu(1)): never if the largest possible sales at the new price yield less than today's
+    margin, otherwise where demand is at least q, whose probability has a closed form.
     """
     moves, profitable, today = ratio != 1.0, ratio > kappa, kappa < 1.0
     over = np.divide(

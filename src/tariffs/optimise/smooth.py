@@ -1,8 +1,8 @@
-"""A day without cliffs: the discounts of two hours that follow one another differ by so many points at most.
+"""A day without cliffs: a limit on the difference between the discounts of consecutive hours.
 
-A discount that falls by half at 22:00 brings everybody to the network at 22:00.  The hours form a ring, for midnight is an hour like any other:
-the best ring is found by dynamic programming (Viterbi) once for each price of the first hour, all of them at a time,
-O(hours x points^3), exactly.
+A discount that falls by half at 22:00 moves everybody's calls to 22:00.  The hours form a ring,
+since midnight is an hour like any other: the best ring is found by dynamic programming (Viterbi),
+once for each price of the first hour, all at a time, O(hours x points^3), exactly.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ HOURS = 24
 
 
 def excess(price: Floats, other: Floats, limit: Floats | float) -> Floats:
-    """By how much two prices differ beyond the limit; money."""
+    """Return by how much two prices differ beyond the limit; money."""
     far = np.abs(price - other) - limit
     return np.where(far > SLACK, far, 0.0)
 
 
 def cliffs(price: Floats, linked: Bools, limit: float) -> Bools:
-    """Which hours stand beside a cliff.  `linked`: whether the next hour, around midnight, follows at once; shape (hours,)."""
+    """Return which hours are beside a cliff; shape (hours,).
+
+    linked  whether the next hour, around midnight, follows immediately
+    """
     steep = linked & (excess(price, np.roll(price, -1), limit) > 0)
     return np.asarray(steep | np.roll(steep, 1), dtype=np.bool_)
 
 
 def following_hour(hours: Ints) -> Bools:
-    """Whether each hour is followed by the next one in the list, the last by the first."""
+    """Return whether each hour is followed by the next one in the list, the last by the first."""
     return np.asarray((np.roll(hours, -1) - hours) % HOURS == 1, dtype=np.bool_)
 
 
 def smoothest(
     points: Sequence[Floats], values: Sequence[Floats], linked: Bools, limit: float
 ) -> Floats:
-    """The prices, one per hour, that are worth most together of those with the least excess over the limit in all.
+    """Return the prices, one per hour, that are worth most among those with the least total excess.
 
-    points, values  for each hour the prices in reach and their worth in money, shape (points,)
+    points, values  for each hour its possible prices and their worth in money, shape (points,)
     """
     dear = (1.0 + 2.0 * sum(float(np.ptp(v)) for v in values)) / (
         1e-3 * max(limit, float(np.max(points[0])))
@@ -67,9 +70,10 @@ def smoothest(
 
 
 def time_shift_matrix(hours: Ints, share: float, patience: float) -> Floats:
-    """sigma_hk: of a minute that a discount adds in hour h, the part that had been spoken in hour k.  Shape (hours, hours).
+    """Return sigma_hk: of a minute that a discount adds in hour h, the part moved from hour k.
 
-    Who waits t hours are (t + 1)^-patience as many: the waiting function of Ha et al. (TUBE, SIGCOMM 2012).  Each row sums to `share`.
+    (t + 1)^-patience as many customers wait t hours: the waiting function of Ha et al. (TUBE,
+    SIGCOMM 2012).  Each row sums to `share`.  Shape (hours, hours).
     """
     wait = (hours[:, None] - hours[None, :]) % HOURS
     weight = np.where(wait > 0, (wait + 1.0) ** -patience, 0.0)

@@ -1,1 +1,1 @@
-"""Prices of bundles and voice: estimation, the price of a unit, and the limits on the whole portfolio."""
+"""Prices of bundles and voice: estimation, a unit's price, and limits across units."""

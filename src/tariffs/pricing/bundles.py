@@ -1,7 +1,8 @@
-"""Bundles: a (segment, location, product), from its weeks to its price.
+"""Bundles: from the weeks of a (segment, location, product) to its price.
 
-`fit_prior` reads a sample of all units once; `price_bundle` prices one unit given that, `price_bundles` a batch of
-them, with equal results.  `tariffs.pricing.locations` then looks at all prices of a location together.
+`fit_prior` reads a sample of all units once; with its result, `price_bundle` prices one unit and
+`price_bundles` a batch of them, with equal results.  `tariffs.pricing.locations` then adjusts all
+prices of a location together.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ FACTORS = (
     "product",
     "segment",
     "tier",
-)  # what the prior mean of an elasticity depends on; noise depends on the first
+)  # the factors of an elasticity's prior mean; the noise depends on the first
 
 
 def fit_prior(rows: Rows) -> Prior:
-    """The pooled prior, from rows sorted by segment, location, product and week."""
+    """Return the pooled prior, from rows sorted by segment, location, product and week."""
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets)
@@ -49,7 +50,7 @@ def fit_prior(rows: Rows) -> Prior:
 
 
 def price_bundle(rows: Rows, prior: Prior) -> Priced:
-    """One unit's price from its weeks, sorted by week."""
+    """Return the price of one unit, from its weeks in order."""
     offsets = np.array([0, len(rows["week"])], dtype=np.int64)
     labels = {name: rows[name][:1] for name in FACTORS}
     learnt = learn_unit(
@@ -59,7 +60,7 @@ def price_bundle(rows: Rows, prior: Prior) -> Priced:
 
 
 def price_bundles(rows: Units, prior: Prior) -> dict[str, np.ndarray]:
-    """The prices of a batch of units; each column has one value per unit, in the batch's order."""
+    """Return the prices of a batch of units: columns with one value per unit, in order."""
     starts = rows.offsets[:-1]
     labels = {name: rows[name][starts] for name in FACTORS}
     learnt = learn_units(
@@ -79,8 +80,9 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
         changed_lately(rows, offsets),
         not_sold_lately(rows, offsets),
     )
-    may = (hold == "") | (
+    eligible = (hold == "") | (
         hold == HOLD_NO_VARIATION
-    )  # a trial is what tells most where prices never moved
-    trials = with_trials(choose(terms, demand, hold != ""), terms, demand, may, rows, offsets, UNIT)
+    )  # a trial is most informative where prices never moved
+    choice = choose(terms, demand, hold != "")
+    trials = with_trials(choice, terms, demand, eligible, rows, offsets, UNIT)
     return report(terms, demand, learnt, trials, hold, np.zeros(len(last)))

@@ -1,9 +1,9 @@
-"""From a unit's columns to its demand: what bundles and voice do alike, for one unit and for many.
+"""From a unit's columns to its demand, alike for bundles and voice, for one unit and for many.
 
-Both queries name their columns alike: `week`, `quantity`, `price` (paid), `explore_eps` (the part of price / reference price that was logged
-chance), `active_subs`, and, constant or read in the
-last week, `posted_price`, `reference_price`, `unit_cost`, `price_tick`, `price_floor`, `price_ceiling`, `max_step`,
-`z`, `min_weeks` and `control`.
+Both queries have the same columns: `week`, `quantity`, `price` (paid), `explore_eps` (the logged
+random part of price / reference price), `active_subs`, and, constant or as of the last week,
+`posted_price`, `reference_price`, `unit_cost`, `price_tick`, `price_floor`, `price_ceiling`,
+`max_step`, `z`, `min_weeks` and `control`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The panel without the weeks set aside, the day of each of its rows, and how many were set aside (units,)."""
+    """The panel without the weeks set aside, each row's day, and the number set aside (units,)."""
 
     panel: Panel
     days: Ints
@@ -32,11 +32,11 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What the data and the prior say of each unit; shape (units,).
+    """The estimates of each unit, from its data and the prior; shape (units,).
 
     fit        the posterior of beta, at the reference price
-    usable     the same, but the prior's where the unit's own is implausible
-    fallback   whether it was
+    usable     the same, or the prior's mean where the unit's own estimate is implausible
+    fallback   whether it is the prior's mean
     supported  enough weeks, and at least one sale;  varied  at least two prices
     """
 
@@ -52,7 +52,7 @@ class Learnt:
 
 
 def observe(rows: Columns, offsets: Ints, ceiling: Floats | None = None) -> Observed:
-    """`ceiling` (rows,): the most that could have been sold, where anything limits it."""
+    """Return a unit's panel; `ceiling` (rows,) is the largest possible quantity, if limited."""
     quantity = np.asarray(rows["quantity"], dtype=np.float64)
     x = rows["price"] / rows["reference_price"] - 1.0
     keep = plausible(quantity, x, offsets)
@@ -71,15 +71,17 @@ def observe(rows: Columns, offsets: Ints, ceiling: Floats | None = None) -> Obse
 
 
 def week_share(rows: Columns) -> Floats:
-    """The part of each row's week that was observed: 1, or less where daily rows are missing.  Shape (rows,).
+    """Return the observed part of each row's week: 1, or less where daily rows are missing.
 
-    Raises ValueError for a week that has several rows by the name of several days: whether they are the week twice, or days of it, nobody knows.
+    Shape (rows,).  Raises ValueError for a week with several rows of different days, since these
+    could be duplicates of the week or single days of it.
     """
     share = np.asarray(rows["week_share"], dtype=np.float64)
     if (twice := share < 0).any():
         raise ValueError(
-            f"the week that ends on {rows['week'][twice][0]} has several rows with different days, and the weeks beside it have one each:"
-            " the week twice, or some days of it; wanted one row a week, or a row a day"
+            f"the week that ends on {rows['week'][twice][0]} has several rows with different days,"
+            " and the weeks beside it have one each: duplicates of the week, or days of it;"
+            " wanted one row a week, or one row a day"
         )
     return share
 
@@ -87,7 +89,7 @@ def week_share(rows: Columns) -> Floats:
 def learn_unit(
     seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats
 ) -> Learnt:
-    """One unit, by the plain estimator; `labels`, `season` and `min_weeks` have shape (1,), and so has all that is learnt."""
+    """Return the estimates of one unit by the plain estimator; all shapes are (1,)."""
     panel = _adjusted(seen, prior, season)
     mean, noise, dispersion = (
         float(values[0])
@@ -102,7 +104,7 @@ def learn_unit(
 def learn_units(
     seen: Observed, prior: Prior, labels: Mapping[str, Labels], season: Labels, min_weeks: Floats
 ) -> Learnt:
-    """Many units at once; the same figures as `learn_unit`, to the last bit."""
+    """Return the estimates of many units; equal to those of `learn_unit`, to the last bit."""
     panel = _adjusted(seen, prior, season)
     fit = fit_censored_units(
         panel, prior.mean(labels), prior.tau2, prior.noise(labels), _dispersion(prior, labels)
@@ -111,16 +113,16 @@ def learn_units(
 
 
 def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: Floats) -> Demand:
-    """At the current price, in an average week of the season, with the subscribers of the last week."""
+    """Return the demand at the current price, in an average week, with the latest subscribers."""
     ratio = current / reference
     volume = active_subs * learnt.level * np.exp(learnt.usable * (ratio - 1.0))
     return Demand(learnt.usable * ratio, learnt.usable_sd * ratio, volume)
 
 
 def _adjusted(seen: Observed, prior: Prior, season: Labels) -> Panel:
-    """The panel with the season in its exposure, and what its prices foresaw of demand."""
-    panel = seen.panel.with_season(prior.season(season, seen.days, seen.panel.unit))
-    return remove_foresight(panel, prior.first_stage, prior.rho_used)
+    """Return the panel with the season in its exposure, and corrected for foresight in prices."""
+    panel = seen.panel.seasonal(prior.season(season, seen.days, seen.panel.unit))
+    return without_foresight(panel, prior.first_stage, prior.rho_used)
 
 
 def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:

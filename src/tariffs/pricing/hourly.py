@@ -1,8 +1,9 @@
-"""A day of a cell: its 24 hours, discounted one by one, brought together.
+"""The 24 hours of a cell's day: discounts chosen hour by hour, then adjusted together.
 
-Two things tie them: no cliff between two hours (`optimise.smooth`), and a share of the minutes that a discount brings was only waiting
-for it, and is missing in the hours before (`time_shift`): sum_k sigma_hk (p_k - c_k) is what a minute more in hour h costs the others.
-An hour that is full at its price loses nothing by it: others take the room.
+Two things connect them.  No cliff between two hours is allowed (`optimise.smooth`).  And a share of
+the minutes that a discount adds was only postponed, and is missing in other hours (`time_shift`):
+one more minute in hour h costs the others sum_k sigma_hk (p_k - c_k).  An hour that is full at its
+price loses nothing by it, since other calls use the capacity.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from tariffs.pricing.joint import (
 
 
 def smooth_day(rows: Rows) -> dict[str, np.ndarray]:
-    """The discounts of one (cell, day type), sorted by hour: one row per hour.
+    """Return the discounts of one (cell, day type), sorted by hour: one row per hour.
 
-    Every price stays within its unit's limits: step, floor, ceiling, and what the cell can carry.  Where those leave a cliff, it is
-    made as small as they allow, and `day_bound` says so.
+    Every price stays within its unit's limits: step, floor, ceiling and capacity.  If these leave a
+    cliff, it is made as small as they allow, and `day_bound` is CLIFF_OUT_OF_REACH.
     """
     own, linked, limit = rows["price"], following_hour(rows["hour"]), _cliff_limit(rows)
     sigma = time_shift_matrix(
@@ -62,7 +63,7 @@ def smooth_day(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def _optimise_ring(rows: Columns, sigma: Floats, limit: float) -> Floats:
-    """The best ring of prices; where minutes shift, again and again until nothing moves (Gauss-Seidel)."""
+    """Return the best ring of prices; with time shifts, after Gauss-Seidel sweeps."""
     price: Floats = rows["price"]
     for _ in range(MAX_SWEEPS if sigma.any() else 1):
         lost, before = _lost(rows, price, sigma), price
@@ -78,7 +79,7 @@ def _optimise_ring(rows: Columns, sigma: Floats, limit: float) -> Floats:
 
 
 def _lost(rows: Columns, price: Floats, sigma: Floats) -> Floats:
-    """What a minute more in each hour costs the others, in money; shape (hours,)."""
+    """Return the cost of one more minute in each hour to the other hours, in money; (hours,)."""
     asked = rows["volume"] * np.exp(rows["elasticity"] * (price / rows["current_price"] - 1.0))
     missed = np.where(asked > capacity_of(rows), 0.0, unit_margins(rows, price))
     return np.asarray((sigma * missed[None, :]).sum(axis=1))

@@ -1,7 +1,7 @@
-"""Prices that were chosen one by one, looked at again together: what places, days and the whole table have in common.
+"""Shared steps of the joint adjustments: of locations, of days, and of the whole table.
 
-Their rows are units as `Priced` describes them, one row each.  A trial is optimised on the elasticity that was drawn for
-it, and is reported on the one that is believed.
+Their rows are units in the columns of `Priced`, one row each.  A trial is optimised on the
+elasticity that was drawn for it, and reported on the posterior one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from tariffs.optimise.rule import (
 )
 
 DAYS_VALID = 7
-MAX_SWEEPS = 6  # of Gauss-Seidel; what one price costs another is small, so two or three settle it
+MAX_SWEEPS = 6  # of Gauss-Seidel; prices affect one another little, so two or three suffice
 
 
 def price_points(rows: Columns, at: int, lowest: float, highest: float, price: float) -> Floats:
-    """The price points of one row between two limits, its chosen and its current price; sorted, shape (points,)."""
+    """Return a row's price points between two limits, with its chosen and its current price.
+
+    Sorted; shape (points,).
+    """
     tick = rows["price_tick"][at]
     steps = np.arange(
         np.ceil(lowest / tick - GRID_SLACK), np.floor(highest / tick + GRID_SLACK) + 1.0
@@ -39,7 +42,7 @@ def price_points(rows: Columns, at: int, lowest: float, highest: float, price: f
 
 
 def robust_worth(rows: Columns, at: int, prices: Floats, opportunity_cost: float = 0.0) -> Floats:
-    """What each price of one row is worth in money per week, under the elasticity that is least favourable to it."""
+    """Return the worth of each price of a row, money per week, at the least favourable beta."""
     terms, demand = (
         terms_of_rows(rows, np.full(len(prices), at), opportunity_cost),
         posterior_demand(rows, np.full(len(prices), at)),
@@ -50,7 +53,7 @@ def robust_worth(rows: Columns, at: int, prices: Floats, opportunity_cost: float
 def with_effects(
     rows: Columns, price: Floats, opportunity_cost: Floats, cross_effect: Floats | float = 0.0
 ) -> dict[str, Floats]:
-    """The effect of each row's new price, and what its moving costs other rows."""
+    """Return the effect columns of each row's new price, and its opportunity cost."""
     every = np.arange(len(price))
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
     return effect_columns(
@@ -59,14 +62,14 @@ def with_effects(
 
 
 def blocked(rows: Columns, price: Floats) -> Floats:
-    """The change of each row's minutes that are asked for beyond the capacity, at its new price."""
+    """Return the change of each row's minutes demanded beyond capacity, at its new price."""
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
     return blocked_delta(price, terms_of_rows(rows, np.arange(len(price))), demand)
 
 
 def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.0) -> Terms:
     current, lowest, highest = rows["current_price"][at], rows["lowest"][at], rows["highest"][at]
-    step = np.zeros(len(at))  # the limits have the step in them already
+    step = np.zeros(len(at))  # the limits include the step already
     added = opportunity_cost - rows["usage_value"][at]
     return Terms(
         current,
@@ -82,7 +85,7 @@ def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.
 
 
 def posterior_demand(rows: Columns, at: Ints) -> Demand:
-    """The demand to optimise on: a trial's is certain of its draw."""
+    """Return the demand to optimise on; that of a trial is its draw, without an error."""
     capacity = capacity_of(rows)
     sd = np.where(rows["explore_flag"][at], 0.0, rows["se"][at])
     return Demand(
@@ -91,7 +94,7 @@ def posterior_demand(rows: Columns, at: Ints) -> Demand:
 
 
 def capacity_of(rows: Columns) -> Floats:
-    """The most that can be sold in a week: of each row (rows,), or infinite for all, shape (1,), where rows have no such column."""
+    """Return the largest weekly quantity of each row (rows,), or infinity (1,) without a limit."""
     try:
         return np.asarray(rows["capacity"])
     except KeyError:
@@ -99,12 +102,15 @@ def capacity_of(rows: Columns) -> Floats:
 
 
 def unit_margins(rows: Columns, price: Floats) -> Floats:
-    """What one unit sold leaves, in money; shape (rows,)."""
+    """Return the margin of one unit sold, in money; shape (rows,)."""
     return np.asarray(price - rows["unit_cost"] + rows["usage_value"])
 
 
 def validity(rows: Columns) -> dict[str, np.ndarray]:
-    """From midnight in the location's time zone, after the day of the run, for a week; `valid_...` in UTC."""
+    """Return the validity: a week from midnight in the location's time zone, after the run's day.
+
+    `valid_from` and `valid_to` are in UTC.
+    """
     pairs = [
         _validity(as_of, str(zone))
         for as_of, zone in zip(
@@ -125,7 +131,8 @@ def _validity(as_of: dt.datetime, zone: str) -> tuple[dt.datetime, ...]:
         where = dt.UTC if zone == "UTC" else ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ValueError(
-            f"the time zone {zone!r} is not known; wanted an IANA name such as Africa/Accra in locations.time_zone"
+            f"the time zone {zone!r} is not known; wanted an IANA name such as Africa/Accra"
+            " in locations.time_zone"
         ) from error
     today = as_of.replace(tzinfo=dt.UTC).astimezone(where).date()
     nights = [

@@ -1,11 +1,13 @@
-"""A location: all its segments and products, priced one by one, brought together.
+"""A location: the prices of all its segments and products, chosen one by one, adjusted together.
 
-Four things tie them: the sizes of a bundle stay in order (`optimise.ladder`), the same size for a longer time costs no less (whoever
-wants it for a week would buy the month), one product does not cost one segment much more than another (`optimise.fairness`), and
-what one product gains another may lose.  Of that there are two kinds.  Neighbouring rungs of a
-ladder pull at each other's sales (`cross_effect`), which is solved exactly, with the order.  And a share of what a ladder
-gains (`diversion`) comes out of the segment's other ladders, in proportion to their sales: an opportunity cost in the
-sense of upward pricing pressure (Farrell and Shapiro 2010), solved ladder by ladder until nothing moves.
+Four things connect them.  The sizes of a bundle stay in order (`optimise.ladder`).  The same size
+for a longer time costs no less (otherwise customers would buy the month for the week).  One product
+does not cost one segment much more than another (`optimise.fairness`).  And one product's gain may
+be another's loss, in two ways: neighbouring rungs of a ladder affect each other's sales
+(`cross_effect`), which is solved exactly, with the order; and a share of a ladder's gain
+(`diversion`) comes from the segment's other ladders, in proportion to their sales: an opportunity
+cost in the sense of upward pricing pressure (Farrell and Shapiro 2010), solved ladder by ladder
+until no price moves.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ from tariffs.pricing.joint import (
     with_effects,
 )
 
-UNLIMITED = 1e9  # what the query says where the policy is silent
+UNLIMITED = 1e9  # the query's value for a limit that the policy does not set
 
 
 @dataclass(slots=True)
 class LocationPrices:
-    """The prices of a location on their way, and why they changed; shape (rows,)."""
+    """The current prices of a location's rows, their limits, and their reasons; shape (rows,)."""
 
     price: Floats
     lowest: Floats
@@ -49,18 +51,18 @@ class LocationPrices:
     bound: Labels
 
     def move(self, at: Ints, price: Floats, reason: str, bound: str) -> None:
-        """New prices for some rows; those that change have a new reason."""
+        """Set new prices of some rows; those that change get a new reason."""
         changed = at[price != self.price[at]]
         self.price[at] = price
         self.reason[changed], self.bound[changed] = reason, bound
 
 
 def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
-    """The prices of one location, sorted by segment, ladder and rung: one row per product and segment.
+    """Return the prices of one location: a row per segment and product, by ladder and rung.
 
-    Rungs that are in order already keep their prices, for these are the best in reach, unless products take from one
-    another.  Where nothing in reach is in order, a ladder keeps the prices it has, as far as floors and ceilings let it, and
-    `ladder_bound` says so.
+    Rungs that are in order keep their prices, since these are the best within their limits, unless
+    products affect one another.  If no prices within the limits are in order, a ladder keeps its
+    current prices as far as floors and ceilings allow, and `ladder_bound` is LADDER_OUT_OF_REACH.
     """
     price, lowest, highest, reason = (
         rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")
@@ -73,7 +75,7 @@ def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
         cost[first:end], cross_effect[first:end] = _optimise_segment(rows, place, first, end)
     reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(
         object
-    )  # a trial is one in whatever company
+    )  # a trial keeps its reason
     named = {
         "segment": rows["segment"],
         "product": rows["product"],
@@ -90,7 +92,7 @@ def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def _limit_segment_ratio(rows: Columns, place: LocationPrices) -> None:
-    """Narrow each product's limits to one band for all segments, the one that is worth most."""
+    """Narrow each product's limits to the one band for all segments that is worth most."""
     for product in np.unique(rows["product"].astype(str)):
         at = np.flatnonzero(rows["product"] == product)
         points = [
@@ -120,7 +122,10 @@ def _limit_segment_ratio(rows: Columns, place: LocationPrices) -> None:
 def _optimise_segment(
     rows: Columns, place: LocationPrices, first: int, end: int
 ) -> tuple[Floats, Floats]:
-    """Opportunity cost (money per unit sold) and pull (on the log of sales) at the prices settled for; shape (products,)."""
+    """Adjust one segment; return opportunity costs (money per unit) and cross effects (log sales).
+
+    Shape (products,) each.
+    """
     ladders = [
         np.arange(a, b) + first
         for a, b in pairwise(key_offsets({"ladder": rows["ladder"][first:end]}, ("ladder",)))
@@ -143,7 +148,7 @@ def _optimise_segment(
 def _sweep(
     rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> None:
-    """Ladder by ladder, again and again until nothing moves (Gauss-Seidel)."""
+    """Adjust ladder by ladder until no price moves (Gauss-Seidel)."""
     for _ in range(MAX_SWEEPS if tied else 1):
         before = place.price[first:end].copy()
         for at in ladders:
@@ -190,10 +195,11 @@ def _best_in_order(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
 def _order_by_validity(
     rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> bool:
-    """Of one size, what is valid longer costs no less, unless it does today; whether a price had to change for that.
+    """Let the longer of two validities of one size cost no less; return whether a price changed.
 
-    Every pair gets a cut that neither crosses, in its limits, so that what comes later (sweeps, limits on the whole table) keeps to it.  Where no
-    cut is in reach the prices stay as they are.
+    Pairs that are in the other order today are left out.  The limits of each pair are separated at
+    a price between them, so that later steps (sweeps, limits on the whole table) keep the order.
+    Where no such price is within the limits, the prices stay.
     """
     before = place.price[first:end].copy()
     for short, longer in _validities(rows, first, end):
@@ -214,7 +220,10 @@ def _order_by_validity(
 
 
 def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
-    """Neighbours by validity among the products of one size, the shorter first; those that are the other way round today are left out."""
+    """Return neighbours by validity among products of one size, the shorter first.
+
+    Pairs that are in the other order today are left out.
+    """
     days, size = rows["validity_days"], rows["volume_mb"]
     order = sorted(
         (i for i in range(first, end) if days[i] > 0), key=lambda i: (size[i], days[i], i)
@@ -233,7 +242,8 @@ def _optimise_pair(
     first: int,
     end: int,
 ) -> None:
-    """Settle the two ladders for what they are worth most together, with a price between that the shorter stays below and the longer above."""
+    """Choose the two ladders of a pair together: the best prices with the shorter at or below, and
+    the longer at or above, a common price."""
     limits = place.highest[short], place.lowest[longer]
     points = [
         price_points(rows, i, place.lowest[i], place.highest[i], place.price[i])
@@ -255,7 +265,10 @@ def _optimise_pair(
 def _best_ladder(
     rows: Columns, place: LocationPrices, at: Ints, first: int, end: int, tied: bool
 ) -> tuple[Floats, float]:
-    """The best prices in order within the limits, and their worth: -inf where there are none.  A ladder out of reach of any order stands still."""
+    """Return the best prices in order within the limits, and their worth: -inf if there are none.
+
+    A ladder without prices in order keeps its prices.
+    """
     if place.bound[at[0]] == "LADDER_OUT_OF_REACH":
         inside = (place.price[at] >= place.lowest[at] - SLACK) & (
             place.price[at] <= place.highest[at] + SLACK
@@ -270,7 +283,7 @@ def _best_ladder(
 
 
 def _separate(rows: Columns, place: LocationPrices, short: int, longer: int) -> None:
-    """Narrow the limits of two prices to either side of a cut; where it can, the cut leaves today's prices in reach of both."""
+    """Separate the limits of two prices, and keep today's prices within if possible."""
     low, high = place.price[short], place.price[longer]
     inner = max(low, rows["current_price"][short]), min(high, rows["current_price"][longer])
     cut = sum(inner) / 2.0 if inner[0] <= inner[1] else (low + high) / 2.0
@@ -293,7 +306,10 @@ def _rung(rows: Columns, place: LocationPrices, at: int, cost: float) -> Rung:
 
 
 def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> Floats:
-    """sum_k D_jk (p_k - c_k) over the products of other ladders, D_jk = diversion x k's share of their sales; shape (rungs,)."""
+    """Return sum_k D_jk (p_k - c_k) over the products of other ladders; shape (rungs,).
+
+    D_jk = diversion x k's share of their sales.
+    """
     every = np.arange(first, end)
     others = every[(every < at[0]) | (every > at[-1])]
     sold = rows["volume"][others]
@@ -305,9 +321,11 @@ def _diverted(rows: Columns, price: Floats, at: Ints, first: int, end: int) -> F
 
 
 def _neighbour_effects(rows: Columns, price: Floats, at: Ints) -> tuple[Floats, Floats]:
-    """What a unit sold takes from the rungs beside it, in money, and how their new prices pull at its sales; shape (rungs,) each.
+    """Return the loss of neighbouring rungs by one unit sold, in money, and the effect of their new
+    prices on log sales; shape (rungs,) each.
 
-    D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own; together at most 1.
+    D_jk = (chi q_k / p_ref) / (-beta_j q_j / p_j), the slope of k's sales over that of j's own;
+    together at most 1.
     """
     beside = np.eye(len(at), k=1) + np.eye(len(at), k=-1)
     moved = (

@@ -1,8 +1,9 @@
-"""The whole table of a kind: every price, ladders and days settled, held against the limits on all of them together.
+"""Limits on the whole price table of a kind, applied after ladders and days are in order.
 
-`optimise.portfolio` finds what each limit costs, `optimise.chains` keeps ladders in order and days smooth meanwhile: what comes out is
-within each unit's limits, in order, and within the table's.  Where they cannot be met, the kind keeps today's prices and says so; the other
-kind is priced all the same.
+`optimise.portfolio` finds the price of each limit, while `optimise.chains` keeps ladders in order
+and days smooth: the result is within each unit's limits, in order, and within the table's limits.
+If these cannot be met, the kind keeps today's prices with a reason, and the other kind is priced
+independently.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from tariffs.pricing.joint import (
     with_effects,
 )
 
-SAMPLE_EVERY = 20_000  # units that tell the prices of the limits nearly
+SAMPLE_EVERY = 20_000  # units in the sample from which the limits' prices are first estimated
 ASKED = ("max_moved_share", "max_mean_change", "min_volume", "max_revenue_risk")
-SAME = 1e-9  # of equal worth the price that is there already wins
+SAME = 1e-9  # at equal worth, the given price is preferred
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A price that a limit on the whole table changed, with the effects of the new one; and one row of no unit, about the kind.
+    """A price that a limit on the whole table changed, with its effects; and one row for the kind.
 
-    limits       of the kind's row: the limits that the policy asks for
-    worth        of the kind's row: what its prices are worth in money per week, each at its least favourable elasticity
+    limits       of the kind's row: the limits that the policy sets
+    worth        of the kind's row: the worth of its prices in money per week, each at its least
+                 favourable elasticity
     worth_bound  no prices within the limits are worth more (the Lagrangian bound)
-    outcome      of the kind's row: what became of the limits
+    outcome      of the kind's row: the result of applying the limits
     """
 
     unit_key: str
@@ -62,9 +64,10 @@ class Limited:
 
 
 def apply_portfolio_limits(rows: Rows) -> dict[str, np.ndarray]:
-    """`within_limits`, and one row more, of no unit: it says that this kind was seen to, and how.  Without it nothing of the kind is published.
+    """Return `within_limits`, and one row for the kind with the outcome.
 
-    Where the limits cannot be met, the prices that change are those that go back to today's.
+    Without that row, nothing of the kind is published.  If the limits cannot be met, the changed
+    prices are those that return to today's.
     """
     asked = ", ".join(name for name in ASKED if float(rows[name][0]) >= 0)
     try:
@@ -97,19 +100,20 @@ def apply_portfolio_limits(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def within_limits(rows: Rows) -> dict[str, np.ndarray]:
-    """The prices that change, in columns of `Limited`, from the rows of one kind, sorted by chain and place.
+    """Return the prices that change, in columns of `Limited`; rows of one kind by chain and place.
 
-    Raises LimitsNotMet where the limits cannot be met: it names them, and the best that can be had.  ValueError where the policy limits a part
-    of the table, which nobody keeps to.
+    Raises LimitsNotMet, naming the limits and the best possible value, if they cannot be met.
+    Raises ValueError if the policy limits only a part of the table, which is not supported.
     """
     return _kept(rows)[0]
 
 
 def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], WithinLimits | None]:
-    """The prices that change, and what was found; None where the prices that are there meet the limits."""
+    """Return the prices that change, and the solution; None if the given prices meet the limits."""
     if rows["misplaced"][0] is not None:
         raise ValueError(
-            f"the policy's row of {rows['misplaced'][0]} limits the whole table; wanted in the row with the scope *, and nowhere else"
+            f"the policy's row of {rows['misplaced'][0]} limits the whole table;"
+            " wanted in the row with the scope *, and nowhere else"
         )
     prices, there = menu(rows)
     limits = limits_of(rows, prices)
@@ -133,7 +137,10 @@ def _kept(rows: Rows) -> tuple[dict[str, np.ndarray], WithinLimits | None]:
 
 
 def _held(rows: Rows) -> dict[str, np.ndarray]:
-    """Return today's prices, or where floor, ceiling or cell forbid one, the nearest price point that they allow; what is out of order stays so."""
+    """Return today's prices, or the nearest allowed price point where a limit forbids today's.
+
+    Prices that are out of order stay so.
+    """
     price, lowest, highest, tick = (
         rows[name] for name in ("current_price", "lowest", "highest", "price_tick")
     )
@@ -141,7 +148,7 @@ def _held(rows: Rows) -> dict[str, np.ndarray]:
         on_tick(np.ceil(lowest / tick - GRID_SLACK), tick),
         on_tick(np.floor(highest / tick + GRID_SLACK), tick),
     )
-    on_grid = least <= most  # else no price point lies between floor and ceiling
+    on_grid = least <= most  # otherwise no price point is between floor and ceiling
     price = np.where(
         price < lowest,
         np.where(on_grid, least, lowest),
@@ -154,18 +161,20 @@ def _held(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def _today(rows: Columns, prices: Floats, there: Bools) -> Ints:
-    """The point that is nearest to today's price; shape (units,)."""
+    """Return the point that is nearest to today's price; shape (units,)."""
     return np.asarray(
         np.where(there, np.abs(prices - rows["current_price"][:, None]), np.inf).argmin(axis=1)
     )
 
 
-GIVEN_PRICE = 0  # the column of the menu with the price that is there already
+GIVEN_PRICE = 0  # the menu's column with the given price
 
 
 def menu(rows: Columns) -> tuple[Floats, Bools]:
-    """Every price that each unit may have, and which of them are prices at all; shape (units, points).  The first is the given one;
-    those that are none come last."""
+    """Return the possible prices of each unit, and a mask of them; shape (units, points) each.
+
+    The given price is first; masked points are last.
+    """
     lowest, highest, tick, given, current = (
         rows[name][:, None]
         for name in ("lowest", "highest", "price_tick", "price", "current_price")
@@ -193,7 +202,7 @@ def menu(rows: Columns) -> tuple[Floats, Bools]:
 
 
 def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
-    """The limits that the policy sets, over the menu."""
+    """Return the limits that the policy sets, over the menu."""
     wanted = {name: float(rows[name][0]) for name in ASKED}
     units, current = float(len(prices)), rows["current_price"][:, None]
     volume, ratio = rows["volume"][:, None], prices / current
@@ -287,7 +296,7 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
 
 
 def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats | None:
-    """The prices of the limits in a sample of the chains, for a table that is large: then all units are asked a few times only."""
+    """Return the limits' prices in a sample of the chains, so that large tables need few passes."""
     every = len(values) // SAMPLE_EVERY
     if every < 2:
         return None
@@ -299,7 +308,7 @@ def _from_sample(values: Floats, limits: list[Limit], chains: Chains) -> Floats 
     ]
     try:
         return duals_of(values[at], fewer, part.answer)
-    except LimitsNotMet:  # not in this sample: then from nothing
+    except LimitsNotMet:  # in this sample: start without an estimate
         return None
 
 

@@ -1,4 +1,4 @@
-"""What is said of a unit's price: the columns that bundles and voice have in common."""
+"""The columns of a unit's price that bundles and voice have in common."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from tariffs.pricing.estimation import Learnt
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """One unit's price and why.  Money in the catalogue's currency, volumes and deltas per week.
+    """One unit's price and its reasons.  Money in the catalogue's currency; per week.
 
-    elasticity, se, credible_lo, credible_hi  at the current price; the interval holds 90 %
-    beta, shrink_weight       at the reference price, before any fallback; shrink_weight 1 = all prior
-    support_n, set_aside_n    weeks used, and weeks left out as spikes
-    volume                    expected per week at the current price
-    lowest, highest           the limits that the price was chosen within (equal: the unit is held)
-    usage_value               what one more unit of usage is worth to the operator, which lowers what it costs
-    capacity_price            what one more unit of room would bring, where the cell is full
-    explore_flag, draw        whether the price is a trial, and the elasticity that it is best for (the estimate where it is none)
-    ..._lo, ..._hi            the deltas at the ends of the elasticity's 90 % interval
+    elasticity, se, credible_lo, credible_hi   at the current price; the interval holds 90 %
+    beta, shrink_weight     at the reference price, before any fallback; shrink_weight 1 = all prior
+    support_n, set_aside_n  weeks used, and weeks set aside as spikes
+    volume                  expected per week at the current price
+    lowest, highest         limits within which the price was chosen (equal: the unit is held)
+    usage_value             worth of one more unit of usage to the operator; lowers its cost
+    capacity_price          worth of one more unit of capacity, where the cell is full
+    explore_flag, draw      whether the price is a trial, and the elasticity for which it is the
+                            best (the estimate, if it is no trial)
+    ..._lo, ..._hi          the deltas at the ends of the elasticity's 90 % interval
     """
 
     price: float
@@ -85,7 +86,10 @@ def report(
     hold: Labels,
     room_price: Floats,
 ) -> dict[str, np.ndarray]:
-    """The columns of `Priced`, each of shape (units,).  A trial's limits are narrowed to what lies between it and today's price."""
+    """Return the columns of `Priced`; shape (units,).
+
+    The limits of a trial are narrowed to the range between it and today's price.
+    """
     choice, tried = trials.choice, trials.tried
     stays = (hold != "") & ~tried & (choice.price == terms.current)
     told = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
@@ -125,7 +129,7 @@ def report(
 
 
 def single_row(columns: dict[str, np.ndarray], kind: type[P]) -> P:
-    """The single unit of columns that have shape (1,), as a row of `kind`."""
+    """Return the only unit of columns of shape (1,), as an object of `kind`."""
     return kind(
         **{
             name: values[0].item() if isinstance(values[0], np.generic) else values[0]
@@ -135,12 +139,13 @@ def single_row(columns: dict[str, np.ndarray], kind: type[P]) -> P:
 
 
 def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Terms:
-    """The limits of each unit, as they stood in its last week.
+    """Return the limits of each unit, as of its last week.
 
-    `max_step` is a share of the price; of `tariff` (units,), where that is given.  No step ends further than that beyond all prices that were
-    paid either: today's list price may be one that nobody has paid yet, and further on the demand curve is a guess.
+    `max_step` is a share of the price, or of `tariff` (units,) if given.  No step ends further than
+    that beyond all prices ever paid: today's list price may be new, and the demand
+    curve is unknown there.
 
-    Raises ValueError where the catalogue or the policy left something out: a price made of a gap is worse than none.
+    Raises ValueError if the catalogue or the policy lacks a value.
     """
     last = offsets[1:] - 1
 
@@ -161,8 +166,8 @@ def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Term
         for price in (current, paid_lo, paid_hi)
     )
     terms = Terms(
-        current=current, reference=column("reference_price"), unit_cost=column("unit_cost"), tick=tick,
-        floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
+        current=current, reference=column("reference_price"),
+        unit_cost=column("unit_cost"), tick=tick, floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
         added_cost=0.0 - column("usage_value"),
         floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
         ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),
@@ -178,7 +183,7 @@ def control_of(rows: Columns, offsets: Ints) -> Bools:
 
 
 def not_sold_lately(rows: Columns, offsets: Ints) -> Bools:
-    """Whether the unit's last week lies more than four weeks before the newest of all: it is not sold any more, and no price of it earns."""
+    """Return whether a unit's last week is over four weeks before the newest: no longer sold."""
     last = offsets[1:] - 1
     return np.asarray(
         rows["week"][last].astype("datetime64[D]")
@@ -188,7 +193,10 @@ def not_sold_lately(rows: Columns, offsets: Ints) -> Bools:
 
 
 def changed_lately(rows: Columns, offsets: Ints) -> Bools:
-    """Whether the posted price changed less than `min_days` before the week after the last one.  A unit's first week is no change."""
+    """Return whether the posted price changed less than `min_days` before the next week.
+
+    A unit's first week is no change.
+    """
     last, wanted = offsets[1:] - 1, rows["min_days"][offsets[1:] - 1]
     if not np.any(wanted > 0):
         return np.zeros(len(last), dtype=np.bool_)
@@ -208,7 +216,7 @@ def with_trials(
     offsets: Ints,
     key: Sequence[str],
 ) -> ExplorationResult:
-    """The choices, with a trial at the share of units that the policy asks for, among those that may."""
+    """Return the choices, with trials at the policy's share of the eligible units."""
     last = offsets[1:] - 1
     share = rows["explore_share"][last]
     chance = np.ones((len(last), 2))

@@ -1,15 +1,18 @@
-"""The whole table's effect, and how sure of it one can be.
+"""The effect of the whole table, with intervals.
 
-Single deltas have intervals; their sum has a wider one than the sum of independent deltas would, for all units rest on the same rho, delta and tau.  By the delta
-method, with h_u = d Delta_u / d beta_u, and B_u the share of the prior in what is known of beta_u,
+Single deltas have intervals; that of their sum is wider than for independent deltas, since all
+units depend on the same rho, delta and tau.  By the delta method, with h_u = d Delta_u / d beta_u,
+and B_u the share of the prior in the information on beta_u,
 
-    Var(sum) = G' Cov(delta) G + S' se(tau)^2 S + Var(rho) (sum h_u)^2 + sum h_u^2 B_u tau2 + phi c sum Delta_u^2 / Y_u,
+    Var(sum) = G' Cov(delta) G + S' se(tau)^2 S + Var(rho) (sum h_u)^2
+               + sum h_u^2 B_u tau2 + phi c sum Delta_u^2 / Y_u,
 
     G = sum h_u B_u z_u        (delta moves beta_u by B_u z_u)
     S = sum 2 h_u B_u (beta_u - m_u) / tau        (d beta_u / d tau, for B = 1 / (1 + I tau2))
 
-since rho taken out moves every beta by as much, and the last two parts, each unit's own doubt about its elasticity and about its level, are independent.
-All of it comes from sums by kind of unit (`queries/totals.sql`), so that a million units cost one aggregation.
+since the correction for rho moves every beta equally, and the last two parts, the errors of each
+unit's elasticity and of its level, are independent.  All of it is computed from sums by kind of
+unit (`queries/totals.sql`), so that a million units need one aggregation.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from tariffs.pricing import bundles, voice
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of one kind: the expected change of volume, revenue and margin a week, against staying, with 90 % intervals.
+    """The expected change of volume, revenue and margin of one kind, per week, with 90 % intervals.
 
-    tau, tau_se  how far elasticities differ beyond their kind, and its standard error: below it, nothing was seen of that
+    tau, tau_se  the spread of elasticities within a kind, and its standard error: a smaller tau
+                 is not distinguishable from 0
     common       the share of the margin's variance that all units have in common
     """
 
@@ -48,7 +52,7 @@ class Totals:
 
 
 def total(rows: Rows, prior: Prior, voice_prior: Prior) -> Totals:
-    """The totals of one kind, from the sums of its kinds of unit."""
+    """Return the totals of one kind, from the sums of its kinds of unit."""
     mine, factors = (
         (prior, bundles.FACTORS) if rows["kind"][0] == "bundle" else (voice_prior, voice.FACTORS)
     )
@@ -72,7 +76,7 @@ def total(rows: Rows, prior: Prior, voice_prior: Prior) -> Totals:
 def variance_of(
     rows: Columns, name: str, prior: Prior, labels: dict[str, Labels]
 ) -> tuple[float, float]:
-    """The variance of a sum of deltas: what units have in common, and what they have not."""
+    """Return the variance of a sum of deltas: the common part, and the independent part."""
     h, hb, hbb, hhb, level = (
         np.asarray(rows[f"{name}_{part}"], dtype=np.float64)
         for part in ("h", "hb", "hbb", "hhb", "level")

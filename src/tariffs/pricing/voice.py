@@ -1,8 +1,8 @@
-"""Voice: a (cell, hour, day type), from its weeks to its discount class.
+"""Voice: from the weeks of a (cell, hour, day type) to its discount class.
 
-A discount d is the price (1 - d) x tariff, so the estimator and the price rule are those of bundles, with the discount
-classes 0, 5, ..., 95 as price points.  One limit is voice's own: the minutes that a discount brings must fit into the
-cell, and no more than the cell carries is ever sold.
+A discount d is the price (1 - d) x tariff, so the estimator and the price rule are those of
+bundles, with the discount classes 0, 5, ..., 95 as price points.  One limit is specific to voice:
+the minutes that a discount adds must fit into the cell, and sales never exceed its capacity.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ FACTORS = ("cell_class", "day_part", "day_type")
 class VoicePriced(Priced):
     """A `Priced` with its discount class in percent, and today's.
 
-    capacity                 minutes a week that the cell carries in this hour;  volume is what is asked of it, which may be more
-    expected_blocked_delta   the change of the minutes a week that are asked for beyond the capacity
+    capacity                 minutes a week that the cell carries in this hour; volume is the demand
+                             for it, which may be higher
+    expected_blocked_delta   change of the minutes a week that are demanded beyond the capacity
     """
 
     discount_class: int
@@ -61,7 +62,7 @@ class VoicePriced(Priced):
 
 
 def fit_voice_prior(rows: Rows) -> Prior:
-    """The pooled prior, from rows sorted by cell, hour, day type and week."""
+    """Return the pooled prior, from rows sorted by cell, hour, day type and week."""
     offsets = key_offsets(rows, UNIT)
     labels = {name: rows[name][offsets[:-1]] for name in FACTORS}
     seen = observe(rows, offsets, limit_of(rows))
@@ -76,7 +77,7 @@ def fit_voice_prior(rows: Rows) -> Prior:
 
 
 def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
-    """One unit's discount from its weeks, sorted by week."""
+    """Return the discount of one unit, from its weeks in order."""
     offsets = np.array([0, len(rows["week"])], dtype=np.int64)
     labels = {name: rows[name][:1] for name in FACTORS}
     learnt = learn_unit(
@@ -90,7 +91,7 @@ def price_voice(rows: Rows, voice_prior: Prior) -> VoicePriced:
 
 
 def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
-    """The discounts of a batch of units; each column has one value per unit, in the batch's order."""
+    """Return the discounts of a batch of units: columns with one value per unit, in order."""
     starts = rows.offsets[:-1]
     labels = {name: rows[name][starts] for name in FACTORS}
     learnt = learn_units(
@@ -104,16 +105,20 @@ def price_voices(rows: Units, voice_prior: Prior) -> dict[str, np.ndarray]:
 
 
 def limit_of(rows: Columns) -> Floats:
-    """The minutes that a cell can carry in the week; no limit where blocked calls were counted, for then its demand is known.  Shape (rows,)."""
+    """Return the minutes that a cell can carry in the week; shape (rows,).
+
+    Infinite where blocked calls were counted, since the demand is known then.
+    """
     return np.where(rows["counted"], np.inf, rows["capacity"] * week_share(rows))
 
 
 def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
-    """The lowest price at which even the upper end of demand fits into `room` minutes a week; at most the tariff.  Shape (units,).
+    """Return the lowest price at which the upper end of demand fits into `room` minutes a week.
 
-    mu(p) = volume e^(beta (p / current - 1)) <= room, at the end of the interval of beta at which p sells most: a cut at its steep end,
-    b - z s, and a raise, where the cell is fuller than that today, at its flat end, b + z s.
-    The tariff itself (no discount) is always allowed, and so is everything where `room` is NaN: the policy sets no limit on the load.
+    mu(p) = volume e^(beta (p / current - 1)) <= room, at the end of beta's interval at which p
+    sells most: for a cut the steep end, b - z s; for a raise, where the cell is fuller than that
+    today, the flat end, b + z s.  At most the tariff, which is always allowed; NaN in `room` means
+    no limit on the load.  Shape (units,).
     """
     room = np.where(np.isnan(room), np.inf, room)
     doubt = np.where(demand.volume > room, terms.z, -terms.z) * demand.sd
@@ -148,8 +153,8 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
         not_sold_lately(rows, offsets),
     )
     choice = choose(capped, demand, hold != "")
-    may = (hold == "") | (hold == HOLD_NO_VARIATION)
-    trials = with_trials(choice, capped, demand, may, rows, offsets, UNIT)
+    eligible = (hold == "") | (hold == HOLD_NO_VARIATION)
+    trials = with_trials(choice, capped, demand, eligible, rows, offsets, UNIT)
     columns = report(
         capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand)
     )
@@ -162,16 +167,18 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
 
 
 def room_price(choice: Choice, terms: Terms, demand: Demand) -> Floats:
-    """The shadow price of the cell's capacity, money per minute: the cost at which the price that capacity enforced would be the best one.
+    """Return the shadow price of the cell's capacity, money per minute.
 
-    From the optimum's condition p = kappa - current / beta, at the expected elasticity; 0 where capacity does not bind.
+    It is the cost at which the price that capacity enforced would be the best one: from the
+    condition of the optimum, p = kappa - current / beta, at the expected elasticity; 0 where
+    capacity does not bind.
     """
     worth = choice.price + terms.current / demand.elasticity - terms.cost
     return np.where(choice.bound == "CAPACITY", np.maximum(worth, 0.0), 0.0)
 
 
 def _capped(terms: Terms, floor: Floats) -> Terms:
-    """A floor that capacity raised is told as capacity."""
+    """Return the terms with a raised floor, named CAPACITY where capacity raised it."""
     names = np.where(floor > terms.floor, "CAPACITY", terms.floor_name).astype(object)
     return replace(terms, floor=floor, floor_name=names)
 

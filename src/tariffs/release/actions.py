@@ -132,7 +132,7 @@ def approve(
     version: int,
     attribution: Attribution,
     store: Store,
-    once: PutIfAbsent,
+    log_writer: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     despite: Sequence[str] = (),
@@ -149,14 +149,14 @@ def approve(
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _append_decision(decide, store, once)
+    return _append_decision(decide, store, log_writer)
 
 
 def activate(
     version: int,
     attribution: Attribution,
     store: Store,
-    once: PutIfAbsent,
+    log_writer: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     *,
@@ -186,7 +186,7 @@ def activate(
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _append_decision(decide, store, once)
+    return _append_decision(decide, store, log_writer)
 
 
 def start_canary(
@@ -194,7 +194,7 @@ def start_canary(
     places: Sequence[str] | float,
     attribution: Attribution,
     store: Store,
-    once: PutIfAbsent,
+    log_writer: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     *,
@@ -230,7 +230,7 @@ def start_canary(
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
-    return _append_decision(decide, store, once)
+    return _append_decision(decide, store, log_writer)
 
 
 def canary_locations(
@@ -260,7 +260,7 @@ def canary_locations(
     return tuple(sorted(set(wanted)))
 
 
-def withdraw(version: int, attribution: Attribution, store: Store, once: PutIfAbsent) -> Done:
+def withdraw(version: int, attribution: Attribution, store: Store, log_writer: PutIfAbsent) -> Done:
     """Say that a release shall not be used; the kill switch never goes back to it."""
     _require_reason(attribution, "withdraw", f"tariffs withdraw {version}")
 
@@ -275,14 +275,14 @@ def withdraw(version: int, attribution: Attribution, store: Store, once: PutIfAb
         _require_allowed(decisions, [(version, Event.WITHDRAW)])
         return decisions.entry("withdraw", attribution, moves=((version, Event.WITHDRAW),))
 
-    return _append_decision(decide, store, once)
+    return _append_decision(decide, store, log_writer)
 
 
 def kill(
     to: Literal["last-approved", "rule", "unchanged"],
     attribution: Attribution,
     store: Store,
-    once: PutIfAbsent,
+    log_writer: PutIfAbsent,
 ) -> Done:
     """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
 
@@ -316,7 +316,7 @@ def kill(
             charging=_prepare_kill_table(to, charging, decisions, store),
         )
 
-    done = _append_decision(decide, store, once)
+    done = _append_decision(decide, store, log_writer)
     return Done(done.entry, done.decisions, tuple(passed_over))
 
 
@@ -352,7 +352,7 @@ def _active_table(decisions: DecisionLog) -> Table:
 
 
 def set_limits(
-    attribution: Attribution, limits: Mapping[str, float], store: Store, once: PutIfAbsent
+    attribution: Attribution, limits: Mapping[str, float], store: Store, log_writer: PutIfAbsent
 ) -> Done:
     """Change what the guards allow, from now on and for everybody."""
     _require_reason(attribution, "change limits", "tariffs limits --set NAME=VALUE")
@@ -367,7 +367,9 @@ def set_limits(
     ]:
         raise UsageError(f"a limit is 0 or more: {', '.join(wrong)}", hint="tariffs limits")
     return _append_decision(
-        lambda decisions: decisions.entry("limits", attribution, limits=dict(limits)), store, once
+        lambda decisions: decisions.entry("limits", attribution, limits=dict(limits)),
+        store,
+        log_writer,
     )
 
 
@@ -417,14 +419,14 @@ def _drift_charts(
 
 
 def _append_decision(
-    decide: Callable[[DecisionLog], LogEntry], store: Store, once: PutIfAbsent
+    decide: Callable[[DecisionLog], LogEntry], store: Store, log_writer: PutIfAbsent
 ) -> Done:
     """Decide upon the log as it is, until nobody was faster; then let the pointer follow."""
     repository.repair_pointer(store)  # what a command that was killed had left to do
     while True:
         decisions = repository.read_log(store)
         entry = decide(decisions)
-        if repository.append(entry, once):
+        if repository.append(entry, log_writer):
             repository.repair_pointer(store)
             return Done(entry, repository.read_log(store))
 

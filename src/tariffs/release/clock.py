@@ -32,8 +32,8 @@ class Clock:
     """`now` is aware, UTC; `told` how it was set, "" for the time of day.  `by_hand` where a person set it."""
 
     now: dt.datetime
-    told: str = ""
-    by_hand: bool = False
+    description: str = ""
+    is_explicit: bool = False
 
 
 def clock_of(
@@ -46,7 +46,7 @@ def clock_of(
         same_day = len(as_of) == len("2026-06-30") and moment.date() == today.date()
         if same_day or abs(moment - today) <= MAX_CLOCK_DIFFERENCE:
             return Clock(today)
-        return Clock(moment, f"{moment:%Y-%m-%d %H:%M} UTC, by --as-of", by_hand=True)
+        return Clock(moment, f"{moment:%Y-%m-%d %H:%M} UTC, by --as-of", is_explicit=True)
     if release is not None and _is_demo_data(release, home):
         moment = parse_as_of(release.as_of)
         return Clock(moment, f"{moment:%Y-%m-%d %H:%M} UTC, the clock of the demo's data")

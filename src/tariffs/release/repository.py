@@ -152,9 +152,9 @@ def read_log(store: Store) -> DecisionLog:
     return decisions
 
 
-def append(entry: LogEntry, once: PutIfAbsent) -> bool:
+def append(entry: LogEntry, log_writer: PutIfAbsent) -> bool:
     """Put an entry into the log; False if somebody else was first with its number."""
-    return once.put_if_absent(f"{LOG}/{entry.number:06d}.json", encode(entry))
+    return log_writer.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def repair_pointer(store: Store) -> bool:
