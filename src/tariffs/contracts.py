@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -378,3 +378,25 @@ class PriceRow:
     control_flag: bool
     explore_flag: bool
     explore_draw: Annotated[float, Lt(0)] | None
+
+
+PRICE_COLUMNS = tuple(field.name for field in fields(PriceRow))
+# for rating and charging; the other columns explain the price
+CHARGING_COLUMNS = (
+    "unit_key", "kind", "segment", "location", "product", "cell", "hour", "day_type",
+    "product_offering_id", "price", "currency", "discount_class", "valid_from", "valid_to",
+    "table_version",
+)  # fmt: skip
+# equal in all rows of a release; where they differ, tables are compared row by row
+RELEASE_COLUMNS = (
+    "valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status",
+)  # fmt: skip
+# results of the model; null in a table of other prices
+MODEL_COLUMNS = (
+    "constraint_bound", "p_gain", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
+    "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta",
+    "expected_blocked_minutes", "expected_blocked_minutes_delta", "expected_volume_delta_lo",
+    "expected_volume_delta_hi", "expected_revenue_delta_lo", "expected_revenue_delta_hi",
+    "expected_margin_delta_lo", "expected_margin_delta_hi", "opportunity_cost", "capacity_price",
+    "explore_flag", "explore_draw",
+)  # fmt: skip

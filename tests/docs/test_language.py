@@ -40,8 +40,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/workers",
     "src/tariffs/data_quality",
     "src/tariffs/evaluation",
-    "src/tariffs/release",
-    "src/tariffs/release/guards",
     "src/tariffs/synthetic",
 }
 

@@ -32,7 +32,7 @@ from tariffs.cli import app
 from tariffs.release import repository
 from tariffs.release.clock import LOGIN_UID_UNSET, local_account, principal
 from tariffs.release.delta import Delta, apply_delta
-from tariffs.release.tables import CHARGING, read_parquet
+from tariffs.release.tables import CHARGING_COLUMNS, read_parquet
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import BUNDLES, UNIT_COST, bundle_block
 
@@ -304,7 +304,7 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
         "table_version": 2,
     }
     assert told.json["facts"]["table_version"] == 2
-    assert apply_delta(old, Delta(rows, facts)).equals(new.select(list(CHARGING)))
+    assert apply_delta(old, Delta(rows, facts)).equals(new.select(list(CHARGING_COLUMNS)))
 
 
 def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Say, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What a person does with releases, one verb a function: check, approve, try out, activate, withdraw, kill, set limits.
+"""The decisions on releases, one function each: check, approve, canary, activate, withdraw, kill.
 
-Each reads the log, decides, and writes one entry under the next number.  If somebody else was first with that number, it reads and decides
-again: an entry is always a decision upon all those before it, and none is ever lost.
+Each function reads the log, decides, and writes one entry under the next number.  If another
+process wrote that number first, it reads and decides again: every entry is a decision on all
+entries before it, and none is lost.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the run that made a release had read, while its files are kept: its catalogue, sales and locations; None where they are gone."""
+    """Functions that return the catalogue, sales and locations of a release's run; None if gone."""
 
     catalogue: Callable[[Release], pa.Table | None]
     sales: Callable[[Release], Sales | None] = lambda _: None
@@ -66,10 +67,10 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A release as the guards found it, and the table that they compared it with.
+    """A release with the findings of the guards, and the table that they compared it with.
 
-    limits  what became of the policy's limits on the whole table, a row for each kind that has any
-    totals  the expected changes of the whole table with their intervals, a row for each kind
+    limits  the results of the policy's limits on the whole table, a row for each kind that has any
+    totals  the expected changes of the whole table with intervals, a row for each kind
     """
 
     version: int
@@ -86,7 +87,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a verb did: its entry, the book that ends with it, and what it passed over on the way."""
+    """The result of a decision: its entry, the log that ends with it, and the tables it skipped."""
 
     entry: LogEntry
     decisions: DecisionLog
@@ -96,7 +97,10 @@ class Done:
 def check(
     version: int, decisions: DecisionLog, store: Store, sources: Sources, now: dt.datetime
 ) -> Checked:
-    """Hold a release against every guard; UsageError if there is none of that version, StateError if it is damaged."""
+    """Check a release with every guard.
+
+    Raises UsageError for an unknown version, StateError for a damaged release.
+    """
     found = repository.load_verified(version, store)
     assert found.release is not None
     base = decisions.charging.base if decisions.charging else None
@@ -105,7 +109,8 @@ def check(
     if missing := missing_columns(table):
         raise StateError(
             f"release {version} is no price table: it lacks {', '.join(missing)}",
-            hint="publish every column of tariffs.contracts.PriceRow: correct the query, and run the job again",
+            hint="publish every column of tariffs.contracts.PriceRow: correct the query, and run"
+            " the job again",
         )
     sales = sources.sales(found.release)
     totals, portfolio = (
@@ -125,7 +130,7 @@ def check(
         portfolio,
         {"table_version": version, "run_id": found.release.run},
     )
-    return Checked(version, found.seal, active, run_guards(subject), portfolio, totals)
+    return Checked(version, found.digest, active, run_guards(subject), portfolio, totals)
 
 
 def approve(
@@ -137,7 +142,7 @@ def approve(
     now: dt.datetime,
     despite: Sequence[str] = (),
 ) -> Done:
-    """Say yes to a release; PublishRefused if a guard fails that is not named in `despite`."""
+    """Approve a release; PublishRefused if a guard fails that is not named in `despite`."""
     _require_known_guards(despite)
 
     def decide(decisions: DecisionLog) -> LogEntry:
@@ -145,7 +150,8 @@ def approve(
         checked = check(version, decisions, store, sources, now)
         excused = _overridden(checked, despite, attribution, "approve")
         return decisions.entry(
-            "approve", attribution, moves=((version, Event.APPROVE),), seal=checked.seal, against=checked.against,
+            "approve", attribution, moves=((version, Event.APPROVE),),
+            seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
@@ -163,10 +169,11 @@ def activate(
     despite: Sequence[str] = (),
     same_person: bool = False,
 ) -> Done:
-    """Let charging use an approved release everywhere; the one that it used is withdrawn in the same entry, and so is another one's canary.
+    """Let charging use an approved release everywhere.
 
-    The guards look again, for time has passed and another table may be active now.  What the approval set aside stays set aside, unless it was
-    said of a comparison with another active table.
+    The release that it used is withdrawn in the same entry, as is the canary of another release.
+    The guards run again, since time has passed and another table may be active.  An override of the
+    approval holds, unless it was about a comparison with another active table.
     """
     _require_known_guards(despite)
 
@@ -180,9 +187,10 @@ def activate(
         )
         repository.prepare_rule_table(
             version, store, limits_with(decisions.limits)
-        )  # now, while all is well: the kill switch shall need nothing but the pointer
+        )  # prepared in advance, so that the kill switch only has to move the pointer
         return decisions.entry(
-            "activate", attribution, moves=tuple(moves), charging=Table(version), seal=checked.seal, against=checked.against,
+            "activate", attribution, moves=tuple(moves), charging=Table(version),
+            seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
@@ -201,9 +209,10 @@ def start_canary(
     despite: Sequence[str] = (),
     same_person: bool = False,
 ) -> Done:
-    """Let charging use an approved release in some places, and what it uses elsewhere: a canary.
+    """Let charging use an approved release in some locations, and the active table elsewhere.
 
-    places   the locations; or the share of them that is chosen, the same for the same release whoever asks. Never a control location.
+    places   the locations; or a share of them, chosen deterministically for a release.  Never a
+             control location.
     """
     _require_known_guards(despite)
 
@@ -212,7 +221,7 @@ def start_canary(
         _require_allowed(decisions, moves)
         if decisions.charging is None:
             raise StateError(
-                "no table is active, so there is none for the other places",
+                "no table is active, so there is none for the other locations",
                 hint=f"tariffs activate {version}",
             )
         checked, excused = _checked_again(
@@ -226,7 +235,8 @@ def start_canary(
         table = replace(decisions.charging, canary=version, places=chosen)
         repository.prepare_canary(table, store)
         return decisions.entry(
-            "canary", attribution, moves=tuple(moves), charging=table, seal=checked.seal, against=checked.against,
+            "canary", attribution, moves=tuple(moves), charging=table,
+            seal=checked.seal, against=checked.against,
             findings=checked.findings, despite=excused,
         )  # fmt: skip
 
@@ -236,7 +246,10 @@ def start_canary(
 def canary_locations(
     version: int, rows: pa.Table, wanted: Sequence[str] | float
 ) -> tuple[str, ...]:
-    """The locations by name, or a share of them by the hash of version and name, so that it is not always the same customers' turn."""
+    """Return the locations by name, or a share of them by the hash of version and name.
+
+    The hash chooses other locations for each release.
+    """
     held = set(pc.unique(rows["location"].filter(rows["control_flag"])).to_pylist())
     free = sorted(set(pc.unique(rows["location"]).to_pylist()) - held - {None})
     if isinstance(wanted, float):
@@ -261,7 +274,7 @@ def canary_locations(
 
 
 def withdraw(version: int, attribution: Attribution, store: Store, log_writer: PutIfAbsent) -> Done:
-    """Say that a release shall not be used; the kill switch never goes back to it."""
+    """Rule a release out; the kill switch never returns to it."""
     _require_reason(attribution, "withdraw", f"tariffs withdraw {version}")
 
     def decide(decisions: DecisionLog) -> LogEntry:
@@ -284,12 +297,15 @@ def kill(
     store: Store,
     log_writer: PutIfAbsent,
 ) -> Done:
-    """Take the active table away from charging: for the last approved one, for a step towards the rule's prices, or freeze what is asked now.
+    """Take the active table away from charging.
 
-    A canary goes first: the last approved table is then the one that charging uses elsewhere.
+    Charging then uses the last approved table, a step towards the rule's prices, or the present
+    prices, frozen.  A canary is ended first: the last approved table is then the one that charging
+    uses elsewhere.
 
-    It reads the log and the table that it goes to, and nothing else: what is broken elsewhere does not stop it.  The way to the rule's prices
-    keeps the limits on steps, cliffs and the share of prices that change at once; said again, it goes a step further.
+    It reads the log and the table that it moves to, and nothing else: damage elsewhere does not
+    stop it.  The way to the rule's prices keeps the limits on steps, cliffs and the share of prices
+    that change at once; each further call takes a further step.
     """
     passed_over: list[str] = []
 
@@ -321,7 +337,7 @@ def kill(
 
 
 def preview_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
-    """What the kill switch would do to prices; nothing is written."""
+    """Return the effect of the kill switch on prices; nothing is written."""
     decisions = repository.read_log(store)
     charging = _active_table(decisions)
     if to == RULE:
@@ -354,7 +370,7 @@ def _active_table(decisions: DecisionLog) -> Table:
 def set_limits(
     attribution: Attribution, limits: Mapping[str, float], store: Store, log_writer: PutIfAbsent
 ) -> Done:
-    """Change what the guards allow, from now on and for everybody."""
+    """Change the limits of the guards, from now on and for all releases."""
     _require_reason(attribution, "change limits", "tariffs limits --set NAME=VALUE")
     names = [field.name for field in fields(Limits)]
     if unknown := sorted(set(limits) - set(names)):
@@ -374,27 +390,27 @@ def set_limits(
 
 
 def active_from(decisions: DecisionLog, table: pa.Table) -> dt.date:
-    """The day from which what charging uses counts: the later of the decision and of its own `valid_from`."""
+    """Return the first day of the active prices: the later of the decision and `valid_from`."""
     since, begins = decisions.since(), pc.min(table["valid_from"]).as_py()
     decided = dt.datetime.fromisoformat(since.said.at).date() if since else dt.date.min
     return max(decided, begins.date()) if begins else decided
 
 
 def _active_rows(active: Table, store: Store) -> pa.Table:
-    """The table that charging uses; the rule's, with the volume that its release expected without a move."""
+    """Return the active table; a rule table with its release's expected volume without moves."""
     rows = repository.read_rows(active, store)
     if not active.derived:
         return rows
     try:
         model = repository.read_rows(Table(active.version), store, (KEY, "expected_volume"))
-    except StateError:  # the release may be broken: that is what the rule's table is for
+    except StateError:  # the release may be damaged, which is why the rule table is active
         return rows
     known = model["expected_volume"].take(pa.array(match_rows(rows, model)))
     return rows.set_column(rows.schema.get_field_index("expected_volume"), "expected_volume", known)
 
 
 def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
-    """The prices that were paid: the table says so itself, or the sales do."""
+    """Return the range of prices paid: from the table itself, or from the sales."""
     if set(SUPPORT_COLUMNS) <= set(table.column_names):
         return table.select([KEY, *SUPPORT_COLUMNS])
     if sales is None:
@@ -414,15 +430,15 @@ def _drift_charts(
     rows = repository.read_rows(decisions.charging, store)
     sold = sales.after(
         active_from(decisions, rows) + dt.timedelta(days=5)
-    )  # the first week that lies wholly after ends a day later
+    )  # the first week that is wholly after it ends one day later
     return charts(rows, panel_of(rows, sold)) if sold.num_rows else None
 
 
 def _append_decision(
     decide: Callable[[DecisionLog], LogEntry], store: Store, log_writer: PutIfAbsent
 ) -> Done:
-    """Decide upon the log as it is, until nobody was faster; then let the pointer follow."""
-    repository.repair_pointer(store)  # what a command that was killed had left to do
+    """Decide on the log as it is, until no other process was faster; then update the pointer."""
+    repository.repair_pointer(store)  # an interrupted command may have left it old
     while True:
         decisions = repository.read_log(store)
         entry = decide(decisions)
@@ -465,15 +481,17 @@ def _overridden(
     verb: str,
     inherited: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The guards that fail and are set aside; PublishRefused for those that fail and are not."""
+    """Return the failing guards that are set aside; PublishRefused if any other guard fails."""
     left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
     excuses = " ".join(f"--override {f.code}" for f in checked.failed if f.code not in inherited)
     again = f"tariffs {verb} {checked.version} {excuses} --reason WHY"
     if left:
         raise PublishRefused(
-            f"release {checked.version} is not {'approved' if verb == 'approve' else 'activated'}: {len(left)} of {len(checked.findings)} guards fail",
+            f"release {checked.version} is not"
+            f" {'approved' if verb == 'approve' else 'activated'}:"
+            f" {len(left)} of {len(checked.findings)} guards fail",
             problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first_case(f)}" for f in left],
-            hint=f"look: tariffs check {checked.version}   or, knowing better: {again}",
+            hint=f"tariffs check {checked.version}   or, to override them: {again}",
         )
     said_now = [f.code for f in checked.failed if f.code not in inherited]
     if said_now and not attribution.reason:
@@ -499,11 +517,13 @@ def _require_two_people(
     again = f"tariffs activate {version} --same-person --reason WHY"
     if not same_person:
         raise StateError(
-            f"release {version} was approved by {who}, who cannot activate it too: two people look at every table, from two accounts",
-            hint=f"let another person say: tariffs activate {version}   or, where there is none: {again}",
+            f"release {version} was approved by {who}, who cannot activate it too:"
+            " two people examine every table, from two accounts",
+            hint=f"let another person run: tariffs activate {version}"
+            f"   or, if there is none: {again}",
         )
     if not attribution.reason:
-        raise UsageError("that one person does both needs a reason", hint=again)
+        raise UsageError("approval and activation by one person need a reason", hint=again)
 
 
 def _checked_again(
@@ -516,7 +536,10 @@ def _checked_again(
     despite: Sequence[str],
     same_person: bool,
 ) -> tuple[Checked, tuple[str, ...]]:
-    """Before charging uses it: another person, the same release, and the guards once more; what they found, and what is set aside."""
+    """Check a release again before charging uses it: another person, the same files, the guards.
+
+    Return the findings, and the guards that are set aside.
+    """
     approval = decisions.approval(version)
     assert approval is not None
     _require_two_people(version, approval, attribution, same_person)
@@ -531,7 +554,7 @@ def _checked_again(
 
 
 def _replaced_canary(version: int, decisions: DecisionLog) -> list[tuple[int, Event]]:
-    """The canary that makes room for another release."""
+    """Return the event for the canary of another release, which ends."""
     tried = decisions.charging.canary if decisions.charging else None
     return [] if tried in (None, version) else [(tried, Event.REPLACE)]
 
@@ -539,8 +562,10 @@ def _replaced_canary(version: int, decisions: DecisionLog) -> list[tuple[int, Ev
 def _require_unchanged(checked: Checked, approval: LogEntry) -> None:
     if checked.seal != approval.seal:
         raise StateError(
-            f"release {checked.version} is not the one that was approved on {approval.said.at} by {approval.said.by}: its release.json differs",
-            hint=f"tariffs withdraw {checked.version} --reason WHY   then look at it anew: tariffs approve {checked.version}",
+            f"release {checked.version} is not the one that {approval.said.by} approved on"
+            f" {approval.said.at}: its release.json differs",
+            hint=f"tariffs withdraw {checked.version} --reason WHY"
+            f"   then examine it again: tariffs approve {checked.version}",
         )
 
 
@@ -564,27 +589,28 @@ def _prepare_kill_table(to: str, charging: Table, decisions: DecisionLog, store:
             )
         return repository.prepare_step(charging, store, limits_with(decisions.limits))
     except StateError as error:
-        what = "table with the frozen prices of" if to == UNCHANGED else "rule table of"
+        name = "table with the frozen prices of" if to == UNCHANGED else "rule table of"
         raise StateError(
-            f"the {what} release {charging.version} is not there, and cannot be made: {error.message}",
+            f"the {name} release {charging.version} does not exist, and cannot be made:"
+            f" {error.message}",
             hint=f"tariffs kill --to {LAST_APPROVED}",
         ) from error
 
 
 def _fallback(decisions: DecisionLog, store: Store, passed_over: list[str]) -> int:
-    """The best release to go back to that is what was approved, all of it; those before it that are not are told."""
+    """Return the best intact approved release; append the damage of the skipped ones."""
     for version in decisions.fallbacks():
         if _is_intact(Table(version), decisions, store, passed_over):
             return version
     raise StateError(
-        f"there is no approved release to go back to from {decisions.charging}",
+        f"there is no approved release to return to from {decisions.charging}",
         problems=passed_over,
         hint=f"tariffs kill --to {RULE}",
     )
 
 
 def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: list[str]) -> bool:
-    """Whether all of it is there, as it was approved; if not, why."""
+    """Return whether a table is complete and as approved; if not, append the damage."""
     if table.derived:
         try:
             repository.read_rows(table, store)
@@ -594,7 +620,7 @@ def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: 
         return True
     found, approval = repository.verified(table.version, store), decisions.approval(table.version)
     damage = list(found.damage)
-    if not damage and approval is not None and found.seal != approval.seal:
+    if not damage and approval is not None and found.digest != approval.seal:
         damage.append("it is not what was approved: its release.json differs")
     if damage:
         passed_over.append(f"release {table.version}: {', '.join(damage)}")
@@ -602,7 +628,7 @@ def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: 
 
 
 def status_facts(decisions: DecisionLog, store: Store) -> dict[str, Any]:
-    """Every release and its state, and what charging uses, in words that a program can read."""
+    """Return every release with its state, and the active table, for a program."""
     charging, since = decisions.charging, decisions.since()
     return {
         "charging": charging
@@ -629,7 +655,7 @@ def status_facts(decisions: DecisionLog, store: Store) -> dict[str, Any]:
 def _with_missing(
     there: list[repository.StoredRelease], decisions: DecisionLog
 ) -> list[repository.StoredRelease]:
-    """Also the releases that the log knows and the shelf has no more."""
+    """Return also the releases that are in the log and no longer in the store."""
     lost = sorted(set(decisions.states) - {s.version for s in there})
     return sorted(
         [

@@ -1,6 +1,6 @@
-"""The product catalogue that a table was priced on: the guards hold its prices against floor, ceiling and price points.
+"""The product catalogue of a price table: guards compare prices with its floors and price points.
 
-The run that made the release has it, while its files are kept: as it was read, or by its place.
+The run that made the release has it while its files are kept: a copy, or the path of the original.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = {
     "price_floor": pa.float64(),
     "price_ceiling": pa.float64(),
 }
-OPTIONAL_COLUMNS = {  # what some guards go by, where the catalogue has it
+OPTIONAL_COLUMNS = {  # used by some guards, if the catalogue has them
     "unit_cost": pa.float64(),
     "currency": pa.string(),
     "ladder": pa.string(),
@@ -36,7 +36,7 @@ OPTIONAL_COLUMNS = {  # what some guards go by, where the catalogue has it
 
 
 def catalogue_of(release: Release, home: RunHome, given: str | None = None) -> pa.Table | None:
-    """The catalogue's rows: of the file that is named, or of the run that made the release; None if they are gone."""
+    """Return the rows of a given file, or those of the release's run; None if these are gone."""
     if given is not None:
         return _typed(_read_file(Path(given).expanduser()), given)
     name = f"of run {release.run}"
@@ -49,7 +49,7 @@ def catalogue_of(release: Release, home: RunHome, given: str | None = None) -> p
 
 
 def locations_of(release: Release, home: RunHome) -> pa.Table | None:
-    """location, control, time_zone of the run that made the release, as it went on with them; None where they are gone."""
+    """Return location, control and time_zone as the release's run accepted them; None if gone."""
     try:
         found = accepted_source(home, release.run, "locations")
         rows = read_parquet(found.read_bytes()) if isinstance(found, Path) else found
@@ -72,7 +72,7 @@ def locations_of(release: Release, home: RunHome) -> pa.Table | None:
 
 
 def _from_original_file(release: Release, home: RunHome) -> pa.Table | None:
-    """Where the run read it: Parquet is read in place, and nothing is kept of it."""
+    """Return the catalogue from its original path; None if it is gone."""
     given = given_source(home, release.run, SOURCE)
     try:
         if given is None:
@@ -111,5 +111,6 @@ def _typed(table: pa.Table, place: str) -> pa.Table:
         return pa.table([table[name].cast(kind) for name, kind in kinds.items()], names=list(kinds))
     except pa.ArrowException as error:
         raise UsageError(
-            f"the catalogue {place} holds what is no price: {error}", hint="--catalogue FILE"
+            f"the catalogue {place} holds a value that is no price: {error}",
+            hint="--catalogue FILE",
         ) from error

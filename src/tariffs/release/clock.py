@@ -1,11 +1,12 @@
-"""What counts as now for the guards, and who says it.
+"""The time that counts as now for the guards, and the identity of the person who decides.
 
-The clock is evidence: a guard that is asked as of another day than today judges another day.  So `--as-of` needs a reason, and the log
-keeps both.  The demo's data are of a week that is long over; its folder says as of when they are to be looked at, and that clock is used, and logged.
+The time is evidence: a guard as of another day judges another day.  So `--as-of` needs a reason,
+and the log records both.  The demo's data are of a week long ago; a file in its folder has the time
+at which to examine them, which is then used and logged.
 
-Who says it: a name is what a person writes; an account is what the system has authenticated.  On this machine that is the user of the
-process, by its login where the kernel keeps it (`/proc/self/loginuid` survives `su` and `sudo`), or by whom `sudo` was called; on AWS it
-is the IAM principal that STS names.
+A name is what a person types; an account is authenticated by the system.  On this machine that is
+the user of the process: by its login, where the kernel keeps it (`/proc/self/loginuid` survives
+`su` and `sudo`), or the caller of `sudo`; on AWS it is the IAM principal that STS returns.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ from typing import Any
 from hundredfold.errors import HundredfoldError, UsageError
 from hundredfold.releases import Release, RunHome
 
-DEMO_CLOCK = "demo.json"  # in the folder of data that a demo made
+DEMO_CLOCK = "demo.json"  # in the folder of a demo's data
 MAX_CLOCK_DIFFERENCE = dt.timedelta(hours=1)
-LOGIN_UID_UNSET = 4_294_967_295  # what the kernel says for a process that nobody logged in to start
+LOGIN_UID_UNSET = 4_294_967_295  # the kernel's value for a process without a login
 SSO_ROLE = "AWSReservedSSO_"
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """`now` is aware, UTC; `told` how it was set, "" for the time of day.  `by_hand` where a person set it."""
+    """The time that counts as now.
+
+    now          aware, in UTC
+    description  how it was set; "" for the time of day
+    is_explicit  whether a person set it
+    """
 
     now: dt.datetime
     description: str = ""
@@ -39,7 +45,7 @@ class Clock:
 def clock_of(
     as_of: str | None, release: Release | None, home: RunHome, today: dt.datetime | None = None
 ) -> Clock:
-    """The time that --as-of says; else that of the demo, for a release of its data; else the time of day."""
+    """Return the time of --as-of; else the demo's, for a release of its data; else the present."""
     today = today or dt.datetime.now(dt.UTC)
     if as_of is not None:
         moment = parse_as_of(as_of)
@@ -54,7 +60,7 @@ def clock_of(
 
 
 def parse_as_of(text: str) -> dt.datetime:
-    """A moment, UTC where it names no zone; UsageError if it is none."""
+    """Return a time, UTC if it names no zone; UsageError if the text is no time."""
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
@@ -69,7 +75,7 @@ def write_demo_clock(folder: Path, as_of: str) -> None:
 
 
 def _is_demo_data(release: Release, home: RunHome) -> bool:
-    """Whether the sales of the release's run lie in a folder that a demo made."""
+    """Return whether the sales of the release's run are in a folder that a demo made."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
         place = str(options["sources"]["bundle_sales"])
@@ -82,7 +88,7 @@ def _is_demo_data(release: Release, home: RunHome) -> bool:
 
 
 def local_account() -> tuple[str, str]:
-    """The authenticated account of this process, and its name; ("", "") where the system has none."""
+    """Return the authenticated account of this process, and its name; ("", "") if there is none."""
     if not hasattr(os, "getuid"):
         domain, user = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
         return (f"{domain}\\{user}", user) if user else ("", "")
@@ -92,7 +98,7 @@ def local_account() -> tuple[str, str]:
 
 
 def _login_uid() -> int:
-    """Who logged in; who called sudo; who the process runs as."""
+    """Return the user id of the login, of the caller of sudo, or of the process."""
     try:
         uid = int(Path("/proc/self/loginuid").read_text())
         if uid != LOGIN_UID_UNSET:
@@ -114,9 +120,10 @@ def _name_of(uid: int) -> str:
 
 
 def principal(arn: str) -> str:
-    """The part of a caller's ARN that was authenticated.
+    """Return the authenticated part of a caller's ARN.
 
-    The session's name of an assumed role is chosen by whoever assumes it, so it is no proof; IAM Identity Center sets it to the person.
+    The caller chooses the session name of an assumed role, so it is no proof; only IAM Identity
+    Center sets it to the person.
     """
     head, _, session = arn.rpartition("/")
     return head if ":assumed-role/" in arn and session and SSO_ROLE not in arn else arn

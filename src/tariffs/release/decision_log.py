@@ -1,7 +1,8 @@
-"""The log of decisions: its entries, and what follows from them.  Nothing here reads or writes.
+"""The decision log: its entries, and the states that follow from them.  Nothing here does I/O.
 
-An entry is numbered, says who, when and why, moves releases from state to state, and names what charging uses from then on.  It carries the
-SHA-256 of the entry before it, so that a change made afterwards, anywhere in the log, is seen by whoever reads it next.
+An entry has a number, an author, a time and a reason; it moves releases from state to state, and
+names the table that charging uses from then on.  It carries the SHA-256 of the previous entry, so
+that any later change in the log is detected by the next reader.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from typing import Any
 
 from tariffs.release.states import Event, State, after
 
-NO_FALLBACK_AFTER = (Event.KILL, Event.WITHDRAW)  # the kill switch never goes back to what ended so
+NO_FALLBACK_AFTER = (Event.KILL, Event.WITHDRAW)  # the kill switch never returns to such a release
 
 
 class BrokenLog(Exception):
-    """The log is not what was written; the words say where."""
+    """The log is not as it was written; the message says where."""
 
 
 class EventRefused(Exception):
-    """An event cannot happen to a release now; the words say why."""
+    """An event cannot happen to a release now; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that charging can use: a release's own, or the prices of the rule of thumb for that release's units.
+    """A table that charging can use: a release's own, or one derived from it.
 
-    With a canary it is that table with the rows of another release in some places (locations).
-
-    unchanged  the prices that charging asked at the time, frozen: without the model, and without a move
-    step       on the way to the rule's prices, how many steps have been gone; 0 at the end of the way
-    after      what charging used where the way began, or what was frozen, if that was not the release's own table
+    rule       the prices of the rule of thumb for the release's units
+    canary     another release, whose rows are used in some locations (places)
+    unchanged  the prices of the time, frozen: without the model, and without moves
+    step       number of steps taken on the way to the rule's prices; 0 at its end
+    after      the table from which the way began, or that was frozen, if not the release's own
     """
 
     version: int
@@ -46,17 +47,20 @@ class Table:
 
     @property
     def derived(self) -> bool:
-        """Whether the prices are none that the release published."""
+        """Whether the prices are not those of the release."""
         return self.rule or self.unchanged
 
     @property
     def base(self) -> Table:
-        """What charging uses where there is no canary."""
+        """The table that charging uses outside of a canary's locations."""
         return replace(self, canary=None, places=())
 
     def __str__(self) -> str:
         if self.canary is not None:
-            return f"{self.base}, with release {self.canary} in {len(self.places):,} location{'s' * (len(self.places) != 1)}"
+            plural = "s" * (len(self.places) != 1)
+            return (
+                f"{self.base}, with release {self.canary} in {len(self.places):,} location{plural}"
+            )
         if self.unchanged:
             return f"the frozen prices of {self.after or f'release {self.version}'}"
         step = f" (step {self.step} on the way to it)" if self.step else ""
@@ -69,7 +73,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a guard found. `words` is the figure, `limit` what is allowed, `cases` the first few that break it, of `count` in all."""
+    """The result of a guard.
+
+    words  the figure;  limit  the allowed value
+    cases  the first few violations, of `count` in all
+    """
 
     code: str
     passed: bool
@@ -81,14 +89,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Who says it, when and why.
+    """The author, time and reason of a decision.
 
-    by     the person's name, as given or from the system
-    login  the account and machine that it was said from, whatever name was given
-    at     ISO 8601, UTC
-    mark   by chance: tells this entry from every other, also from one with the same words
-    account   what the system has authenticated: the user, by login where that is known, or the IAM principal; "" where there is none
-    clock  what counted as now for the guards, "" for the time of day
+    by       the person's name, as given or from the system
+    login    user and machine of the command, whatever name was given
+    at       ISO 8601, UTC
+    mark     random: distinguishes this entry from one with the same content
+    account  as authenticated by the system: the user, by login if known, or the IAM principal;
+             "" if there is none
+    clock    the time that counted as now for the guards, "" for the time of day
     """
 
     by: str
@@ -104,13 +113,13 @@ class Attribution:
 class LogEntry:
     """One decision.
 
-    moves     the releases that it moves, each with the event that happens to it
-    charging  what charging uses from here on; None before the first activation
-    seal      the SHA-256 of the release.json that was looked at: it names the table's files and theirs
+    moves     the releases that it moves, each with its event
+    charging  the table that charging uses from here on; None before the first activation
+    seal      the SHA-256 of the checked release.json, which names the table's files and theirs
     against   the table that the guards compared with
-    findings, despite   what the guards found, and which of them were set aside
+    findings, despite   the findings of the guards, and the codes of those that were set aside
     limits    the guards' limits that it changes
-    before    the SHA-256 of the entry before, "" for the first
+    before    the SHA-256 of the previous entry, "" for the first
     """
 
     number: int
@@ -126,13 +135,13 @@ class LogEntry:
     before: str = ""
 
     def event(self, version: int) -> Event | None:
-        """What it does to a release."""
+        """Return the event that happens to a release, if any."""
         return dict(self.moves).get(version)
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionLog:
-    """The entries so far, and what follows from them: the state of every release, what charging uses, the guards' limits."""
+    """The entries, with the state of every release, the active table, and the guards' limits."""
 
     entries: tuple[LogEntry, ...] = ()
     states: Mapping[int, State] = field(default_factory=dict)
@@ -151,15 +160,15 @@ class DecisionLog:
         return self.states.get(version, State.DRAFT)
 
     def entries_of(self, version: int) -> list[LogEntry]:
-        """The entries that moved a release, oldest first."""
+        """Return the entries that moved a release, oldest first."""
         return [entry for entry in self.entries if entry.event(version)]
 
     def approval(self, version: int) -> LogEntry | None:
-        """The last entry that approved a release."""
+        """Return the last entry that approved a release."""
         return next((e for e in reversed(self.entries) if e.event(version) is Event.APPROVE), None)
 
     def was_used(self, version: int) -> bool:
-        """Whether charging has ever used the release's own table, if only in some places."""
+        """Return whether charging has ever used the release's own table, if only as a canary."""
         return any(
             e.charging is not None
             and (e.charging.base == Table(version) or e.charging.canary == version)
@@ -167,8 +176,11 @@ class DecisionLog:
         )
 
     def fallbacks(self) -> list[int]:
-        """The approved releases that the kill switch may go back to, best first: those that charging used, the latest first; then those
-        that it never used, the latest approval first.  Never one that was killed, or withdrawn by hand, since it was approved."""
+        """Return the approved releases to which the kill switch may return, best first.
+
+        First those that charging used, the latest first; then those that it never used, the latest
+        approval first.  None that was killed or withdrawn by a person since its approval.
+        """
         used = [
             e.charging.version
             for e in reversed(self.entries)
@@ -181,7 +193,7 @@ class DecisionLog:
         return [v for v in dict.fromkeys([*used, *approved]) if v != now and self._may_return(v)]
 
     def since(self) -> LogEntry | None:
-        """The entry since which charging uses what it uses."""
+        """Return the entry since which charging uses the active table."""
         found = None
         for entry in reversed(self.entries):
             if entry.charging != self.charging:
@@ -190,7 +202,7 @@ class DecisionLog:
         return found if self.charging else None
 
     def moved(self, moves: Iterable[tuple[int, Event]]) -> Mapping[int, State]:
-        """The states after these events; Refused with the reason if one cannot happen."""
+        """Return the states after these events; EventRefused if one cannot happen."""
         states = dict(self.states)
         for version, event in moves:
             answer = after(states.get(version, State.DRAFT), event)
@@ -200,13 +212,13 @@ class DecisionLog:
         return states
 
     def entry(self, verb: str, said: Attribution, **facts: Any) -> LogEntry:
-        """The next entry, upon what is there; charging stays as it is if nothing else is said."""
+        """Return the next entry; the active table stays unless `charging` is given."""
         return LogEntry(
             self.next, verb, said, **{"charging": self.charging, **facts}, before=self.last
         )
 
     def then(self, data: bytes) -> DecisionLog:
-        """The book with one more entry; BrokenLog if it does not follow from those before it."""
+        """Return the log with one more entry; BrokenLog if it does not follow from the others."""
         entry = decode(data)
         if entry.number != self.next:
             raise BrokenLog(
@@ -214,7 +226,7 @@ class DecisionLog:
             )
         if entry.before != self.last:
             raise BrokenLog(
-                f"entry {self.next - 1} was changed after entry {entry.number} was written upon it"
+                f"entry {self.next - 1} was changed after entry {entry.number} was written"
             )
         try:
             states = self.moved(entry.moves)
@@ -225,7 +237,8 @@ class DecisionLog:
             {entry.charging.version} if entry.charging and not entry.charging.derived else set()
         ):
             raise BrokenLog(
-                f"entry {entry.number} says that charging uses {entry.charging}, and its moves make active: {sorted(active)}"
+                f"entry {entry.number} names {entry.charging} as the active table, and its moves"
+                f" make active: {sorted(active)}"
             )
         tried = {version for version, state in states.items() if state is State.CANARY}
         if tried != (
@@ -234,7 +247,8 @@ class DecisionLog:
             else set()
         ):
             raise BrokenLog(
-                f"entry {entry.number} says that charging uses {entry.charging}, and its moves make canaries: {sorted(tried)}"
+                f"entry {entry.number} names {entry.charging} as the active table, and its moves"
+                f" make canaries: {sorted(tried)}"
             )
         limits = {**self.limits, **entry.limits}
         return DecisionLog((*self.entries, entry), states, limits, hashlib.sha256(data).hexdigest())
@@ -261,12 +275,12 @@ PAST_TENSE = {
 
 
 def encode(entry: LogEntry) -> bytes:
-    """An entry as the bytes that are kept."""
+    """Return an entry as bytes for the store."""
     return json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def decode(data: bytes) -> LogEntry:
-    """The entry that these bytes are; BrokenLog if they are none."""
+    """Return the entry of these bytes; BrokenLog if they are none."""
     try:
         facts = json.loads(data)
         read = {

@@ -1,8 +1,9 @@
-"""The difference between two price tables, unit by unit; and a table made again of another and the difference.
+"""The difference between two price tables, unit by unit, and its application to a table.
 
-A row says what happens to one unit: `added`, `changed` or `removed`, with its old and new price and the rest of its new row (of its old
-row, where it is removed).  What is one value for a whole release (its validity, its version) changes for every unit at once: it is told once,
-in `facts`, and is no reason for a row.  So a delta is as small as what charging has to change.
+Each row is one unit's change: `added`, `changed` or `removed`, with its old and new price and the
+rest of its new row (its old row, if removed).  Values that are equal for a whole release (validity,
+version) change for every unit at once: they are stored once, in `facts`, and do not make a row.  So
+a delta is no larger than the changes that charging has to make.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tariffs.contracts import CHARGING_COLUMNS, RELEASE_COLUMNS
 from tariffs.release.tables import (
-    CHARGING,
     KEY,
-    RELEASE_WIDE,
     Bools,
     duplicate_keys,
     in_published_order,
@@ -31,13 +31,17 @@ ADDED, CHANGED, REMOVED = "added", "changed", "removed"
 
 
 class InvalidTable(ValueError):
-    """Rows that are no price table: a key twice, or columns missing."""
+    """Rows that are no price table: duplicate keys, or missing columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """rows    `change`, `unit_key`, `old_price`, `new_price`, then the other columns; sorted as price tables are
-    facts   column -> the one value that all rows of the new table have"""
+    """A difference between two tables.
+
+    rows    `change`, `unit_key`, `old_price`, `new_price`, then the other columns; in the order of
+            price tables
+    facts   column -> the one value that all rows of the new table have
+    """
 
     rows: pa.Table
     facts: Mapping[str, Any]
@@ -50,12 +54,12 @@ class Delta:
         return {change: counted.get(change, 0) for change in (ADDED, CHANGED, REMOVED)}
 
 
-def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> Delta:
-    """What has to be done to `old` to make it `new`, in these columns."""
+def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING_COLUMNS) -> Delta:
+    """Return the change from `old` to `new`, in these columns."""
     old, new = _checked(old, columns, "old"), _checked(new, columns, "new")
     facts = {
         name: value.as_py()
-        for name in RELEASE_WIDE
+        for name in RELEASE_COLUMNS
         if name in columns
         for alone, value in [single_value(new, name)]
         if alone
@@ -73,7 +77,7 @@ def delta(old: pa.Table, new: pa.Table, columns: Sequence[str] = CHARGING) -> De
 
 
 def apply_delta(old: pa.Table, change: Delta) -> pa.Table:
-    """The new table's rows, in order: `old` with the delta done to it, in the delta's columns."""
+    """Return the new table's rows, in order and in the delta's columns: `old` after the change."""
     columns = [
         "price" if name == "new_price" else name
         for name in change.rows.column_names
@@ -100,7 +104,7 @@ def apply_delta(old: pa.Table, change: Delta) -> pa.Table:
 
 
 def to_json(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts for JSON: times in ISO 8601, UTC."""
+    """Return the facts for JSON: times in ISO 8601, UTC."""
     return {n: f"{v.isoformat()}Z" if isinstance(v, dt.datetime) else v for n, v in facts.items()}
 
 
@@ -116,7 +120,7 @@ def _checked(table: pa.Table, columns: Sequence[str], which: str) -> pa.Table:
 
 
 def _part(change: str, rows: pa.Table, old_price: Any) -> pa.Table:
-    """Rows of one kind of change, with what was asked before and is asked now."""
+    """Return the rows of one kind of change, with the old and the new price."""
     empty = pa.nulls(rows.num_rows, pa.float64())
     first = {
         "change": pa.array([change] * rows.num_rows, pa.string()),
@@ -130,7 +134,7 @@ def _part(change: str, rows: pa.Table, old_price: Any) -> pa.Table:
 
 
 def _differ(was: pa.Table, now: pa.Table, columns: Sequence[str]) -> Bools:
-    """Which rows differ in any of these columns; null equals null, and NaN equals NaN.  Shape (rows,)."""
+    """Return which rows differ in any of these columns; null and NaN equal themselves.  (rows,)."""
     found = np.zeros(now.num_rows, dtype=np.bool_)
     for name in columns:
         a, b = was[name], now[name]

@@ -1,10 +1,12 @@
-"""Drift: do customers answer as the table expects?  A CUSUM chart for each segment, week by week.
+"""Drift: does demand differ from the table's expectation?  A weekly CUSUM chart for each segment.
 
-In week t and segment g, over the units that were repriced and over the control units, let R be sold / expected.  The season and all else that
-happens to both cancels in log R_repriced - log R_control; divided by its standard error that is a score z, near N(0, 1) while the
-expectation holds.  Page's (1954) two sums S+ = max(0, S+ + z - K) and S- = max(0, S- - z - K) grow when it does not; beyond ALARM they tell.
-With K = 0.5 and ALARM = 5 a chart that is right gives a false alarm once in about 465 weeks, and one whose mean is off by one standard
-error tells after ten (Montgomery, Introduction to Statistical Quality Control, ch. 9).
+In week t and segment g, over the repriced units and over the control units, let R be
+sold / expected.  The season and everything else that affects both cancels in log R_repriced -
+log R_control; divided by its standard error it is a score z, near N(0, 1) while the expectation
+holds.  Page's (1954) two sums S+ = max(0, S+ + z - K) and S- = max(0, S- - z - K) grow when it does
+not; beyond CUSUM_ALARM they raise an alarm.  With K = 0.5 and an alarm at 5, a chart in control
+gives a false alarm once in about 465 weeks, and one whose mean is off by one standard error an
+alarm after ten (Montgomery, Introduction to Statistical Quality Control, ch. 9).
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ class Chart:
 
 
 def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
-    """A chart for each segment of the bundles, and each type of day of voice, over the weeks of the panel.
+    """Return a chart for each segment of the bundles and each day type of voice.
 
-    A segment without control units is held against all control units of its kind; without any, or without expectations, there is no chart.
+    A segment without control units is compared with all control units of its kind; without any, or
+    without expectations, it has no chart.
     """
     voice, control = is_voice(table), bools(table, "control_flag")
     expected = floats(table, "expected_volume") + np.nan_to_num(
@@ -75,7 +78,7 @@ def charts(table: pa.Table, since: Panel) -> tuple[Chart, ...]:
 
 
 def cusum(score: Floats) -> tuple[Floats, Floats]:
-    """Page's two sums; shape (weeks,) each."""
+    """Return Page's two sums; shape (weeks,) each."""
     up, down = np.zeros(len(score)), np.zeros(len(score))
     above = below = 0.0
     for week, z in enumerate(score):
@@ -114,7 +117,7 @@ def _plain(values: Floats) -> tuple[float, ...]:
 
 
 def _sums(since: Panel, expected: Floats, which: Bools) -> tuple[Floats, Floats]:
-    """Sold and expected in each week, over the units that have a row for it; shape (weeks,)."""
+    """Return units sold and expected in each week, over the units with a row; shape (weeks,)."""
     sold = since.quantity[which]
     there = np.isfinite(sold)
     return np.where(there, sold, 0.0).sum(axis=0), np.where(
@@ -123,7 +126,7 @@ def _sums(since: Panel, expected: Floats, which: Bools) -> tuple[Floats, Floats]
 
 
 def _dispersion(since: Panel, expected: Floats, groups: tuple[Bools, Bools]) -> float:
-    """Pearson's statistic over its degrees of freedom, around each week's mean of the group; at least 1."""
+    """Return Pearson's statistic over its degrees of freedom, around weekly means; at least 1."""
     total, cells = 0.0, 0
     for which in groups:
         sold, wanted = _sums(since, expected, which)

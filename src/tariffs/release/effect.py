@@ -1,16 +1,20 @@
-"""The effect of new prices: difference in differences between the units that were repriced and the control units.
+"""The effect of new prices: difference in differences between repriced and control units.
 
 For unit u in week t, with e active subscribers and y money or units sold,
 
-    E[y_ut] = e_ut exp(alpha_u + gamma_(g(u), t) + delta D_ut),    D_ut = 1 for a repriced unit in a week at its new price
+    E[y_ut] = e_ut exp(alpha_u + gamma_(g(u), t) + delta D_ut),
 
-by Poisson pseudo maximum likelihood (PPML; Gourieroux, Monfort, Trognon 1984; Santos Silva and Tenreyro 2006), which wants no counts and
-takes zeros as data.  alpha is profiled out.  exp(delta) - 1 is the change per active subscriber, and the fitted sums are the true ones: it is
-the repriced units' total over what it would have been.
+    D_ut = 1 for a repriced unit in a week at its new price,
 
-Locations, and not units, are what chance deals with: all of a location is repriced or none.  So the error is clustered by location, and
-of two estimates the larger is told: the sandwich (CRV1), which needs many control locations, and one with a common dispersion of the
-locations, which stands with few of them, also with one, if chance is as large there as elsewhere.
+by Poisson pseudo maximum likelihood (PPML; Gourieroux, Monfort, Trognon 1984; Santos Silva and
+Tenreyro 2006), which does not require counts and uses zeros as data.  alpha is profiled out.
+exp(delta) - 1 is the change per active subscriber, and the fitted sums are the true ones: it is the
+repriced units' total over its counterfactual.
+
+Treatment is assigned by location, not by unit: all units of a location are repriced or none.  So
+the error is clustered by location, and the larger of two estimates is reported: the sandwich
+(CRV1), which needs many control locations, and one with a common dispersion of the locations, which
+is valid with few or even one, if the variation between locations is the same everywhere.
 """
 
 from __future__ import annotations
@@ -24,16 +28,18 @@ import numpy as np
 from tariffs.release.panel import Ints
 from tariffs.release.tables import Bools, Floats
 
-MIN_LOCATIONS = 5  # locations in all, for an interval to mean something
+MIN_LOCATIONS = 5  # in all, for an interval to be meaningful
 STEP_TOLERANCE, MAX_NEWTON_STEPS, MAX_LOG_EFFECT = 1e-10, 50, 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A change per active subscriber, as a share; the interval holds 95 %, and is NaN where there are too few locations.
+    """A change per active subscriber, as a share, with its 95 % interval.
 
-    units, held, control_places, places   what it rests on: units repriced and held, locations held and in all
-    extra      of the repriced units' `y` in their weeks at the new price, what is due to it, a week
+    The interval is NaN with too few locations.
+
+    units, held, control_places, places   units repriced and held, locations held and in all
+    extra      the weekly part of the repriced units' `y` that is due to the new prices
     """
 
     change: float
@@ -50,7 +56,8 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """y, exposure: shape (units, weeks), NaN or 0 where a cell does not count; group, place: shape (units,); treated: (units, weeks)."""
+    """The data: y, exposure (units, weeks), NaN or 0 for no data; treated (units, weeks);
+    group, place (units,)."""
 
     y: Floats
     exposure: Floats
@@ -60,7 +67,7 @@ class Cells:
 
 
 def effect(cells: Cells) -> Effect | None:
-    """None where nothing tells it: no control unit, or no unit that is seen both before and after."""
+    """Return the effect; None without a control unit, or without one seen before and after."""
     c = _informative(cells)
     ever = c.treated.any(axis=1)
     if not ever.any() or ever.all():
@@ -68,7 +75,7 @@ def effect(cells: Cells) -> Effect | None:
     for group in (
         _identified(c),
         np.zeros_like(c.group),
-    ):  # where a group is too thin for a season of its own, all share one
+    ):  # if a group is too small for a season of its own, all share one
         c = Cells(c.y, c.exposure, c.treated, group, c.place)
         delta, residual, mu = _fit(c)
         if math.isfinite(delta):
@@ -83,12 +90,16 @@ def effect(cells: Cells) -> Effect | None:
     places, held = len(np.unique(c.place)), len(np.unique(c.place[~ever]))
     extra = float(post.sum()) * -math.expm1(-delta) / weeks
     return Effect(
-        math.expm1(delta), math.expm1(delta - width), math.expm1(delta + width), delta, se, int(ever.sum()), int((~ever).sum()), held, places, extra
+        math.expm1(delta), math.expm1(delta - width), math.expm1(delta + width), delta, se,
+        int(ever.sum()), int((~ever).sum()), held, places, extra,
     )  # fmt: skip
 
 
 def t_quantile(share: float, freedom: float) -> float:
-    """Student's t, by the expansion of Cornish and Fisher (Abramowitz and Stegun 26.7.5): to 1 % from 3 degrees of freedom up."""
+    """Return Student's t quantile, by the expansion of Cornish and Fisher.
+
+    Abramowitz and Stegun 26.7.5: accurate to 1 % from 3 degrees of freedom up.
+    """
     x = NormalDist().inv_cdf(share)
     terms = (
         (x**3 + x) / 4,
@@ -100,7 +111,7 @@ def t_quantile(share: float, freedom: float) -> float:
 
 
 def _informative(c: Cells) -> Cells:
-    """The units that sold something and have at least two cells; the others say nothing of any effect."""
+    """Return the units with sales and at least two cells; others have no information on delta."""
     there = np.isfinite(c.y) & np.isfinite(c.exposure) & (np.nan_to_num(c.exposure) > 0)
     y, exposure = np.where(there, c.y, 0.0), np.where(there, c.exposure, 0.0)
     keep = (there.sum(axis=1) > 1) & (y.sum(axis=1) > 0)
@@ -108,14 +119,14 @@ def _informative(c: Cells) -> Cells:
 
 
 def _identified(c: Cells) -> Ints:
-    """The season of each group is its own only where control units show it; otherwise all share one."""
+    """Return each group's own season if control units show it; otherwise one season for all."""
     ever = c.treated.any(axis=1)
     shown = np.isin(c.group, np.unique(c.group[~ever]))
     return c.group if shown.all() else np.zeros_like(c.group)
 
 
 def _fit(c: Cells) -> tuple[float, Floats, Floats]:
-    """delta, the residuals and the fitted values; NaN if it does not converge.  Newton's method on gamma and delta."""
+    """Return delta, residuals and fitted values by Newton's method; NaN without convergence."""
     groups, group = np.unique(c.group, return_inverse=True)
     weeks, total = c.y.shape[1], c.y.sum(axis=1)
     gamma, delta = np.zeros((len(groups), weeks)), 0.0
@@ -129,12 +140,12 @@ def _fit(c: Cells) -> tuple[float, Floats, Floats]:
             mu = _fitted(c, total, gamma[group], delta)
             return float(delta), c.y - mu, mu
         if np.abs(gamma).max() > MAX_LOG_EFFECT or abs(delta) > MAX_LOG_EFFECT:
-            break  # some week or arm sold nothing: there is no finite answer
+            break  # some week or arm sold nothing: there is no finite solution
     return math.nan, c.y, c.y
 
 
 def _free_weeks(c: Cells, group: Ints, groups: int) -> Bools:
-    """Which week effects are to be found: those of weeks with sales, except each group's first."""
+    """Return the week effects to estimate: weeks with sales, except each group's first."""
     sales = np.zeros((groups, c.y.shape[1]))
     np.add.at(sales, group, c.y)
     free = sales > 0
@@ -148,7 +159,7 @@ def _fitted(c: Cells, total: Floats, gamma: Floats, delta: float) -> Floats:
 
 
 def _newton(c: Cells, group: Ints, total: Floats, mu: Floats, free: Bools) -> Floats:
-    """The step for (gamma where free, delta)."""
+    """Return the step for (gamma where free, delta)."""
     groups, weeks = free.shape
     score, cross = np.zeros((groups, weeks)), np.zeros((groups, weeks))
     treated = c.treated.astype(np.float64)
@@ -172,7 +183,7 @@ def _newton(c: Cells, group: Ints, total: Floats, mu: Floats, free: Bools) -> Fl
 
 
 def _score(c: Cells, residual: Floats, mu: Floats) -> tuple[Floats, Floats]:
-    """Of each unit, its information on delta once the season is known, and its score; shape (units,)."""
+    """Return each unit's information on delta given the season, and its score; shape (units,)."""
     groups, group = np.unique(c.group, return_inverse=True)
     total, treated = c.y.sum(axis=1), c.treated.astype(np.float64)
     free = _free_weeks(c, group, len(groups))
@@ -184,7 +195,7 @@ def _score(c: Cells, residual: Floats, mu: Floats) -> tuple[Floats, Floats]:
 
 
 def _season_part(mu: Floats, total: Floats, treated: Floats, group: Ints, free: Bools) -> Floats:
-    """The part of D that the week effects explain, as weighted least squares has it."""
+    """Return the part of D that the week effects explain, by weighted least squares."""
     found = []
     mean = (mu * treated).sum(axis=1) / total
     for g in range(free.shape[0]):
@@ -198,7 +209,7 @@ def _season_part(mu: Floats, total: Floats, treated: Floats, group: Ints, free: 
 
 
 def _standard_error(place: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
-    """The standard error of delta, and its degrees of freedom: the larger of the two."""
+    """Return the larger standard error of delta, and its degrees of freedom."""
     _, number = np.unique(place, return_inverse=True)
     information, sums = np.bincount(number, lean), np.bincount(number, score)
     telling = information > 1e-12 * information.max()

@@ -1,4 +1,4 @@
-"""What other systems are given: deltas and exports, as files."""
+"""Files for other systems: deltas and exports."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import pyarrow as pa
 
 from hundredfold.errors import StateError, UsageError
 from hundredfold.releases import RunHome, Store
+from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release import repository, tmf620
 from tariffs.release.decision_log import DecisionLog, Table
 from tariffs.release.delta import Delta, InvalidTable, delta, to_json
 from tariffs.release.states import State
-from tariffs.release.tables import CHARGING, to_csv, to_parquet
+from tariffs.release.tables import to_csv, to_parquet
 
 DELTA_FILE = "price_delta"
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenDelta:
-    """A delta, from where to where, and the files that it was written to; `rows` of the new table."""
+    """A delta from one table to another, its files, and the number of rows of the new table."""
 
     old: Table
     new: Table
@@ -44,7 +45,7 @@ class WrittenDelta:
 
 
 def resolve_table(word: str, decisions: DecisionLog, store: Store) -> Table:
-    """The table that a word means: a version, or 'active'; UsageError if there is none."""
+    """Return the table of a word: a version, or 'active'; UsageError if there is none."""
     if word == "active":
         if decisions.charging is None:
             raise UsageError("no table is active", hint="name a version: tariffs status")
@@ -58,7 +59,7 @@ def resolve_table(word: str, decisions: DecisionLog, store: Store) -> Table:
 
 
 def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bool) -> WrittenDelta:
-    """Work out a delta and write it as CSV, Parquet, and what is true of all its rows as JSON."""
+    """Compute a delta and write it as CSV, Parquet, and its facts as JSON."""
     decisions = repository.read_log(home.store)
     after, before = (
         resolve_table(new, decisions, home.store),
@@ -71,7 +72,7 @@ def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bo
         )
     rows, was = repository.read_rows(after, home.store), repository.read_rows(before, home.store)
     try:
-        change = delta(was, rows, rows.column_names if whole else CHARGING)
+        change = delta(was, rows, rows.column_names if whole else CHARGING_COLUMNS)
     except InvalidTable as error:
         raise StateError(
             f"there is no delta from {before} to {after}: {error}",
@@ -98,7 +99,7 @@ def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bo
 
 
 def export(word: str, format: str, home: RunHome, out: Path | None, base: str | None) -> int:
-    """Write a table for another system, with the state that it has now; how many prices."""
+    """Write a table for another system, with its present state; return the number of prices."""
     decisions = repository.read_log(home.store)
     table = resolve_table(word, decisions, home.store)
     rows = repository.read_rows(table, home.store)
@@ -108,7 +109,8 @@ def export(word: str, format: str, home: RunHome, out: Path | None, base: str | 
         data = to_csv(made) if format == "csv" else to_parquet(made)
         if format == "parquet" and out is None:
             raise UsageError(
-                "Parquet is not for a terminal", hint="name a file: --out price_table.parquet"
+                "Parquet cannot be written to a terminal",
+                hint="name a file: --out price_table.parquet",
             )
         _write_bytes(iter([data]), out)
     else:
@@ -125,12 +127,12 @@ def export(word: str, format: str, home: RunHome, out: Path | None, base: str | 
 def publication_status(
     table: Table, decisions: DecisionLog, base: str | None = None
 ) -> tmf620.PublicationStatus:
-    """What is true of all prices of a table, for TMF620."""
+    """Return the facts that all prices of a table share, for TMF620."""
     about, since = decisions.entries_of(table.version), decisions.since()
     used = decisions.charging == table
     brought = (
         used and since is not None and since.verb == "kill"
-    )  # its own times are those of the week that it was made for
+    )  # its own times are those of the week for which it was made
     changed = since if used else about[-1] if about else None
     return tmf620.PublicationStatus(
         tmf620.life_cycle(_state(table, decisions), decisions.was_used(table.version)),
@@ -141,7 +143,7 @@ def publication_status(
 
 
 def _state(table: Table, decisions: DecisionLog) -> State:
-    """A release's state; a table that was made here is active while charging uses it."""
+    """Return a release's state; a derived table is active while charging uses it."""
     if table.derived or table.canary is not None:
         return State.ACTIVE if decisions.charging == table else State.APPROVED
     return decisions.state(table.version)
@@ -149,7 +151,7 @@ def _state(table: Table, decisions: DecisionLog) -> State:
 
 def _with_status(rows: pa.Table, state: State) -> pa.Table:
     if state is State.CANARY:
-        state = State.APPROVED  # as a whole; `export active` has the places where it counts
+        state = State.APPROVED  # the whole table; `export active` has the canary's locations
     return rows.set_column(
         rows.schema.get_field_index("status"),
         "status",
@@ -186,7 +188,7 @@ def _write_bytes(parts: Iterator[bytes], out: Path | None) -> None:
     try:
         with half.open("wb") as file:
             file.writelines(parts)
-        half.replace(out)  # whole or not there
+        half.replace(out)  # complete, or absent
     except OSError as error:
         raise UsageError(
             f"{out} cannot be written: {error.strerror or error}",

@@ -1,7 +1,8 @@
-"""What a table did: realised effect against the control group, by difference in differences; what was promised; and drift.
+"""The measured effect of a table against its control group, its promises, and drift.
 
-Weeks count from the first that lies wholly after the table came into use; a unit's week counts before if it sold at the price that the table
-replaced, and after if it sold at the table's price.  Weeks at other prices (campaigns, trials) are left out.
+Weeks count from the first that is wholly after the table came into use; a unit's week counts as
+before if it sold at the price that the table replaced, and as after if it sold at the table's
+price.  Weeks at other prices (campaigns, trials) are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tariffs.release.effect import Cells, Effect, effect
 from tariffs.release.panel import Panel, category_codes
 from tariffs.release.tables import Bools, Floats, bools, floats, is_voice
 
-PRICE_SLACK = 0.005  # of the price: what was paid is rated in other decimals than what was asked
+PRICE_SLACK = 0.005  # relative: billed prices have other decimals than posted ones
 WEEKS_BEFORE = 8
 LOW_LOAD, HIGH_LOAD = 0.2, 0.5  # of a cell's capacity in that hour, before
 GAIN_BANDS = (0.0, 0.7, 0.8, 0.9, 0.95, 1.0 + 1e-9)
@@ -29,7 +30,10 @@ WEEK = np.timedelta64(7, "D")
 
 @dataclass(frozen=True, slots=True)
 class Kpi:
-    """A figure of the repriced units against the control units; `promised` is the change that the table expected, NaN if it did not say."""
+    """A figure of the repriced units against the control units.
+
+    promised  the change that the table expected, NaN if it has none
+    """
 
     kind: str
     name: str
@@ -39,7 +43,8 @@ class Kpi:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The moved bundles whose P(gain) lies in a band: how many, the mean P(gain), the promised and the realised change of their margin."""
+    """The moved bundles whose P(gain) is in a band: their number, mean P(gain), and the promised
+    and the realised change of their margin."""
 
     lo: float
     hi: float
@@ -51,10 +56,14 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """before, after   the weeks that were compared, by the day that they end on
-    moved          share of the units with another price than before;  unknown, set_aside  rows of sales: of units that the table has not; that are spikes
-    placebo        the same comparison within the weeks before, where there can be no effect, by kind
-    champion       margin a week that the table expects of itself, of the rule's prices, and of no change at all, by kind
+    """The results of a measurement.
+
+    before, after   the weeks that were compared, by their last day
+    moved           the share of the units with another price than before
+    unknown, set_aside   rows of sales: of units outside the table; spikes
+    placebo         the same comparison within the weeks before, where there is no effect, by kind
+    champion        margin a week that the table expects of its own prices, of the rule's prices,
+                    and of no change, by kind
     """
 
     before: tuple[str, ...]
@@ -70,7 +79,7 @@ class Measured:
 
 
 def first_week(since: dt.date) -> np.datetime64:
-    """The first day that a week can end on which lies wholly after a day's midnight."""
+    """Return the first day on which a week can end that is wholly after that day's midnight."""
     return np.datetime64(since, "D") + WEEK - np.timedelta64(1, "D")
 
 
@@ -83,10 +92,11 @@ def measure(
     capacity: Floats,
     region: Sequence[str] | None = None,
 ) -> Measured:
-    """What the sales say of a table that was in use from `since` until `until`.
+    """Return the results of a table that was in use from `since` until `until`.
 
-    cost      money for a unit sold;  capacity  minutes that fit into a voice unit's week; shape (units,), NaN where it is not known
-    region    of each unit, where voice has a season of its own for each
+    cost      money for a unit sold;  capacity  minutes in a voice unit's week; shape (units,), NaN
+              if unknown
+    region    of each unit, if voice has a season of its own for each
     """
     after = (panel.weeks >= first_week(since)) & (
         (panel.weeks < np.datetime64(until, "D")) if until else True
@@ -111,7 +121,7 @@ def measure(
 
 
 class _Units:
-    """The table's columns beside the panel, and which of its cells count."""
+    """The table's columns beside the panel, and the mask of its cells that count."""
 
     def __init__(
         self,
@@ -143,7 +153,7 @@ class _Units:
         return self.sold * (self.panel.paid - self.cost[:, None])
 
     def seen(self, y: Floats, where: Bools, treated: Bools | None = None) -> Effect | None:
-        """The effect on y of the repriced units among `where`; shape of `where`: (units,)."""
+        """Return the effect of the repriced units among `where` (units,) on y."""
         given = self.after[None, :] & ~self.control[:, None] if treated is None else treated
         exposure = np.where(self.counts, self.panel.subscribers, 0.0)
         return effect(
@@ -175,7 +185,7 @@ class _Units:
                 yield Kpi("voice", name, found, self._promised("minutes", self.voice & hours))
 
     def placebos(self) -> Iterator[Kpi]:
-        """Half of the weeks before against the other half: an effect there is none of the table's."""
+        """Yield comparisons of the two halves of the weeks before: the table cannot affect them."""
         weeks = np.flatnonzero(~self.after)
         late = np.isin(np.arange(len(self.after)), weeks[len(weeks) // 2 :])
         fake = np.broadcast_to(late[None, :] & ~self.control[:, None], self.sold.shape)
@@ -185,7 +195,7 @@ class _Units:
                 yield Kpi(kind, "revenue", found, 0.0)
 
     def bands(self) -> Iterator[Band]:
-        """P(gain) held against what came: the bundles that moved, by how sure the model was."""
+        """Yield the bundles that moved, by P(gain): the promised and the realised change."""
         gain, promised = floats(self.table, "p_gain"), floats(self.table, "expected_margin_delta")
         base = floats(self.table, "expected_volume") * (self.current - self.cost)
         moved = (
@@ -209,9 +219,10 @@ class _Units:
                 )
 
     def against_champion(self) -> dict[str, dict[str, float]]:
-        """By the table's own elasticities, for there is nobody who pays the rule's prices; money a week, the repriced units.
+        """Return the weekly margin of the repriced units at three price lists, by kind.
 
-        No more is sold than a cell carries, at whatever price; what is asked for today is what is sold, and what is blocked.
+        It is computed with the table's own elasticities, since the rule's prices are not in use.
+        Sales never exceed a cell's capacity; the demand of today is sales plus blocked minutes.
         """
         sold, beta, rule = (
             floats(self.table, name) for name in ("expected_volume", "elasticity", "champion_price")
@@ -220,7 +231,7 @@ class _Units:
             sold + np.nan_to_num(_blocked(self.table)),
             np.where(np.isfinite(self.capacity), self.capacity, np.inf),
         )
-        told = {}
+        champion = {}
         for kind, where in self._kinds():
             here = (
                 where
@@ -231,7 +242,7 @@ class _Units:
             )
             asked = {"table": self.price, "rule": rule, "no change": self.current}
             if here.any():
-                told[kind] = {
+                champion[kind] = {
                     n: float(
                         (
                             np.minimum(volume * np.exp(beta * (p / self.current - 1.0)), most)
@@ -240,7 +251,7 @@ class _Units:
                     )
                     for n, p in asked.items()
                 }
-        return told
+        return champion
 
     def _kinds(self) -> list[tuple[str, Bools]]:
         return [
@@ -250,7 +261,10 @@ class _Units:
         ]
 
     def _load_before(self) -> Floats:
-        """Minutes over capacity in the weeks before; NaN for bundles and where there are none.  Shape (units,)."""
+        """Return minutes over capacity in the weeks before; NaN for bundles or without any.
+
+        Shape (units,).
+        """
         early = np.where(self.after[None, :], np.nan, self.sold)
         weeks = np.isfinite(early).sum(axis=1)
         mean = np.divide(
@@ -259,7 +273,7 @@ class _Units:
         return np.asarray(mean / self.capacity)
 
     def _promised(self, name: str, where: Bools) -> float:
-        """The change that the table expected of its repriced units."""
+        """Return the change that the table expected of its repriced units."""
         here = where & ~self.control
         volume, more = (
             floats(self.table, "expected_volume"),
@@ -278,7 +292,7 @@ class _Units:
 
 
 def _blocked(table: pa.Table) -> Floats:
-    """Minutes a week that are asked for at today's prices and refused; NaN where the table says nothing of it."""
+    """Return the minutes a week that are blocked at today's prices; NaN if not in the table."""
     known = "expected_blocked_minutes" in table.column_names
     return floats(table, "expected_blocked_minutes") if known else np.full(table.num_rows, np.nan)
 
@@ -289,7 +303,7 @@ def _share(change: Floats, base: Floats) -> float:
 
 
 def to_json(measured: Measured) -> dict[str, Any]:
-    """For JSON: NaN is null."""
+    """Return the results for JSON: NaN is null."""
     from dataclasses import asdict
 
     def clean(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a table did: which table, since when, and from whose sales; then `measure` does the sums."""
+"""The choice of a measurement: which table, since when, and from which sales; see `measure`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ DAYS_PER_WEEK = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`read` says whose sales they are, `unsound` how many of their rows are none; the table counted from `since`, and until `until` if it is
-    in use no more."""
+    """The results of a table.
+
+    read           the origin of the sales;  unsound  the number of their invalid rows
+    since, until   the time in use; until None while it is active
+    """
 
     table: Table
     since: dt.date
@@ -48,7 +51,10 @@ def outcome(
     given: Mapping[str, str],
     catalogue: str | None,
 ) -> Outcome:
-    """Measure a table; UsageError if it was never in use and nobody says since when, StateError if there are no sales to measure it by."""
+    """Measure a table.
+
+    Raises UsageError if it was never in use and no time is given, StateError without sales.
+    """
     decisions = repository.read_log(home.store)
     table = resolve_table(word, decisions, home.store)
     rows = (
@@ -61,14 +67,14 @@ def outcome(
     if begins is None:
         raise UsageError(
             f"{table} was never in use",
-            hint=f"say since when its prices were asked: tariffs measure {word} --since DATE",
+            hint=f"give the first day of its prices: tariffs measure {word} --since DATE",
         )
     release = newest_release(home.store)
     sales = sales_of(release, home, given)
     if sales is None:
         raise StateError(
-            f"the sales that release {release.version} was made of are not there any more",
-            hint="name them: tariffs measure --sales PLACE --usage PLACE",
+            f"the sales from which release {release.version} was made no longer exist",
+            hint="name them: tariffs measure --sales PATH --usage PATH",
         )
     panel = panel_of(rows, sales.after(begins - dt.timedelta(weeks=WEEKS_BEFORE, days=1)))
     found = measure(
@@ -84,14 +90,18 @@ def outcome(
     if not found.after:
         latest = str(panel.weeks.max()) if len(panel.weeks) else "long before"
         raise StateError(
-            f"nothing was sold yet in a whole week since {begins}, when {table} came into use: the sales of {read} end on {latest}",
+            f"nothing was sold yet in a whole week since {begins}, when {table} came into use:"
+            f" the sales of {read} end on {latest}",
             hint="run the job again when there are newer sales; or: tariffs measure --since DATE",
         )
     return Outcome(table, begins, ends, read, sales.unsound(), found)
 
 
 def _canary_against_rest(table: Table, store: Any) -> pa.Table:
-    """A canary against the places without it: these keep the prices of the table before, and so are what it is held against."""
+    """Return a canary's rows with the other locations as control group.
+
+    These keep the prices of the previous table, with which the canary is compared.
+    """
     rows = repository.read_rows(table, store)
     inside = pc.and_(
         pc.is_in(rows["location"], value_set=pa.array(table.places)),
@@ -107,7 +117,7 @@ def _canary_against_rest(table: Table, store: Any) -> pa.Table:
 
 
 def active_period(decisions: DecisionLog, table: Table) -> tuple[dt.date | None, dt.date | None]:
-    """From which day, and until which, charging used a table the last time; None for what has not happened."""
+    """Return the first and the last day of the latest use of a table; None if there is none."""
     begins = ends = None
     for entry in decisions.entries:
         day = dt.datetime.fromisoformat(entry.said.at).date()
@@ -119,7 +129,7 @@ def active_period(decisions: DecisionLog, table: Table) -> tuple[dt.date | None,
 
 
 def newest_release(store: Any) -> Release:
-    """The newest release that is whole enough to say which run made it."""
+    """Return the newest release that is intact enough to name its run."""
     found = next(
         (s.release for s in reversed(repository.stored_releases(store)) if s.release), None
     )
@@ -129,7 +139,7 @@ def newest_release(store: Any) -> Release:
 
 
 def _first_day(rows: pa.Table, decided: dt.date | None) -> dt.date | None:
-    """Prices are asked from the later of the decision and of their own `valid_from`."""
+    """Return the first day of the prices: the later of the decision and their `valid_from`."""
     valid = pc.min(rows["valid_from"]).as_py()
     return max(decided, valid.date()) if decided and valid else decided
 
@@ -142,7 +152,7 @@ def _cost(rows: pa.Table, release: Release, home: RunHome, given: str | None) ->
 
 
 def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
-    """Minutes that fit into the week of a voice unit; NaN for bundles, and where nobody knows."""
+    """Return the minutes of a voice unit's week; NaN for bundles, and if unknown."""
     cells = _source("cell_load", ("cell", "hour", "capacity_minutes"), release, home)
     if cells is None:
         return np.full(rows.num_rows, np.nan)
@@ -170,7 +180,7 @@ def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
 
 
 def _region(rows: pa.Table, release: Release, home: RunHome) -> list[str] | None:
-    """The region of each unit's location, '' where it is not known."""
+    """Return the region of each unit's location, '' if unknown."""
     places = _source("locations", ("location", "region"), release, home)
     if places is None:
         return None

@@ -1,4 +1,4 @@
-"""What was sold, as a rectangle: the units of a price table down, the weeks across.  NaN where a unit has no row for a week."""
+"""Sales as a rectangle: a price table's units by weeks.  NaN where a unit has no row for a week."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Days = npt.NDArray[np.datetime64]
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Shape (units, weeks), the units in the table's order.
+    """Sales by unit and week; shape (units, weeks), the units in the table's order.
 
-    weeks      the day that each week ends on, in order
+    weeks      the last day of each week, in order
     quantity   bundles, or minutes;  paid  money for one of them;  subscribers  active in that week
-    unknown    rows of sales for units that the table has not
-    set_aside  rows that are no sales but a fault: more than SPIKE_RATIO times the mean of the unit's other weeks, and SPIKE_SLACK on top
+    unknown    number of rows of sales for units outside the table
+    set_aside  number of faulty rows: over SPIKE_RATIO times the mean of the unit's other weeks plus
+               SPIKE_SLACK
     """
 
     weeks: Days
@@ -34,7 +35,7 @@ class Panel:
     set_aside: int
 
     def during(self, which: Bools) -> Panel:
-        """Only these weeks; shape of `which`: (weeks,)."""
+        """Return the panel of these weeks; shape of `which`: (weeks,)."""
         return Panel(
             self.weeks[which],
             self.quantity[:, which],
@@ -46,7 +47,10 @@ class Panel:
 
 
 def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
-    """The sales (unit_key, week, quantity, price, active_subs; a voice price is a share of the tariff) of the table's units."""
+    """Return the panel of the table's units from rows of sales.
+
+    sold  unit_key, week, quantity, price (voice: a share of the tariff), active_subs
+    """
     row = match_rows(sold, table)
     known = row >= 0
     row = row[known]
@@ -75,18 +79,18 @@ def panel_of(table: pa.Table, sold: pa.Table) -> Panel:
 
 
 def _find_spikes(quantity: Floats) -> Bools:
-    """One such week in thousands outweighs all others together, and is never what customers did."""
+    """Return weeks that are faults: one among thousands outweighs all others together."""
     there = np.isfinite(quantity)
     sold = np.where(there, quantity, 0.0)
     others = there.sum(axis=1, keepdims=True) - 1
     usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
     return np.asarray(
-        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_ALLOWANCE), dtype=np.bool_
-    )  # of two, nobody knows which
+        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_
+    )  # of two weeks, either could be the fault
 
 
 def category_codes(table: pa.Table, name: str) -> tuple[list[str], Ints]:
-    """The values of a column, in order, and which of them each row has; '' for null."""
+    """Return a column's values, in order, and the index of each row's value; '' for null."""
     words = pc.fill_null(table[name].combine_chunks(), "")
     values = pc.unique(words).sort()
     return values.to_pylist(), np.asarray(

@@ -1,4 +1,4 @@
-"""What another table would do to the prices that charging asks now: how many move, how far, and what is expected of it."""
+"""A preview: the effect of another table on the active prices: moves, sizes and expectations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tariffs.release.tables import KEY, Floats, bools, floats, is_voice, match_r
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """One kind's moves.
+    """The moves of one kind.
 
     largest   a share of the price; voice: points of discount
-    volume, revenue, margin   expected changes a week, by the release's own elasticities, None where they are not known; of the two sums
-                              of money, `of_...` is what is earned now
+    volume, revenue, margin   expected changes a week, by the release's own elasticities, None if
+                              unknown; `of_...` are the present totals
     """
 
     kind: str
@@ -35,7 +35,11 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`control` prices of control units that would move: none, if all is well.  `most` the moves with the most money each way."""
+    """A preview of a table.
+
+    control  number of control units whose price would move; 0 if correct
+    most     the moves with the most money in both directions
+    """
 
     before: Table
     table: Table
@@ -45,7 +49,7 @@ class Preview:
 
 
 def preview(before: Table, table: Table, now: pa.Table, then: pa.Table, model: pa.Table) -> Preview:
-    """From the prices `now` to those `then`; `model` has the elasticities and the expected volumes."""
+    """Return the preview from the prices `now` to `then`; `model` has the elasticities."""
     row = match_rows(then, now)
     then, row = then.filter(pa.array(row >= 0)), row[row >= 0]
     now = now.take(pa.array(row))
@@ -97,7 +101,7 @@ def preview(before: Table, table: Table, now: pa.Table, then: pa.Table, model: p
 def _expected(
     then: pa.Table, old: Floats, new: Floats, model: pa.Table
 ) -> tuple[Floats, Floats, Floats]:
-    """Units a week at the prices of now, how many more at those of then, and what one costs; NaN where nobody knows."""
+    """Return units a week at present, their change, and a unit's cost; NaN if unknown."""
     row = match_rows(then, model)
     slope, current, volume, cost = (
         np.append(floats(model, name), np.nan)[row]

@@ -1,15 +1,16 @@
-"""The shelf: the releases of the price table, the log beside them, and the pointer that charging follows, as objects of a store.
+"""The repository of releases: releases, decision log and active pointer, as objects of a store.
 
-    releases/tariffs/000003/...            a release, as the job published it; nothing here ever writes into one
-    releases/tariffs/approvals/000007.json   the log: written once each, numbered without a gap
-    releases/tariffs/active.json           what charging uses; made from the log, and made again whenever it lags behind it
-    releases/tariffs/rule/000003/...       the rule table of a release, and the steps on the way to it
-    releases/tariffs/unchanged/000003/...  the prices of a release, frozen
-    releases/tariffs/canary/...            a table with another release's rows in some places
-    releases/tariffs/deltas/...            deltas between two tables
+    releases/tariffs/000003/...              a release, as the job published it; never changed here
+    releases/tariffs/approvals/000007.json   the log: write-once objects, numbered without a gap
+    releases/tariffs/active.json             the active table; derived from the log, and written
+                                             again whenever it is older
+    releases/tariffs/rule/000003/...         the rule table of a release, and the steps towards it
+    releases/tariffs/unchanged/000003/...    the prices of a release, frozen
+    releases/tariffs/canary/...              a table with another release's rows in some locations
+    releases/tariffs/deltas/...              deltas between two tables
 
-An entry is a decision, and it counts once it is there.  The pointer follows it, so a reader may see the table before for a moment, and never
-two at once.
+An entry is a decision, valid from its writing.  The pointer follows it, so a reader may see the
+previous table for a moment, and never a mixture of two.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ POINTER = f"{ROOT}/active.json"
 
 @runtime_checkable
 class PutIfAbsent(Protocol):
-    """The door through which entries go: what is there is never written over.  In S3, the store itself is one."""
+    """Conditional writing of log entries: an object is never replaced.  S3 stores do this."""
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object where there is none, whole and durable when the call returns; False, and nothing changes, where there is one."""
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object if the key is free, whole and durable on return; else return False."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockedPutIfAbsent:
-    """Once on this machine: who holds the lock looks, and then writes."""
+    """PutIfAbsent on this machine: the check and the write are under one lock."""
 
     store: Store
     lock: Callable[[], AbstractContextManager[None]]
@@ -62,16 +63,20 @@ class LockedPutIfAbsent:
 
 @dataclass(frozen=True, slots=True)
 class StoredRelease:
-    """A release as it lies on the repository. `damage` says in words what is wrong with it; its other facts are empty then, or doubtful."""
+    """A release in the store.
+
+    digest  the SHA-256 of its release.json, which lists those of its files
+    damage  the faults; if there are any, the other facts are missing or doubtful
+    """
 
     version: int
     release: Release | None
-    seal: str = ""  # the SHA-256 of its release.json, which has those of its files
+    digest: str = ""
     damage: tuple[str, ...] = ()
 
 
 def stored_releases(store: Store) -> list[StoredRelease]:
-    """Every release that is there, whole or not, oldest first; the files themselves are not looked at."""
+    """Return every release, intact or not, oldest first; its files are not read."""
     prefix = f"{ROOT}/"
     versions = {key.removeprefix(prefix).split("/")[0] for key in store.list(prefix)}
     return [
@@ -80,7 +85,7 @@ def stored_releases(store: Store) -> list[StoredRelease]:
 
 
 def stored_release(version: int, store: Store) -> StoredRelease:
-    """What a release says of itself."""
+    """Return a release from its release.json."""
     data = _read_or_none(store, f"{release_folder(JOB, version)}/release.json")
     if data is None:
         return StoredRelease(version, None, damage=("release.json is missing",))
@@ -92,7 +97,7 @@ def stored_release(version: int, store: Store) -> StoredRelease:
 
 
 def verified(version: int, store: Store) -> StoredRelease:
-    """A release and all its bytes: every file is there, and is what was published."""
+    """Return a release after verifying that every file exists as it was published."""
     found = stored_release(version, store)
     if found.release is None:
         return found
@@ -103,11 +108,11 @@ def verified(version: int, store: Store) -> StoredRelease:
     ]
     if f"{release_folder(JOB, version)}/{NAME}.parquet" not in found.release.files:
         damage.append(f"it has no {NAME}.parquet")
-    return StoredRelease(version, found.release, found.seal, tuple(damage))
+    return StoredRelease(version, found.release, found.digest, tuple(damage))
 
 
 def load_verified(version: int, store: Store) -> StoredRelease:
-    """A release that is all there; UsageError if there is none of that version, StateError if it is damaged."""
+    """Return an intact release; UsageError for an unknown version, StateError for a damaged one."""
     found = verified(version, store)
     if found.release is None and not any(s.version == version for s in stored_releases(store)):
         there = ", ".join(str(s.version) for s in stored_releases(store)) or "none yet"
@@ -125,7 +130,7 @@ def load_verified(version: int, store: Store) -> StoredRelease:
 
 
 def read_rows(table: Table, store: Store, columns: tuple[str, ...] | None = None) -> pa.Table:
-    """The rows of a table; StateError if they cannot be had."""
+    """Return the rows of a table; StateError if they cannot be read."""
     data = _read_or_none(store, f"{table_folder(table)}/{NAME}.parquet")
     if data is None:
         raise StateError(
@@ -138,7 +143,7 @@ def read_rows(table: Table, store: Store, columns: tuple[str, ...] | None = None
 
 
 def read_log(store: Store) -> DecisionLog:
-    """The log, from its first entry; HomeError if it is not what was written."""
+    """Return the log; HomeError if it is not as it was written."""
     decisions = DecisionLog()
     for key in store.list(f"{LOG}/"):
         try:
@@ -147,31 +152,33 @@ def read_log(store: Store) -> DecisionLog:
             raise HomeError(
                 f"the log of approvals cannot be trusted: {error}",
                 problems=[f"at {key}"],
-                hint="put the entry back as it was (a backup has it; on AWS, the bucket keeps what was replaced)",
+                hint="restore the entry from a backup (on AWS, the bucket keeps replaced objects)",
             ) from error
     return decisions
 
 
 def append(entry: LogEntry, log_writer: PutIfAbsent) -> bool:
-    """Put an entry into the log; False if somebody else was first with its number."""
+    """Write an entry to the log; False if another process wrote its number first."""
     return log_writer.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def repair_pointer(store: Store) -> bool:
-    """Let the pointer say what the log says; whether it had lagged behind.
+    """Update the pointer from the log; return whether it was older.
 
-    Whoever wrote the pointer looks at the log again: so the last one to write it has written what the log says, whatever the order.
+    After writing the pointer, the log is read again: so the last writer has written the state of
+    the log, in whatever order.
     """
     lagged = False
     while True:
         pointed, decisions = (
             _pointer_entry(store),
             read_log(store),
-        )  # in this order: the log may grow in between, and never shrinks
+        )  # in this order: the log only grows
         if pointed >= decisions.next:
             raise HomeError(
-                f"the log of approvals ends with entry {decisions.next - 1}, and {POINTER} was made from entry {pointed}: entries are missing",
-                hint="put them back (a backup has them; on AWS, the bucket keeps what was deleted)",
+                f"the log of approvals ends with entry {decisions.next - 1}, and {POINTER} was made"
+                f" from entry {pointed}: entries are missing",
+                hint="restore them from a backup (on AWS, the bucket keeps deleted objects)",
             )
         since = decisions.since()
         if since is None or pointed == since.number:
@@ -181,7 +188,7 @@ def repair_pointer(store: Store) -> bool:
 
 
 def pointer_content(decisions: DecisionLog, store: Store) -> dict[str, Any]:
-    """What charging is told: the table, its files with their SHA-256, since when, and the entry that decided it."""
+    """Return the active table, its files with their SHA-256, since when, and the deciding entry."""
     since = decisions.since()
     assert since is not None
     assert since.charging is not None
@@ -197,7 +204,7 @@ def pointer_content(decisions: DecisionLog, store: Store) -> dict[str, Any]:
 
 
 def prepare_rule_table(version: int, store: Store, limits: Limits) -> Table:
-    """Let the first step from a release to its rule's prices be there, whole: so that the kill switch has only to point at it."""
+    """Write the first step to the rule's prices, so that the kill switch only moves the pointer."""
     for table in (Table(version, rule=True, step=1), Table(version, rule=True)):
         if _derived_is_complete(table, store, limits):
             return table
@@ -205,7 +212,7 @@ def prepare_rule_table(version: int, store: Store, limits: Limits) -> Table:
 
 
 def prepare_step(start: Table, store: Store, limits: Limits) -> Table:
-    """Let the next step from what charging uses to the rule's prices be there, whole; which table that is."""
+    """Write the next step from the active table to the rule's prices; return the table."""
     table, made = next_step(start, store, limits)
     if not _derived_is_complete(table, store, limits):
         _write_table(table_folder(table), "rule.json", made, _step_facts(table, limits), store)
@@ -213,18 +220,19 @@ def prepare_step(start: Table, store: Store, limits: Limits) -> Table:
 
 
 def next_step(start: Table, store: Store, limits: Limits) -> tuple[Table, pa.Table]:
-    """The next step from a table to the rule's prices, and its rows; nothing is written."""
+    """Return the next step from a table to the rule's prices, and its rows; write nothing."""
     made, last = step_to_rule(read_rows(start, store), limits, start.version)
     after = (
         start.after if start.rule and start.canary is None else _origin(start)
-    )  # a way that goes on, or a new one
+    )  # continue a way, or begin one
     return Table(start.version, rule=True, step=0 if last else start.step + 1, after=after), made
 
 
 def prepare_frozen(start: Table, store: Store) -> Table:
-    """Write the prices that charging asks now as a table of their own, and return which it is.
+    """Write the present prices as a table of their own; return the table.
 
-    It is written anew each time: steps of the same name may have been made with other limits.  Charging does not read it yet.
+    It is always written again, since steps of the same name may have been made with other limits;
+    charging does not read it yet.
     """
     table, made = frozen_prices(start, store)
     _write_table(table_folder(table), "rule.json", made, {"version": start.version}, store)
@@ -232,14 +240,14 @@ def prepare_frozen(start: Table, store: Store) -> Table:
 
 
 def frozen_prices(start: Table, store: Store) -> tuple[Table, pa.Table]:
-    """The table with the prices that charging asks now, and its rows; nothing is written."""
+    """Return the table with the present prices, and its rows; write nothing."""
     return Table(start.version, unchanged=True, after=_origin(start)), frozen_table(
         read_rows(start, store)
     )
 
 
 def _origin(start: Table) -> str:
-    """What a derived table was made from, as `Table.after`: "" for the release's own table."""
+    """Return the origin of a derived table, as `Table.after`: "" for the release's own table."""
     return (
         ""
         if start == Table(start.version)
@@ -248,7 +256,7 @@ def _origin(start: Table) -> str:
 
 
 def prepare_canary(table: Table, store: Store) -> None:
-    """Let the table with a canary in it be there, whole: charging reads one table, and need not know that it is of two."""
+    """Write the table with a canary: charging reads one table, not knowing that it is of two."""
     assert table.canary is not None
     base, new = read_rows(table.base, store), read_rows(Table(table.canary), store)
     places = pa.array(table.places, pa.string())
@@ -274,7 +282,7 @@ def derived_folder(table: Table) -> str:
 
 
 def table_folder(table: Table) -> str:
-    """Where a table's files lie."""
+    """Return the folder of a table's files."""
     if table.canary is not None:
         places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
         return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
@@ -289,13 +297,14 @@ def _slug(table: Table) -> str:
     canary = f"-canary-{table.canary:06d}" if table.canary is not None else ""
     step = f"-step-{table.step:02d}" if table.step else ""
     after = f"-after-{table.after}" if table.after else ""
-    return f"{table.version:06d}{'-rule' if table.rule else ''}{'-unchanged' if table.unchanged else ''}{step}{after}{canary}"
+    kind = f"{'-rule' if table.rule else ''}{'-unchanged' if table.unchanged else ''}"
+    return f"{table.version:06d}{kind}{step}{after}{canary}"
 
 
 def _write_table(
     folder: str, name: str, made: pa.Table, facts: Mapping[str, Any], store: Store
 ) -> None:
-    """A table that was made here: its files, and then what says that they are whole."""
+    """Write a derived table: its files, and then the object that lists their checksums."""
     files = {}
     for format, data in (("csv", to_csv(made)), ("parquet", to_parquet(made))):
         key = f"{folder}/{NAME}.{format}"
@@ -319,7 +328,7 @@ def _checksums(table: Table, store: Store) -> dict[str, str]:
 
 
 def _step_facts(table: Table, limits: Limits) -> dict[str, Any]:
-    """What a step of the way was made with: under other limits it is made anew."""
+    """Return the parameters of a step: with other limits it is made again."""
     used = {
         name: getattr(limits, name)
         for name in ("bundle_step", "voice_step", "voice_cliff", "share_changed")
@@ -328,13 +337,13 @@ def _step_facts(table: Table, limits: Limits) -> dict[str, Any]:
 
 
 def _derived_is_complete(table: Table, store: Store, limits: Limits) -> bool:
-    """Whether a table that was made here is there, all of it, and made within these limits."""
+    """Return whether a derived table is complete, and made within these limits."""
     data = _read_or_none(store, f"{derived_folder(table)}/rule.json")
     try:
         facts = json.loads(data) if data is not None else {}
         files = dict(facts.get("files", {}))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False  # half of it is there: it is made again
+        return False  # incomplete: it is made again
     if facts.get("limits") != _step_facts(table, limits)["limits"]:
         return False
     return bool(files) and not any(
@@ -343,7 +352,7 @@ def _derived_is_complete(table: Table, store: Store, limits: Limits) -> bool:
 
 
 def _file_damage(key: str, wanted: str, store: Store) -> str:
-    """What is wrong with a file, "" for nothing."""
+    """Return the damage of a file, "" for none."""
     name = key.rsplit("/", 1)[-1]
     try:
         data = store.get(key)
@@ -357,7 +366,7 @@ def _file_damage(key: str, wanted: str, store: Store) -> str:
 
 
 def _pointer_entry(store: Store) -> int:
-    """The entry that the pointer was made from; 0 if there is none, or it cannot be read."""
+    """Return the entry from which the pointer was made; 0 if it is missing or unreadable."""
     data = _read_or_none(store, POINTER)
     try:
         return int(json.loads(data)["entry"]) if data is not None else 0

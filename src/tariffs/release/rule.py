@@ -1,12 +1,13 @@
-"""The rule table: the prices that would be asked without the model, and the way there in steps that customers can bear.
+"""The rule table: prices without the model, and the steps towards them.
 
-They are the release's own `champion_price`, for the same units and times, with two exceptions.  A control unit keeps its price: nobody moves
-those.  And where the rule would give voice away (an empty cell), the deepest discount that billing knows is taken: a free minute is a
-class that charging does not have.
+The prices are the release's own `champion_price`, for the same units and times, with two
+exceptions. A control unit keeps its price.  And where the rule would make voice free (an empty
+cell), the largest discount of the billing system is used: charging has no class for a free minute.
 
-The rule's prices may be far from those that are asked now: `step_to_rule` goes as far as one step may, in the guards' own limits: no bundle
-further than its step, no discount further than its points, no jump between neighbouring hours beyond the cliff (or today's, where that is
-steeper), and no more prices at once than may change at once; locations take turns then.
+The rule's prices may be far from the present ones: `step_to_rule` goes as far as one step may,
+within the guards' limits: no bundle beyond its step, no discount beyond its points, no jump between
+neighbouring hours beyond the cliff (or today's, if that is steeper), and no more changed prices at
+once than allowed; then locations take turns.
 """
 
 from __future__ import annotations
@@ -16,27 +17,19 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+from tariffs.contracts import MODEL_COLUMNS
 from tariffs.release.guards.context import Limits
 from tariffs.release.tables import MONEY_DIGITS, Floats, bools, floats, is_voice, tariff
 
 REASON = "FALLBACK_RULE"
 MAX_RULE_DISCOUNT = 95  # percent: the last discount class
-EXPLAINED = (  # what the model said of its own price, and nobody says of this one
-    "constraint_bound", "p_gain", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
-    "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta",
-    "expected_blocked_minutes", "expected_blocked_minutes_delta",
-    "expected_volume_delta_lo", "expected_volume_delta_hi", "expected_revenue_delta_lo", "expected_revenue_delta_hi",
-    "expected_margin_delta_lo", "expected_margin_delta_hi", "opportunity_cost", "capacity_price", "explore_flag", "explore_draw",
-)  # fmt: skip
-
-
 TICKS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 DUST = 1e-9
 HOURS = 24
 
 
 def step_to_rule(table: pa.Table, limits: Limits, version: int) -> tuple[pa.Table, bool]:
-    """The prices one step nearer to the rule's than `table`, and whether another step would bring no price nearer."""
+    """Return the prices one step nearer to the rule's, and whether that is the last useful step."""
     wanted, _ = _prices(table)
     price = _one_step(table, floats(table, "price"), wanted, limits, version)
     further = _one_step(table, price, wanted, limits, version)
@@ -48,7 +41,7 @@ def step_to_rule(table: pa.Table, limits: Limits, version: int) -> tuple[pa.Tabl
 
 
 def frozen_table(table: pa.Table) -> pa.Table:
-    """Return the same prices and discounts, without what explained them: the model is out of use, and no price moves."""
+    """Return the same prices and discounts, without the columns of the model."""
     return _repriced(
         table,
         floats(table, "price"),
@@ -61,7 +54,7 @@ def frozen_table(table: pa.Table) -> pa.Table:
 def _one_step(
     table: pa.Table, price: Floats, wanted: Floats, limits: Limits, version: int
 ) -> Floats:
-    """The prices after one step; shape (rows,)."""
+    """Return the prices after one step; shape (rows,)."""
     voice, held = is_voice(table), bools(table, "control_flag")
     new = np.where(
         voice, _hours(table, price, wanted, limits), _sizes(table, price, wanted, limits)
@@ -81,12 +74,12 @@ def _one_step(
     first = np.zeros(len(names), dtype=np.bool_)
     first[np.array(turn)[np.cumsum(counts) <= most]] = True
     if not first.any():
-        return np.asarray(new)  # one location alone is more than may change at once
+        return np.asarray(new)  # a single location exceeds the share that may change
     return np.where(first[number], new, price)
 
 
 def _sizes(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Floats:
-    """Bundles: within the step, on a price point between; the order of sizes stays, for both ends are cut alike."""
+    """Return bundle prices within the step, on a price point; the order of sizes is kept."""
     reached = np.clip(
         wanted, price * (1.0 - limits.bundle_step), price * (1.0 + limits.bundle_step)
     )
@@ -102,7 +95,7 @@ def _sizes(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
 
 
 def _tick_sizes(table: pa.Table) -> Floats:
-    """The widest tick of which all prices of a product are multiples; shape (rows,)."""
+    """Return the widest tick of which all prices of a product are multiples; shape (rows,)."""
     products = np.asarray(table["product"].to_pylist(), dtype=object).astype(str)
     tick = np.full(table.num_rows, TICKS[-1])
     for product in np.unique(products):
@@ -116,11 +109,12 @@ def _tick_sizes(table: pa.Table) -> Floats:
 
 
 def _hours(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Floats:
-    """Voice: within the points, and no jump between two hours beyond the cliff; NaN elsewhere.
+    """Return voice prices within the points and without new cliffs; NaN elsewhere.
 
-    The discounts d of a day are a ring.  Those that keep every jump |d_h - d_h+1| <= L_h and go nowhere deeper than is wanted are
-    min over k of (wanted_k + the sum of L on the way from k to h): the lower envelope.  Today's discounts keep these limits (L is at
-    least today's jump), so the envelope lies within the step of them too.  A control hour stays: the wanted ones are cut to what it lets them be.
+    The discounts d of a day are a ring.  Those that keep every jump |d_h - d_h+1| <= L_h and exceed
+    no wanted discount are min over k of (wanted_k + the sum of L on the way from k to h): the lower
+    envelope.  Today's discounts keep these limits (L is at least today's jump), so the envelope is
+    within the step of them too.  A control hour stays: the wanted discounts are cut to permit it.
     """
     voice = np.flatnonzero(is_voice(table))
     out = np.full(table.num_rows, np.nan)
@@ -165,7 +159,10 @@ def _hours(table: pa.Table, price: Floats, wanted: Floats, limits: Limits) -> Fl
 
 
 def _envelope(values: Floats, edge: Floats) -> Floats:
-    """The least that each hour can be reached with from any other, round the ring; shape (days, 24), and `edge` from each hour to the next."""
+    """Return the least value at each hour reachable from any other, around the ring.
+
+    values  shape (days, 24);  edge  from each hour to the next
+    """
     for _ in range(HOURS // 2 + 1):
         before, after = np.roll(values + edge, 1, axis=1), np.roll(values, -1, axis=1) + edge
         values = np.minimum(values, np.minimum(before, after))
@@ -173,14 +170,14 @@ def _envelope(values: Floats, edge: Floats) -> Floats:
 
 
 def rule_table(table: pa.Table) -> pa.Table:
-    """The same columns, types and rows, at the rule's prices; what explained the model's prices is null."""
+    """Return the same columns, types and rows, at the rule's prices; model columns are null."""
     return _repriced(table, *_prices(table), "rule", REASON)
 
 
 def _repriced(
     table: pa.Table, price: Floats, discount: Floats, model: str, reason: str
 ) -> pa.Table:
-    """The same rows at these prices, with nothing of what explained the model's."""
+    """Return the same rows at these prices, with the model's columns null."""
     new = {
         "price": pa.array(price, pa.float64()),
         "discount_class": pa.array(
@@ -190,7 +187,7 @@ def _repriced(
         ),
         "status": pa.array(
             ["approved"] * table.num_rows, pa.string()
-        ),  # with the release whose prices they stand for
+        ),  # the status of the release whose prices they replace
         "model_version": pa.array([model] * table.num_rows, pa.string()),
         "reason_code": pa.array([reason] * table.num_rows, pa.string()),
     }
@@ -199,7 +196,7 @@ def _repriced(
 
 
 def _prices(table: pa.Table) -> tuple[Floats, Floats]:
-    """Price and discount class of each unit; the class is 0 for a bundle."""
+    """Return price and discount class of each unit; the class is 0 for a bundle."""
     champion, current, full, voice = (
         floats(table, "champion_price"),
         floats(table, "current_price"),
@@ -218,4 +215,6 @@ def _prices(table: pa.Table) -> tuple[Floats, Floats]:
 def _column(table: pa.Table, field: pa.Field, new: dict[str, pa.Array]) -> pa.Array:
     if field.name in new:
         return new[field.name].cast(field.type)
-    return pa.nulls(table.num_rows, field.type) if field.name in EXPLAINED else table[field.name]
+    return (
+        pa.nulls(table.num_rows, field.type) if field.name in MODEL_COLUMNS else table[field.name]
+    )

@@ -1,7 +1,8 @@
-"""What was sold: of a file that is named, or of the run that made a release, while its files are kept.
+"""Sales: from a given file, or from the run that made a release, while its files are kept.
 
-Daily rows are summed to weeks.  The rows of a run are clean; those of a file are as somebody has them.  So keys are tidied, what cannot be a sale is left out, and of two rows for one
-week the one that was loaded later counts.
+Daily rows are summed to weeks.  The rows of a run are clean; those of a file may be dirty: keys are
+normalised, rows that cannot be sales are left out, and of two rows for one week the one loaded
+later is used.
 """
 
 from __future__ import annotations
@@ -19,37 +20,43 @@ from hundredfold.finished_runs import accepted_source, given_source
 from hundredfold.releases import Release, RunHome
 
 BUNDLES, VOICE = "bundle_sales", "voice_usage"
-ROWS_SQL = {  # each source, as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
+# each source as unit_key, week, quantity, price (voice: a share of the tariff), active_subs
+ROWS_SQL = {
     BUNDLES: """
-SELECT upper(trim(segment)) || '/' || upper(trim(location)) || '/' || upper(trim(product)) AS unit_key,
-  TRY_CAST(week AS DATE) AS week, TRY_CAST(units AS DOUBLE) AS quantity, TRY_CAST(price AS DOUBLE) AS price,
-  TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
+SELECT upper(trim(segment)) || '/' || upper(trim(location)) || '/' || upper(trim(product))
+    AS unit_key,
+  TRY_CAST(week AS DATE) AS week, TRY_CAST(units AS DOUBLE) AS quantity,
+  TRY_CAST(price AS DOUBLE) AS price, TRY_CAST(active_subs AS DOUBLE) AS active_subs,
+  TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
 FROM sales""",
     VOICE: """
 SELECT cell || '/' || lpad(CAST(hour AS VARCHAR), 2, '0') || '/' || day_type AS unit_key,
-  TRY_CAST(week AS DATE) AS week, TRY_CAST(minutes AS DOUBLE) AS quantity, 1 - TRY_CAST(discount AS DOUBLE) AS price,
-  TRY_CAST(active_subs AS DOUBLE) AS active_subs, TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
+  TRY_CAST(week AS DATE) AS week, TRY_CAST(minutes AS DOUBLE) AS quantity,
+  1 - TRY_CAST(discount AS DOUBLE) AS price, TRY_CAST(active_subs AS DOUBLE) AS active_subs,
+  TRY_CAST(loaded_at AS TIMESTAMP) AS loaded_at
 FROM sales""",
 }
-MIN_DAILY_ROWS, MIN_WEEK_SHARE = (
-    1.5,
-    0.85,
-)  # rows of a unit in a week: from here on they are days; and the share of the fullest week that is whole
+MIN_DAILY_ROWS = 1.5  # mean rows of a unit in a week from which these are days
+MIN_WEEK_SHARE = 0.85  # of the fullest week's rows, for a week to be complete
 VALID_SALE_SQL = "week IS NOT NULL AND quantity >= 0 AND price > 0 AND active_subs > 0"
 SALES_AFTER_SQL = f"""
 WITH days AS (
   SELECT *, CAST(date_trunc('week', week) + INTERVAL 6 DAY AS DATE) AS ends FROM (
-    SELECT *, row_number() OVER (PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
+    SELECT *, row_number() OVER (
+      PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
     FROM (FROM ({{rows}}) WHERE {VALID_SALE_SQL})
   ) WHERE place = 1
 ),
 fill AS (SELECT ends, count(*) / count(DISTINCT unit_key) AS days FROM days GROUP BY ends),
 beside AS (SELECT *, max(days) OVER () AS most, lag(days) OVER (ORDER BY ends) AS before FROM fill),
-whole AS (  -- of daily rows only whole weeks: part of a week looks like a week in which little was sold
-  SELECT ends FROM beside WHERE most < {MIN_DAILY_ROWS} OR days >= {MIN_WEEK_SHARE} * most OR (days < {MIN_DAILY_ROWS} AND coalesce(before, 1) < {MIN_DAILY_ROWS})
+whole AS (  -- of daily rows only complete weeks: part of a week looks like a week of low sales
+  SELECT ends FROM beside WHERE most < {MIN_DAILY_ROWS} OR days >= {MIN_WEEK_SHARE} * most
+    OR (days < {MIN_DAILY_ROWS} AND coalesce(before, 1) < {MIN_DAILY_ROWS})
 )
 SELECT unit_key, ends AS week, sum(quantity) AS quantity,
-  CASE WHEN count(*) = 1 THEN max(price) WHEN sum(quantity) > 0 THEN sum(price * quantity) / sum(quantity) ELSE avg(price) END AS price,
+  CASE WHEN count(*) = 1 THEN max(price)
+    WHEN sum(quantity) > 0 THEN sum(price * quantity) / sum(quantity)
+    ELSE avg(price) END AS price,
   avg(active_subs) AS active_subs
 FROM days JOIN whole USING (ends) WHERE ends > CAST($after AS DATE)
 GROUP BY unit_key, ends ORDER BY unit_key, ends"""
@@ -61,33 +68,42 @@ POSTED_PRICE_SQL = {
 LAST_POSTED_SQL = (
     "SELECT unit_key, arg_max(posted, week) AS posted FROM ({with_posted}) GROUP BY unit_key"
 )
-SUPPORT_SQL = f"SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi FROM ({{rows}}) WHERE {VALID_SALE_SQL} GROUP BY unit_key"
+SUPPORT_SQL = (
+    "SELECT unit_key, min(price) AS support_lo, max(price) AS support_hi"
+    f" FROM ({{rows}}) WHERE {VALID_SALE_SQL} GROUP BY unit_key"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Sales:
-    """Where the sales are: of each source, a file or folder, or bytes of the store."""
+    """The locations of the sales: of each source a file or folder, or its rows."""
 
     places: Mapping[str, Any]
 
     def after(self, day: dt.date) -> pa.Table:
-        """unit_key, week, quantity, price (voice: a share of the tariff), active_subs: of the weeks that end after that day."""
+        """Return the weeks that end after that day.
+
+        Columns: unit_key, week, quantity, price (voice: a share of the tariff), active_subs.
+        """
         return self._ask(SALES_AFTER_SQL, after=day)
 
     def unsound(self) -> int:
-        """Rows of any week that are no sale: without a date, a quantity, a price or a subscriber."""
+        """Return the number of invalid rows: without a date, quantity, price or subscribers."""
         return int(sum(self._ask(INVALID_SALES_SQL)["rows"].to_pylist()))
 
     def support(self) -> pa.Table:
-        """unit_key, support_lo, support_hi: the lowest and the highest price that was paid in any week; voice: as a share of the tariff."""
+        """Return unit_key, support_lo, support_hi: the range of prices paid in any week.
+
+        Voice: as a share of the tariff.
+        """
         return self._ask(SUPPORT_SQL)
 
     def last_posted(self) -> pa.Table:
-        """unit_key, posted: every unit that was sold, and its last posted price; voice: as a share of the tariff."""
+        """Return unit_key, posted: each unit's last posted price; voice: a share of the tariff."""
         return self._ask(LAST_POSTED_SQL)
 
     def _ask(self, query: str, **values: Any) -> pa.Table:
-        import duckdb  # costs time, and only those who look at sales need it
+        import duckdb  # expensive, and only needed here
 
         found = []
         with duckdb.connect() as duck:
@@ -102,7 +118,8 @@ class Sales:
                     )
                 except duckdb.Error as error:
                     raise UsageError(
-                        f"the sales in {place if isinstance(place, str) else source} cannot be read: {str(error).splitlines()[0]}",
+                        f"the sales in {place if isinstance(place, str) else source} cannot be"
+                        f" read: {str(error).splitlines()[0]}",
                         hint=f"wanted a CSV or Parquet file with the columns of {source}",
                     ) from error
         return pa.concat_tables(found)
@@ -117,7 +134,7 @@ def _with_posted(source: str) -> str:
 def sales_of(
     release: Release, home: RunHome, given: Mapping[str, str] | None = None
 ) -> Sales | None:
-    """The sales of the files that are named, or of the run that made the release; None if they are gone."""
+    """Return the sales of the given files, or of the release's run; None if these are gone."""
     if given:
         return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
     places = {
@@ -129,7 +146,7 @@ def sales_of(
 
 
 def sales_location(source: str, release: Release, home: RunHome) -> Any:
-    """A source of a run, as it was used: a path that DuckDB reads, or the rows; None if it is gone."""
+    """Return a run's source as it was used: a path for DuckDB, or the rows; None if it is gone."""
     found = accepted_source(home, release.run, source)
     if found is None:
         found = given_source(home, release.run, source)
@@ -139,7 +156,7 @@ def sales_location(source: str, release: Release, home: RunHome) -> Any:
 
 
 def create_sales_view(duck: Any, place: Any) -> None:
-    """Let `sales` be what lies there."""
+    """Create the view `sales` of a file, a folder, or rows."""
     if not isinstance(place, str):
         duck.execute("DROP VIEW IF EXISTS sales")
         duck.register("sales", place)
@@ -157,5 +174,6 @@ def create_sales_view(duck: Any, place: Any) -> None:
         raise UsageError(f"there are no sales in {place}", hint="wanted CSV or Parquet files")
     quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     duck.execute(
-        f"CREATE OR REPLACE VIEW sales AS FROM {reader}([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})"
+        f"CREATE OR REPLACE VIEW sales AS FROM {reader}"
+        f"([{quoted}]{', all_varchar = true' if reader == 'read_csv' else ''})"
     )

@@ -1,4 +1,7 @@
-"""What people see: tables and sentences on stdout, the next commands under them.  Understandable without colour, and at 100 columns."""
+"""Output for people: tables and sentences on stdout, with the next commands.
+
+It is readable without colour, and at 100 columns.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from tariffs.release.guards import UNITS_OF
 from tariffs.release.preview import Preview
 from tariffs.release.states import Event
 
-PIPE_WIDTH_CHARACTERS = 120  # characters of a line where there is no terminal
+PIPE_WIDTH_CHARACTERS = 120  # of a line without a terminal
 WRAPPED_COLUMNS = (
     "why",
     "found",
@@ -39,7 +42,7 @@ WRAPPED_COLUMNS = (
     "volume",
     "revenue",
     "margin",
-)  # columns that may take several lines
+)  # columns that may be wrapped
 STATE_STYLES = {
     "draft": "yellow",
     "approved": "cyan",
@@ -48,18 +51,20 @@ STATE_STYLES = {
     "withdrawn": "dim",
 }
 EVENT_VERBS = {
-    Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated", Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
-    Event.KILL: "killed", Event.RESTORE: "brought back",
+    Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated",
+    Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed", Event.RESTORE: "restored",
 }  # fmt: skip
 
 EVENT_RESULTS = {
-    Event.APPROVE: "approved", Event.TRY: "tried in some places", Event.ACTIVATE: "active", Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
-    Event.KILL: "killed, and so withdrawn", Event.RESTORE: "brought back, and so active",
+    Event.APPROVE: "approved", Event.TRY: "tried in some locations", Event.ACTIVATE: "active",
+    Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed, and so withdrawn", Event.RESTORE: "restored, and so active",
 }  # fmt: skip
 
 
 def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None:
-    """Every release with its state, and what charging uses."""
+    """Print every release with its state, and the active table."""
     if not facts["releases"]:
         stdout.print(f"no price table is published in {escape(relative_path(home.words))} yet")
         return
@@ -88,7 +93,8 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
         )
         state = f"[{STATE_STYLES[r['state']]}]{r['state']}[/]"
         grid.add_row(
-            "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16], f"{r['prices']:,}" if r["prices"] else "-",
+            "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16],
+            f"{r['prices']:,}" if r["prices"] else "-",
             decided, escape(r["by"] or "-"), escape(why or "-"),
         )  # fmt: skip
     print_grid(grid)
@@ -117,7 +123,7 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
 
 
 def show_checked(checked: Checked, clock: str = "") -> None:
-    """A line for each guard; under those that fail, the first cases."""
+    """Print a line for each guard, and the first cases of those that fail."""
     against = (
         f"against {checked.against}, which charging uses"
         if checked.against
@@ -138,13 +144,12 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     for f in checked.failed:
         show_cases(f)
     failed = len(checked.failed)
-    stdout.print(
-        f"\n{'All guards pass.' if not failed else f'[bold]{failed} of {len(checked.findings)} guards fail.[/]'}"
-    )
+    fail = f"[bold]{failed} of {len(checked.findings)} guards fail.[/]"
+    result.print(f"\n{fail if failed else 'All guards pass.'}")
 
 
 def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
-    """What the whole table is expected to change: revenue, margin and volume of each kind, each with its interval."""
+    """Print the expected changes of the whole table, by kind, with intervals."""
     if not totals:
         return
     grid = grid_of(
@@ -166,11 +171,14 @@ def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _limits_text(row: Mapping[str, Any]) -> str:
-    """What became of a kind's limits on the whole table, and how far its prices may be from the best within them."""
+    """Return the outcome of a kind's limits on the whole table, and the gap to the best prices."""
     words = f"{row['line']}, {row['limits']}: {row['outcome']}"
-    if not isinstance(row["gap"], int | float):  # releases of before have "nan" there
+    if not isinstance(row["gap"], int | float):  # "nan" in older releases
         return words
-    return f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth {row['gap']:,.2f} more ({row['%']:.4f}%)"
+    return (
+        f"{words}; worth {row['worth']:,.0f} a week, and no prices within these limits are worth"
+        f" {row['gap']:,.2f} more ({row['%']:.4f}%)"
+    )
 
 
 def show_cases(finding: Finding) -> None:
@@ -184,9 +192,9 @@ def show_cases(finding: Finding) -> None:
 
 
 def show_decision(done: Done, folder: str | None) -> None:
-    """What a decision did."""
+    """Print the results of a decision."""
     for passed in done.skipped:
-        stderr.print(f"passed over {escape(passed)}", style="yellow")
+        words.print(f"skipped {escape(passed)}", style="yellow")
     entry = done.entry
     for version, event in entry.moves:
         stdout.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
@@ -195,9 +203,8 @@ def show_decision(done: Done, folder: str | None) -> None:
     if entry.verb in ("activate", "canary", "kill") and entry.charging:
         stdout.print(f"[bold]charging uses {entry.charging}[/]")
         if entry.charging.places:
-            stdout.print(
-                f"  release {entry.charging.canary} in {escape(_first_names(entry.charging.places))}"
-            )
+            places = escape(_first_names(entry.charging.places))
+            result.print(f"  release {entry.charging.canary} in {places}")
         if folder:
             stdout.print(f"  {escape(relative_path(folder))}")
     stdout.print(
@@ -207,11 +214,11 @@ def show_decision(done: Done, folder: str | None) -> None:
 
 
 def show_preview(found: Preview, *, done: bool = False) -> None:
-    """What another table does to prices, and what is expected of it."""
-    print_indented(
+    """Print the effect of another table on prices, and its expectations."""
+    print_hanging(
         "",
         f"From {found.before} to {found.table}"
-        + ("" if done else ": nothing is changed by looking"),
+        + ("" if done else ": a preview, nothing is changed"),
         "bold",
     )
     grid = grid_of(
@@ -243,7 +250,8 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
     print_grid(grid)
     print_indented(
         "",
-        f"control units that move: {found.control:,}; changes of volume, revenue and margin are expected ones, a week",
+        f"control units that move: {found.control:,};"
+        " changes of volume, revenue and margin are expected ones, a week",
     )
     if found.most and not done:
         stdout.print()
@@ -274,14 +282,17 @@ def _change(change: float | None, of: float) -> str:
 
 def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
     if not entries:
-        stdout.print(
-            f"nothing was decided {'yet' if version is None else f'about release {version} yet: it is a draft'}"
+        result.print(
+            "nothing was decided yet"
+            if version is None
+            else f"nothing was decided about release {version} yet: it is a draft"
         )
         return
     for entry in entries:
-        said = f": {escape(entry.said.reason)}" if entry.said.reason else ""
-        stdout.print(
-            f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]  by {escape(_who(entry))}{said}"
+        reason = f": {escape(entry.said.reason)}" if entry.said.reason else ""
+        result.print(
+            f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]"
+            f"  by {escape(_who(entry))}{reason}"
         )
         for line in _lines_of(entry):
             stdout.print(f"      {escape(line)}")
@@ -302,9 +313,10 @@ def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
 
 def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
     counts = change.counts()
-    told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    stdout.print(
-        f"[bold]From {old} to {new}[/]: {told}, {rows - counts['added'] - counts['changed']:,} as before"
+    parts = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    result.print(
+        f"[bold]From {old} to {new}[/]: {parts},"
+        f" {rows - counts['added'] - counts['changed']:,} as before"
     )
     moved = change.rows.slice(0, 5).to_pylist()
     if moved:
@@ -348,7 +360,7 @@ def _lines_of(entry: LogEntry) -> list[str]:
 
 
 def _who(entry: LogEntry) -> str:
-    """The name, and the account behind it where that has another."""
+    """Return the name, and the account if that has another."""
     user = entry.said.login.partition("@")[0]
     return entry.said.by if user == entry.said.by else f"{entry.said.by} (as {entry.said.login})"
 
@@ -372,7 +384,7 @@ def _money(value: float | None) -> str:
 
 
 def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Grid:
-    """An empty table of words and figures."""
+    """Return an empty table of texts and figures."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         grid.add_column(
@@ -385,8 +397,11 @@ def grid_of(*columns: str, right: frozenset[str] | set[str] = frozenset()) -> Gr
 
 
 def print_grid(grid: Grid) -> None:
-    """Print a table within the width of the terminal; figures and names are never shortened, so a very narrow one wraps them itself."""
-    room = stdout.options.update(max_width=10_000)
+    """Print a table within the width of the terminal.
+
+    Figures and names are never shortened; a very narrow terminal wraps them itself.
+    """
+    room = result.options.update(max_width=10_000)
     for column in grid.columns:
         if column.no_wrap:
             column.min_width = max(

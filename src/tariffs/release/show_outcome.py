@@ -1,4 +1,4 @@
-"""What a table did, for people: realised and promised side by side, and what to make of it in words."""
+"""Output of a measurement for people: realised beside promised figures, with notes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ MIN_CONTROL_LOCATIONS = 5
 def show_outcome(found: Outcome) -> None:
     m = found.measured
     until = f" until {found.until}" if found.until else ""
-    stdout.print(
-        f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until}; sales of {escape(found.read)}"
+    result.print(
+        f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until};"
+        f" sales of {escape(found.read)}"
     )
-    stdout.print(
-        f"{_weeks(m.before)} before against {_weeks(m.after)} after; {m.moved:.1%} of the prices moved\n"
+    result.print(
+        f"{_weeks(m.before)} before against {_weeks(m.after)} after;"
+        f" {m.moved:.1%} of the prices moved\n"
     )
     if not m.kpis:
         stdout.print("Nothing can be compared: no control unit sold both before and after.")
@@ -32,7 +34,7 @@ def show_outcome(found: Outcome) -> None:
     for line in [
         *notes(m),
         *(
-            [f"{found.unsound:,} rows of sales are none: no date, quantity, price or subscriber"]
+            [f"{found.unsound:,} rows of sales are invalid: no date, quantity, price or subscriber"]
             if found.unsound
             else []
         ),
@@ -72,27 +74,30 @@ def _show_kpis(m: Measured) -> None:
 
 
 def notes(m: Measured) -> list[str]:
-    """What whoever reads the figures should know of them."""
-    told = []
+    """Return remarks that qualify the figures."""
+    remarks = []
     for kind in dict.fromkeys(k.kind for k in m.kpis):
         e = next(k.effect for k in m.kpis if k.kind == kind)
-        told.append(
-            f"{kind}: {e.units:,} units repriced and {e.held:,} held, {e.control_places:,} of {e.places:,} locations are control"
+        remarks.append(
+            f"{kind}: {e.units:,} units repriced and {e.held:,} held,"
+            f" {e.control_places:,} of {e.places:,} locations are control"
         )
         if e.control_places < MIN_CONTROL_LOCATIONS:
-            told.append(
-                f"{kind}: with so few control locations the interval takes chance there to be as large as elsewhere"
+            remarks.append(
+                f"{kind}: with few control locations, the interval assumes the same variation"
+                " there as elsewhere"
             )
-    told += [
-        f"{_named(k)}: the weeks before differ already by {k.effect.change:+.1%}; do not believe its effect"
+    remarks += [
+        f"{_named(k)}: the weeks before differ already by {k.effect.change:+.1%};"
+        " do not rely on its effect"
         for k in m.placebo
         if _is_significant(k.effect)
     ]
     if m.unknown:
-        told.append(f"{m.unknown:,} rows of sales are of units that the table has not")
+        remarks.append(f"{m.unknown:,} rows of sales are of units outside the table")
     if m.set_aside:
-        told.append(f"{m.set_aside:,} rows of sales are spikes, and set aside")
-    return told
+        remarks.append(f"{m.set_aside:,} rows of sales are spikes, set aside")
+    return remarks
 
 
 def _show_bands(m: Measured) -> None:
@@ -131,21 +136,19 @@ def _show_champion(m: Measured) -> None:
         "no change",
         right={"this table", "the rule", "no change"},
     )
-    for kind, told in m.champion.items():
+    for kind, prices in m.champion.items():
         grid.add_row(
-            kind, f"{told['table']:,.0f}", f"{told['rule']:,.0f}", f"{told['no change']:,.0f}"
+            kind, f"{prices['table']:,.0f}", f"{prices['rule']:,.0f}", f"{prices['no change']:,.0f}"
         )
     stdout.print()
     print_grid(grid)
-    stdout.print(
-        "  by the table's own elasticities: nobody pays the rule's prices, so only they can say"
-    )
+    result.print("  by the table's own elasticities, since the rule's prices are not in use")
 
 
 def _show_drift(m: Measured) -> None:
     if not m.charts:
-        stdout.print(
-            "\nDrift cannot be told: the table expects no volumes, or there is no control unit."
+        result.print(
+            "\nDrift cannot be measured: the table expects no volumes, or there is no control unit."
         )
         return
     grid = grid_of(
@@ -161,12 +164,13 @@ def _show_drift(m: Measured) -> None:
     stdout.print()
     print_grid(grid)
     alarms = [c.name for c in m.charts if c.alarm]
-    told = (
-        f"[bold]Beyond {CUSUM_ALARM:g} customers do not answer as expected: {escape(', '.join(alarms))}.[/]"
+    text = (
+        f"[bold]Demand differs from the expectation (CUSUM beyond {CUSUM_ALARM:g}):"
+        f" {escape(', '.join(alarms))}.[/]"
         if alarms
         else f"No segment drifts (beyond {CUSUM_ALARM:g})."
     )
-    stdout.print(told)
+    result.print(text)
 
 
 def _is_significant(e: Effect) -> bool:

@@ -1,11 +1,10 @@
-"""A price table as rows and as bytes: which columns mean what, and how a table is written so that equal rows are equal bytes."""
+"""A price table as rows and as bytes: its columns, and writing with equal bytes for equal rows."""
 
 from __future__ import annotations
 
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tariffs.contracts import PriceRow
+from tariffs.contracts import PRICE_COLUMNS
 
 KEY = "unit_key"
-NAME = "price_table"  # of the files of a release
-ORDER = (("kind", "ascending"), (KEY, "ascending"))  # that of the published table
+NAME = "price_table"  # of a release's files
+ORDER = (("kind", "ascending"), (KEY, "ascending"))  # of the published table
 
-# what rating and charging need; the other columns say why the price is what it is
-CHARGING = (
-    KEY, "kind", "segment", "location", "product", "cell", "hour", "day_type", "product_offering_id",
-    "price", "currency", "discount_class", "valid_from", "valid_to", "table_version",
-)  # fmt: skip
-COLUMNS = tuple(
-    field.name for field in fields(PriceRow)
-)  # all of a price table; the guards and the rule look at nearly all
-SUPPORT_COLUMNS = (
-    "support_lo",
-    "support_hi",
-)  # the lowest and the highest price that was paid: looked at where a table has them
-# one value for the whole of a release; where a table has several, they are compared row by row
-RELEASE_WIDE = (
-    "valid_from",
-    "valid_to",
-    "table_version",
-    "parent_version",
-    "run_id",
-    "model_version",
-    "status",
-)
-
-MONEY_DIGITS = 6  # prices are kept to these decimals; beyond them is the dust of binary fractions
+SUPPORT_COLUMNS = ("support_lo", "support_hi")  # the range of prices paid, where a table has it
+MONEY_DIGITS = 6  # decimals of prices; beyond them are errors of binary fractions
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
 def read_parquet(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a Parquet file, in its order; without the file's metadata."""
+    """Return the rows of a Parquet file, in its order, without the file's metadata."""
     return pq.read_table(
         pa.BufferReader(data), columns=list(columns) if columns else None
     ).replace_schema_metadata(None)
@@ -64,8 +41,8 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def to_csv(table: pa.Table) -> bytes:
-    """Comma-separated, as the job publishes it: a header, times as `2026-06-30 00:00:00` (UTC), nothing for null."""
-    import duckdb  # costs time, and only those who write need it
+    """Return CSV as the job publishes it: a header, times in UTC, nothing for null."""
+    import duckdb  # expensive, and only needed for writing
 
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(config={"threads": 1}) as duck:
         path = Path(folder) / "table.csv"
@@ -75,30 +52,30 @@ def to_csv(table: pa.Table) -> bytes:
 
 
 def in_published_order(table: pa.Table) -> pa.Table:
-    """The rows in the order in which tables are published."""
+    """Return the rows in the order of a published table."""
     return table.sort_by([(name, how) for name, how in ORDER if name in table.column_names])
 
 
 def missing_columns(table: pa.Table) -> list[str]:
-    """The columns of the contract that a table does not have."""
-    return [name for name in COLUMNS if name not in table.column_names]
+    """Return the columns of the contract that a table lacks."""
+    return [name for name in PRICE_COLUMNS if name not in table.column_names]
 
 
 def single_value(table: pa.Table, name: str) -> tuple[bool, Any]:
-    """Whether a column has one value in all rows (null is one), and that value."""
+    """Return whether a column has one value in all rows (null is one), and that value."""
     values = pc.unique(table[name].combine_chunks())
     return (len(values) == 1, values[0] if len(values) == 1 else None)
 
 
 def floats(table: pa.Table, name: str) -> Floats:
-    """A column of numbers, NaN for null; shape (rows,)."""
+    """Return a column of numbers, NaN for null; shape (rows,)."""
     return np.asarray(
         table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64
     )
 
 
 def bools(table: pa.Table, name: str) -> Bools:
-    """A column of truth values, false for null; shape (rows,)."""
+    """Return a column of truth values, false for null; shape (rows,)."""
     return np.asarray(
         pc.fill_null(table[name].cast(pa.bool_()), False).to_numpy(zero_copy_only=False),
         dtype=np.bool_,
@@ -113,18 +90,18 @@ def is_voice(table: pa.Table) -> Bools:
 
 
 def keys_of(table: pa.Table, where: Bools) -> list[str]:
-    """The keys of those rows, in the table's order."""
+    """Return the keys of those rows, in the table's order."""
     return [str(key) for key in table[KEY].filter(pa.array(where)).to_pylist()]
 
 
 def match_rows(table: pa.Table, other: pa.Table) -> npt.NDArray[np.int64]:
-    """For each row, the row of `other` with the same key; -1 where there is none.  Shape (rows,)."""
+    """Return for each row the row of `other` with the same key, -1 for none; shape (rows,)."""
     found = pc.index_in(table[KEY].combine_chunks(), value_set=other[KEY].combine_chunks())
     return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def duplicate_keys(table: pa.Table) -> list[str]:
-    """The keys that more than one row has, in order."""
+    """Return the keys of more than one row, in order."""
     counts = pc.value_counts(table[KEY].combine_chunks())
     return sorted(
         str(entry["values"])
@@ -133,7 +110,10 @@ def duplicate_keys(table: pa.Table) -> list[str]:
 
 
 def tariff(table: pa.Table) -> Floats:
-    """Voice: the price without its discount, price / (1 - discount class); NaN elsewhere.  Money, shape (rows,)."""
+    """Return the voice price without discount, price / (1 - discount class); NaN for bundles.
+
+    Money, shape (rows,).
+    """
     share = floats(table, "discount_class") / 100.0
     found = floats(table, "price") / np.where(share < 1.0, 1.0 - share, np.nan)
     return np.where(is_voice(table), np.round(found, MONEY_DIGITS), np.nan)

@@ -1,15 +1,15 @@
-"""A price table as TM Forum's ProductOfferingPrice (Open API TMF620, v4.1; with the `@type` of every object that v5 wants).
+"""A price table as TM Forum's ProductOfferingPrice (Open API TMF620 v4.1, with v5's `@type`).
 
 | ProductOfferingPrice | price table |
 |---|---|
 | id | unit_key: one price for each unit, the same from release to release |
 | name | product_offering_id; voice: with the hour and the type of day |
 | version | table_version |
-| lifecycleStatus | the release's approval state, in the words of TM Forum's life cycle |
-| validFor | valid_from, valid_to; for a table that the kill switch brought, from then on |
+| lifecycleStatus | the release's approval state, in TM Forum's terms |
+| validFor | valid_from, valid_to; for a table from the kill switch, since its use |
 | priceType | bundles: oneTime; voice: usage, for one minute (unitOfMeasure) |
-| price | currency and price, a decimal number as people write it |
-| prodSpecCharValueUse | where and for whom: segment, location; voice: cell, hour, day type, discount class |
+| price | currency and price, a decimal number without binary errors |
+| prodSpecCharValueUse | segment, location; voice: cell, hour, day type, discount class |
 | constraint | constraint_bound: the limit that held the price |
 """
 
@@ -24,11 +24,12 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release.states import State
 from tariffs.release.tables import MONEY_DIGITS
 
 KIND = "ProductOfferingPrice"
-MEDIA = "productOfferingPrice"  # the resource's name in an address
+MEDIA = "productOfferingPrice"  # the resource's name in a URL
 LIFE_CYCLE = {
     State.DRAFT: "In test",
     State.APPROVED: "Active",
@@ -46,20 +47,17 @@ VOICE = {
     "dayType": "day_type",
     "discountClass": "discount_class",
 }
-COLUMNS = (
-    "unit_key", "kind", "segment", "location", "cell", "hour", "day_type", "product_offering_id", "price", "currency",
-    "discount_class", "valid_from", "valid_to", "table_version", "constraint_bound",
-)  # fmt: skip
+COLUMNS = (*CHARGING_COLUMNS, "constraint_bound")
 
 
 @dataclass(frozen=True, slots=True)
 class PublicationStatus:
-    """What is true of all prices of a table at once.
+    """Facts that all prices of a table share.
 
     status   lifecycleStatus
-    changed  when the release's state last changed, ISO 8601; None for a draft
-    since    for a table that the kill switch brought: since when, instead of the rows' own times
-    base     the catalogue's address, for `href`; None: without
+    changed  time of the release's last change of state, ISO 8601; None for a draft
+    since    for a table from the kill switch: the start of its use, in place of the rows' times
+    base     the catalogue's URL, for `href`; None: no href
     """
 
     status: str
@@ -69,21 +67,21 @@ class PublicationStatus:
 
 
 def life_cycle(state: State, was_used: bool) -> str:
-    """TM Forum's word for an approval state.  (Theirs is a list of usual words; the schema takes any.)"""
+    """Return TM Forum's term for an approval state.  (Its list is not binding in the schema.)"""
     return REJECTED if state is State.WITHDRAWN and not was_used else LIFE_CYCLE[state]
 
 
 def prices(table: pa.Table, standing: PublicationStatus) -> Iterator[dict[str, Any]]:
-    """Every row as a ProductOfferingPrice, in the table's order."""
+    """Yield every row as a ProductOfferingPrice, in the table's order."""
     for batch in table.select(list(COLUMNS)).to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             yield price(row, standing)
 
 
 def price(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, Any]:
-    """One row."""
+    """Return one row as a ProductOfferingPrice."""
     voice = row["kind"] == "voice"
-    told = {
+    facts = {
         "id": row["unit_key"],
         "href": standing.base
         and f"{standing.base.rstrip('/')}/{MEDIA}/{quote(row['unit_key'], safe='')}",
@@ -93,7 +91,7 @@ def price(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, Any]
         "version": str(row["table_version"]),
         "lastUpdate": standing.changed,
         "lifecycleStatus": standing.status,
-        "isBundle": False,  # of prices: none is made of others
+        "isBundle": False,  # no price is made of others
         "validFor": _period(row, standing),
         "priceType": "usage" if voice else "oneTime",
         "price": {"unit": row["currency"], "value": _decimal(row["price"])},
@@ -105,17 +103,17 @@ def price(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, Any]
         "constraint": [_constraint(row["constraint_bound"])] if row["constraint_bound"] else None,
         "@type": KIND,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def as_lines(table: pa.Table, standing: PublicationStatus) -> Iterator[str]:
-    """JSON lines: one price a line."""
+    """Yield JSON lines: one price a line."""
     for each in prices(table, standing):
         yield json.dumps(each, ensure_ascii=False) + "\n"
 
 
 def as_array(table: pa.Table, standing: PublicationStatus) -> Iterator[str]:
-    """One JSON array, as the API answers a GET of all prices; a price a line."""
+    """Yield one JSON array, as the API's response to a GET of all prices; a price a line."""
     yield "["
     for number, each in enumerate(prices(table, standing)):
         yield ("\n" if number == 0 else ",\n") + json.dumps(each, ensure_ascii=False)
@@ -123,7 +121,7 @@ def as_array(table: pa.Table, standing: PublicationStatus) -> Iterator[str]:
 
 
 def _decimal(money: float) -> int | float:
-    """The shortest number that is this price: 2.3, and not 2.3000000000000003; 4, and not 4.0."""
+    """Return the shortest number of this price: 2.3, not 2.3000000000000003; 4, not 4.0."""
     value = round(money, MONEY_DIGITS)
     return int(value) if value == int(value) else value
 
@@ -135,7 +133,7 @@ def _period(row: Mapping[str, Any], standing: PublicationStatus) -> dict[str, st
 
 
 def _instant(moment: dt.datetime) -> str:
-    """RFC 3339; a time without zone is UTC."""
+    """Return RFC 3339; a time without zone is UTC."""
     return f"{moment.astimezone(dt.UTC) if moment.tzinfo else moment:%Y-%m-%dT%H:%M:%S}Z"
 
 

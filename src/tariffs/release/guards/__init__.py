@@ -1,15 +1,16 @@
-"""What must be true of a price table before charging may use it.  Each guard is one function, with a code and words of its own.
+"""Guards: conditions that a price table must meet before charging may use it.
 
-The guards trust nothing that the model said of itself: they look at the prices, at the table that charging uses now, at the catalogue that the
-table was priced on, at what was sold, and at the clock.
+Each guard is one function with a code; its docstring is the condition.  Guards do not rely on the
+model's statements about itself: they examine the prices, the active table, the catalogue on which
+the table was priced, the sales, and the time.
 
-  subject   what they look at, what they allow, how they say what they found
-  change    against the active table
+  context   the inputs and the limits of the guards, and the form of a finding
+  change    changes against the active table
   price     each price by itself
-  rows      each row: its values, its currency, the price of today that it is measured from
-  money     what the table is expected to earn
-  order     prices against one another
-  trust     what the prices rest on
+  rows      each row: its values, its currency, its current price
+  money     the expected earnings
+  order     prices relative to one another
+  trust     the foundations: control group, age of the data, validity, drift, prior
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ from tariffs.release.guards.trust import (
 GUARDS_BY_CODE: dict[str, Guard] = {
     VALUES: values, CURRENCY: currency, TODAY: today,
     CHANGE_SIZE: change_size, CHANGE_SHARE: change_share, UNITS: units, VOLUME: volume,
-    STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support, COMPETITOR: competitor, ELASTICITY: elasticity,
+    STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support,
+    COMPETITOR: competitor, ELASTICITY: elasticity,
     LADDER: ladder, SMOOTH: smooth, FAIRNESS: fairness,
     COST: cost, MONEY: money, GAIN: gain,
     CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift, PRIOR: prior, LIMITS: limits,
@@ -73,7 +75,7 @@ GUARDS: tuple[Guard, ...] = tuple(GUARDS_BY_CODE.values())
 CODES = tuple(GUARDS_BY_CODE)
 AGAINST_ACTIVE = frozenset(
     {CURRENCY, TODAY, CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME, CONTROL, VALIDITY, DRIFT}
-)  # may find other things once another is active
+)  # these may differ once another table is active
 
 __all__ = [
     "AGAINST_ACTIVE",
@@ -90,15 +92,13 @@ __all__ = [
 
 
 def run_guards(subject: GuardContext) -> tuple[Finding, ...]:
-    """What every guard finds, in the order of `GUARDS`."""
-    with np.errstate(
-        all="ignore"
-    ):  # a table may hold NaN and infinities: what is no number fails its guard
+    """Return the findings of every guard, in the order of `GUARDS`."""
+    with np.errstate(all="ignore"):  # a table may hold NaN and infinities, which fail their guard
         return tuple(_run_guard(code, guard, subject) for code, guard in GUARDS_BY_CODE.items())
 
 
 def _run_guard(code: str, guard: Guard, subject: GuardContext) -> Finding:
-    """What a guard finds; a table that it cannot even read fails it."""
+    """Return the finding of a guard; a table that it cannot read fails it."""
     try:
         return guard(subject)
     except (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException) as error:

@@ -1,4 +1,4 @@
-"""Against the table that charging uses now: how much changes at once, and what is expected of it."""
+"""Changes against the active table: how many prices change at once, how far, and their effect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGE_SIZE, CHANGE_SHARE, UNITS, VOLUME = "CHANGE_SIZE", "CHANGE_SHARE", "UNITS
 
 
 def change_size(ctx: GuardContext) -> Finding:
-    """No price is too far from what charging asks now."""
+    """No price is too far from the active one."""
     allowed = f"bundles {ctx.limits.bundle_change:.0%}, voice {ctx.limits.voice_change:g} points"
     if ctx.active is None:
         return Finding(CHANGE_SIZE, True, "no other table is active to compare with", allowed)
@@ -32,13 +32,16 @@ def change_size(ctx: GuardContext) -> Finding:
     voice = is_voice(there)
     broken = ~(
         np.abs(moved) <= np.where(voice, ctx.limits.voice_change, ctx.limits.bundle_change) + SLACK
-    )  # what is no number is broken
-    words = f"largest: bundles {largest_move(moved[~voice], '{:+.1%}')}, voice {largest_move(moved[voice], '{:+.4g} points')}"
+    )  # NaN is a violation
+    words = (
+        f"largest: bundles {largest_move(moved[~voice], '{:+.1%}')},"
+        f" voice {largest_move(moved[voice], '{:+.4g} points')}"
+    )
     return row_finding(CHANGE_SIZE, there, broken, words, allowed, describe_move(moved, voice))
 
 
 def change_share(ctx: GuardContext) -> Finding:
-    """Not nearly all prices change at once."""
+    """Only a limited share of prices changes at once."""
     allowed = f"{ctx.limits.share_changed:.0%} of the prices"
     if ctx.active is None:
         return Finding(CHANGE_SHARE, True, "no other table is active to compare with", allowed)
@@ -52,7 +55,7 @@ def change_share(ctx: GuardContext) -> Finding:
 
 
 def units(ctx: GuardContext) -> Finding:
-    """Every unit has one price, and none that was sold, or that charging has a price for, is left without."""
+    """Every unit has one price, and every unit sold or in the active table has one."""
     allowed = f"each once, {ctx.limits.units_lost:g} left out"
     if twice := duplicate_keys(ctx.table):
         return Finding(
@@ -94,7 +97,7 @@ def units(ctx: GuardContext) -> Finding:
 
 
 def _never_priced(ctx: GuardContext) -> list[str]:
-    """Products of the catalogue, and locations of the run, that no price is for: a kind or a region may be missing altogether."""
+    """Return products of the catalogue and locations of the run without any price."""
     missing = []
     for what, known in (("product", ctx.catalogue), ("location", ctx.locations)):
         if known is not None:
@@ -106,9 +109,11 @@ def _never_priced(ctx: GuardContext) -> list[str]:
 
 
 def _gaps(table: pa.Table) -> list[str]:
-    """Units that others of their kind make one expect: an hour that most cells have, a product that most segments in most locations have.
+    """Return units that their kind suggests: an hour that most cells have, a product that most
+    segments and locations have.
 
-    Only for a table that nothing can be held against: real markets may have gaps, and then `units_lost` says how many.
+    Only for a table without anything to compare with: real markets may have gaps, which
+    `units_lost` permits.
     """
     voice = is_voice(table)
     day = _rectangle(table.filter(pa.array(voice)), ("cell",), ("hour", "day_type"))
@@ -116,7 +121,7 @@ def _gaps(table: pa.Table) -> list[str]:
 
 
 def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
-    """The gaps in the columns that at least half of the rows have."""
+    """Return the gaps in the columns that at least half of the rows have."""
     lines, fields = (
         list(zip(*(table[name].to_pylist() for name in names), strict=True))
         for names in (rows, columns)
@@ -137,7 +142,7 @@ def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...])
 
 
 def volume(ctx: GuardContext) -> Finding:
-    """No kind and no place is expected to sell far less than under the active table; under today's prices, where there is none."""
+    """No kind or location is expected to sell far less than under the active table, or today."""
     allowed = f"a fall of {ctx.limits.volume_drop:.0%}, in one location {ctx.limits.place_drop:.0%}"
     known = ctx.active is not None and bool(np.isfinite(_expected(ctx.active)).all())
     old = ctx.active if known else ctx.table
@@ -161,13 +166,19 @@ def volume(ctx: GuardContext) -> Finding:
         if change < -ctx.limits.place_drop - SLACK
     ]
     worst = min((change for _, change in places), default=0.0)
-    upon = "the active table" if known else "no change"
-    words = f"expected against {upon}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%}, worst location {worst:+.1%}"
+    base = "the active table" if known else "no change"
+    words = (
+        f"expected against {base}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%},"
+        f" worst location {worst:+.1%}"
+    )
     return Finding(VOLUME, not cases, words, allowed, tuple(cases[:MAX_CASES_SHOWN]), len(cases))
 
 
 def _expected(table: pa.Table, *, moved: bool = True) -> Floats:
-    """Units a week at the table's prices; at the price before, if not `moved` or where the move's effect is not on record."""
+    """Return units a week at the table's prices; at the earlier prices, if not `moved`.
+
+    Where the effect of a move is not in the table, it counts as none.
+    """
     if "expected_volume" not in table.column_names:
         return np.full(table.num_rows, np.nan)
     at_current = floats(table, "expected_volume")
@@ -183,7 +194,7 @@ def _change(now: float, before: float) -> float:
 def _by_place(
     table: pa.Table, now: Floats, active: pa.Table, before: Floats
 ) -> list[tuple[str, float]]:
-    """Each location and kind that both tables have, with the change of its expected volume."""
+    """Return the change of expected volume of each location and kind that both tables have."""
     sums = []
     for rows, values in ((table, now), (active, before)):
         grouped = (

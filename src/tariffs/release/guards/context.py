@@ -1,4 +1,4 @@
-"""What the guards look at, what they allow, and how they say what they found.  Shape of every array in the guards: (rows,)."""
+"""The inputs of the guards, their limits, and findings.  All arrays have the shape (rows,)."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
 from tariffs.release.tables import KEY, Bools, Floats, floats, is_voice, keys_of, match_rows, tariff
 
-MAX_CASES_SHOWN = 5  # so many cases in words; the rest is a count
+MAX_CASES_SHOWN = 5  # further cases are only counted
 SLACK = 1e-6  # a limit that is met exactly is met, also after a division
-NO_CATALOGUE = "the catalogue that it was priced on is not there any more"
+NO_CATALOGUE = "the catalogue on which it was priced no longer exists"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the guards allow.
+    """The limits of the guards.
 
-    bundle_change   the largest move of a bundle against the active table, as a share of its price there
-    voice_change    the largest move of a discount against the active table, in points
-    share_changed   the largest share of prices that change at once
-    bundle_step, voice_step   the largest move against the price that customers pay now: a share, and points of discount
-    bundle_beyond, voice_beyond   how far a price may lie beyond all that were ever paid: a share, and points of discount
+    bundle_change   largest move of a bundle against the active table, a share of its price there
+    voice_change    largest move of a discount against the active table, in points
+    share_changed   largest share of prices that change at once
+    bundle_step, voice_step   largest move against the present price: a share, and points
+    bundle_beyond, voice_beyond   largest distance beyond all prices ever paid: a share, and points
     data_age        days between the last day of data and now
-    units_lost      units that charging has a price for, and the table has none
-    volume_drop     the largest fall of the expected volume, over all bundles and over all of voice
+    units_lost      number of units with an active price that the table may lack
+    volume_drop     largest fall of the expected volume, over all bundles and over all of voice
     place_drop      the same in any one location
-    segment_ratio   the dearest segment's price over the cheapest one's, for the same product in the same location
-    voice_cliff     the largest jump between the discounts of two neighbouring hours, in points
-    cliffs_made     the share of neighbouring hours that may jump further than that, and further than today
-    competitor_over, competitor_under   how far a price may be above and below the competitors' reference, as shares of it
-    control_share   the least share of each kind's units that the control group must hold
-    validity_days   how long prices may be valid
-    validity_ahead  days from now until the prices begin
-    margin_drop, revenue_drop   the largest expected fall of a kind's margin, and of its revenue
+    segment_ratio   highest segment's price over the lowest one's, for a product in a location
+    voice_cliff     largest jump between the discounts of two neighbouring hours, in points
+    cliffs_made     share of neighbouring hours that may jump further than that, and than today
+    competitor_over, competitor_under   largest distance above and below the competitors' reference
+    control_share   least share of each kind's units in the control group
+    validity_days   longest validity
+    validity_ahead  largest number of days until the prices begin
+    margin_drop, revenue_drop   largest expected fall of a kind's margin, and of its revenue
     place_margin_drop   the same for the margin of one location
-    unit_loss       the largest expected loss of a unit that moves for its own sake, as a share of its revenue
-    below_cost      the share of a kind's prices that may lie below cost
-    gain_least      the least P(gain) of a move that nothing but the unit's own elasticity asks for
-    unsure_moves    the share of such moves that may fall short of it
-    trial_share     the share of a kind's units whose price may be a trial
+    unit_loss       largest expected loss of a unit that moves for itself, a share of its revenue
+    below_cost      share of a kind's prices that may be below cost
+    gain_least      least P(gain) of a move that only the unit's own elasticity requires
+    unsure_moves    share of such moves that may be below it
+    trial_share     share of a kind's units whose price may be a trial
     """
 
     bundle_change: float = 0.25
@@ -80,35 +80,40 @@ class Limits:
 
 
 UNITS_OF = {  # of each limit, for people
-    "bundle_change": "share of the active price", "voice_change": "points of discount", "share_changed": "share of all prices",
-    "bundle_step": "share of today's price", "voice_step": "points of discount", "bundle_beyond": "share of the price paid before",
-    "voice_beyond": "points of discount", "data_age": "days", "units_lost": "units", "volume_drop": "share of the volume",
-    "place_drop": "share of a location's volume", "segment_ratio": "times the cheapest segment's price", "voice_cliff": "points of discount",
-    "cliffs_made": "share of neighbouring hours", "competitor_over": "share of the competitors' price",
-    "competitor_under": "share of the competitors' price", "control_share": "share of a kind's units", "validity_days": "days",
-    "validity_ahead": "days", "margin_drop": "share of the margin", "revenue_drop": "share of the revenue",
-    "place_margin_drop": "share of a location's margin", "unit_loss": "share of the unit's revenue",
-    "below_cost": "share of a kind's prices", "gain_least": "probability", "unsure_moves": "share of the free moves",
+    "bundle_change": "share of the active price", "voice_change": "points of discount",
+    "share_changed": "share of all prices", "bundle_step": "share of today's price",
+    "voice_step": "points of discount", "bundle_beyond": "share of the price paid before",
+    "voice_beyond": "points of discount", "data_age": "days", "units_lost": "units",
+    "volume_drop": "share of the volume", "place_drop": "share of a location's volume",
+    "segment_ratio": "times the cheapest segment's price", "voice_cliff": "points of discount",
+    "cliffs_made": "share of neighbouring hours", "competitor_over": "share of competitors' price",
+    "competitor_under": "share of competitors' price", "control_share": "share of a kind's units",
+    "validity_days": "days", "validity_ahead": "days", "margin_drop": "share of the margin",
+    "revenue_drop": "share of the revenue", "place_margin_drop": "share of a location's margin",
+    "unit_loss": "share of the unit's revenue", "below_cost": "share of a kind's prices",
+    "gain_least": "probability", "unsure_moves": "share of the free moves",
     "trial_share": "share of a kind's units",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class GuardContext:
-    """What the guards look at.
+    """The inputs of the guards.
 
-    table      the price table that is to be approved
+    table      the price table to approve
     active     the table that charging uses now; None if there is none
-    catalogue  product, list_price, price_tick, price_floor, price_ceiling, and more where it has them; None if it cannot be had
+    catalogue  product, list_price, price_tick, price_floor, price_ceiling, and optional columns;
+               None if it is gone
     now        aware, UTC
-    support    unit_key, support_lo, support_hi: the lowest and the highest price that was paid; None if nobody knows
-    charts     realised against expected volume since the active table came into use, by segment; None if nothing was sold since
-    sold       unit_key, posted: every unit that was sold, and the price that was posted last (voice: as a share of the tariff);
-               None if the sales that the table was learnt from are gone
-    totals     line, tau, tau_se and the changes with their intervals, as the release's summaries have them; empty where it has none
-    portfolio  line, limits, outcome: what became of the policy's limits on the whole table, as the release's summaries have them
-    locations  location, control, time_zone: those of the run; None if they are gone
-    release    table_version and run_id, as the release itself has them; empty where nobody knows
+    support    unit_key, support_lo, support_hi: the range of prices paid; None if unknown
+    charts     realised against expected volume since the active table came into use, by segment;
+               None without sales
+    sold       unit_key, posted: every unit sold, and its last posted price (voice: a share of the
+               tariff); None if the sales are gone
+    totals     line, tau, tau_se and the changes with intervals, from the release's summaries, if any
+    portfolio  line, limits, outcome: the results of the policy's limits on the whole table
+    locations  location, control, time_zone of the run; None if they are gone
+    release    table_version and run_id of the release; empty if unknown
     """
 
     table: pa.Table
@@ -129,13 +134,13 @@ Guard = Callable[[GuardContext], Finding]
 
 
 def limits_with(said: Mapping[str, float]) -> Limits:
-    """The limits, where some have been set to other values than ours."""
+    """Return the limits, with those that were set to other values."""
     known = {field.name for field in fields(Limits)}
     return Limits(**{name: value for name, value in said.items() if name in known})
 
 
 def moves_against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
-    """The rows that both have, and how far each price is from the active one: a share; voice: points of discount, as charged (down is +)."""
+    """Return the rows in both tables, and each price's move: a share; voice: points, down is +."""
     row = match_rows(table, active)
     there, was = table.filter(pa.array(row >= 0)), active.take(pa.array(row[row >= 0]))
     voice, price, before = is_voice(there), floats(there, "price"), floats(was, "price")
@@ -146,15 +151,20 @@ def moves_against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:
 
 
 def row_finding(
-    code: str, table: pa.Table, broken: Bools, words: str, limit: str, told: Callable[[int], str]
+    code: str,
+    table: pa.Table,
+    broken: Bools,
+    words: str,
+    limit: str,
+    describe: Callable[[int], str],
 ) -> Finding:
-    """The finding of a guard that looks at rows one by one; `told` says what is wrong with a row."""
+    """Return the finding of a guard that examines row by row; `describe` puts a violation into words."""
     rows = np.flatnonzero(broken)
     keys = keys_of(
         table.select([KEY]).take(pa.array(rows[:MAX_CASES_SHOWN])),
         np.ones(min(len(rows), MAX_CASES_SHOWN), dtype=np.bool_),
     )
-    cases = tuple(f"{key}: {told(int(row))}" for key, row in zip(keys, rows, strict=False))
+    cases = tuple(f"{key}: {describe(int(row))}" for key, row in zip(keys, rows, strict=False))
     return Finding(code, not len(rows), words, limit, cases, len(rows))
 
 
@@ -173,20 +183,20 @@ def largest_move(moved: Floats, form: str) -> str:
 
 
 def catalogued(table: pa.Table, catalogue: pa.Table, name: str) -> Floats:
-    """A column of the catalogue for each row's product; NaN where the catalogue has it not."""
+    """Return a column of the catalogue for each row's product; NaN if it is not there."""
     return np.asarray(
         np.append(floats(catalogue, name), np.nan)[_row_of(table, catalogue)], dtype=np.float64
     )
 
 
 def in_catalogue(table: pa.Table, catalogue: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column of words of the catalogue for each row's product; null where the catalogue has it not."""
+    """Return a text column of the catalogue for each row's product; null if it is not there."""
     row = _row_of(table, catalogue)
     return catalogue[name].take(pa.array(row, mask=row < 0))
 
 
 def ladders(table: pa.Table, catalogue: pa.Table) -> npt.NDArray[np.int64]:
-    """The ladder of each row's product as a number; -1 where it has none."""
+    """Return the ladder of each row's product as a number; -1 for none."""
     words = catalogue["ladder"].combine_chunks().dictionary_encode()
     numbers = np.asarray(
         pc.fill_null(words.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64
@@ -199,7 +209,7 @@ def text(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
 
 
 def is_text(table: pa.Table, name: str, value: str) -> Bools:
-    """Where a column of words has this one; null is none.  Without a Python object for each row."""
+    """Return where a text column has this value; null never does.  It makes no Python objects."""
     return np.asarray(
         pc.fill_null(pc.equal(table[name], value), False).to_numpy(zero_copy_only=False),
         dtype=np.bool_,
@@ -207,14 +217,14 @@ def is_text(table: pa.Table, name: str, value: str) -> Bools:
 
 
 def text_equals(one: Any, other: Any) -> Bools:
-    """Where two columns of words are the same; null is the same as nothing."""
+    """Return where two text columns are equal; null equals nothing."""
     return np.asarray(
         pc.fill_null(pc.equal(one, other), False).to_numpy(zero_copy_only=False), dtype=np.bool_
     )
 
 
 def category_codes(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    """A column of words as numbers, equal where the words are; -1 for null."""
+    """Return a text column as numbers, equal where the texts are; -1 for null."""
     indices = table[name].combine_chunks().dictionary_encode().indices
     return np.asarray(pc.fill_null(indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 

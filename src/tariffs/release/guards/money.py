@@ -1,6 +1,6 @@
-"""What the table is expected to earn: no price under its cost, no loss that nobody wanted, no move that is likelier to lose than to gain.
+"""The expected earnings: no price below cost, no large loss, no move that is likelier to lose.
 
-The expectations are the model's own, so they are added up again from prices and volumes before they are believed.
+The model's expectations are computed again from prices and volumes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ UNIT_BOUNDS = (
     "CEILING",
 )  # a price held back by these moved for its own sake, only less far
 JOINT_REASONS = (
-    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "PORTFOLIO_RESTORED", "DIVERSION_ADJUSTED", "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
+    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "PORTFOLIO_RESTORED", "DIVERSION_ADJUSTED",
+    "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
     "FLOOR_RAISED", "CEILING_LOWERED",
 )  # fmt: skip
-MAX_FORCED_LOSS = 0.5  # of a unit's revenue: beyond it even a full cell or a ladder is no reason
+MAX_FORCED_LOSS = 0.5  # of a unit's revenue: a larger loss has no excuse, not even a full cell
 SUM_TOLERANCE = (
-    0.05  # of a kind's revenue: how far the stated change may be from price times volume
+    0.05  # of a kind's revenue: largest difference of the stated change from price times volume
 )
 MONEY_TOLERANCE = 0.01
 GAIN_TOLERANCE = 0.02  # a probability
-MAX_TRIALS_SD = 4.0  # standard deviations of the number of trials that chance may add
+MAX_TRIALS_SD = 4.0  # standard deviations by which chance may raise the number of trials
 
 
 def cost(ctx: GuardContext) -> Finding:
-    """No price is lowered below what a unit costs, and few lie below it at all; the cost is the catalogue's."""
+    """No price is lowered below the catalogue's unit cost, and few are below it at all."""
     allowed = f"no move below cost, {ctx.limits.below_cost:.0%} of a kind's prices there at all"
     price, unit_cost = floats(ctx.table, "price"), floats(ctx.table, "unit_cost")
     other = np.zeros(ctx.table.num_rows, dtype=np.bool_)
@@ -57,7 +58,7 @@ def cost(ctx: GuardContext) -> Finding:
         other |= ~(np.abs(worth - _listed_usage_value(ctx)) <= SLACK)
     if (
         "opportunity_cost" in ctx.table.column_names and ctx.table.num_rows
-    ):  # less than all that another unit earns is lost by one more
+    ):  # one more unit sold cannot lose more than another unit earns
         beyond = ~(
             np.abs(floats(ctx.table, "opportunity_cost"))
             <= np.nanmax(np.append(price, floats(ctx.table, "current_price")))
@@ -75,85 +76,100 @@ def cost(ctx: GuardContext) -> Finding:
     broken = (
         other | beyond | lowered | (below & np.where(voice, "voice" in many, "bundles" in many))
     )
-    words = f"prices below cost: {int(below.sum()):,}, lowered to there: {int(lowered.sum()):,}; other costs than the catalogue's: {int(other.sum()):,}"
+    words = (
+        f"prices below cost: {int(below.sum()):,}, lowered to there: {int(lowered.sum()):,};"
+        f" other costs than the catalogue's: {int(other.sum()):,}"
+    )
     words += f"; opportunity costs beyond every price: {int(beyond.sum()):,}" * bool(beyond.any())
     return row_finding(
         COST, ctx.table, broken, words, allowed,
-        lambda row: f"{price[row]:g}, and a unit costs {unit_cost[row]:g}{', not as in the catalogue' if other[row] else ''}",
+        lambda row: f"{price[row]:g}, and a unit costs {unit_cost[row]:g}"
+        f"{', not as in the catalogue' if other[row] else ''}",
     )  # fmt: skip
 
 
 def _listed_usage_value(ctx: GuardContext) -> Floats:
-    """What one more unit sold is worth beyond its price, by the catalogue: nothing where it does not say."""
+    """Return the worth of one more unit sold beyond its price, by the catalogue; 0 by default."""
     if ctx.catalogue is None or "usage_value" not in ctx.catalogue.column_names:
         return np.zeros(ctx.table.num_rows)
     return np.nan_to_num(catalogued(ctx.table, ctx.catalogue, "usage_value"))
 
 
 def money(ctx: GuardContext) -> Finding:
-    """No kind, no location and no unit is expected to lose much; and what is expected adds up."""
+    """No kind, location or unit is expected to lose much, and the expectations add up."""
     limits = ctx.limits
     allowed = (
-        f"margin -{limits.margin_drop:.0%}, revenue -{limits.revenue_drop:.0%}, a location -{limits.place_margin_drop:.0%},"
+        f"margin -{limits.margin_drop:.0%}, revenue -{limits.revenue_drop:.0%},"
+        f" a location -{limits.place_margin_drop:.0%},"
         f" a unit -{limits.unit_loss:.0%} of its revenue unless bound"
     )
-    price, current, unit_cost = (
-        floats(ctx.table, name) for name in ("price", "current_price", "unit_cost")
+    price, current, volume, margin = (
+        floats(ctx.table, name)
+        for name in ("price", "current_price", "expected_volume", "expected_margin_delta")
     )
-    volume, revenue, margin = (
-        floats(ctx.table, "expected_volume"),
-        floats(ctx.table, "expected_revenue_delta"),
-        floats(ctx.table, "expected_margin_delta"),
-    )
-    more = floats(ctx.table, "expected_volume_delta")
-    sold, earned = current * volume, (current - unit_cost) * volume
+    earned = (current - floats(ctx.table, "unit_cost")) * volume
     voice = is_voice(ctx.table)
-    cases, told = [], []
+    cases, changes = [], []
     for kind, rows in (("bundles", ~voice), ("voice", voice)):
-        if not rows.any():
-            continue
-        took, left = sold[rows].sum(), earned[rows].sum()
-        revenue_change, margin_change = revenue[rows].sum(), margin[rows].sum()
-        told.append(
-            f"{kind}: revenue {_share(revenue_change, took)}, margin {_share(margin_change, left)}"
-        )
-        if not margin_change >= -limits.margin_drop * abs(left) - MONEY_TOLERANCE:
-            cases.append(f"all {kind}: margin {_share(margin_change, left)}")
-        if not revenue_change >= -limits.revenue_drop * took - MONEY_TOLERANCE:
-            cases.append(f"all {kind}: revenue {_share(revenue_change, took)}")
-        again = {
-            "revenue": (price * (volume + more) - sold)[rows].sum(),
-            "margin": ((price - unit_cost) * (volume + more) - earned)[rows].sum(),
-        }
-        for name, stated in (("revenue", revenue_change), ("margin", margin_change)):
-            if not abs(again[name] - stated) <= SUM_TOLERANCE * took + MONEY_TOLERANCE:
-                cases.append(
-                    f"all {kind}: {name} {_share(stated, took)} is stated, price times volume gives {_share(again[name], took)}"
-                )
+        if rows.any():
+            change, problems = _kind_money(ctx, kind, rows)
+            changes.append(change)
+            cases += problems
     cases += _losing_locations(ctx, margin, earned)
-    lost = _losing(ctx, margin, sold, price != current)
+    lost = _losing(ctx, margin, current * volume, price != current)
     cases += [
         f"{key}: margin {margin[row]:+,.2f} of {earned[row]:,.2f}"
         for row, key in _first_keys(ctx.table, lost)
     ]
-    losers, of_them = (
-        int((margin < -MONEY_TOLERANCE).sum()),
-        margin[margin < -MONEY_TOLERANCE].sum(),
-    )
-    words = f"{'; '.join(told)}; {losers:,} units lose {-of_them:,.0f}" if told else "no prices"
+    losses = margin[margin < -MONEY_TOLERANCE]
+    words = f"{'; '.join(changes)}; {len(losses):,} units lose {-losses.sum():,.0f}"
     return Finding(
         MONEY,
         not cases,
-        words,
+        words if changes else "no prices",
         allowed,
         tuple(cases[:MAX_CASES_SHOWN]),
         len(cases) + max(int(lost.sum()) - MAX_CASES_SHOWN, 0),
     )
 
 
+def _kind_money(ctx: GuardContext, kind: str, rows: Bools) -> tuple[str, list[str]]:
+    """Return the expected changes of a kind's revenue and margin, and the violations by its sums."""
+    price, current, unit_cost, volume, more, revenue, margin = (
+        floats(ctx.table, name)[rows]
+        for name in (
+            "price", "current_price", "unit_cost", "expected_volume", "expected_volume_delta",
+            "expected_revenue_delta", "expected_margin_delta",
+        )
+    )  # fmt: skip
+    sold, earned = current * volume, (current - unit_cost) * volume
+    took, left = sold.sum(), earned.sum()
+    stated = {"revenue": revenue.sum(), "margin": margin.sum()}
+    words = f"{kind}: revenue {_share(stated['revenue'], took)}, margin {_share(stated['margin'], left)}"
+    cases = []
+    if not stated["margin"] >= -ctx.limits.margin_drop * abs(left) - MONEY_TOLERANCE:
+        cases.append(f"all {kind}: margin {_share(stated['margin'], left)}")
+    if not stated["revenue"] >= -ctx.limits.revenue_drop * took - MONEY_TOLERANCE:
+        cases.append(f"all {kind}: revenue {_share(stated['revenue'], took)}")
+    again = {
+        "revenue": (price * (volume + more) - sold).sum(),
+        "margin": ((price - unit_cost) * (volume + more) - earned).sum(),
+    }
+    for name, change in stated.items():
+        if not abs(again[name] - change) <= SUM_TOLERANCE * took + MONEY_TOLERANCE:
+            cases.append(
+                f"all {kind}: {name} {_share(change, took)} is stated,"
+                f" price times volume gives {_share(again[name], took)}"
+            )
+    return words, cases
+
+
 def gain(ctx: GuardContext) -> Finding:
-    """A price that moves for its own sake is likelier to gain than to lose; every move states how likely."""
-    allowed = f"P(gain) of {ctx.limits.gain_least:g} or more, in all but {ctx.limits.unsure_moves:.0%} of the free moves"
+    """A price that moves for its own sake is likelier to gain than to lose, and states P(gain)."""
+    allowed = (
+        f"P(gain) of {ctx.limits.gain_least:g} or more,"
+        f" in all but {ctx.limits.unsure_moves:.0%} of the free moves"
+    )
     p, moved = (
         floats(ctx.table, "p_gain"),
         floats(ctx.table, "price") != floats(ctx.table, "current_price"),
@@ -166,13 +182,15 @@ def gain(ctx: GuardContext) -> Finding:
     promised = moved & (p > follows + GAIN_TOLERANCE)
     broken = unstated | (unsure & too_many) | promised
     words = (
-        f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,}; moves that state no P(gain): {int(unstated.sum()):,}"
+        f"of {int(free.sum()):,} free moves, likelier to lose than to gain: {int(unsure.sum()):,};"
+        f" moves that state no P(gain): {int(unstated.sum()):,}"
         + f"; moves that promise more than their elasticity does: {int(promised.sum()):,}"
         * bool(promised.any())
     )
     shown = row_finding(
         GAIN, ctx.table, broken, words, allowed,
-        lambda row: f"P(gain) {p[row]:.2g}{f', by its elasticity {follows[row]:.2g}' if promised[row] else ''}",
+        lambda row: f"P(gain) {p[row]:.2g}"
+        f"{f', by its elasticity {follows[row]:.2g}' if promised[row] else ''}",
     )  # fmt: skip
     many = _too_many_trials(ctx)
     return (
@@ -190,7 +208,10 @@ def gain(ctx: GuardContext) -> Finding:
 
 
 def _gain_by_elasticity(table: pa.Table) -> Floats:
-    """P(gain) again, from the row's own price, cost, elasticity and standard error; of a cell that is not full, at most this."""
+    """Return P(gain) computed from the row's price, cost, elasticity and standard error.
+
+    For a cell that is not full, it is an upper bound.
+    """
     current = floats(table, "current_price")
     cost = (
         floats(table, "unit_cost")
@@ -207,7 +228,7 @@ def _gain_by_elasticity(table: pa.Table) -> Floats:
 
 
 def _too_many_trials(ctx: GuardContext) -> list[str]:
-    """Kinds with more trials than a draw for each unit gives."""
+    """Return the kinds with more trials than a draw for each unit gives."""
     trial, voice, share = (
         bools(ctx.table, "explore_flag"),
         is_voice(ctx.table),
@@ -221,7 +242,7 @@ def _too_many_trials(ctx: GuardContext) -> list[str]:
 
 
 def _moved_for_itself(ctx: GuardContext) -> Bools:
-    """Moves that the unit's own elasticity wanted, and no trial."""
+    """Return moves for the unit's own elasticity, without trials."""
     bound = np.any([is_text(ctx.table, "constraint_bound", name) for name in UNIT_BOUNDS], axis=0)
     unbound = np.asarray(
         ctx.table["constraint_bound"].is_null().to_numpy(zero_copy_only=False), dtype=np.bool_
@@ -236,7 +257,7 @@ def _moved_for_itself(ctx: GuardContext) -> Bools:
 
 
 def _losing(ctx: GuardContext, margin: Floats, sold: Floats, moved: Bools) -> Bools:
-    """Units that are expected to lose too much of what they sell; a unit that is held back by others may lose more than a free one."""
+    """Return units with too large an expected loss; units bound by others may lose more."""
     share = np.where(moved & _moved_for_itself(ctx), ctx.limits.unit_loss, MAX_FORCED_LOSS)
     return np.asarray(~(margin >= -share * sold - MONEY_TOLERANCE))
 

@@ -1,7 +1,7 @@
-"""Prices against one another: the sizes of a bundle, the hours of a cell, the segments of a place.
+"""Prices relative to one another: sizes of a bundle, hours of a cell, segments of a location.
 
-None of these is asked of prices that stay as they are: what is out of order today, and cannot be mended in one step, is not this release's
-fault.  What it makes, or makes worse, is.
+Prices that stay are not judged: what is out of order today, and cannot be corrected in one step, is
+no fault of this release.  New or worse disorder is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def ladder(ctx: GuardContext) -> Finding:
-    """A larger size costs no less and its megabyte no more, and a longer validity costs no less: also after the snap to price points."""
+    """A larger size and a longer validity cost no less, and a megabyte of a larger size no more."""
     allowed = "no pair out of order by a price that moves"
     if ctx.catalogue is None:
         return Finding(LADDER, False, NO_CATALOGUE, allowed)
@@ -84,7 +84,11 @@ def smooth(ctx: GuardContext) -> Finding:
     full_cell = is_text(hours, "constraint_bound", "CAPACITY")
     made = (jump > most + SLACK) & (jump > jumped + SLACK) & ~(full_cell[here] | full_cell[after])
     share = float(made.sum()) / max(len(here), 1)
-    words = f"cliffs of more than {most:g} points: {int((jumped > most + SLACK).sum()):,} today, {int((jump > most + SLACK).sum()):,} then, {int(made.sum()):,} of them made or made steeper ({share:.1%})"
+    words = (
+        f"cliffs of more than {most:g} points: {int((jumped > most + SLACK).sum()):,} today,"
+        f" {int((jump > most + SLACK).sum()):,} then, {int(made.sum()):,} of them made or made"
+        f" steeper ({share:.1%})"
+    )
     broken = np.zeros(len(hour), dtype=np.bool_)
     broken[here[made]] = True
     shown = row_finding(
@@ -103,7 +107,7 @@ def smooth(ctx: GuardContext) -> Finding:
 
 def fairness(ctx: GuardContext) -> Finding:
     """The same product in the same location does not cost one segment far more than another."""
-    allowed = f"dearest segment {ctx.limits.segment_ratio:g} times the cheapest"
+    allowed = f"highest segment {ctx.limits.segment_ratio:g} times the lowest"
     bundles = np.flatnonzero(~is_voice(ctx.table))
     if not len(bundles):
         return Finding(FAIRNESS, True, "no bundles", allowed)
@@ -118,8 +122,11 @@ def fairness(ctx: GuardContext) -> Finding:
     )
     broken &= (
         _extreme(group, (price != current).astype(np.float64), np.maximum) > 0
-    )  # one that nobody touches waits for the next
-    words = f"largest ratio {ratio.max():.2f} (today {today.max():.2f}); products beyond it: {len(np.unique(group[broken])):,}"
+    )  # a product without a move is not judged
+    words = (
+        f"largest ratio {ratio.max():.2f} (today {today.max():.2f});"
+        f" products beyond it: {len(np.unique(group[broken])):,}"
+    )
     return row_finding(
         FAIRNESS,
         table,
@@ -131,7 +138,7 @@ def fairness(ctx: GuardContext) -> Finding:
 
 
 def _location_codes(ctx: GuardContext) -> Ints:
-    """(segment, location) as a number; -1 for voice."""
+    """Return (segment, location) as a number; -1 for voice."""
     return np.where(
         is_voice(ctx.table),
         -1,
@@ -140,13 +147,13 @@ def _location_codes(ctx: GuardContext) -> Ints:
 
 
 def _pair_codes(keys: tuple[Ints, Ints]) -> Ints:
-    """Pairs of numbers as one number each."""
+    """Return pairs of numbers as one number each."""
     first, second = (np.asarray(key, dtype=np.int64) + 1 for key in keys)
     return np.asarray(first * (int(second.max(initial=0)) + 1) + second, dtype=np.int64)
 
 
 def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, Ints]:
-    """The rows that stand next to each other in their group, lower and upper, by `at`; rows of no group, or without `at`, stand alone."""
+    """Return neighbouring rows of a group, lower and upper by `at`; others are left out."""
     order = np.lexsort((at, group[1], group[0]))
     low, high = order[:-1], order[1:]
     known = (
@@ -161,7 +168,7 @@ def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, In
 
 
 def _next_hours(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
-    """Each hour and the one after it, and the last of the day with the first, where both are there."""
+    """Return each hour and the next one, the last with the first, where both exist."""
     order = np.lexsort((hour, group[1], group[0]))
     place = _pair_codes(group)[order] * HOURS + hour[order].astype(np.int64)
     following = place - place % HOURS + (place + 1) % HOURS
@@ -179,7 +186,7 @@ def _out_of_order(price: Floats, size: Floats, low: Ints, high: Ints) -> Bools:
 
 
 def _extreme(group: Ints, values: Floats, which: np.ufunc) -> Floats:
-    """The largest (or smallest) value of each row's group."""
+    """Return the largest (or smallest) value of each row's group."""
     names, number = np.unique(group, return_inverse=True)
     found = np.full(len(names), -np.inf if which is np.maximum else np.inf)
     which.at(found, number, values)

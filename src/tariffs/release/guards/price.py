@@ -1,4 +1,4 @@
-"""Price by price: how far it moves, between which bounds, on which points, and how far beyond what was ever paid."""
+"""Price by price: its move, its bounds, its price point, and its distance from prices ever paid."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ COMPETITOR, ELASTICITY = "COMPETITOR", "ELASTICITY"
 MOST_ELASTIC, LEAST_ELASTIC = (
     -6.0,
     -0.05,
-)  # as in the price rule, and said again: a guard does not ask whom it guards
+)  # as in the price rule; repeated, since a guard is independent of the code that it guards
 FALLBACK = "FALLBACK_SEGMENT"
 
 
 def step(ctx: GuardContext) -> Finding:
-    """No price moves further in one go than customers are told.
+    """No price moves further at once than announced to customers.
 
-    Floor and ceiling outrank the step, and so does a cell that is full: those may move a price further, but only to where they stand.
+    Floor, ceiling and a full cell take precedence over the step: they may move a price further, but
+    only to their own limit.
     """
     allowed = f"bundles {ctx.limits.bundle_step:.0%}, voice {ctx.limits.voice_step:g} points"
     voice, price, current, full = (
@@ -42,7 +43,7 @@ def step(ctx: GuardContext) -> Finding:
     )
     beyond = ~(
         np.abs(moved) <= np.where(voice, ctx.limits.voice_step, ctx.limits.bundle_step) + SLACK
-    )  # what is no number is beyond
+    )  # NaN is beyond
     excused = _has_good_reason(ctx, price, current)
     broken = beyond & ~excused
     words = f"prices beyond the step: {int(broken.sum()):,}" + _counts_text(
@@ -63,9 +64,9 @@ def bounds(ctx: GuardContext) -> Finding:
     )
     broken = ~(
         (price >= floor - SLACK) & (price <= ceiling + SLACK)
-    )  # a product that the catalogue has not is out of bounds too
+    )  # a product that is not in the catalogue is out of bounds too
 
-    def told(row: int) -> str:
+    def describe(row: int) -> str:
         return (
             f"{price[row]:g}, wanted {floor[row]:g} to {ceiling[row]:g}"
             if np.isfinite(floor[row])
@@ -73,12 +74,12 @@ def bounds(ctx: GuardContext) -> Finding:
         )
 
     return row_finding(
-        BOUNDS, ctx.table, broken, f"prices out of bounds: {int(broken.sum()):,}", allowed, told
+        BOUNDS, ctx.table, broken, f"prices out of bounds: {int(broken.sum()):,}", allowed, describe
     )
 
 
 def price_points(ctx: GuardContext) -> Finding:
-    """Every price that moves is one that can be asked: a multiple of the product's tick; voice: what its discount class says."""
+    """Every price that moves is a multiple of the tick; voice: the price of its discount class."""
     allowed = "multiples of the product's tick"
     if ctx.catalogue is None:
         return Finding(PRICE_POINTS, False, NO_CATALOGUE, allowed)
@@ -91,11 +92,11 @@ def price_points(ctx: GuardContext) -> Finding:
     other = ~(np.abs(price - full * (1.0 - floats(ctx.table, "discount_class") / 100.0)) <= SLACK)
     broken = (price != floats(ctx.table, "current_price")) & (off | (is_voice(ctx.table) & other))
 
-    def told(row: int) -> str:
+    def describe(row: int) -> str:
         return (
             f"{price[row]:g}, wanted a multiple of {tick[row]:g}"
             if off[row]
-            else f"{price[row]:g} is not what its discount class says"
+            else f"{price[row]:g} is not the price of its discount class"
         )
 
     return row_finding(
@@ -104,15 +105,18 @@ def price_points(ctx: GuardContext) -> Finding:
         broken,
         f"moves to a price that cannot be asked: {int(broken.sum()):,}",
         allowed,
-        told,
+        describe,
     )
 
 
 def support(ctx: GuardContext) -> Finding:
-    """No price lies further than a step beyond all that customers ever paid: there, the demand curve is a guess."""
-    allowed = f"bundles {ctx.limits.bundle_beyond:.0%}, voice {ctx.limits.voice_beyond:g} points beyond what was paid"
+    """No price is further than a step beyond all prices ever paid: demand is unknown there."""
+    allowed = (
+        f"bundles {ctx.limits.bundle_beyond:.0%}, voice {ctx.limits.voice_beyond:g} points"
+        " beyond the prices paid"
+    )
     if ctx.support is None:
-        return Finding(SUPPORT, True, "what was paid before is not recorded", allowed)
+        return Finding(SUPPORT, True, "the prices paid before are not recorded", allowed)
     row = match_rows(ctx.table, ctx.support)
     lo, hi = (
         np.append(floats(ctx.support, name), np.nan)[row] for name in ("support_lo", "support_hi")
@@ -139,7 +143,7 @@ def support(ctx: GuardContext) -> Finding:
 
 
 def competitor(ctx: GuardContext) -> Finding:
-    """No price that moves is dearer than the regulator lets it be against the competitors', or undercuts the cheapest of them."""
+    """No price moves above the regulator's limit, or below the cheapest competitor."""
     over, under = ctx.limits.competitor_over, ctx.limits.competitor_under
     allowed = f"{under:.0%} under the cheapest, {over:.0%} over the reference"
     if ctx.catalogue is None or not {"competitor_min", "competitor_reference"} & set(
@@ -152,18 +156,23 @@ def competitor(ctx: GuardContext) -> Finding:
     price, current = floats(ctx.table, "price"), floats(ctx.table, "current_price")
     dear = (price > high * (1.0 + over) + SLACK) & (
         price > current
-    )  # on the way back to the bound is no fault
+    )  # a move back towards the bound is no fault
     cheap = (price < low * (1.0 - under) - SLACK) & (price < current)
     known = int((np.isfinite(low) | np.isfinite(high)).sum())
-    words = f"of {known:,} prices that have one to compare with, too dear {int(dear.sum()):,}, too cheap {int(cheap.sum()):,}"
+    words = (
+        f"of {known:,} prices with a competitor, too high {int(dear.sum()):,},"
+        f" too low {int(cheap.sum()):,}"
+    )
     return row_finding(
         COMPETITOR, ctx.table, dear | cheap, words, allowed,
-        lambda row: f"{price[row]:g}, and competitors ask {high[row]:g}" if dear[row] else f"{price[row]:g}, and the cheapest asks {low[row]:g}",
+        lambda row: f"{price[row]:g}, and competitors ask {high[row]:g}"
+        if dear[row]
+        else f"{price[row]:g}, and the cheapest asks {low[row]:g}",
     )  # fmt: skip
 
 
 def elasticity(ctx: GuardContext) -> Finding:
-    """No price moves on an answer to price that is no demand: wrong sign, or a size that only a fault in the data has."""
+    """No price moves on an implausible elasticity: of wrong sign, or of an impossible size."""
     allowed = f"{MOST_ELASTIC:g} to {LEAST_ELASTIC:g} at the list price, or marked {FALLBACK}"
     if ctx.catalogue is None:
         return Finding(ELASTICITY, False, NO_CATALOGUE, allowed)
@@ -180,7 +189,10 @@ def elasticity(ctx: GuardContext) -> Finding:
     )
     marked = is_text(ctx.table, "reason_code", FALLBACK)
     broken = (floats(ctx.table, "price") != current) & ~sane & ~marked
-    words = f"moves on an implausible answer: {int(broken.sum()):,}; on the segment's instead: {int(marked.sum()):,}"
+    words = (
+        f"moves on an implausible answer: {int(broken.sum()):,};"
+        f" on the segment's instead: {int(marked.sum()):,}"
+    )
     return row_finding(
         ELASTICITY,
         ctx.table,
@@ -192,7 +204,7 @@ def elasticity(ctx: GuardContext) -> Finding:
 
 
 def _competitor_price(ctx: GuardContext, name: str) -> Floats:
-    """A column of the catalogue for each row, NaN where it has none; voice counts in minutes at no discount, and is not compared."""
+    """Return a competitor column for each row, NaN for none; voice is not compared."""
     assert ctx.catalogue is not None
     if name not in ctx.catalogue.column_names:
         return np.full(ctx.table.num_rows, np.nan)
@@ -200,7 +212,7 @@ def _competitor_price(ctx: GuardContext, name: str) -> Floats:
 
 
 def _has_good_reason(ctx: GuardContext, price: Floats, current: Floats) -> Bools:
-    """A full cell may raise a price far, and one outside floor and ceiling may come back to them, and no further."""
+    """Return prices with an excuse: a full cell, or a return to floor or ceiling, and no further."""
     bound = {
         name: is_text(ctx.table, "constraint_bound", name)
         for name in ("CAPACITY", "REG_FLOOR", "REG_CEILING")
@@ -220,5 +232,5 @@ def _has_good_reason(ctx: GuardContext, price: Floats, current: Floats) -> Bools
 
 
 def _counts_text(*counts: tuple[int, str]) -> str:
-    told = ", ".join(f"{count:,} {words}" for count, words in counts if count)
-    return f" ({told})" if told else ""
+    text = ", ".join(f"{count:,} {words}" for count, words in counts if count)
+    return f" ({text})" if text else ""

@@ -1,4 +1,4 @@
-"""Each row by itself: values that can be values, one currency, the price of today that customers really pay."""
+"""Each row by itself: valid values, one currency, and the current price that customers pay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tariffs.contracts import PriceRow
+from tariffs.contracts import RELEASE_COLUMNS, PriceRow
 from tariffs.optimise import reasons
 from tariffs.optimise.reasons import BOUNDS, BUNDLE_ONLY, CODES, VOICE_ONLY
 from tariffs.release.decision_log import Finding
@@ -35,14 +35,14 @@ from tariffs.release.tables import (
 VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
 MAX_DISCOUNT_POINTS = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
-HALF_POINT = (
-    0.5 + 1e-6
-)  # a discount class is a whole number, and a price that is held may lie between two
+HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number; a held price may be between two
 
-JUDGED_SEPARATELY = frozenset(  # columns of the contract that this or another guard judges with words of its own
-    ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class", "price", "current_price", "champion_price",
-     "unit_cost", "expected_volume", "elasticity", "se", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
-     "p_gain", "data_cutoff", "valid_from", "valid_to", "time_zone", "control_flag", "table_version", "product")
+JUDGED_SEPARATELY = frozenset(  # columns of the contract with a check of their own, here or elsewhere
+    ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class",
+     "price", "current_price", "champion_price", "unit_cost", "expected_volume", "elasticity", "se",
+     "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
+     "p_gain", "data_cutoff", "valid_from", "valid_to", "time_zone", "control_flag",
+     "table_version", "product")
 )  # fmt: skip
 ORDERED = (
     ("credible_lo", "elasticity", "credible_hi"),
@@ -51,18 +51,12 @@ ORDERED = (
         for name in ("volume", "revenue", "margin")
     ),
 )
-SINGLE_VALUED = (
-    "table_version",
-    "parent_version",
-    "run_id",
-    "model_version",
-    "status",
-)  # one value for a whole table
-UNAPPROVED_STATUS = (
-    "draft"  # the status of every row that nobody has approved yet: the log says what becomes of it
-)
+# one value for a whole table; guard VALIDITY judges the times
+SINGLE_VALUED = tuple(n for n in RELEASE_COLUMNS if n not in ("valid_from", "valid_to"))
+UNAPPROVED_STATUS = "draft"  # the status of every row before approval; later states are in the log
 NEED_WEEKS = (
-    reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT, reasons.CLIPPED_STEP, reasons.EXPLORE,
+    reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT,
+    reasons.CLIPPED_STEP, reasons.EXPLORE,
 )  # fmt: skip
 ROUNDING = 1e-6
 COMPARISONS = {
@@ -80,7 +74,8 @@ def values(ctx: GuardContext) -> Finding:
         return Finding(
             VALUES,
             False,
-            f"the table lacks {len(missing)} column{'s' * (len(missing) != 1)}: {', '.join(missing)}",
+            f"the table lacks {len(missing)} column{'s' * (len(missing) != 1)}:"
+            f" {', '.join(missing)}",
             "every column of a price table",
         )
     problems = _problems(ctx)
@@ -114,7 +109,10 @@ def currency(ctx: GuardContext) -> Finding:
         row = match_rows(ctx.table, ctx.active)
         was = ctx.active["currency"].take(pa.array(row, mask=row < 0))
         broken |= (row >= 0) & ~text_equals(ctx.table["currency"], was)
-    words = f"prices in {', '.join(named) or 'no currency'}; in another currency than wanted: {int(broken.sum()):,}"
+    words = (
+        f"prices in {', '.join(named) or 'no currency'};"
+        f" in another currency than wanted: {int(broken.sum()):,}"
+    )
     shown = ctx.table["currency"]
     return row_finding(
         CURRENCY,
@@ -127,14 +125,17 @@ def currency(ctx: GuardContext) -> Finding:
 
 
 def today(ctx: GuardContext) -> Finding:
-    """`current_price` is what was posted last: a step that is measured from another price is no step."""
+    """`current_price` is the last posted price: a step from another price is no step."""
     allowed = "the last posted price; where sales are not recorded, a price of the active table"
     current = floats(ctx.table, "current_price")
     posted = _posted(ctx)
     if posted is not None:
         known = np.isfinite(posted)
         broken = known & ~(np.abs(current - posted) <= PAID_TOLERANCE * posted)
-        words = f"of {int(known.sum()):,} units with sales, another price of today than was posted: {int(broken.sum()):,}"
+        words = (
+            f"of {int(known.sum()):,} units with sales, another price of today than was posted:"
+            f" {int(broken.sum()):,}"
+        )
         return row_finding(
             TODAY,
             ctx.table,
@@ -153,7 +154,10 @@ def today(ctx: GuardContext) -> Finding:
         np.abs(current - before) <= PAID_TOLERANCE * before
     )
     broken = (row >= 0) & ~near
-    words = f"units whose price of today is neither the active table's price nor the one before: {int(broken.sum()):,}"
+    words = (
+        "units whose price of today is neither the active table's price nor the one before:"
+        f" {int(broken.sum()):,}"
+    )
     return row_finding(
         TODAY,
         ctx.table,
@@ -165,10 +169,24 @@ def today(ctx: GuardContext) -> Finding:
 
 
 def _problems(ctx: GuardContext) -> dict[str, Bools]:
-    """What is wrong, in words, and with which rows."""
-    voice, bundle = is_voice(ctx.table), is_text(ctx.table, "kind", "bundle")
-    discount, hour = floats(ctx.table, "discount_class"), floats(ctx.table, "hour")
-    problems = {"its kind is neither bundle nor voice": ~(voice | bundle)}
+    """Return the problems, each with the mask of its rows."""
+    return (
+        _number_problems(ctx)
+        | _identity_problems(ctx)
+        | _several_values(ctx)
+        | _contract_problems(ctx.table)
+        | _out_of_order(ctx.table)
+        | _reason_problems(ctx.table)
+    )
+
+
+def _number_problems(ctx: GuardContext) -> dict[str, Bools]:
+    """Return columns of numbers with other values."""
+    problems = {
+        "its kind is neither bundle nor voice": ~(
+            is_voice(ctx.table) | is_text(ctx.table, "kind", "bundle")
+        )
+    }
     for name, positive in (
         ("price", True),
         ("current_price", True),
@@ -187,43 +205,40 @@ def _problems(ctx: GuardContext) -> dict[str, Bools]:
         "expected_margin_delta",
     ):
         problems[f"{name} is no number"] = ~np.isfinite(floats(ctx.table, name))
+    return problems
+
+
+def _identity_problems(ctx: GuardContext) -> dict[str, Bools]:
+    """Return rows whose unit, offering, hour, class or bound do not agree."""
+    voice, hour = is_voice(ctx.table), floats(ctx.table, "hour")
+    discount = floats(ctx.table, "discount_class")
     whole = (discount >= 0) & (discount <= MAX_DISCOUNT_POINTS) & (discount == np.round(discount))
-    problems["its discount class is none of 0 to 95"] = (voice & ~whole) | (
-        ~voice & np.isfinite(discount)
-    )
-    problems["its discount class says another price"] = (
-        voice & whole & ~_as_its_class(ctx, discount)
-    )
-    problems["its key names another unit"] = ~text_equals(ctx.table[KEY], _keys(ctx.table))
-    problems["it has no location or no offering"] = _missing(ctx.table, "location") | _missing(
-        ctx.table, "product_offering_id"
-    )
-    problems["its hour or type of day is none"] = voice & ~(
-        (hour >= 0)
-        & (hour <= 23)
-        & (hour == np.round(hour))
-        & (is_text(ctx.table, "day_type", "WEEKDAY") | is_text(ctx.table, "day_type", "WEEKEND"))
-    )
+    is_hour = (hour >= 0) & (hour <= 23) & (hour == np.round(hour))
+    is_day = is_text(ctx.table, "day_type", "WEEKDAY") | is_text(ctx.table, "day_type", "WEEKEND")
     bound = {
         name: is_text(ctx.table, "constraint_bound", name) for name in (*VOICE_ONLY, *BUNDLE_ONLY)
     }
-    problems["its bound is one of the other kind"] = (
-        ~voice & np.any([bound[n] for n in VOICE_ONLY], axis=0)
-    ) | (voice & np.any([bound[n] for n in BUNDLE_ONLY], axis=0))
-    problems["its offering names another unit"] = ~text_equals(
-        ctx.table["product_offering_id"], _offerings(ctx.table)
-    )
-    return (
-        problems
-        | _several_values(ctx)
-        | _contract_problems(ctx.table)
-        | _out_of_order(ctx.table)
-        | _reason_problems(ctx.table)
-    )
+    offering = ctx.table["product_offering_id"]
+    return {
+        "its discount class is none of 0 to 95": (voice & ~whole)
+        | (~voice & np.isfinite(discount)),
+        "its discount class is that of another price": voice
+        & whole
+        & ~_as_its_class(ctx, discount),
+        "its key names another unit": ~text_equals(ctx.table[KEY], _keys(ctx.table)),
+        "it has no location or no offering": _missing(ctx.table, "location")
+        | _missing(ctx.table, "product_offering_id"),
+        "its hour or type of day is none": voice & ~(is_hour & is_day),
+        "its bound is one of the other kind": (
+            ~voice & np.any([bound[n] for n in VOICE_ONLY], axis=0)
+        )
+        | (voice & np.any([bound[n] for n in BUNDLE_ONLY], axis=0)),
+        "its offering names another unit": ~text_equals(offering, _offerings(ctx.table)),
+    }
 
 
 def _several_values(ctx: GuardContext) -> dict[str, Bools]:
-    """What is one value for a whole table, and is not here, or is not what the release itself says."""
+    """Return columns with one value for a table that differ, within it or from the release."""
     problems = {}
     for name in SINGLE_VALUED:
         column = ctx.table[name].combine_chunks()
@@ -240,7 +255,7 @@ def _several_values(ctx: GuardContext) -> dict[str, Bools]:
             problems[f"{name} is not that of the release"] = ~_as_bools(
                 pc.fill_null(pc.equal(column, wanted), False)
             )
-    problems["status is not draft, before anybody approved it"] = ~is_text(
+    problems["status is not draft before the approval"] = ~is_text(
         ctx.table, "status", UNAPPROVED_STATUS
     )
     parent, version = floats(ctx.table, "parent_version"), floats(ctx.table, "table_version")
@@ -251,7 +266,7 @@ def _several_values(ctx: GuardContext) -> dict[str, Bools]:
 
 
 def _reason_problems(table: pa.Table) -> dict[str, Bools]:
-    """Reasons that nobody knows, and those that the price, the group or the weeks of the row do not bear out."""
+    """Return unknown reasons, and those that price, group or weeks of the row contradict."""
     code, bound = table["reason_code"], table["constraint_bound"]
     price, current = floats(table, "price"), floats(table, "current_price")
     trial, drawn = bools(table, "explore_flag"), np.isfinite(floats(table, "explore_draw"))
@@ -265,11 +280,11 @@ def _reason_problems(table: pa.Table) -> dict[str, Bools]:
     whole_table = is_code[reasons.PORTFOLIO_LIMIT] | is_code[reasons.HOLD_PORTFOLIO]
     weeks = np.any([is_code[name] for name in NEED_WEEKS], axis=0)
     return {
-        "its reason is no code that there is": _as_bools(pc.is_valid(code))
+        "its reason is no known code": _as_bools(pc.is_valid(code))
         & ~np.any(list(is_code.values()), axis=0),
-        "its bound is no code that there is": _as_bools(pc.is_valid(bound))
+        "its bound is no known code": _as_bools(pc.is_valid(bound))
         & ~np.any([is_text(table, "constraint_bound", name) for name in BOUNDS], axis=0),
-        "its reason says another price": other,
+        "its reason is that of another price": other,
         "its reason is the control group, and it is not in it": is_code[reasons.HOLD_CONTROL]
         & ~bools(table, "control_flag"),
         "its reason rests on weeks, and support_n is 0": weeks & ~(floats(table, "support_n") >= 1),
@@ -286,7 +301,7 @@ def _as_bools(values: pa.Array | pa.ChunkedArray) -> Bools:
 
 
 def _contract_problems(table: pa.Table) -> dict[str, Bools]:
-    """Columns with values that the contract of the price table does not allow: null, not finite, out of range, none of a list."""
+    """Return columns with values outside the contract: null, not finite, out of range or list."""
     problems = {}
     for name, declared in get_type_hints(PriceRow, include_extras=True).items():
         if name in JUDGED_SEPARATELY or name not in table.column_names:
@@ -319,13 +334,13 @@ def _breaks(table: pa.Table, name: str, kind: Any) -> Bools:
 
 
 def _out_of_order(table: pa.Table) -> dict[str, Bools]:
-    """Intervals that do not hold what they are of, and more volume lost than is sold."""
+    """Return intervals that do not contain their estimate, and volumes lost beyond the sales."""
     problems = {}
     for names in ORDERED:
         if set(names) <= set(table.column_names):
             least, middle, most = (floats(table, name) for name in names)
             slack = ROUNDING * (1.0 + np.abs(middle))
-            problems[f"{names[1]} lies outside its interval"] = (least > middle + slack) | (
+            problems[f"{names[1]} is outside its interval"] = (least > middle + slack) | (
                 most < middle - slack
             )
     sold, change = floats(table, "expected_volume"), floats(table, "expected_volume_delta")
@@ -334,7 +349,7 @@ def _out_of_order(table: pa.Table) -> dict[str, Bools]:
 
 
 def _as_its_class(ctx: GuardContext, discount: Floats) -> Bools:
-    """A price that is held may lie up to half a point from its class; `PRICE_POINTS` holds one that moves to its very point."""
+    """Return whether a held price is within half a point of its class, a moved one equal to it."""
     if ctx.catalogue is None:
         return np.ones(ctx.table.num_rows, dtype=np.bool_)
     full = catalogued(ctx.table, ctx.catalogue, "list_price")
@@ -343,7 +358,7 @@ def _as_its_class(ctx: GuardContext, discount: Floats) -> Bools:
 
 
 def _keys(table: pa.Table) -> pa.Array:
-    """The keys that the rows' own columns give."""
+    """Return the keys from the rows' own columns."""
     bundle = pc.binary_join_element_wise(
         *(table[name].cast(pa.string()) for name in ("segment", "location", "product")), "/"
     )
@@ -355,7 +370,7 @@ def _keys(table: pa.Table) -> pa.Array:
 
 
 def _offerings(table: pa.Table) -> pa.Array:
-    """The offerings that the rows' own columns give: that of a cell holds all its hours."""
+    """Return the offerings from the rows' own columns: a cell's offering includes all its hours."""
     product, cell = table["product"].cast(pa.string()), table["cell"].cast(pa.string())
     whom = pc.binary_join_element_wise(
         table["segment"].cast(pa.string()), table["location"].cast(pa.string()), "/"
@@ -373,7 +388,7 @@ def _missing(table: pa.Table, name: str) -> Bools:
 
 
 def _expected_currency(ctx: GuardContext) -> str:
-    """The currency that is wanted: the active table's, the catalogue's, or that of most rows."""
+    """Return the currency of the active table, of the catalogue, or of most rows."""
     for table in (ctx.active, ctx.catalogue, ctx.table):
         if (
             table is not None
@@ -390,7 +405,7 @@ def _most_frequent(table: pa.Table) -> str:
 
 
 def _posted(ctx: GuardContext) -> Floats | None:
-    """The price that was posted last, in money; NaN for a unit that was not sold, None where no sales are recorded."""
+    """Return the last posted price, in money; NaN for an unsold unit, None without sales."""
     if ctx.sold is None:
         return None
     posted = np.append(floats(ctx.sold, "posted"), np.nan)[match_rows(ctx.table, ctx.sold)]

@@ -1,4 +1,4 @@
-"""What the prices rest on: a control group that stays, data that are recent, and a table that is for now."""
+"""The foundations of the prices: a stable control group, recent data, a present validity."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ CONTROL, STALE, VALIDITY, DRIFT, PRIOR, LIMITS = (
 )
 MAX_CLOCK_CHANGE = dt.timedelta(
     hours=2
-)  # a week in which clocks change is an hour longer or shorter; Lord Howe, half of one
+)  # a week with a clock change differs by an hour; Lord Howe by half of one
 
 
 def control(ctx: GuardContext) -> Finding:
-    """There is a control group, and it keeps its prices and its members: the others are measured against them."""
+    """There is a control group, with constant prices and members, to measure the others against."""
     allowed = f"{ctx.limits.control_share:.0%} of each kind's units; none moves, joins or leaves"
     held, voice = bools(ctx.table, "control_flag"), is_voice(ctx.table)
     moved = held & ~(floats(ctx.table, "price") == floats(ctx.table, "current_price"))
@@ -46,7 +46,10 @@ def control(ctx: GuardContext) -> Finding:
     if ctx.locations is not None:
         row = _row_of_location(ctx)
         changed |= (row >= 0) & (held != bools(ctx.locations, "control")[np.maximum(row, 0)])
-    words = f"control units: {int(held.sum()):,}, of them moved {int(moved.sum()):,}, joined or left {int(changed.sum()):,}"
+    words = (
+        f"control units: {int(held.sum()):,}, of them moved {int(moved.sum()):,},"
+        f" joined or left {int(changed.sum()):,}"
+    )
     shown = row_finding(
         CONTROL,
         ctx.table,
@@ -56,7 +59,8 @@ def control(ctx: GuardContext) -> Finding:
         lambda row: "moved" if moved[row] else "joined" if held[row] else "left",
     )
     few = [
-        f"{kind}: {int(held[rows].sum()):,} of {int(rows.sum()):,} units are control; {_control_group_hint(ctx, rows)}"
+        f"{kind}: {int(held[rows].sum()):,} of {int(rows.sum()):,} units are control;"
+        f" {_control_group_hint(ctx, rows)}"
         for kind, rows in (("bundles", ~voice), ("voice", voice))
         if held[rows].sum() < ctx.limits.control_share * rows.sum()
     ]
@@ -74,15 +78,18 @@ def control(ctx: GuardContext) -> Finding:
 
 
 def _control_group_hint(ctx: GuardContext, rows: npt.NDArray[np.bool_]) -> str:
-    """Return what to do where a kind has no control group."""
+    """Return the remedy for a kind without a control group."""
     places = len(pc.unique(ctx.table["location"].filter(pa.array(rows))))
     if places > 1:
         return f"mark one of its {places:,} locations as control in `locations`, and run again"
-    return "it has one location, too few for a control group; --override CONTROL goes without, and `measure` cannot compare then"
+    return (
+        "it has one location, too few for a control group;"
+        " --override CONTROL goes without, and `measure` cannot compare then"
+    )
 
 
 def stale(ctx: GuardContext) -> Finding:
-    """The data that the prices were learnt from are recent, and none of them is of a day that is still to come."""
+    """The data behind the prices are recent, and none is of a day in the future."""
     allowed = f"{ctx.limits.data_age:g} days"
     oldest, newest = (
         pc.min(ctx.table["data_cutoff"]).as_py(),
@@ -107,9 +114,12 @@ def stale(ctx: GuardContext) -> Finding:
 
 
 def validity(ctx: GuardContext) -> Finding:
-    """The prices of each time zone are valid for one and the same time, from midnight there; it is not over, not far, and not too long."""
+    """Each time zone has one validity, from midnight: not over, not far ahead, not too long."""
     most = ctx.limits.validity_days
-    allowed = f"one time for each zone, from midnight, {most:g} days, beginning within {ctx.limits.validity_ahead:g}"
+    allowed = (
+        f"one time for each zone, from midnight, {most:g} days,"
+        f" beginning within {ctx.limits.validity_ahead:g}"
+    )
     zones = _zones(ctx)
     if not zones:
         return Finding(VALIDITY, False, "the prices are valid for no time", allowed)
@@ -146,7 +156,7 @@ def validity(ctx: GuardContext) -> Finding:
 
 
 def _zones(ctx: GuardContext) -> list[tuple[str, dt.datetime, dt.datetime]]:
-    """Each time zone with each of its times, UTC; none at all where a row has no time."""
+    """Return each time zone with each of its validities, UTC; none if a row has none."""
     if ctx.table["valid_from"].null_count or ctx.table["valid_to"].null_count:
         return []
     table = ctx.table.select(["valid_from", "valid_to"])
@@ -165,13 +175,16 @@ def _zones(ctx: GuardContext) -> list[tuple[str, dt.datetime, dt.datetime]]:
 
 
 def _midnight_problems(zones: list[tuple[str, dt.datetime, dt.datetime]]) -> list[str]:
-    """Prices change at night, by the clock of those who pay them; a day whose midnight the clock leaves out begins at one."""
-    told = set()
+    """Return validities that do not begin and end at midnight of their zone.
+
+    A day whose midnight the clock skips begins at one.
+    """
+    problems = set()
     for zone, start, end in zones:
         try:
             here = ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            told.add(f"there is no time zone {zone}")
+            problems.add(f"there is no time zone {zone}")
             continue
         for moment in (start, end):
             local = moment.replace(tzinfo=dt.UTC).astimezone(here)
@@ -181,13 +194,13 @@ def _midnight_problems(zones: list[tuple[str, dt.datetime, dt.datetime]]) -> lis
                 .replace(tzinfo=None)
             )
             if moment != midnight:
-                told.add(f"{local:%Y-%m-%d %H:%M} in {zone} is not midnight")
-    return sorted(told)[:MAX_CASES_SHOWN]
+                problems.add(f"{local:%Y-%m-%d %H:%M} in {zone} is not midnight")
+    return sorted(problems)[:MAX_CASES_SHOWN]
 
 
 def _local_time_problems(ctx: GuardContext) -> list[str]:
-    """Times of which a clock in the row's zone shows another than the row says."""
-    told = set()
+    """Return local times that a clock in the row's zone does not show."""
+    problems = set()
     for utc, local in (("valid_from", "valid_from_local"), ("valid_to", "valid_to_local")):
         for row in (
             ctx.table.select(["time_zone", utc, local])
@@ -203,16 +216,17 @@ def _local_time_problems(ctx: GuardContext) -> list[str]:
                     .replace(tzinfo=None)
                 )
             except (ZoneInfoNotFoundError, ValueError, OSError):
-                continue  # a zone that there is not is told by itself
+                continue  # an unknown zone is reported separately
             if row[local] != shown:
-                told.add(
-                    f"{local} is {row[local] or 'empty'}, and a clock in {row['time_zone']} shows {shown:%Y-%m-%d %H:%M}"
+                problems.add(
+                    f"{local} is {row[local] or 'empty'},"
+                    f" and a clock in {row['time_zone']} shows {shown:%Y-%m-%d %H:%M}"
                 )
-    return sorted(told)[:MAX_CASES_SHOWN]
+    return sorted(problems)[:MAX_CASES_SHOWN]
 
 
 def _zone_problems(ctx: GuardContext) -> list[str]:
-    """Rows whose time zone is not that of their location."""
+    """Return the number of rows whose time zone is not that of their location."""
     if ctx.locations is None or "time_zone" not in ctx.table.column_names:
         return []
     row = _row_of_location(ctx)
@@ -232,7 +246,7 @@ def _row_of_location(ctx: GuardContext) -> npt.NDArray[np.int64]:
 
 
 def drift(ctx: GuardContext) -> Finding:
-    """Customers answer as the active table expects them to, segment by segment, since it came into use."""
+    """Since the active table came into use, demand in every segment is as it expects."""
     allowed = f"CUSUM up to {CUSUM_ALARM:g}, both ways"
     if ctx.active is None:
         return Finding(DRIFT, True, "no other table is active", allowed)
@@ -245,9 +259,12 @@ def drift(ctx: GuardContext) -> Finding:
         )
     worst = max(ctx.charts, key=lambda chart: chart.peak)
     weeks = max(len(chart.score) for chart in ctx.charts)
-    words = f"{weeks:,} week{'s' * (weeks != 1)} since, {len(ctx.charts)} segments; furthest {worst.name}: {worst.peak:.1f}"
+    words = (
+        f"{weeks:,} week{'s' * (weeks != 1)} since, {len(ctx.charts)} segments;"
+        f" furthest {worst.name}: {worst.peak:.1f}"
+    )
     cases = tuple(
-        f"{c.name}: CUSUM {c.peak:.1f}, volume {c.ratio:+.1%} against what was expected"
+        f"{c.name}: CUSUM {c.peak:.1f}, volume {c.ratio:+.1%} against the expectation"
         for c in ctx.charts
         if c.alarm
     )
@@ -255,22 +272,22 @@ def drift(ctx: GuardContext) -> Finding:
 
 
 def prior(ctx: GuardContext) -> Finding:
-    """The data tell how far elasticities differ: tau is above its own standard error, or every unit rests on the mean of its kind."""
+    """The data determine the spread of elasticities: tau is above its own standard error."""
     allowed = "tau above its standard error"
     if not ctx.totals:
-        return Finding(PRIOR, True, "the release says nothing of its prior", allowed)
-    said = [(str(row["line"]), float(row["tau"]), float(row["tau_se"])) for row in ctx.totals]
-    words = "; ".join(f"{line}: tau {tau:.3f}, standard error {se:.3f}" for line, tau, se in said)
+        return Finding(PRIOR, True, "the release has no facts on its prior", allowed)
+    rows = [(str(row["line"]), float(row["tau"]), float(row["tau_se"])) for row in ctx.totals]
+    words = "; ".join(f"{line}: tau {tau:.3f}, standard error {se:.3f}" for line, tau, se in rows)
     weak = tuple(
-        f"{line}: its data do not tell tau; log more trials, or price fewer kinds of unit"
-        for line, tau, se in said
+        f"{line}: its data do not determine tau; log more trials, or price fewer kinds of unit"
+        for line, tau, se in rows
         if not tau >= se
     )
     return Finding(PRIOR, not weak, words, allowed, weak, len(weak))
 
 
 def limits(ctx: GuardContext) -> Finding:
-    """The policy's limits on the whole table were met: where they cannot be, a kind keeps today's prices, and nobody would notice."""
+    """The policy's limits on the whole table were met: otherwise a kind keeps today's prices."""
     allowed = "every limit is met"
     unmet = tuple(
         f"{row['line']}, {row['limits']}: {row['outcome']}"
@@ -288,7 +305,10 @@ def limits(ctx: GuardContext) -> Finding:
             lambda _: "held",
         )
     if unmet:
-        words = f"limits of the policy cannot be met: {len(unmet)} of {len(ctx.portfolio)} kinds keep today's prices"
+        words = (
+            f"limits of the policy cannot be met: {len(unmet)} of {len(ctx.portfolio)} kinds"
+            " keep today's prices"
+        )
         return Finding(LIMITS, False, words, allowed, unmet, len(unmet))
     kinds = ", ".join(f"{row['line']}: {row['outcome']}" for row in ctx.portfolio)
     return Finding(LIMITS, True, kinds or "the policy limits no kind as a whole", allowed)
