@@ -29,10 +29,11 @@ from support.sales_after_release import bundles_after, voice_after
 from support.waits import HANG_S
 from tariffs import demo
 from tariffs.cli import app
+from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release import repository
 from tariffs.release.clock import LOGIN_UID_UNSET, local_account, principal
 from tariffs.release.delta import Delta, apply_delta
-from tariffs.release.tables import CHARGING_COLUMNS, read_parquet
+from tariffs.release.tables import read_parquet
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import BUNDLES, UNIT_COST, bundle_block
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_release_bench import MONDAY, SCHEMA, bundle, changed, table, voice
 
+from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release.delta import InvalidTable, apply_delta, delta
-from tariffs.release.tables import CHARGING_COLUMNS, in_published_order, read_parquet, to_csv, to_parquet
+from tariffs.release.tables import in_published_order, read_parquet, to_csv, to_parquet
 
 KEYS = [("bundle", f"YOUTH/{place}/DAY") for place in ("ACCRA", "HO", "TEMA", "Töme")] + [
     ("voice", f"C1/{hour:02d}/WEEKDAY") for hour in range(4)

@@ -27,7 +27,7 @@ from tariffs.release.actions import Checked, Done
 from tariffs.release.decision_log import DecisionLog, Finding, LogEntry, Table
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
-from tariffs.release.preview import Preview
+from tariffs.release.preview import Moves, Preview
 from tariffs.release.states import Event
 
 PIPE_WIDTH_CHARACTERS = 120  # of a line without a terminal
@@ -221,34 +221,8 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
         + ("" if done else ": a preview, nothing is changed"),
         "bold",
     )
-    grid = grid_of(
-        "",
-        "prices",
-        "raised",
-        "lowered",
-        "stay",
-        "largest",
-        "volume",
-        "revenue",
-        "margin",
-        right=set(RIGHT_ALIGNED),
-    )
-    for m in found.moves:
-        far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
-        changes = (
-            _change(a, b)
-            for a, b in (
-                (m.volume, m.of_volume),
-                (m.revenue, m.of_revenue),
-                (m.margin, m.of_margin),
-            )
-        )
-        stay = m.prices - m.raised - m.lowered
-        grid.add_row(
-            m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes
-        )
-    print_grid(grid)
-    print_indented(
+    _print_moves(found.moves)
+    print_hanging(
         "",
         f"control units that move: {found.control:,};"
         " changes of volume, revenue and margin are expected ones, a week",
@@ -267,7 +241,26 @@ def show_preview(found: Preview, *, done: bool = False) -> None:
         print_grid(grid)
 
 
-RIGHT_ALIGNED = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
+MOVE_COLUMNS = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
+
+
+def _print_moves(moves: Sequence[Moves]) -> None:
+    grid = grid_of("", *MOVE_COLUMNS, right=set(MOVE_COLUMNS))
+    for m in moves:
+        far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
+        changes = (
+            _change(a, b)
+            for a, b in (
+                (m.volume, m.of_volume),
+                (m.revenue, m.of_revenue),
+                (m.margin, m.of_margin),
+            )
+        )
+        stay = m.prices - m.raised - m.lowered
+        grid.add_row(
+            m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes
+        )
+    print_grid(grid)
 
 
 def _change(change: float | None, of: float) -> str:

@@ -110,7 +110,7 @@ class GuardContext:
                None without sales
     sold       unit_key, posted: every unit sold, and its last posted price (voice: a share of the
                tariff); None if the sales are gone
-    totals     line, tau, tau_se and the changes with intervals, from the release's summaries, if any
+    totals     line, tau, tau_se and the changes with intervals, from the summaries, if any
     portfolio  line, limits, outcome: the results of the policy's limits on the whole table
     locations  location, control, time_zone of the run; None if they are gone
     release    table_version and run_id of the release; empty if unknown
@@ -158,7 +158,7 @@ def row_finding(
     limit: str,
     describe: Callable[[int], str],
 ) -> Finding:
-    """Return the finding of a guard that examines row by row; `describe` puts a violation into words."""
+    """Return the finding of a guard that examines row by row; `describe` words a violation."""
     rows = np.flatnonzero(broken)
     keys = keys_of(
         table.select([KEY]).take(pa.array(rows[:MAX_CASES_SHOWN])),

@@ -134,7 +134,7 @@ def money(ctx: GuardContext) -> Finding:
 
 
 def _kind_money(ctx: GuardContext, kind: str, rows: Bools) -> tuple[str, list[str]]:
-    """Return the expected changes of a kind's revenue and margin, and the violations by its sums."""
+    """Return a kind's expected changes of revenue and margin, and the violations of its sums."""
     price, current, unit_cost, volume, more, revenue, margin = (
         floats(ctx.table, name)[rows]
         for name in (
@@ -145,7 +145,8 @@ def _kind_money(ctx: GuardContext, kind: str, rows: Bools) -> tuple[str, list[st
     sold, earned = current * volume, (current - unit_cost) * volume
     took, left = sold.sum(), earned.sum()
     stated = {"revenue": revenue.sum(), "margin": margin.sum()}
-    words = f"{kind}: revenue {_share(stated['revenue'], took)}, margin {_share(stated['margin'], left)}"
+    changes = [_share(stated["revenue"], took), _share(stated["margin"], left)]
+    words = f"{kind}: revenue {changes[0]}, margin {changes[1]}"
     cases = []
     if not stated["margin"] >= -ctx.limits.margin_drop * abs(left) - MONEY_TOLERANCE:
         cases.append(f"all {kind}: margin {_share(stated['margin'], left)}")
@@ -235,7 +236,8 @@ def _too_many_trials(ctx: GuardContext) -> list[str]:
         ctx.limits.trial_share,
     )
     return [
-        f"{int(trial[rows].sum()):,} of {int(rows.sum()):,} units of {kind}, wanted at most {share:.0%}"
+        f"{int(trial[rows].sum()):,} of {int(rows.sum()):,} units of {kind},"
+        f" wanted at most {share:.0%}"
         for kind, rows in (("bundles", ~voice), ("voice", voice))
         if trial[rows].sum() > share * rows.sum() + MAX_TRIALS_SD * np.sqrt(share * rows.sum())
     ]

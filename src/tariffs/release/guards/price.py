@@ -212,7 +212,7 @@ def _competitor_price(ctx: GuardContext, name: str) -> Floats:
 
 
 def _has_good_reason(ctx: GuardContext, price: Floats, current: Floats) -> Bools:
-    """Return prices with an excuse: a full cell, or a return to floor or ceiling, and no further."""
+    """Return prices with an excuse: a full cell, or a return to floor or ceiling at most."""
     bound = {
         name: is_text(ctx.table, "constraint_bound", name)
         for name in ("CAPACITY", "REG_FLOOR", "REG_CEILING")

@@ -37,7 +37,7 @@ MAX_DISCOUNT_POINTS = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number; a held price may be between two
 
-JUDGED_SEPARATELY = frozenset(  # columns of the contract with a check of their own, here or elsewhere
+JUDGED_SEPARATELY = frozenset(  # columns of the contract with a check of their own
     ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class",
      "price", "current_price", "champion_price", "unit_cost", "expected_volume", "elasticity", "se",
      "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
