@@ -38,9 +38,8 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/sql/athena",
     "src/hundredfold/sql/sources",
     "src/hundredfold/workers",
-    "src/tariffs/data_quality",
+    "src/tariffs/demand",
     "src/tariffs/evaluation",
-    "src/tariffs/synthetic",
 }
 
 # occurrences per 1,000 words; eight models of the field have 0 to 1.4 of the first and 0 to 0.5 of the second

@@ -1,6 +1,6 @@
-"""What became of every row that came in dirty: `tariffs dirt`.
+"""The treatment of dirty rows: `tariffs dirt`.
 
-What costs time to import is imported by the command, so that `--help` answers at once.
+The command imports its expensive modules itself, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hundredfold.cli.options import Target, argument, json_option, target_option
 @click.option(
     "--out",
     metavar="FILE",
-    help="Write the ledger to FILE (.csv or .parquet): a row for each value touched.",
+    help="Write the ledger to FILE (.csv or .parquet): a row for each affected value.",
 )
-@target_options
-@json_option
-def command(run: str | None, out: str | None, target: Target, as_json: bool) -> None:
-    """Say what became of every row that came in dirty, and reconcile the money. Exit status 1 if the sums are not even."""
+@takes_place
+@takes_json
+def command(run: str | None, out: str | None, where: Where, as_json: bool) -> None:
+    """Show the treatment of dirty rows, and reconcile the money. Exit status 1 on a difference."""
     import hundredfold
     from hundredfold.cli import display
     from tariffs.data_quality import show

@@ -1,10 +1,12 @@
-"""What became of every row that came in dirty: the ledger of a run, and its money reconciled.
+"""The reconciliation of a run: a ledger of every dirty row, and the sums of rows and money.
 
-Validation leaves what it rejected, dropped and repaired; here each such row is given its policy and the name of its dirt, and the spikes
-that the estimator sets aside are found again.  Then the sums are held against the source itself: rows and money in = kept + repaired +
-rejected + copies + superseded, to the last digit.  Those sums take the source's own figures: price x units, or
-minutes x (1 - discount) x tariff; text that is no number is worth nothing until it is repaired.  They can be nonsense (a counter at its
-limit), so people are shown the money at risk instead: what the unit would plausibly have spent in the row (`tariffs.data_quality.at_risk`).
+Validation stores the rows that it rejected, dropped and repaired; here each gets its policy and the
+name of its dirt, and the spikes that the estimator sets aside are found again.  Then the sums are
+compared with the source itself: rows and money in = kept + repaired + rejected + copies +
+superseded, to the last digit.  Those sums use the source's own figures: price x units, or minutes x
+(1 - discount) x tariff; text that is no number counts as 0 until it is repaired.  They can be
+nonsense (a counter at its limit), so people see the money at risk instead: the plausible spend of
+the unit in the row (`tariffs.data_quality.at_risk`).
 """
 
 from __future__ import annotations
@@ -41,34 +43,37 @@ KEYS = {
 }
 MONEY_SQL = {
     "bundle_sales": "TRY_CAST({price} AS DOUBLE) * TRY_CAST({units} AS DOUBLE)",
-    "voice_usage": "TRY_CAST({minutes} AS DOUBLE) * (1 - TRY_CAST({discount} AS DOUBLE)) * (SELECT max(list_price) FROM product_catalog WHERE family = 'VOICE')",
+    "voice_usage": "TRY_CAST({minutes} AS DOUBLE) * (1 - TRY_CAST({discount} AS DOUBLE))"
+    " * (SELECT max(list_price) FROM product_catalog WHERE family = 'VOICE')",
 }
 MONEY_COLUMNS = {"bundle_sales": ("price", "units"), "voice_usage": ("minutes", "discount")}
-SPIKE_COLUMNS = {  # what `plausible` looks at
-    "bundle_sales": (("segment", "location", "product"), "s.units", "s.price / p.list_price - 1", "JOIN product_catalog AS p ON p.product = s.product"),
+SPIKE_COLUMNS = {  # the unit, and the inputs of `plausible`
+    "bundle_sales": (
+        ("segment", "location", "product"), "s.units", "s.price / p.list_price - 1",
+        "JOIN product_catalog AS p ON p.product = s.product",
+    ),
     "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
 }  # fmt: skip
 WEEKLY_KEYS = {
     "bundle_sales": ("segment", "location", "product")
-}  # sources whose rows are weeks, with the key of their units
+}  # sources with weekly rows, and the keys of their units
 DROPPED = {"copy of another row": "DEDUPE", "superseded by a later row": "SUPERSEDE"}
 WAREHOUSE_MEMORY_BYTES = 2**29
 _MONEY = pa.decimal128(38, 6)
-EXACT_CONTEXT = Context(
-    prec=60
-)  # sums of _MONEY are exact in it; the usual context keeps 28 digits
+EXACT_CONTEXT = Context(prec=60)  # exact for sums of _MONEY; the default context keeps 28 digits
 LEDGER_SCHEMA = pa.schema(
     [
-        ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()), ("column", pa.string()),
-        ("policy", pa.string()), ("kind", pa.string()), ("before", pa.string()), ("after", pa.string()),
-        ("money_before", _MONEY), ("money_after", _MONEY), ("money_at_risk", _MONEY),
+        ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()),
+        ("column", pa.string()), ("policy", pa.string()), ("kind", pa.string()),
+        ("before", pa.string()), ("after", pa.string()), ("money_before", _MONEY),
+        ("money_after", _MONEY), ("money_at_risk", _MONEY),
     ]
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a source's rows, and their money."""
+    """A part of a source's rows, and their money."""
 
     rows: int = 0
     money: Decimal = Decimal(0)
@@ -76,10 +81,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class SourceBalance:
-    """A source's rows and money: `came` as the source has them, `accepted` as the run goes on with them, and what lies between.
+    """A source's rows and money.
 
-    `before` are the repaired rows as they came, `after` as they are now.  `came` is None where the source is no longer there.
-    `untold` rows were counted as repaired, and there is no word of how.
+    came      in the source; None if it no longer exists
+    accepted  by the run
+    before, after   the repaired rows in the source, and as repaired
+    untold    number of rows counted as repaired without a record of the repair
     """
 
     source: str
@@ -95,7 +102,7 @@ class SourceBalance:
 
     @property
     def kept(self) -> Part:
-        """The rows that nobody touched."""
+        """The rows without any change."""
         return Part(
             self.accepted.rows - self.after.rows,
             EXACT_CONTEXT.subtract(self.accepted.money, self.after.money),
@@ -103,7 +110,7 @@ class SourceBalance:
 
     @property
     def missing(self) -> Part | None:
-        """What came in and is nowhere: nothing, where the sums come out even."""
+        """The difference of the sums: zero if they agree."""
         if self.came is None:
             return None
         there = (self.kept, self.before, self.rejected, self.copies, self.superseded)
@@ -116,7 +123,7 @@ class SourceBalance:
     def even(self) -> bool:
         return (
             self.missing in (None, Part()) and not self.untold
-        )  # None: the source has gone, and nothing can be said
+        )  # None: the source is gone, so nothing can be compared
 
 
 def _total(money: Iterable[Decimal]) -> Decimal:
@@ -125,16 +132,19 @@ def _total(money: Iterable[Decimal]) -> Decimal:
 
 
 def reconcile(run: Run) -> tuple[list[SourceBalance], pa.Table]:
-    """Every source's balance, and the ledger: one row for each value repaired and each row rejected, dropped or set aside.
+    """Return every source's balance, and the ledger.
 
-    The ledger has the columns of LEDGER, in the order of source, file, row.  money_before and money_after are the source's own figures,
-    for the balance; money_at_risk is plausible money, null where the row cannot be priced and beside a row's second and further entries.
-     UsageError for a run that is not on this machine.
+    The ledger has one row for each value repaired and each row rejected, dropped or set aside, in
+    the columns of LEDGER_SCHEMA, by source, file, row.  money_before and money_after are the
+    source's own figures; money_at_risk is plausible money, null if the row cannot be priced, and
+    for a row's second and further entries.  Raises UsageError for a run that is not on this
+    machine.
     """
     if not hasattr(run.home, "folder"):
         raise UsageError(
-            f"run {run.id} lies on AWS",
-            hint='its rows are at hand one by one: run.repairs("bundle_sales"), run.rejects("bundle_sales")',
+            f"run {run.id} is on AWS",
+            hint='its rows are available by source: run.repairs("bundle_sales"),'
+            ' run.rejects("bundle_sales")',
         )
     verdicts = validation_results(run)
     balances, ledgers = [], []
@@ -177,21 +187,23 @@ def _reconcile_source(
         for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")
     }
     balance = SourceBalance(
-        name, _source_totals(name, run, verdict, warehouse), _sums(f'SELECT * FROM "{name}"', name, warehouse),
-        parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"], parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
+        name, _source_totals(name, run, verdict, warehouse),
+        _sums(f'SELECT * FROM "{name}"', name, warehouse),
+        parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"],
+        parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
         verdict.repaired - repaired,
     )  # fmt: skip
     return balance, pa.Table.from_pylist(entries, LEDGER_SCHEMA)
 
 
 def _part(entries: Sequence[Mapping[str, Any]], policy: str, money: str) -> Part:
-    """The rows of one policy; of a row with several repairs the first entry has its money."""
+    """Return the rows of one policy; the first entry of a row has its money."""
     ours = [e for e in entries if e["policy"] == policy and e["money_before"] is not None]
     return Part(len(ours), _total(e[money] or Decimal(0) for e in ours))
 
 
 def _money(source: str, columns: Mapping[str, str] | None = None) -> str:
-    """SQL of a row's money, of six decimals and so exact in sums."""
+    """Return SQL of a row's money, of six decimals and so exact in sums."""
     if source not in MONEY_SQL:
         return "CAST(0 AS DECIMAL(38, 6))"
     filled = MONEY_SQL[source].format(**(columns or {name: name for name in MONEY_COLUMNS[source]}))
@@ -208,7 +220,7 @@ def _sums(select: str, source: str, warehouse: Warehouse) -> Part:
 def _source_totals(
     source: str, run: Run, verdict: ValidationResult, warehouse: Warehouse
 ) -> Part | None:
-    """The source's rows as it has them, and those lines that could not be read; None where they have gone."""
+    """Return the source's rows and money, with unreadable lines; None if it no longer exists."""
     select = input_select(run, source, warehouse)
     if select is None:
         return None
@@ -222,10 +234,11 @@ def _key(source: str) -> str:
 
 
 def _dropped_rows(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
-    """The rows that went no further."""
+    """Return the rows that were rejected or dropped."""
     rows = warehouse.query(
         f"WITH risk AS ({money_at_risk(source)})"
-        f" SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind, {_money(source)} AS money_before, *"
+        f" SELECT __file AS file, __row AS row, {_key(source)} AS key, __reason AS kind,"
+        f" {_money(source)} AS money_before, *"
         " FROM rejects JOIN risk USING (__file, __row) ORDER BY __file, __row"
     ).to_pylist()
     return [
@@ -235,7 +248,7 @@ def _dropped_rows(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
 
 
 def _reason_column(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The column that the first reason is about, and what it held; nothing where the reason is about the whole row."""
+    """Return the column of the first reason, and its value; nothing for a reason about the row."""
     column, must, _ = row["kind"].partition(" must ")
     if not must:
         return {}
@@ -243,17 +256,21 @@ def _reason_column(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _repaired_values(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
-    """Every repaired value of the rows that went on; a row's money stands beside the first of them."""
+    """Return every repaired value of the accepted rows; a row's money is in its first entry."""
     over = "PARTITION BY __file, __row"
     after = {
-        name: f"coalesce(max(CASE WHEN __column = '{name}' THEN __after END) OVER ({over}), CAST({name} AS VARCHAR))"
+        name: f"coalesce(max(CASE WHEN __column = '{name}' THEN __after END) OVER ({over}),"
+        f" CAST({name} AS VARCHAR))"
         for name in MONEY_COLUMNS.get(source, ())
     }
     first = f"row_number() OVER ({over} ORDER BY __column) = 1"
     rows = warehouse.query(
-        f'SELECT __file AS file, __row AS row, {_key(source)} AS key, __column AS "column", __before AS before, __after AS after,'
-        f" CASE WHEN {first} THEN {_money(source)} END AS money_before, CASE WHEN {first} THEN {_money(source, after)} END AS money_after"
-        " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
+        f'SELECT __file AS file, __row AS row, {_key(source)} AS key, __column AS "column",'
+        f" __before AS before, __after AS after,"
+        f" CASE WHEN {first} THEN {_money(source)} END AS money_before,"
+        f" CASE WHEN {first} THEN {_money(source, after)} END AS money_after"
+        " FROM repairs AS r WHERE NOT EXISTS (SELECT 1 FROM rejects AS j"
+        " WHERE j.__file = r.__file AND j.__row = r.__row) ORDER BY __file, __row, __column"
     ).to_pylist()
     named = [row | {"kind": kind_of(row["column"], row["before"], row["after"])} for row in rows]
     return [
@@ -263,14 +280,15 @@ def _repaired_values(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
 
 
 def _priced(source: str, money: Decimal | None) -> Decimal | None:
-    """The money of a row that goes on; None where the rows of the source have no money."""
+    """Return the money of an accepted row; None if the source's rows have no money."""
     return money if source in MONEY_SQL else None
 
 
 def _renamed_weeks(source: str, warehouse: Warehouse, counted: set[str]) -> list[dict[str, Any]]:
-    """Weeks that are named by another of their days; the queries count them as the week that ends on the Sunday.
+    """Return weeks that are named by another day; the queries count them to the week's Sunday.
 
-    A week of which several days have rows is one of daily rows, and no dirt.  `counted` rows have their money elsewhere.
+    A week with rows of several days has daily rows, which are no dirt.  `counted` rows have their
+    money in another entry.
     """
     if source not in WEEKLY_KEYS:
         return []
@@ -278,7 +296,8 @@ def _renamed_weeks(source: str, warehouse: Warehouse, counted: set[str]) -> list
     over = f"PARTITION BY {unit}, date_trunc('week', week)"
     rows = warehouse.query(
         f"SELECT * FROM (SELECT {_key(source)} AS key, CAST(week AS VARCHAR) AS before,"
-        f" CAST(CAST(date_trunc('week', week) + INTERVAL '6' DAY AS DATE) AS VARCHAR) AS after, {_money(source)} AS money_before,"
+        f" CAST(CAST(date_trunc('week', week) + INTERVAL '6' DAY AS DATE) AS VARCHAR) AS after,"
+        f" {_money(source)} AS money_before,"
         f" {_money(source)} AS money_after, isodow(week) AS dow, count(*) OVER ({over}) AS days"
         f' FROM "{source}") AS q WHERE dow <> 7 AND days = 1 ORDER BY key'
     ).to_pylist()
@@ -292,17 +311,19 @@ def _renamed_weeks(source: str, warehouse: Warehouse, counted: set[str]) -> list
 
 
 def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
-    """The weeks that the estimator sets aside.  Only units whose largest week could be one are looked at."""
+    """Return the weeks that the estimator sets aside, from units whose largest week may be one."""
     unit, quantity, x, join = SPIKE_COLUMNS[source]
     names, same = ", ".join(unit), " AND ".join(f"c.{name} = s.{name}" for name in unit)
     bare = quantity.removeprefix("s.")
     could = (
         f"SELECT {names} FROM {source} GROUP BY {names} HAVING count(*) > 1"
-        f" AND max({bare}) > {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_ALLOWANCE}"
+        f" AND max({bare}) >"
+        f" {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_SLACK}"
     )
     ordered = ", ".join(f"s.{name}" for name in unit)
     rows = warehouse.query(
-        f"SELECT s.*, {quantity} AS __quantity, {x} AS __x FROM {source} AS s JOIN ({could}) AS c ON {same} {join} ORDER BY {ordered}, s.week"
+        f"SELECT s.*, {quantity} AS __quantity, {x} AS __x FROM {source} AS s"
+        f" JOIN ({could}) AS c ON {same} {join} ORDER BY {ordered}, s.week"
     )
     if not rows.num_rows:
         return []
@@ -315,7 +336,8 @@ def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     warehouse.register("spikes", rows.append_column("__usual", pa.array(usual)).filter(~keep))
     at_risk = _money(source, {name: name for name in MONEY_COLUMNS[source]} | {bare: "__usual"})
     found = warehouse.query(
-        f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before, {_money(source)} AS money_before, {at_risk} AS money_at_risk"
+        f"SELECT {_key(source)} AS key, CAST(__quantity AS VARCHAR) AS before,"
+        f" {_money(source)} AS money_before, {at_risk} AS money_at_risk"
         " FROM spikes ORDER BY 1"
     )
     warehouse.drop("spikes")
@@ -326,7 +348,7 @@ def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
 
 
 def _median_of_kept(quantities: Floats, keep: Bools, offsets: Ints) -> Floats:
-    """The median of a unit's plausible quantities; shape (units,)."""
+    """Return the median of a unit's plausible quantities; shape (units,)."""
     parts = zip(np.split(quantities, offsets[1:-1]), np.split(keep, offsets[1:-1]), strict=True)
     return np.array([np.median(values[kept]) if kept.any() else 0.0 for values, kept in parts])
 

@@ -1,4 +1,4 @@
-"""The names of dirt: what kind it was that a repair took away, told from the value before and after."""
+"""The kinds of dirt that repairs remove, recognised by the value before and after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Told = Callable[[str, str, str], bool]  # of column, value before, value after
 
 
 def kind_of(column: str, before: str | None, after: str | None) -> str:
-    """The name of the dirt that a repair took away from a column."""
+    """Return the kind of dirt that a repair removed from a column."""
     return next(
         (name for name, is_it in KINDS if is_it(column, before or "", after or "")),
         f"untidy_{column}",
@@ -28,7 +28,7 @@ def _has(characters: str, *columns: str) -> Told:
     return lambda column, before, _: column in columns and bool(set(characters) & set(before))
 
 
-KINDS: tuple[tuple[str, Told], ...] = (  # the first that fits
+KINDS: tuple[tuple[str, Told], ...] = (  # the first match counts
     ("capacity_missing", lambda column, before, _: column == "capacity_minutes" and not before),
     ("capacity_zero", _in("capacity_minutes")),
     ("percent_discount", _in("discount", "posted_discount")),

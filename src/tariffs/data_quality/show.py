@@ -1,4 +1,4 @@
-"""The account of a run's dirt as people see it: tables of rows, of money at risk, and of what was done; or a file."""
+"""Output of the reconciliation: tables of rows, of money at risk and of treatments; or a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from tariffs.data_quality.reconciliation import MONEY_SQL, SourceBalance
 from tariffs.release.show import grid_of, print_grid
 
 ROW_COLUMNS = {
-    "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected", "copies": "copies", "replaced later": "superseded",
-    "not accounted for": "missing", "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
+    "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected",
+    "copies": "copies", "replaced later": "superseded", "not accounted for": "missing",
+    "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
 }  # fmt: skip
 AT_RISK = {
     "set aside": "SET_ASIDE",
@@ -30,15 +31,16 @@ AT_RISK = {
     "replaced later": "SUPERSEDE",
 }
 EXPLAINED = (
-    "Money is price x units, or minutes at the tariff less the discount. Of rows that go on it is their own, as repaired; of the others it is"
-    " the money at risk: their own figures where those are plausible beside the rest of the unit, else the unit's median. A row of which neither"
-    " can be had is counted as not priced. The figures as they came are in the file of --out."
+    "Money is price x units, or minutes at the tariff less the discount. Of accepted rows it is"
+    " their own, as repaired; of the others it is the money at risk: their own figures if these are"
+    " plausible beside the rest of the unit, otherwise the unit's median. Rows without either are"
+    " counted as not priced. The figures of the source are in the file of --out."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Entries of the ledger: how many, their money at risk, and the rows that cannot be priced."""
+    """Entries of the ledger: their number, their money at risk, and the rows not priced."""
 
     entries: int = 0
     at_risk: Decimal = Decimal(0)
@@ -53,7 +55,7 @@ class Tally:
 
 
 def show(balances: Sequence[SourceBalance], ledger: pa.Table) -> None:
-    """Rows, money, and what was done, of the sources in which there was something to do."""
+    """Print rows, money and treatments of the sources with any dirt."""
     touched = [b for b in balances if b.came != b.kept or b.set_aside.rows]
     done = tallied(ledger)
     _print_parts(
@@ -62,14 +64,14 @@ def show(balances: Sequence[SourceBalance], ledger: pa.Table) -> None:
     )
     _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY_SQL})
     if touched:
-        print_indented("", EXPLAINED)
-        stdout.print("\n[bold]What was done, and the money of those rows[/]")
+        print_hanging("", EXPLAINED)
+        result.print("\n[bold]Treatment, and the money of those rows[/]")
         _print_done(done)
     for balance in balances:
         if not balance.even:
-            stdout.print(
-                f"[red]{balance.source} does not come out even[/]"
-                + (f": {balance.untold:,} repaired rows are told nowhere" if balance.untold else "")
+            result.print(
+                f"[red]{balance.source}: the sums do not agree[/]"
+                + (f": {balance.untold:,} repaired rows have no record" if balance.untold else "")
             )
     untouched = [balance.source for balance in balances if balance not in touched]
     if untouched:
@@ -84,7 +86,7 @@ def _rows(balance: SourceBalance, part: str) -> int | None:
 def _money_of(
     balance: SourceBalance, done: Mapping[tuple[str, str, str], Tally]
 ) -> dict[str, int | None]:
-    """The money of a source's rows that go on and of those that do not, by words."""
+    """Return the money of a source's accepted rows and of the others, by label."""
     risk: dict[str, Tally] = defaultdict(Tally)
     for (policy, _, source), tally in done.items():
         if source == balance.source:
@@ -118,7 +120,7 @@ def _print_done(done: Mapping[tuple[str, str, str], Tally]) -> None:
 
 
 def _print_parts(title: str, sources: Mapping[str, Mapping[str, int | None]]) -> None:
-    """One row for each part, one column for each source."""
+    """Print one row for each part, one column for each source."""
     if not sources:
         return
     grid = grid_of(title, *sources, right=set(sources))
@@ -130,7 +132,11 @@ def _print_parts(title: str, sources: Mapping[str, Mapping[str, int | None]]) ->
 
 
 def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:
-    """A balance for a program: the money of its parts is what the figures say as they came, and may be nonsense; at_risk is plausible."""
+    """Return a balance for a program.
+
+    The money of its parts is from the source's own figures, and may be nonsense; at_risk is
+    plausible.
+    """
     parts = {**asdict(balance), "kept": asdict(balance.kept)}
     told = {
         name: part and {"rows": part["rows"], "money_as_it_came": float(part["money"])}
@@ -155,7 +161,7 @@ def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:
 
 
 def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], Tally]:
-    """Entries, money at risk and rows that cannot be priced, by policy, kind and source."""
+    """Return entries, money at risk and rows not priced, by policy, kind and source."""
     found: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
     for entry in ledger.select(
         ["policy", "kind", "source", "money_before", "money_at_risk"]
@@ -172,7 +178,7 @@ def tallied(ledger: pa.Table) -> dict[tuple[str, str, str], Tally]:
 
 
 def write(ledger: pa.Table, path: Path) -> None:
-    """The ledger as a file; UsageError for one that cannot be written."""
+    """Write the ledger to a file; UsageError if this is not possible."""
     writers = {".csv": pacsv.write_csv, ".parquet": pq.write_table}
     if path.suffix not in writers:
         raise UsageError(f"--out is {path}, wanted a name that ends with .csv or .parquet")
@@ -180,5 +186,5 @@ def write(ledger: pa.Table, path: Path) -> None:
         writers[path.suffix](ledger, path)
     except OSError as error:
         raise UsageError(
-            f"--out {path} cannot be written: {error}", hint="name a file in a folder that is there"
+            f"--out {path} cannot be written: {error}", hint="name a file in an existing folder"
         ) from error

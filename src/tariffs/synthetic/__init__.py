@@ -1,12 +1,14 @@
-"""Made-up operators: the tables that the tariffs read, with known truth and, if asked, known dirt.
+"""Synthetic operators: the source tables with known truth and, if asked, known dirt.
 
     python -m tariffs.synthetic --size demo --out data/
 
-Counter-based random streams (Philox), one per (seed, table, block): a block of locations comes out the same alone, in any order and on
-any machine; the season has a stream of its own, which all blocks share.  Beside the tables lies `truth/`: what each unit's
-elasticity is, its best price, and a ledger that names each dirty row, its kind and what should become of it.
+Counter-based random streams (Philox), one per (seed, table, block): a block of locations is the
+same alone, in any order and on any machine; the season has a stream of its own, which all blocks
+share. The folder `truth/` beside the tables has each unit's elasticity and its best price, and a
+ledger of each dirty row with its kind and its expected treatment.
 
-Prices are exogenous, weeks independent, products and hours separate, and cells without limit, unless `Switches` say otherwise.
+Prices are exogenous, weeks independent, products and hours separate, and cells without limit,
+unless `Switches` are set.
 """
 
 from tariffs.synthetic.calendar import AS_OF

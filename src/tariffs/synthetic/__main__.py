@@ -11,7 +11,7 @@ from tariffs.synthetic import AS_OF, SIZES, Switches, generate, size_of
 
 
 def words() -> argparse.ArgumentParser:
-    """What the command understands."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m tariffs.synthetic",
         description="Make the tariffs' tables, with known truth.",
@@ -25,10 +25,10 @@ def words() -> argparse.ArgumentParser:
         "--dirt",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="soil the sales, and keep a ledger of it",
+        help="add dirt to the sales, and a ledger of it",
     )
     for count in ("locations", "cells", "weeks"):
-        made.add_argument(f"--{count}", type=int, help=f"so many {count} instead of the size's")
+        made.add_argument(f"--{count}", type=int, help=f"number of {count} instead of the size's")
     made.add_argument(
         "--workers", type=int, default=1, help="processes; the bytes are the same for any number"
     )
@@ -50,7 +50,7 @@ def words() -> argparse.ArgumentParser:
     made.add_argument(
         "--cap",
         action="store_true",
-        help="cells are smaller than their busiest weeks, and refuse what is beyond their capacity",
+        help="cells are smaller than their busiest weeks, and block the demand beyond capacity",
     )
     made.add_argument(
         "--shift", type=float, default=0.0, help="discounts draw minutes from neighbouring hours"

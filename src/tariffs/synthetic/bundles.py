@@ -1,4 +1,4 @@
-"""A block of locations: six segments buy nine bundles there, week after week, with the elasticities we gave them."""
+"""A block of locations: weekly sales of nine bundles to six segments, with known elasticities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAST_ELASTIC = -0.02
 PRICE_GRID = np.round(np.arange(0.70, 1.36, 0.05), 2)
 EXPLORED_SHARE, CONSTANT_PRICE_SHARE = 0.06, 0.12
 CONTROL_SHARE = 0.05
-ROWS_PER_BLOCK = 1_000_000  # room for a block's row ids
+ROWS_PER_BLOCK = 1_000_000  # range of a block's row ids
 PRODUCTS = np.array([b.product for b in BUNDLES])
 LIST_PRICE = np.array([b.list_price for b in BUNDLES])
 UNIT_COST = np.array([b.volume_mb * COST_PER_MB for b in BUNDLES])
@@ -58,7 +58,7 @@ def block_locations(size: Size, block: int) -> np.ndarray:
 
 
 def location_table(seed: int, size: Size, block: int) -> pa.Table:
-    """The rows of `locations` for one block."""
+    """Return the rows of `locations` for one block."""
     where, rng = block_locations(size, block), rng_for(seed, Stream.PLACES, block)
     tier = rng.choice(list(TIERS), len(where), p=[0.35, 0.40, 0.25])
     region, drawn = np.array(REGIONS)[where % len(REGIONS)], rng.random(len(where))
@@ -77,11 +77,12 @@ def location_table(seed: int, size: Size, block: int) -> pa.Table:
 
 
 def _with_both_kinds(control: np.ndarray, drawn: np.ndarray, size: Size) -> np.ndarray:
-    """Return the control locations such that bundles and voice both have some, and neither is held as a whole.
+    """Return control locations such that bundles and voice have some, and neither only control.
 
-    Where chance chose none with a cell, the location with the least draw joins.  A country with one location, or one cell, cannot spare it.
+    If no location with a cell was drawn, the one with the least draw is added.  A country with one
+    location, or one cell, has none to spare.
     """
-    has_cell = np.arange(len(drawn)) < size.cells  # cells go round the locations in order
+    has_cell = np.arange(len(drawn)) < size.cells  # cells are assigned to locations in order
     may = np.full(len(drawn), size.locations > 1) & (~has_cell if size.cells == 1 else True)
     wanted = may & (has_cell if size.cells > 1 else True)
     control = control & may
@@ -95,7 +96,7 @@ def location_names(where: np.ndarray) -> np.ndarray:
 
 
 def spoken_names(where: np.ndarray) -> np.ndarray:
-    """What people call the places: names with accents and apostrophes, and a number where a town has several."""
+    """Return names of places with accents and apostrophes, numbered where a town has several."""
     return np.array(
         [
             PLACE_NAMES[i % len(PLACE_NAMES)]
@@ -106,12 +107,12 @@ def spoken_names(where: np.ndarray) -> np.ndarray:
 
 
 def bundle_season(seed: int, size: Size) -> np.ndarray:
-    """Shape (segments, weeks); the same for all blocks."""
+    """Return the season of shape (segments, weeks), the same for all blocks."""
     return season(weeks(size.weeks), len(SEGMENTS), rng_for(seed, Stream.SEASON))
 
 
 def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> Block:
-    """Arrays inside have the axes (segment, location, product, week)."""
+    """Return one block; its arrays have the axes (segment, location, product, week)."""
     tier = location_table(seed, size, block)["tier"].to_numpy()
     shape = (len(SEGMENTS), len(tier), len(BUNDLES))
     rng = rng_for(seed, Stream.SALES, block)
@@ -130,7 +131,7 @@ def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) ->
     x = paid / LIST_PRICE[:, None] - 1
     log_demand = level[..., None] + gamma + beta[..., None] * x
     if eta is not None:
-        log_demand += eta - SHOCK**2 / 2  # a shock moves a week's demand, and not the mean
+        log_demand += eta - SHOCK**2 / 2  # a shock changes a week's demand, not the mean
     if switches.cross:
         log_demand += switches.cross * (NEIGHBOURS @ x)
     mu = subscribers * np.exp(log_demand)
@@ -150,7 +151,7 @@ def bundle_block(seed: int, size: Size, block: int, switches: Switches = OFF) ->
 
 
 def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """m_product + d_segment + d_tier + N(0, TAU), and never quite inelastic."""
+    """Return m_product + d_segment + d_tier + N(0, TAU), bounded away from 0."""
     product = np.array([b.elasticity for b in BUNDLES])[None, None, :]
     segment = np.array(list(SEGMENTS.values()))[:, None, None]
     place = np.array([TIERS[t] for t in tier])[None, :, None]
@@ -162,10 +163,11 @@ def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Gener
 def _prices(
     seed: int, size: Size, block: int, shape: tuple[int, ...], foreseen: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Posted and paid prices, and the logged exploration between them; each (segment, location, product, week).
+    """Return posted and paid prices, and the logged exploration between them.
 
-    A campaign holds for 3 to 8 weeks in all segments of a (location, product); some units never leave the list price.
-    What the pricing team foresees of demand comes on top of the campaign, in shares of the list price.
+    Each of shape (segment, location, product, week).  A campaign holds for 3 to 8 weeks in all
+    segments of a (location, product); some units never leave the list price.  The foreseen part of
+    demand is added to the campaign, in shares of the list price.
     """
     rng = rng_for(seed, Stream.PRICES, block)
     campaign = _plateaus(rng, shape[1] * shape[2], size.weeks).reshape(1, *shape[1:], size.weeks)
@@ -187,7 +189,7 @@ def _prices(
 
 
 def _plateaus(rng: np.random.Generator, paths: int, count: int) -> np.ndarray:
-    """Price ratios of shape (paths, count) that change every 3 to 8 weeks."""
+    """Return price ratios of shape (paths, count) that change every 3 to 8 weeks."""
     lengths = rng.integers(3, 9, (paths, count // 3 + 1))
     ends = lengths.cumsum(axis=1)
     plateau = (np.arange(count)[None, :, None] >= ends[:, None, :]).sum(axis=2)
@@ -204,7 +206,7 @@ def _subscribers(shape: tuple[int, ...], count: int, rng: np.random.Generator) -
 
 
 def _keys(size: Size, block: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The unit keys, each of shape `shape`."""
+    """Return the unit keys, each of shape `shape`."""
     location = location_names(block_locations(size, block))
     names = (
         np.array(list(SEGMENTS))[:, None, None],
@@ -240,8 +242,11 @@ def _truth_table(
     current: np.ndarray,
     chi: float,
 ) -> pa.Table:
-    """Two best prices, in money: the unit's own, the closed form kappa - 1/beta before any guard rail; and the one that
-    earns most for its whole ladder, between floor and ceiling."""
+    """Return the truth with two best prices, in money.
+
+    The unit's own, the closed form kappa - 1/beta without limits; and the one that earns most for
+    its whole ladder, between floor and ceiling.
+    """
     kappa = np.broadcast_to(UNIT_COST / LIST_PRICE, beta.shape)
     best = LIST_PRICE * (kappa - 1 / beta)
     truth = {
@@ -259,10 +264,11 @@ def _truth_table(
 
 
 def _joint_prices(alone: np.ndarray, beta: np.ndarray, level: np.ndarray, chi: float) -> np.ndarray:
-    """Price ratios with the best margin of each (segment, location) as a whole, to 1 % of the list price where products substitute.
+    """Return price ratios with the best margin of each (segment, location) as a whole.
 
-    Products answer one another in turn, each by trying all of its prices; for substitutes whose margins are positive this climbs,
-    and it stops long before BEST_RESPONSES.  Shape (segments, locations, products).
+    Products that substitute respond to one another in turn, each by trying all of its prices, to 1
+    % of the list price; with positive margins this increases, and it stops long before
+    BEST_RESPONSES.  Shape (segments, locations, products).
     """
     ratio: np.ndarray = np.clip(alone, FLOOR_SHARE, CEILING_SHARE)
     if not chi:
@@ -287,7 +293,10 @@ def _margins(
     level: np.ndarray,
     chi: float,
 ) -> np.ndarray:
-    """What a product and its neighbours earn per subscriber and week at each of its prices.  Shape (tries, segments, locations)."""
+    """Return the margin of a product and its neighbours, per subscriber and week, at each price.
+
+    Shape (tries, segments, locations).
+    """
     x = ratio - 1
     log_demand = level + beta * x + chi * (x @ NEIGHBOURS)
     own = np.exp(

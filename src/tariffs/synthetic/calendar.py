@@ -1,4 +1,4 @@
-"""The generator's clock and dice: everything is a function of the seed, and nothing of today."""
+"""Dates and random streams of the synthetic data: functions of the seed, independent of today."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from enum import IntEnum
 import numpy as np
 
 LAST_WEEK = dt.date(2026, 6, 28)
-DAY = np.timedelta64(1, "D")
-AS_OF = dt.datetime(2026, 6, 29, 6, 0)  # UTC; what is dated later is from the future
+AS_OF = dt.datetime(2026, 6, 29, 6, 0)  # UTC; later dates are in the future
 
 
 class Stream(IntEnum):
-    """One stream of random numbers per table, so that none moves when another draws more."""
+    """One random stream per table, so that no table depends on the draws of another."""
 
     SEASON = 1
     PLACES = 2
@@ -35,18 +34,21 @@ def rng_for(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
 
 
 def weeks(count: int) -> np.ndarray:
-    """The last `count` weeks, by the Sunday that ends them.  datetime64[D], shape (count,)."""
-    return np.asarray(np.datetime64(LAST_WEEK, "D") - 7 * DAY * np.arange(count - 1, -1, -1))
+    """Return the last `count` weeks, by their Sundays; datetime64[D], shape (count,)."""
+    return np.asarray(np.datetime64(LAST_WEEK, "D") - 7 * np.arange(count - 1, -1, -1))
 
 
 def payday(week: np.ndarray) -> np.ndarray:
-    """1 for the weeks that a month ends in, else 0."""
-    ends = (week + DAY).astype("datetime64[M]") != (week - 6 * DAY).astype("datetime64[M]")
+    """Return 1 for weeks in which a month ends, else 0."""
+    ends = (week + 1).astype("datetime64[M]") != (week - 6).astype("datetime64[M]")
     return np.asarray(ends, dtype=np.float64)
 
 
 def season(week: np.ndarray, groups: int, rng: np.random.Generator) -> np.ndarray:
-    """Log season of shape (groups, weeks): a year's sine, payday, and noise; mean zero over the weeks of each group."""
+    """Return the log season: a yearly sine, paydays and noise, with mean zero in each group.
+
+    Shape (groups, weeks).
+    """
     year = 2 * np.pi * week.astype(np.int64) / 365.25
     amplitude, phase = rng.uniform(0.08, 0.20, (groups, 1)), rng.uniform(0, 2 * np.pi, (groups, 1))
     monthly = rng.uniform(0.05, 0.15, (groups, 1)) * payday(week)

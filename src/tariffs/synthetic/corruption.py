@@ -1,8 +1,8 @@
-"""Dirt, as an operator's export has it, and a ledger of every piece: the row, its kind, and what should become of it.
+"""Dirt as in an operator's export, with a ledger of it: row, kind, expected treatment.
 
-REPAIR     the value is put right, the row stays        REJECT     the row goes to the rejects, with its reason
-DEDUPE     kept once                                    SUPERSEDE  a later load of the same week replaces the row
-KEEP       odd, and right as it is                      SET_ASIDE  no row contract can tell; the estimator leaves the week out
+REPAIR     the value is corrected, the row stays        REJECT     the row is rejected with a reason
+DEDUPE     kept once                                    SUPERSEDE  replaced by a later load
+KEEP       unusual and correct                          SET_ASIDE  left out by the estimator only
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tariffs.synthetic.calendar import Stream, rng_for
 from tariffs.synthetic.sizes import FORMER_NAMES
 
 SHARE = 0.001  # of the rows, for each kind of row; of the units, for each kind of unit
-RESTATED_ID, CONFLICT_ID = 600_000, 700_000  # added to the row id: still inside the block's room
+RESTATED_ID, CONFLICT_ID = 600_000, 700_000  # added to row ids: within the block's range
 SATURATED = 2_147_483_647
 LOOK_ALIKES = {"A": "\u0410", "E": "\u0415", "K": "\u039a", "M": "\u039c", "O": "\u041e"}
 RIGHT_TO_LEFT, NO_BREAK_HYPHEN = "\u200f", "\u2011"
@@ -38,7 +38,7 @@ NO_LEDGER = LEDGER.empty_table()
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`soil` changes the picked rows in place of the clean ones; `extra` makes rows to append beside them."""
+    """A kind of dirty rows: `corrupt` changes the picked rows, `extra` makes rows to append."""
 
     name: str
     policy: str
@@ -48,8 +48,12 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class UnitKind:
-    """What befalls a whole unit: `soil` takes its weeks in order and its true elasticity; the ledger names the rows that changed, or,
-    with `whole`, all that are left.  `only`: this product's units."""
+    """A kind of dirty units.
+
+    corrupt  changes a unit's weeks, given in order, with its true elasticity
+    whole    the ledger has all rows that are left, not only the changed ones
+    only     this product's units
+    """
 
     name: str
     policy: str
@@ -59,14 +63,14 @@ class UnitKind:
 
 
 def textual(sales: pa.Table) -> pa.Table:
-    """Prices, weeks and stamps as text, which is how they leave a spreadsheet."""
+    """Return prices, weeks and timestamps as text, as a spreadsheet exports them."""
     for name in ("price", "week", "loaded_at"):
         sales = _set(sales, name, _as_text(sales[name]))
     return sales
 
 
 def corrupt(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
-    """The block's sales with every kind of dirt in them, and its ledger (LEDGER).  A row has one kind of dirt at most."""
+    """Return the block's sales with every kind of dirt, at most one in a row, and the ledger."""
     clean, rng = textual(made.sales), rng_for(seed, Stream.DIRT, block)
     untouched = np.ones(len(clean), dtype=bool)
     parts, ledger = [], []
@@ -98,7 +102,7 @@ def corrupt(made: Block, seed: int, block: int) -> tuple[pa.Table, pa.Table]:
 
 
 def ledger_of_keys(source: str, keys: list[str], kind: str, policy: str) -> pa.Table:
-    """Entries for rows that have no id, by their key."""
+    """Return ledger entries for rows without an id, by their key."""
     return pa.table(
         [[source] * len(keys), [None] * len(keys), keys, [kind] * len(keys), [policy] * len(keys)],
         schema=LEDGER,
@@ -106,7 +110,7 @@ def ledger_of_keys(source: str, keys: list[str], kind: str, policy: str) -> pa.T
 
 
 def _units(made: Block, rng: np.random.Generator) -> list[tuple[UnitKind, int, int, float]]:
-    """Units for each kind of unit: which rows they have, and their elasticity."""
+    """Return units for each kind of unit: their rows, and their elasticity."""
     beta, products = made.truth["beta"].to_numpy(), np.array(made.truth["product"].to_pylist())
     weeks, each = len(made.sales) // len(beta), max(1, round(SHARE * len(beta)))
     free = np.ones(len(beta), dtype=bool)
@@ -122,7 +126,7 @@ def _units(made: Block, rng: np.random.Generator) -> list[tuple[UnitKind, int, i
 
 
 def _changed(before: pa.Table, after: pa.Table) -> np.ndarray:
-    """The ids of the rows that are not what they were; some dirt does nothing to some values."""
+    """Return the ids of the rows that changed; some dirt has no effect on some values."""
     same = np.ones(len(before), dtype=bool)
     for name in before.column_names:
         same &= pc.fill_null(pc.equal(before[name], after[name]), False).to_numpy()
@@ -155,7 +159,7 @@ def _as_text(values: pa.ChunkedArray) -> pa.Array:
     )
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# rows
 
 
 def _constant(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
@@ -201,7 +205,7 @@ def _days(text: pa.ChunkedArray, count: int) -> pa.Array:
 
 
 def _abroad(stamp: pa.ChunkedArray) -> pa.Array:
-    """The same moment as the clocks of a place two hours ahead show it."""
+    """Return the same time on a clock two hours ahead."""
     return pc.binary_join_element_wise(_later(stamp, 7_200), "+02:00", "")
 
 
@@ -210,7 +214,7 @@ def _later(stamp: pa.ChunkedArray, seconds: int) -> pa.Array:
 
 
 def _again(rows: pa.Table, loaded_later: bool, id_step: int) -> pa.Table:
-    """The same weeks with other sales, loaded at the same time or a week later."""
+    """Return the same weeks with other sales, loaded at the same time or a week later."""
     other = _set(rows, "units", pc.add(rows["units"], 1))
     later = _later(rows["loaded_at"], 7 * 86_400 * loaded_later)
     return _set(_set(other, "loaded_at", later), "row_id", pc.add(rows["row_id"], id_step))
@@ -278,11 +282,11 @@ KINDS = (
 )
 
 
-# --- units -------------------------------------------------------------------------------------------------------------
+# units
 
 
 def _earlier(weeks: pa.Table, name: str, change: Callable[[str], str]) -> pa.Table:
-    """Another value in the first half of a unit's weeks."""
+    """Return another value in the first half of a unit's weeks."""
     values, half = weeks[name].to_pylist(), len(weeks) // 2
     return _set(
         weeks,
@@ -294,7 +298,7 @@ def _earlier(weeks: pa.Table, name: str, change: Callable[[str], str]) -> pa.Tab
 
 
 def _repriced(weeks: pa.Table, ratio: np.ndarray, beta: float) -> pa.Table:
-    """Other prices, in shares of the reference price, and about what would have been sold at them.  Shape of `ratio`: (weeks,)."""
+    """Return other prices, in shares of the reference price (weeks,), with plausible sales."""
     reference = LIST_PRICE[
         np.argmin(np.abs(np.median(weeks["list_price"].to_numpy()) / LIST_PRICE - 1))
     ]
@@ -312,7 +316,7 @@ def _repriced(weeks: pa.Table, ratio: np.ndarray, beta: float) -> pa.Table:
 
 
 def _mid_week(weeks: pa.Table, beta: float) -> pa.Table:
-    """A price that changes within a week is the mean of two, on no price point."""
+    """Return prices that change within a week: means of two prices, on no price point."""
     paid = weeks["price"].cast(pa.float64()).to_numpy()
     blended = np.where(np.arange(len(paid)) % 4 == 3, (paid + np.roll(paid, 1)) / 2 + 0.0013, paid)
     mixed = np.rint(

@@ -1,5 +1,8 @@
-"""Dirt of the other tables: discounts in percent, the hours that summer time doubles and leaves out, capacities that nobody
-entered, names of places in other forms of Unicode, and files as Windows writes them."""
+"""Dirt of the other tables.
+
+Discounts in percent, hours that summer time duplicates or skips, missing capacities, names of
+places in other forms of Unicode, and files as Windows writes them.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from tariffs.synthetic.voice import VoiceBlock
 CLOCKS_FORWARD, CLOCKS_BACK = (
     "2026-03-29",
     "2026-04-05",
-)  # weeks with no, and with two, hours from 2 to 3 on Sunday, in one country or another
+)  # weeks without, and with two, hours from 2 to 3 on Sunday, in some country
 NIGHT_HOUR = 2
 BOM = b"\xef\xbb\xbf"
 
 
 def corrupt_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, pa.Table]:
-    """A block of cells with its dirt, and the ledger of it."""
+    """Return a block of cells with its dirt, and the ledger of it."""
     rng = rng_for(seed, Stream.VOICE_DIRT, block)
     usage, percent = _percent(made.usage, rng)
     cell_names = pc.unique(made.cells["cell"]).to_pylist()
@@ -36,7 +39,7 @@ def corrupt_voice(made: VoiceBlock, seed: int, block: int) -> tuple[VoiceBlock, 
 
 
 def usage_keys(rows: pa.Table) -> list[str]:
-    """How the ledger names a row of voice_usage: cell/hour/day type/week."""
+    """Return the ledger's keys of rows of voice_usage: cell/hour/day type/week."""
     return [
         f"{r['cell']}/{r['hour']}/{r['day_type']}/{r['week']}"
         for r in rows.select(["cell", "hour", "day_type", "week"]).to_pylist()
@@ -44,7 +47,7 @@ def usage_keys(rows: pa.Table) -> list[str]:
 
 
 def _percent(usage: pa.Table, rng: np.random.Generator) -> tuple[pa.Table, pa.Table]:
-    """Some rows with discounts from 0 to 100 instead of 0 to 1."""
+    """Return some rows with discounts from 0 to 100 instead of 0 to 1."""
     deep = np.flatnonzero(usage["discount"].to_numpy() > 0)
     rows = np.sort(rng.permutation(deep)[: max(1, round(SHARE * len(usage)))])
     for name in ("discount", "posted_discount"):
@@ -57,7 +60,10 @@ def _percent(usage: pa.Table, rng: np.random.Generator) -> tuple[pa.Table, pa.Ta
 
 
 def _summer_time(usage: pa.Table, back: str, forward: str) -> tuple[pa.Table, list[pa.Table]]:
-    """A clock that goes back gives two rows for one hour, and nobody can say which is which; one that goes forward gives none."""
+    """Return rows with the changes of clocks.
+
+    Back: two rows for one hour, which nothing distinguishes; forward: none.
+    """
     night = pc.and_(pc.equal(usage["hour"], NIGHT_HOUR), pc.equal(usage["day_type"], "WEEKEND"))
     week = pc.cast(usage["week"], pa.string())
     twice = usage.filter(
@@ -72,14 +78,14 @@ def _summer_time(usage: pa.Table, back: str, forward: str) -> tuple[pa.Table, li
     ]
     other = _with(
         twice, "minutes", pc.abs(pc.subtract(twice["minutes"], 1))
-    )  # another number, and no more than the cell carries
+    )  # another number, within the cell's capacity
     return pa.concat_tables([usage.filter(pc.invert(never)), other]), ledger
 
 
 def _capacities(
     cells: pa.Table, empty: str, zero: str, hour: int
 ) -> tuple[pa.Table, list[pa.Table]]:
-    """One hour of a cell without its capacity, and one of another cell with 0."""
+    """Remove the capacity of one hour of a cell, and set one of another cell to 0."""
     at_hour = pc.equal(cells["hour"], hour)
     missing, nought = (pc.and_(at_hour, pc.equal(cells["cell"], cell)) for cell in (empty, zero))
     kept = pc.if_else(
@@ -93,7 +99,7 @@ def _capacities(
 
 
 def corrupt_locations(places: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Names in decomposed form, and with a mark of direction behind them; apostrophes and accents of their own they have anyway."""
+    """Return names in decomposed form, and with a mark of direction at the end."""
     names, codes = places["name"].to_pylist(), places["location"].to_pylist()
     taken_apart = {
         i: unicodedata.normalize("NFD", name)
@@ -114,7 +120,7 @@ def corrupt_locations(places: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def as_windows_writes(text: bytes) -> bytes:
-    """A CSV file with a byte-order mark, and two characters at the end of each line."""
+    """Return a CSV file with a byte-order mark, and CR LF at the end of each line."""
     return BOM + text.replace(b"\n", b"\r\n")
 
 

@@ -1,4 +1,4 @@
-"""How much of everything, and what the made-up operator sells."""
+"""Sizes of the synthetic data, and the products of the synthetic operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Format = Literal["csv", "parquet"]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """54 bundle units per location, 48 voice units per cell; `sales_format` is what the sales export comes as."""
+    """A size: 54 bundle units per location, 48 voice units per cell; the format of the sales."""
 
     locations: int
     cells: int
@@ -18,13 +18,13 @@ class Size:
     sales_format: Format
 
 
-MAX_WEEKS = 500  # beyond, the row ids of a block would meet
+MAX_WEEKS = 500  # beyond, row ids of two blocks would collide
 
 
 def size_of(
     name: str, locations: int | None = None, cells: int | None = None, weeks: int | None = None
 ) -> Size:
-    """A size by its name, with other counts where they are given; ValueError for one that cannot be made."""
+    """Return a size by its name, with other counts if given; ValueError if it is not possible."""
     usual = SIZES[name]
     size = replace(
         usual,
@@ -39,7 +39,8 @@ def size_of(
     ]
     if wrong or size.weeks > MAX_WEEKS:
         raise ValueError(
-            f"found {', '.join(wrong) or f'weeks={size.weeks}'}; wanted at least 1 of each, and at most {MAX_WEEKS} weeks"
+            f"found {', '.join(wrong) or f'weeks={size.weeks}'};"
+            f" wanted at least 1 of each, and at most {MAX_WEEKS} weeks"
         )
     return size
 
@@ -97,7 +98,8 @@ CELL_CLASSES = {"URBAN": 1.3, "SUBURBAN": 1.6, "VILLAGE": 2.0, "HIGHWAY": 0.6}
 DAY_PARTS = {"NIGHT": -0.2, "MORNING": 0.0, "AFTERNOON": 0.2, "EVENING": 0.4}
 FORMER_NAMES = {
     "DAY_150": "DAILY_150"
-}  # products that were renamed; dirt has the former name in the earlier weeks
+}  # renamed products; dirt uses the former name in earlier weeks
 PLACE_NAMES = (
-    "Abétifi", "Accra", "Bolgatanga", "Cape Coast", "Dano", "Ho", "Kété-Krachi", "Kumasi", "N'Zérékoré", "Sékondi", "Tamalé", "Wa",
+    "Abétifi", "Accra", "Bolgatanga", "Cape Coast", "Dano", "Ho", "Kété-Krachi", "Kumasi",
+    "N'Zérékoré", "Sékondi", "Tamalé", "Wa",
 )  # fmt: skip

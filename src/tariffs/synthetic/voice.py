@@ -1,4 +1,4 @@
-"""A block of cells: 24 hours on two types of day, discounted by a rule of thumb on load, as most operators do today."""
+"""A block of cells: 24 hours on two day types, discounted by the usual rule of thumb on load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tariffs.synthetic.sizes import CELL_CLASSES, DAY_PARTS, REGIONS, VOICE_COST
 
 CELLS_PER_BLOCK = 20
 TAU = 0.25
-DISPERSION = 30.0  # minutes come in calls, and calls in evenings
+DISPERSION = 30.0  # minutes cluster in calls, and calls in evenings
 MINUTES_PER_CALL = 1.8
 MAX_DISCOUNT = 0.95
 CONSTANT_DISCOUNT_SHARE, EXPLORED_SHARE = 0.12, 0.10
@@ -30,8 +30,11 @@ DAY_PART_OF_HOUR = np.repeat(list(DAY_PARTS), 6)
 
 @dataclass(frozen=True, slots=True)
 class VoiceBlock:
-    """What is measured of a block of cells, and the truth: per unit, and, where the switches give them a meaning, the minutes
-    that were asked for (per row) and the minutes that hours draw from one another (per unit and hour it draws from)."""
+    """The measurements of a block of cells, and the truth per unit.
+
+    offered  the minutes demanded, per row;  drawn  the minutes that hours draw from one another,
+             per unit and hour; both only with the switches that need them
+    """
 
     usage: pa.Table
     cells: pa.Table
@@ -45,12 +48,12 @@ def blocks(size: Size) -> int:
 
 
 def voice_season(seed: int, size: Size) -> np.ndarray:
-    """Shape (regions, weeks); the same for all blocks."""
+    """Return the season of shape (regions, weeks), the same for all blocks."""
     return season(weeks(size.weeks), len(REGIONS), rng_for(seed, Stream.VOICE_SEASON))
 
 
 def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> VoiceBlock:
-    """Arrays inside have the axes (cell, hour, day type, week)."""
+    """Return one block; its arrays have the axes (cell, hour, day type, week)."""
     cell = np.arange(block * CELLS_PER_BLOCK, min((block + 1) * CELLS_PER_BLOCK, size.cells))
     rng = rng_for(seed, Stream.VOICE, block)
     kind = rng.choice(list(CELL_CLASSES), len(cell), p=[0.35, 0.30, 0.20, 0.15])
@@ -66,7 +69,7 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
     days = np.array(list(DAY_TYPES.values()))
     level = np.log(load * nominal[:, None, None] * days / subscribers[:, None, None]) - 0.3
     gamma = voice_season(seed, size)[cell % len(REGIONS)][:, None, None, :]
-    shock = 0.0 if eta is None else eta - SHOCK**2 / 2  # it moves a week's demand, and not the mean
+    shock = 0.0 if eta is None else eta - SHOCK**2 / 2  # changes a week's demand, not the mean
     demand = Demand(
         subscribers[:, None, None, None], beta[..., None], level[..., None], switches.shift
     )
@@ -98,7 +101,7 @@ def voice_block(seed: int, size: Size, block: int, switches: Switches = OFF) -> 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a block's units ask for: arrays that go with (cell, hour, day type, week)."""
+    """The demand of a block's units; arrays of (cell, hour, day type, week)."""
 
     subscribers: np.ndarray
     beta: np.ndarray
@@ -108,25 +111,31 @@ class Demand:
     def minutes(
         self, discount: np.ndarray, gamma: np.ndarray | float = 0.0, shock: np.ndarray | float = 0.0
     ) -> np.ndarray:
-        """Mean minutes a week, once those who can wait have moved to hours with deeper discounts."""
+        """Return mean minutes a week, after calls that can wait have moved to cheaper hours."""
         log_demand = self.level + gamma - self.beta * discount + shock
         return _with_drawn(self.subscribers * np.exp(log_demand), discount, self.shift)
 
 
 def _with_drawn(mu: np.ndarray, discount: np.ndarray, shift: float) -> np.ndarray:
-    """Minutes after those who can wait have moved to hours with deeper discounts; as many in all.  The day is a circle."""
+    """Return minutes after calls have moved to hours with deeper discounts, equal in total.
+
+    The day is a ring.
+    """
     if not shift:
         return mu
     moved = np.zeros_like(mu)
     for step, share in waiting().items():
-        gained = np.roll(discount, -step, axis=1) - discount  # by whoever calls `step` hours later
+        gained = np.roll(discount, -step, axis=1) - discount  # of a call `step` hours later
         leave = mu * shift * share * np.maximum(gained, 0.0)
         moved += np.roll(leave, step, axis=1) - leave
     return np.asarray(mu + moved)
 
 
 def ample(nominal: np.ndarray, offered: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Minutes per hour of cells that carry every week of `offered` (cell, hour, day type, week): no less than nominal.  Shape (cells,)."""
+    """Return minutes per hour of cells that carry every week of `offered`, at least nominal.
+
+    offered  (cell, hour, day type, week).  Shape (cells,).
+    """
     busiest = (offered.max(axis=3) / days).max(axis=(1, 2))
     return np.asarray(np.maximum(nominal, np.ceil(busiest)))
 
@@ -134,13 +143,13 @@ def ample(nominal: np.ndarray, offered: np.ndarray, days: np.ndarray) -> np.ndar
 def _calls(
     minutes: np.ndarray, offered: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Call attempts, and how many of them were blocked: each with the chance that a minute was refused."""
+    """Return call attempts and the blocked ones, with the probability that a minute is blocked."""
     attempts = rng.poisson(offered / MINUTES_PER_CALL) + (offered > 0)
     return attempts, rng.binomial(attempts, 1 - minutes / np.maximum(offered, 1) * (offered > 0))
 
 
 def _elasticities(kind: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Coefficients of price / tariff, so negative; minus them is the answer to a discount."""
+    """Return coefficients of price / tariff, negative; their opposites are those of discounts."""
     mean = (
         np.array([CELL_CLASSES[k] for k in kind])[:, None]
         + np.array([DAY_PARTS[p] for p in DAY_PART_OF_HOUR])[None, :]
@@ -151,10 +160,11 @@ def _elasticities(kind: np.ndarray, shape: tuple[int, ...], rng: np.random.Gener
 def _discounts(
     load: np.ndarray, count: int, rng: np.random.Generator, foreseen: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Applied and posted discounts, (cell, hour, day type, week), in shares of the tariff and multiples of 0.05.
+    """Return applied and posted discounts in shares of the tariff, multiples of 0.05.
 
-    The rule: the emptier the hour, the deeper.  It is looked at every four weeks, with an error; some hours it never changes.
-    What is foreseen of demand is taken off the discount, every week.
+    Shape (cell, hour, day type, week).  The rule: the emptier the hour, the deeper.  It is reviewed
+    every four weeks, with an error; some hours never change.  The foreseen part of demand is
+    subtracted from the discount, every week.
     """
     rule = np.select([load < 0.2, load < 0.5, load < 0.8], [0.75, 0.50, 0.20], 0.0)[..., None]
     constant = (rng.random(load.shape) < CONSTANT_DISCOUNT_SHARE)[..., None]
@@ -172,12 +182,12 @@ def _discounts(
         fits = np.abs(posted - MAX_DISCOUNT / 2) + np.abs(trial) <= MAX_DISCOUNT / 2 + 1e-9
         trial = np.where(
             fits, trial, 0.0
-        )  # a trial that a limit cuts short would tell of the posted discount, and so of demand
+        )  # a trial clipped by a limit would depend on the posted discount, and so on demand
     return np.round(np.clip(posted + trial, 0.0, MAX_DISCOUNT), 2), np.round(posted, 2)
 
 
 def _keys(cell: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The unit keys, each of shape `shape`, whose first axes are cell, hour and day type."""
+    """Return the unit keys, each of shape `shape`, whose first axes are cell, hour and day type."""
     grid = {
         "cell": (_cell_names(cell), 0),
         "hour": (HOURS, 1),
@@ -228,8 +238,11 @@ def _truth_table(
     current: np.ndarray,
     load: np.ndarray,
 ) -> pa.Table:
-    """The best price is the closed form kappa - 1/beta, in money, before any guard rail; `offered_load` is what today's discount
-    asks of the cell in a usual week, as a share of its capacity."""
+    """Return the truth.
+
+    best price    the closed form kappa - 1/beta, in money, without limits
+    offered_load  the demand at today's discount in a usual week, as a share of the capacity
+    """
     kappa = np.full(beta.shape, VOICE_COST / VOICE_TARIFF)
     truth = {
         "beta": beta,
@@ -244,8 +257,11 @@ def _truth_table(
 
 
 def drawn_table(cell: np.ndarray, beta: np.ndarray, usual: np.ndarray, shift: float) -> pa.Table:
-    """For each unit and each hour in reach: `weight` = shift / (t + 1)^b, and `sigma`, the share of the minutes which a somewhat deeper
-    discount brings that comes from that hour."""
+    """Return for each unit and each hour in reach the minutes drawn.
+
+    weight  shift / (t + 1)^b
+    sigma   of the minutes that a somewhat deeper discount adds, the share from that hour
+    """
     weights = {step: shift * share for step, share in waiting().items()}
     drawn = {step: weight * np.roll(usual, -step, axis=1) for step, weight in weights.items()}
     brought = -beta * usual + sum(drawn.values())

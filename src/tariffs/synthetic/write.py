@@ -1,4 +1,4 @@
-"""From blocks to files: one block in memory at a time, whatever the size."""
+"""From blocks to files, with one block in memory at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SOURCES = ("bundle_sales", "voice_usage", "cell_load", "product_catalog", "locat
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where the tables are; each source may be several files, in the order of their names."""
+    """The files of each source, in the order of their names, and the folder of the truth."""
 
     sources: dict[str, list[Path]]
     truth: Path
@@ -57,9 +57,10 @@ def generate(
     switches: Switches = OFF,
     workers: int = 1,
 ) -> Paths:
-    """Write the tables of one size ('demo', 'medium', 'large', or a `Size`) under `out`, and the truth under `out/truth`.
+    """Write the tables of a size under `out`, and the truth under `out/truth`.
 
-    Each file is made of blocks that know nothing of one another: `workers` processes write the same bytes as one.
+    size     'demo', 'medium', 'large', or a `Size`
+    workers  processes; files consist of independent blocks, so the bytes do not depend on it
     """
     what, root = SIZES[size] if isinstance(size, str) else size, Path(out)
     truth = root / "truth"
@@ -86,7 +87,7 @@ Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 @contextmanager
 def _executor(workers: int) -> Iterator[Each]:
-    """Calls of a function in order, by so many processes, with no more answers waiting than there are processes."""
+    """Yield a function that calls another in processes, in order, with a bounded queue."""
     if workers == 1:
         yield lambda work, tasks: (work(*task) for task in tasks)
         return
@@ -148,7 +149,7 @@ def _write_bundles(
 def _write_part(
     size: Size, which: range, seed: int, dirty: bool, switches: Switches, file: Path
 ) -> tuple[list[pa.Table], list[pa.Table]]:
-    """One file of sales; the truth of its blocks, and their dirt."""
+    """Write one file of sales; return the truth of its blocks, and their dirt."""
     known: list[pa.Table] = []
     entries: list[pa.Table] = []
     _write(
@@ -220,7 +221,7 @@ def _write_locations(places: pa.Table, path: Path, dirty: bool, ledger: _Parquet
 
 
 class _Parquet:
-    """A file that grows by tables; it takes its schema from the first."""
+    """A Parquet file that grows by tables; the first determines its schema."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -260,21 +261,25 @@ def _locations(seed: int, size: Size) -> pa.Table:
 
 
 def _catalog() -> pa.Table:
-    """The bundles, and the voice tariff as one more product: its tick is five points of discount."""
+    """Return the bundles, and the voice tariff as a product; its tick is five points."""
     rows = [
         {
-            "product": b.product, "family": "DATA", "ladder": b.ladder, "rung": b.rung, "volume_mb": b.volume_mb,
-            "validity_days": b.validity_days, "list_price": b.list_price, "unit_cost": round(b.volume_mb * COST_PER_MB, 4),
-            "price_tick": b.price_tick, "price_floor": _on_tick(b.list_price * FLOOR_SHARE, b.price_tick),
-            "price_ceiling": _on_tick(b.list_price * CEILING_SHARE, b.price_tick), "currency": "GHS",
+            "product": b.product, "family": "DATA", "ladder": b.ladder, "rung": b.rung,
+            "volume_mb": b.volume_mb, "validity_days": b.validity_days, "list_price": b.list_price,
+            "unit_cost": round(b.volume_mb * COST_PER_MB, 4), "price_tick": b.price_tick,
+            "price_floor": _on_tick(b.list_price * FLOOR_SHARE, b.price_tick),
+            "price_ceiling": _on_tick(b.list_price * CEILING_SHARE, b.price_tick),
+            "currency": "GHS",
         }
         for b in BUNDLES
     ]  # fmt: skip
     tick = round(VOICE_TARIFF / 20, 6)
     rows.append(
         {
-            "product": VOICE_PRODUCT, "family": "VOICE", "ladder": None, "rung": None, "volume_mb": None, "validity_days": None,
-            "list_price": VOICE_TARIFF, "unit_cost": VOICE_COST, "price_tick": tick, "price_floor": tick, "price_ceiling": VOICE_TARIFF,
+            "product": VOICE_PRODUCT, "family": "VOICE", "ladder": None, "rung": None,
+            "volume_mb": None, "validity_days": None, "list_price": VOICE_TARIFF,
+            "unit_cost": VOICE_COST, "price_tick": tick, "price_floor": tick,
+            "price_ceiling": VOICE_TARIFF,
             "currency": "GHS",
         }
     )  # fmt: skip
@@ -286,7 +291,7 @@ def _on_tick(price: float, tick: float) -> float:
 
 
 def _policy() -> pa.Table:
-    """One default row per kind; a row for a segment (or, for voice, a region) goes before it."""
+    """Return one default row per kind, and rows of segments and regions, which precede it."""
     dial = {"z": 0.84, "max_step": 0.15, "min_weeks": 8, "load_limit": None, "max_cliff": None}
     voice_dial = {"z": 0.84, "max_step": 0.20, "min_weeks": 8, "load_limit": 0.8, "max_cliff": 0.2}
     return pa.Table.from_pylist(
