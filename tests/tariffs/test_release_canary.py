@@ -198,7 +198,9 @@ def test_where_it_cannot_be_tried_is_told(disk: Place, places: Any, words: str) 
 def test_it_needs_an_approval_another_person_and_guards_like_every_activation(disk: Place) -> None:
     disk.use()
     disk.publish(changed(table(), "YOUTH/ACCRA/DAY", price=3.0))
-    with pytest.raises(StateError, match="release 2 cannot be tried in some places: it is a draft"):
+    with pytest.raises(
+        StateError, match="release 2 cannot be tried in some locations: it is a draft"
+    ):
         disk.try_out(2, ["ACCRA"])
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     with pytest.raises(StateError, match="who cannot activate it too"):
@@ -211,13 +213,13 @@ def test_it_needs_an_approval_another_person_and_guards_like_every_activation(di
 def test_without_a_table_for_the_other_places_there_is_none(disk: Place) -> None:
     disk.approve(disk.publish())
     with pytest.raises(
-        StateError, match="no table is active, so there is none for the other places"
+        StateError, match="no table is active, so there is none for the other locations"
     ):
         disk.try_out(1, ["ACCRA"])
 
 
 def test_while_it_is_tried_it_cannot_be_withdrawn_by_hand(disk: Place) -> None:
-    with pytest.raises(StateError, match="charging uses it in some places: use the kill switch"):
+    with pytest.raises(StateError, match="charging uses it in some locations: use the kill switch"):
         begun(disk).withdraw(2)
 
 

@@ -164,7 +164,7 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
     assert in_use("approve", "2", "--author", "ama", *reason).code == 0
     tried = in_use("activate", "2", "--author", "kofi", "--canary", "10%", *ALONE)
     assert tried.code == 0, tried.err
-    assert tried.out.splitlines()[0] == "release 2 is tried in some places"
+    assert tried.out.splitlines()[0] == "release 2 is tried in some locations"
     assert "charging uses release 1, with release 2 in 2 locations" in tried.out
     assert "2  canary" in in_use("status").out
     places = in_use("status", "--json").json["charging"]["places"]
@@ -204,7 +204,9 @@ def test_what_a_table_did_is_measured_on_newer_sales(
     no_sale = (
         1 + pc.sum(pc.greater_equal(usage["discount"], 1.0)).as_py()
     )  # in a file as it came, some discounts are percents
-    assert f"{no_sale} rows of sales are none: no date, quantity, price or subscriber" in told.out
+    assert (
+        f"{no_sale} rows of sales are invalid: no date, quantity, price or subscriber" in told.out
+    )
     facts = in_use(*words, "--json").json
     assert facts["unsound"] == no_sale > 1
     margin = next(k for k in facts["kpis"] if (k["kind"], k["name"]) == ("voice", "margin"))
@@ -263,7 +265,7 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) ->
     refused = say("approve", "1", "--author", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
-        "hint: look: tariffs check 1   or, knowing better: tariffs approve 1 --override STALE --override VALIDITY --reason WHY"
+        "hint: tariffs check 1   or, to override them: tariffs approve 1 --override STALE --override VALIDITY --reason WHY"
         in refused.err
     )
     done = say(
@@ -393,7 +395,7 @@ def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(say: S
 def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) -> None:
     refused = say("approve", "1", "--as-of", MONDAY)
     assert (refused.code, refused.out) == (2, "")
-    assert "to ask the guards as of another time than now needs a reason" in refused.err
+    assert "checking as of another time than now needs a reason" in refused.err
     assert say("approve", "1", "--as-of", MONDAY, "--reason", "the week of the data").code == 0
     assert "as of 2026-06-29 06:00 UTC, by --as-of" in say("log").out
     assert "as of 2026-06-29 06:00 UTC, the clock of the demo's data" in say("check", "2").out
@@ -563,7 +565,7 @@ def pointed(home: Path) -> dict[str, Any]:
         (("delta", "2"), 2, "error: no table is active"),
         (("delta", "2", "--against", "2"), 2, "error: release 2 is compared with itself"),
         (("delta", "newest"), 2, "'newest' is no table, wanted a version such as 3, or 'active'"),
-        (("export", "1", "--format", "parquet"), 2, "Parquet is not for a terminal"),
+        (("export", "1", "--format", "parquet"), 2, "Parquet cannot be written to a terminal"),
         (("limits", "--set", "data_age"), 2, "--set is 'data_age', wanted NAME=VALUE"),
         (("check", "1", "--as-of", "monday"), 2, "--as-of is 'monday'"),
         (

@@ -201,7 +201,7 @@ def test_price_points_finds_a_discount_class_that_says_another_price() -> None:
     )
     assert (finding.passed, finding.cases) == (
         False,
-        ("C1/07/WEEKDAY: 0.045 is not what its discount class says",),
+        ("C1/07/WEEKDAY: 0.045 is not the price of its discount class",),
     )
 
 

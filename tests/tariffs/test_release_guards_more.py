@@ -171,7 +171,7 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
 
 def test_support_says_that_nothing_is_recorded() -> None:
     finding = found(guards.GUARDS_BY_CODE["SUPPORT"], support=None)
-    assert (finding.passed, finding.words) == (True, "what was paid before is not recorded")
+    assert (finding.passed, finding.words) == (True, "the prices paid before are not recorded")
 
 
 def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
@@ -408,7 +408,7 @@ def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> No
         False,
         "2 weeks since, 2 segments; furthest YOUTH: 5.5",
     )
-    assert finding.cases == ("YOUTH: CUSUM 5.5, volume +30.0% against what was expected",)
+    assert finding.cases == ("YOUTH: CUSUM 5.5, volume +30.0% against the expectation",)
     assert found(guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
 
 
@@ -447,6 +447,6 @@ def test_values_finds_an_interval_that_does_not_hold_its_value() -> None:
         at, "expected_margin_delta_lo", pa.array([1e6] * USUAL.table.num_rows)
     )
     assert (
-        "expected_margin_delta lies outside its interval"
+        "expected_margin_delta is outside its interval"
         in guards.values(replace(USUAL, table=outside)).words
     )

@@ -73,7 +73,7 @@ def test_bytes_that_are_no_entry_are_told(data: bytes) -> None:
 
 def test_a_change_of_any_byte_that_matters_is_seen_by_the_entry_after_it() -> None:
     first, second, *_ = texts(STORY)
-    with pytest.raises(BrokenLog, match="entry 1 was changed after entry 2 was written upon it"):
+    with pytest.raises(BrokenLog, match="entry 1 was changed after entry 2 was written"):
         DecisionLog().then(first.replace(b"because", b"Because")).then(second)
 
 
@@ -90,7 +90,7 @@ def test_an_entry_that_is_missing_is_seen() -> None:
         (
             [(1, A)],
             Table(1),
-            "says that charging uses release 1, and its moves make active: \\[\\]",
+            "names release 1 as the active table, and its moves make active: \\[\\]",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
     )
     with pytest.raises(
         BrokenLog,
-        match=r"says that charging uses release 2, with release 3 in 1 location, and its moves make canaries: \[\]",
+        match=r"names release 2, with release 3 in 1 location as the active table, and its moves make canaries: \[\]",
     ):
         book.then(encode(said))
 

@@ -137,7 +137,7 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
         (
             "withdraw",
             "activate",
-            "release 1 cannot be activated: it is withdrawn: approve it anew first",
+            "release 1 cannot be activated: it is withdrawn: approve it again first",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: 
     assert disk.publish(DEAR) == 1  # the version is made again
     with pytest.raises(
         StateError,
-        match="release 1 is not the one that was approved on 2026-06-29T12:00:00Z by ama",
+        match="release 1 is not the one that ama approved on 2026-06-29T12:00:00Z",
     ):
         disk.activate(1)
 
@@ -404,7 +404,7 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk:
 def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> None:
     disk.use()
     with pytest.raises(
-        StateError, match="there is no approved release to go back to from release 1"
+        StateError, match="there is no approved release to return to from release 1"
     ) as refused:
         disk.kill(LAST_APPROVED)
     assert refused.value.hint == "tariffs kill --to rule"
@@ -450,7 +450,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
     disk.store.delete("releases/tariffs/rule/000002")
     disk.store.delete(release_folder(JOB, 2))
     with pytest.raises(
-        StateError, match="the rule table of release 2 is not there, and cannot be made"
+        StateError, match="the rule table of release 2 does not exist, and cannot be made"
     ) as refused:
         disk.kill(RULE)
     assert refused.value.hint == "tariffs kill --to last-approved"
@@ -467,7 +467,7 @@ def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
     with pytest.raises(
         HomeError,
-        match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written upon it",
+        match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written",
     ):
         place.decisions  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):

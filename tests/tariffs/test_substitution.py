@@ -52,7 +52,7 @@ def test_chi_is_found_where_the_market_has_it_and_told(run_of: Callable[..., Pat
     told = CliRunner().invoke(app, ["evidence", "substitution", "--home", str(home)])
     assert told.exit_code == 0, told.output
     assert f"chi: {found.chi:+.3f}" in told.output
-    assert "sends its neighbours" in told.output
+    assert "its neighbours sell" in told.output
 
 
 def test_no_substitution_is_found_where_there_is_none(run_of: Callable[..., Path]) -> None:

@@ -1,8 +1,9 @@
-"""Weeks that the estimator has not seen: how well does each way to have an elasticity foretell how sales are spread over them?
+"""Backtest on held-out weeks: how well does each estimator predict the distribution of sales?
 
-The last weeks are cut off, all is learnt from those before, and the cut-off weeks are judged with the levels of the units and the season of these
-weeks at their own best values: what is left to explain is the answer to price, and that is what the four ways differ in.  No truth is needed,
-so this is the test that a real operator's data allow.
+The last weeks are held out, everything is estimated from the weeks before, and the held-out weeks
+are scored with the levels of the units and the season of these weeks at their best values: the rest
+is the response to price, in which the four estimators differ.  It needs no truth, so it is the test
+that a real operator's data permit.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from tariffs.pricing.estimation import observe
 
 MIN_TRAINING_WEEKS = 4
 MAX_UNITS = 50_000
-FULL = 0.001  # a cell's minutes are rounded
+FULL = 0.001  # relative; a cell's minutes are rounded
 SWEEPS, TOLERANCE = 100, 1e-9
 MIN_MEAN = float(np.finfo(float).tiny)
 
 
 @dataclass(frozen=True, slots=True)
 class LevelScore:
-    """The held-out weeks of one level of a factor (or of all): Poisson deviance per week of each way."""
+    """Poisson deviance per held-out week of each estimator, for one level of a factor (or all)."""
 
     level: str
     units: int
@@ -52,8 +53,11 @@ class LevelScore:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """held_out: weeks cut off;  factor: what the rows are by;  judged: all units first, then each level of the factor.
-    gate: what the backtest gate chose for each level in the run itself, where it had one."""
+    """The results of a backtest.
+
+    held_out  number of weeks;  factor  of the levels;  judged  all units first, then each level
+    gate      the backtest gate's choice for each level in the run itself, if it had one
+    """
 
     line: str
     held_out: int
@@ -63,13 +67,14 @@ class Backtest:
 
 
 def backtest(finished: FinishedRun, line: Line, weeks: int) -> Backtest:
-    """On the rows of the run's units, of every k-th where there are more than 50,000.  UsageError where too few weeks are left to learn from."""
+    """Score the run's units, or every k-th beyond 50,000; UsageError with too few weeks."""
     rows = finished.sample(line, MAX_UNITS)
     periods = np.unique(rows["week"])
     if not 1 <= weeks <= len(periods) - MIN_TRAINING_WEEKS:
         raise UsageError(
             f"--weeks is {weeks}, and the run has {len(periods)} weeks of {line.kind} sales",
-            hint=f"hold out 1 to {len(periods) - MIN_TRAINING_WEEKS}: at least {MIN_TRAINING_WEEKS} must be left to learn from",
+            hint=f"hold out 1 to {len(periods) - MIN_TRAINING_WEEKS}:"
+            f" at least {MIN_TRAINING_WEEKS} must be left to learn from",
         )
     before, after = _split(rows, line, periods[-weeks])
     prior = line.fit(before)
@@ -92,8 +97,11 @@ def backtest(finished: FinishedRun, line: Line, weeks: int) -> Backtest:
 
 
 def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
-    """Poisson deviance of each row at `beta` (units,), with unit levels and season cells (rows,) at their best.  Shape (rows,)."""
-    observed = group_sums(cell, panel.quantity, int(cell.max()) + 1)
+    """Return the Poisson deviance of each row at `beta` (units,), with levels and season optimal.
+
+    cell  the season cell of each row.  Shape (rows,).
+    """
+    observed = tally(cell, panel.quantity, int(cell.max()) + 1)
     gamma = np.zeros(len(observed))
     for _ in range(SWEEPS):
         expected = group_sums(
@@ -113,9 +121,9 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
 
 
 def _split(rows: Rows, line: Line, first_held: np.datetime64) -> tuple[Rows, Rows]:
-    """The rows before that week and from it on, of the units that have both.
+    """Return the rows before that week and from it on, of the units that have both.
 
-    Held-out weeks that sold all there was are left out: what they would have sold is not known.
+    Held-out weeks at full capacity are left out, since their demand is unknown.
     """
     late = rows["week"] >= first_held
     held = late & ~_full(rows)
@@ -138,7 +146,7 @@ def _full(rows: Rows) -> Bools:
 
 
 def _estimates(before: Rows, line: Line, prior: Prior) -> dict[str, Floats]:
-    """The four elasticities of each unit, learnt from these rows alone."""
+    """Return the four elasticities of each unit, estimated from these rows alone."""
     slab = unit_arrays(before, line)
     mean = prior.mean(labels_of(before, line, slab.offsets[:-1]))
     return {

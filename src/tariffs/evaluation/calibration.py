@@ -1,4 +1,4 @@
-"""Does P(gain) keep its word?  Of the moves that were promised to gain with 80 %, do 80 % gain?"""
+"""Calibration of P(gain): of the moves with a probability of 80 %, do 80 % gain?"""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ EDGES = (
     0.95,
     0.99,
     1.0,
-)  # tenths; the last, where most moves are, in three
+)  # tenths; the last, with most of the moves, in three parts
 Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Moves of like promise.  lowest, highest, promised: the least, largest and mean P(gain) among them; realised: the share that truly gained, with
-    its 95 % interval (Wilson)."""
+    """Moves of similar P(gain).
+
+    lowest, highest, promised   least, largest and mean P(gain)
+    realised, interval          the share that truly gained, with its 95 % interval (Wilson)
+    """
 
     moves: int
     lowest: float
@@ -41,13 +44,13 @@ class Band:
 
     @property
     def fits(self) -> bool:
-        """Whether the promise lies in the interval of what came of it."""
+        """Whether the mean P(gain) is in the interval of the realised share."""
         return self.interval[0] <= self.promised <= self.interval[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """All moves of a line together, and by bands of what they were promised; and the promised money beside the true one, per week."""
+    """All moves of a line, together and in bands, and the promised and true money per week."""
 
     line: str
     all: Band
@@ -57,7 +60,7 @@ class Calibration:
 
 
 def calibrate(market: Market) -> Calibration | None:
-    """Promise and outcome of every move in the published table; None where nothing moved."""
+    """Return the calibration of the published table; None if nothing moved."""
     moved = market.moved
     if not moved.any():
         return None
@@ -87,7 +90,10 @@ def _band(promise: np.ndarray, gained: np.ndarray) -> Band:
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): it stays within 0 and 1, and has a width also where all or none hit."""
+    """Return the 95 % interval of a share (Wilson 1927).
+
+    It stays within 0 and 1, and has a positive width even if all or none hit.
+    """
     share, z2 = hits / count, Z95 * Z95
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = (

@@ -1,6 +1,6 @@
-"""`tariffs evidence`: is the model right?  For a data scientist, and for who signs the price table.
+"""`tariffs evidence`: the evaluation of a model, for data scientists and for approvers.
 
-Result to stdout, words to stderr.  What costs time to import is imported by the command that needs it.
+Results go to stdout, messages to stderr.  Each command imports its expensive modules itself.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from hundredfold.cli.options import Group, Target, home_option, json_option, run
 truth_option = click.option(
     "--truth",
     metavar="FOLDER",
-    help="Where the truth is that the generator wrote; beside the run's sources, if left out.",
+    help="The folder of the generator's truth; beside the run's sources, if left out.",
 )
 plots_option = click.option(
     "--plots",
     metavar="FOLDER",
-    help="Draw it too, as SVG and PNG in this folder (needs the extra 'report').",
+    help="Draw plots as SVG and PNG in this folder (needs the extra 'report').",
 )
 
 
 def finished_run_options(command: Any) -> Any:
-    """A run, and where it and its truth are."""
-    return run_argument(truth_option(plots_option(home_option(json_option(command)))))
+    """Add the options of a run, its home and its truth."""
+    return takes_run(truth_option(plots_option(takes_home(takes_json(command)))))
 
 
 @click.group(cls=Group)
 def evidence() -> None:
-    """Hold what a finished run promises against a known truth, and against weeks that it has not seen."""
+    """Compare the results of a finished run with a known truth, and with held-out weeks."""
 
 
 @evidence.command()
 @finished_run_options
 def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool) -> None:
-    """Elasticities against the truth: bias, cover of the 90 % intervals, and the error of four ways to have one."""
+    """Compare elasticities with the truth: bias, coverage of 90 % intervals, and RMSE."""
     from tariffs.evaluation import elasticity_recovery as recovery
     from tariffs.evaluation import show
     from tariffs.evaluation.product_lines import LINES
@@ -61,7 +61,7 @@ def truth(run: str | None, truth: str | None, plots: str | None, home: str, as_j
 def calibration(
     run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
 ) -> None:
-    """P(gain) against what came of it: of the moves that promised 80 %, do 80 % gain?"""
+    """Compare P(gain) with the outcomes: of the moves with 80 %, do 80 % gain?"""
     from tariffs.evaluation import show
     from tariffs.evaluation.calibration import calibrate
     from tariffs.evaluation.product_lines import LINES
@@ -85,7 +85,7 @@ def calibration(
     type=float,
     multiple=True,
     metavar="Z",
-    help="A setting to try; 0, 0.5, 0.84, 1.28 and 1.96, if left out.",
+    help="A setting to try (repeatable); 0, 0.5, 0.84, 1.28 and 1.96, if left out.",
 )
 @finished_run_options
 def dial(
@@ -96,7 +96,7 @@ def dial(
     home: str,
     as_json: bool,
 ) -> None:
-    """The whole job again at other settings of the dial z: lift, and units harmed. Nothing is published."""
+    """Run the job at other settings of the risk dial z: lift and harm. Publishes nothing."""
     from tariffs.evaluation import show
     from tariffs.evaluation.product_lines import LINES
     from tariffs.evaluation.risk_sweep import SETTINGS, sweep
@@ -114,7 +114,7 @@ def dial(
 @home_option
 @json_option
 def prior(run: str | None, home: str, as_json: bool) -> None:
-    """What the run found of its own data: do prices answer to demand, and did the gate keep the units' own fits? Needs no truth."""
+    """Show the prior's findings: do prices respond to demand, and the gate's choices. No truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.prior import summarise_prior
     from tariffs.evaluation.product_lines import LINES
@@ -136,13 +136,13 @@ def prior(run: str | None, home: str, as_json: bool) -> None:
     default=8,
     show_default=True,
     metavar="N",
-    help="How many of the last weeks are held out.",
+    help="Number of weeks at the end that are held out.",
 )
 @finished_run_options
 def backtest(
     weeks: int, run: str | None, truth: str | None, plots: str | None, home: str, as_json: bool
 ) -> None:
-    """Weeks that the fit has not seen, on the run's own rows: shrunk against pooled and against each unit alone. Needs no truth."""
+    """Score shrunk, pooled and own fits on held-out weeks of the run. Needs no truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.backtest import backtest as test
     from tariffs.evaluation.product_lines import LINES
@@ -168,7 +168,7 @@ def backtest(
 @home_option
 @json_option
 def substitution(run: str | None, home: str, as_json: bool) -> None:
-    """What the sizes of one bundle take from one another, as the run's own sales tell, beside the policy's cross_effect. Needs no truth."""
+    """Estimate substitution between the sizes of a bundle, beside the policy's value. No truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.substitution import substitution as tell
 
@@ -186,7 +186,7 @@ def substitution(run: str | None, home: str, as_json: bool) -> None:
     default=12,
     show_default=True,
     metavar="N",
-    help="How many cycles of four weeks.",
+    help="Number of cycles of four weeks.",
 )
 @click.option(
     "--seed",
@@ -194,7 +194,7 @@ def substitution(run: str | None, home: str, as_json: bool) -> None:
     default=7,
     show_default=True,
     metavar="N",
-    help="Of the customers' chance, and of Thompson's.",
+    help="Seed of the customers' draws and of Thompson sampling.",
 )
 @finished_run_options
 def loop(
@@ -206,7 +206,7 @@ def loop(
     home: str,
     as_json: bool,
 ) -> None:
-    """A year under the price table: five policies, each learning from the weeks that its own prices made."""
+    """Simulate a year: five policies, each learning from the weeks that its own prices made."""
     from tariffs.evaluation import show
     from tariffs.evaluation.simulation import simulate
 

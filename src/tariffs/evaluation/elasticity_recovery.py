@@ -1,7 +1,8 @@
-"""Are the elasticities right?  Each estimate beside the one that the data were made with.
+"""Recovery of elasticities: each estimate beside the true value of the synthetic data.
 
-Four ways to have an elasticity, by growing trust in the unit: one for all units (pooled), the mean of its kind (the prior's z'delta),
-the posterior that prices are made of (shrunk), the unit's own fit (alone).
+Four estimators, in order of the weight of the unit's own data: one value for all units (pooled),
+the mean of its kind (the prior's z'delta), the posterior used for prices (shrunk), the own fit
+(alone).
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from tariffs.evaluation.run_data import FinishedRun, columns, query
 from tariffs.optimise.rule import COVERAGE_90, MOST_ELASTIC
 from tariffs.pricing.estimation import observe
 
-FLAT = 1e4  # a prior variance that leaves a unit to itself: what it can tell it tells, and what not stays at the mean of its kind
+FLAT = 1e4  # a prior variance without shrinkage; units without information keep the prior mean
 ESTIMATORS = ("pooled", "prior", "shrunk", "alone")
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Units of one level of a factor.  bias: of the shrunk estimate, in elasticity; cover: the share of the 90 % intervals that hold the truth;
-    rmse: of each of the four ways."""
+    """The units of one level of a factor.
+
+    bias, cover   of the shrunk estimate, and the share of its 90 % intervals that contain the truth
+    rmse          of each estimator
+    """
 
     factor: str
     level: str
@@ -40,7 +44,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """tau: the spread of true elasticities around the mean of their kind; `sample`: up to 2,000 units, true and shrunk, for a plot."""
+    """The results of a line.
+
+    tau     the spread of true elasticities around the mean of their kind
+    sample  up to 2,000 units, true and shrunk, for a plot
+    """
 
     line: str
     tau: float
@@ -50,7 +58,7 @@ class Recovery:
 
 
 def recover(finished: FinishedRun, line: Line) -> Recovery:
-    """The line's elasticities against the truth.  A unit alone is cut off at -6 and 0: as a price rule would have to."""
+    """Compare the line's elasticities with the truth; own fits are clipped to -6 and 0."""
     known = finished.known(line)
     prior = finished.prior(line)
     units = columns(_joined(finished, line, known, prior))
@@ -70,20 +78,23 @@ def recover(finished: FinishedRun, line: Line) -> Recovery:
 
 
 def _joined(finished: FinishedRun, line: Line, known: pa.Table, prior: Prior) -> pa.Table:
-    """A row for each unit that has a result: its factors, the truth, the four estimates, and the posterior's sd."""
+    """Return one row per unit with a result: factors, truth, four estimates, the posterior's sd."""
     pooled = one_for_all(finished.whole(line.prior), line)
     own = pa.concat_tables(_units(rows, line, prior) for rows in finished.batches(line.model))
     keys = ", ".join(line.key)
     return query(
-        f"""SELECT o.*, t.beta AS true_beta, {pooled!r}::DOUBLE AS pooled, r.beta AS shrunk, r.se * r.reference_price / r.current_price AS sd,
-          abs(r.beta * r.current_price - r.elasticity * r.reference_price) < 1e-6 * r.reference_price AS is_own
-        FROM results AS r JOIN own AS o USING ({keys}) JOIN known AS t USING ({keys}) ORDER BY {keys}""",
+        f"""SELECT o.*, t.beta AS true_beta, {pooled!r}::DOUBLE AS pooled, r.beta AS shrunk,
+          r.se * r.reference_price / r.current_price AS sd,
+          abs(r.beta * r.current_price - r.elasticity * r.reference_price)
+            < 1e-6 * r.reference_price AS is_own
+        FROM results AS r JOIN own AS o USING ({keys}) JOIN known AS t USING ({keys})
+        ORDER BY {keys}""",
         results=finished.results(line.model), own=own, known=known,
     )  # fmt: skip
 
 
 def one_for_all(rows: Rows, line: Line) -> float:
-    """The elasticity that all units of the prior's rows share, with their season."""
+    """Return the elasticity that all units of the prior's rows share, with their season."""
     offsets = key_offsets(rows, line.key)
     seen = observe(rows, offsets)
     season, when = (
@@ -102,22 +113,22 @@ def labels_of(rows: Columns, line: Line, starts: np.ndarray) -> dict[str, Labels
 
 
 def fit_alone(rows: Units, line: Line, prior: Prior) -> Floats:
-    """Each unit's own fit: the job's own, under a prior that says next to nothing.  Cut off at -6 and 0.  Shape (units,)."""
+    """Return each unit's own fit by the job's function, under a flat prior; clipped, (units,)."""
     return np.asarray(np.clip(line.price(rows, unpooled_prior(prior))["beta"], MOST_ELASTIC, 0.0))
 
 
 def unpooled_prior(prior: Prior) -> Prior:
-    """The prior, so flat that it leaves every unit to itself, whatever a backtest gate chose for its group."""
+    """Return the prior with a flat variance, regardless of the backtest gate."""
     return replace(prior.certain(FLAT), gate_choice=np.full(len(prior.groups), "EB", dtype=object))
 
 
 def choices(prior: Prior) -> dict[str, str]:
-    """What the backtest gate chose for each group."""
+    """Return the backtest gate's choice for each group."""
     return dict(zip(map(str, prior.groups), map(str, prior.gate_choice), strict=True))
 
 
 def _units(rows: Units, line: Line, prior: Prior) -> pa.Table:
-    """The units of a batch: keys, factors, the prior's mean, and the unit's own fit."""
+    """Return the units of a batch: keys, factors, the prior's mean, and the unit's own fit."""
     starts = rows.offsets[:-1]
     labels = labels_of(rows, line, starts)
     named = {name: rows[name][starts] for name in dict.fromkeys((*line.key, *line.factors))}
@@ -130,7 +141,7 @@ def _score(units: Rows, factor: str, level: str, mine: Bools) -> Score:
     error = units["shrunk"][mine] - true
     trusted = units["is_own"][
         mine
-    ]  # where it fell back, the standard deviation is the prior's and not this estimate's
+    ]  # after a fallback, the standard deviation is the prior's, not this estimate's
     inside = np.abs(error) <= COVERAGE_90 * units["sd"][mine]
     cover = float(inside[trusted].mean()) if trusted.any() else float("nan")
     rmse = {way: float(np.sqrt(np.mean((units[way][mine] - true) ** 2))) for way in ESTIMATORS}
@@ -140,7 +151,7 @@ def _score(units: Rows, factor: str, level: str, mine: Bools) -> Score:
 
 
 def _true_tau(units: Rows, line: Line) -> float:
-    """The standard deviation of the true elasticities around their best additive mean in the line's factors."""
+    """Return the sd of true elasticities around their best additive mean in the line's factors."""
     design = np.column_stack([np.ones(len(units["true_beta"])), *_dummies(units, line)])
     residual: Floats = (
         units["true_beta"] - design @ np.linalg.lstsq(design, units["true_beta"], rcond=None)[0]

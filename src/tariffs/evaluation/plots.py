@@ -1,6 +1,6 @@
-"""The same evidence as plots: one figure for each command, as SVG and PNG.  Needs matplotlib, which the extra `report` brings.
+"""Plots of the evaluation: one figure per command, as SVG and PNG.  Needs the extra `report`.
 
-The same figures give the same SVG, to the byte, under one version of matplotlib.
+Equal results give equal SVG, to the byte, with one version of matplotlib.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def draw(
     panels: Sequence[Callable[[Any], None]],
     size: tuple[float, float] = (4.6, 3.9),
 ) -> list[Path]:
-    """A figure with these panels side by side; the files written.  UsageError without matplotlib."""
+    """Draw these panels side by side; return the files.  UsageError without matplotlib."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -66,7 +66,7 @@ def draw(
 
 
 def recovery(found: Recovery) -> Callable[[Any], None]:
-    """True against estimated, a point for each unit of a sample."""
+    """Return a panel of true against estimated values, a point for each unit of a sample."""
 
     def panel(axis: Any) -> None:
         true, shrunk = np.array(found.sample).T
@@ -79,14 +79,17 @@ def recovery(found: Recovery) -> Callable[[Any], None]:
             ylabel="estimated (shrunk)",
             title=f"{LINE_NAMES[found.line]}: {every.units:,} units",
         )
-        told = f"bias {every.bias:+.3f}\nRMSE {every.rmse['shrunk']:.3f}\n90 % intervals hold {every.cover:.1%}"
-        axis.text(0.03, 0.97, told, transform=axis.transAxes, va="top")
+        text = (
+            f"bias {every.bias:+.3f}\nRMSE {every.rmse['shrunk']:.3f}\n"
+            f"90 % intervals hold {every.cover:.1%}"
+        )
+        axis.text(0.03, 0.97, text, transform=axis.transAxes, va="top")
 
     return panel
 
 
 def calibration(found: Calibration) -> Callable[[Any], None]:
-    """Promised against realised, a point for each band, its area by the moves in it."""
+    """Return a panel of promised against realised shares, each point's area by its moves."""
 
     def panel(axis: Any) -> None:
         x, y = (
@@ -125,7 +128,7 @@ def calibration(found: Calibration) -> Callable[[Any], None]:
 
 
 def dial(found: Dial, kind: str) -> Callable[[Any], None]:
-    """Lift, and units harmed, by z."""
+    """Return a panel of lift, and units harmed, by z."""
 
     def panel(axis: Any) -> None:
         settings = [s for s in found.settings if s.line == kind]
@@ -175,7 +178,7 @@ def dial(found: Dial, kind: str) -> Callable[[Any], None]:
 
 
 def backtest(found: Backtest) -> Callable[[Any], None]:
-    """Deviance of each way against that of one elasticity for all, by level."""
+    """Return a panel of each estimator's deviance against pooled, by level."""
 
     def panel(axis: Any) -> None:
         at = np.arange(len(found.judged))[::-1]
@@ -195,7 +198,7 @@ def backtest(found: Backtest) -> Callable[[Any], None]:
 
 
 def loop(found: Loop) -> Callable[[Any], None]:
-    """The true lift after each cycle, by policy."""
+    """Return a panel of the true lift after each cycle, by policy."""
     looks = {
         "hold": (GREY, "-"),
         "plug-in": (ORANGE, "-"),

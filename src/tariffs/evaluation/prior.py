@@ -1,6 +1,7 @@
-"""What the prior says of the data it was learnt from: do prices answer to demand, how noisy is each group, what did the gate choose?
+"""The prior's findings on its data: endogeneity of prices, noise of each group, the gate's choices.
 
-Nothing is estimated here: it is what the run itself found (`tariffs.demand.prior`) and priced by, put where a pricing team can see it.
+Nothing is estimated here: these are the run's own findings (`tariffs.demand.prior`), on which its
+prices are based.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ from tariffs.evaluation.run_data import FinishedRun
 MEANING: Mapping[str, str] = {
     EXOGENOUS: "no sign that prices foresaw demand; the little that was found is taken out",
     ENDOGENOUS: "prices foresaw demand; that is taken out, and its doubt is in every interval",
-    NOT_TESTED: "too few trials, locations or cells to tell: log trials on 5 to 10 % of the weeks",
+    NOT_TESTED: "too few trials, locations or cells: log trials on 5 to 10 % of the weeks",
 }
 
 
 POWER = (
     1.959964 + 0.841621
-)  # standard errors: a test at 5 % sees a rho of so many in four cases of five
+)  # standard errors: a test at 5 % detects such a rho in four cases of five
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """elasticity: of the group as one;  dispersion, inflation: its noise, phi and c;  gate: EB, POOLED or EB_UNTESTED, decided by `tested`
-    units, with the held-out deviance per week of both candidates (NaN where nothing was held out)."""
+    """One group of units.
+
+    elasticity   of the group as one;  dispersion, inflation  its noise, phi and c
+    gate         EB, POOLED or EB_UNTESTED, decided by `tested` units, with the held-out deviance
+                 per week of both candidates (NaN without any)
+    """
 
     name: str
     elasticity: float
@@ -43,9 +48,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class PriorSummary:
-    """exogeneity, rho, rho_se, rho_p: the test of the prices;  visible: the rho that the test sees in four cases of five;
-    rho_used: what of rho is taken out of every unit's weeks;  trials, censored: shares
-    of the weeks;  tau: the spread around the mean of a kind;  units, telling: those read, and those that told tau;  factor: what groups are by."""
+    """The prior of a line.
+
+    exogeneity, rho, rho_se, rho_p   the test of the prices
+    visible            the rho that the test detects in four cases of five
+    rho_used           the part of rho that is taken out of every unit's weeks
+    trials, censored   shares of the weeks
+    tau                the spread around the mean of a kind
+    units, telling     units read, and units with information on tau
+    factor             of the groups
+    """
 
     line: str
     exogeneity: str
@@ -65,19 +77,21 @@ class PriorSummary:
 
 
 def summarise_prior(finished: FinishedRun, line: Line) -> PriorSummary:
-    """What the run's prior of this line says."""
+    """Return the findings of the run's prior for this line."""
     prior = finished.prior(line)
     tested = prior.exogeneity != NOT_TESTED
     rho, se, p = (prior.rho, prior.rho_se, prior.rho_p) if tested else (math.nan,) * 3
     return PriorSummary(
-        line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se, prior.rho_used, prior.trials, prior.censored,
+        line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se,
+        prior.rho_used, prior.trials, prior.censored,
         math.sqrt(prior.tau2), prior.units, prior.gated, prior.group_factor, tuple(_groups(prior)),
     )  # fmt: skip
 
 
 def _groups(prior: Prior) -> list[Group]:
     columns = zip(
-        prior.groups, prior.group_beta, prior.dispersion, prior.inflation, prior.gate_choice, prior.gate_units,
+        prior.groups, prior.group_beta, prior.dispersion, prior.inflation, prior.gate_choice,
+        prior.gate_units,
         prior.gate_eb, prior.gate_pooled, strict=True,
     )  # fmt: skip
     return [

@@ -1,4 +1,4 @@
-"""The two product lines, as far as evidence must tell them apart: names, and the functions of the job that price them."""
+"""The two product lines: their names, and the functions of the job that price them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from tariffs.pricing import bundles, voice
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """kind: as in the price table.  model, prior: the job's models.  key: the unit.  factors: what the prior mean depends on.
-    season: whose weeks share a season.  truth: the generator's file.  fit, price: stage 1 and stage 2, for all units of a slab at once."""
+    """A product line.
+
+    kind          as in the price table
+    model, prior  the job's models
+    key           of a unit;  factors  of the prior mean;  season  of units with a common season
+    truth         the generator's file
+    fit, price    stage 1 and stage 2, for all units of UnitArrays at once
+    """
 
     kind: str
     model: str

@@ -1,6 +1,6 @@
-"""What would another setting of the dial do?  The whole job again, on the same sources, with another `z` in every row of the policy.
+"""The effect of other settings of the risk dial: the whole job with another z in the policy.
 
-So the answer is after every limit that the job knows: steps, price points, ladders, control group, and whatever comes after them.
+So every limit of the job is included: steps, price points, ladders, control group, and so on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ SETTINGS = (0.0, 0.5, 0.84, 1.28, 1.96)
 
 @dataclass(frozen=True, slots=True)
 class TrueGain:
-    """What is known only where the truth is.  lift: of the true margin, as a share of it; harmed: share of units that lose by their move;
-    realised: share of moves that gain."""
+    """Results that need the truth.
+
+    lift      of the true margin, as a share of it
+    harmed    share of units that lose by their move;  realised  share of moves that gain
+    """
 
     lift: float
     harmed: float
@@ -32,7 +35,11 @@ class TrueGain:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line's table at one z.  promised: the expected lift in margin, as a share of it; moved: share of units; p_gain: mean of the moves."""
+    """One line's table at one z.
+
+    promised  the expected lift in margin, as a share of it
+    moved     share of units;  p_gain  mean of the moves
+    """
 
     line: str
     z: float
@@ -44,14 +51,18 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """`oracle`: the true lift of bundles for one who knows every elasticity, within the same limits; None without a truth."""
+    """All settings.
+
+    oracle  the true lift of bundles with known elasticities, within the same limits; None without
+            a truth
+    """
 
     settings: tuple[Setting, ...]
     oracle: float | None
 
 
-def sweep(finished: FinishedRun, settings: Sequence[float], told: Callable[[str], None]) -> Dial:
-    """Run the job once for each setting of z.  `told` hears of each before it begins."""
+def sweep(finished: FinishedRun, settings: Sequence[float], report: Callable[[str], None]) -> Dial:
+    """Run the job once for each setting of z; `report` is called before each run."""
     bad = [z for z in settings if not 0 <= z <= 5]
     if bad:
         raise UsageError(
@@ -61,7 +72,7 @@ def sweep(finished: FinishedRun, settings: Sequence[float], told: Callable[[str]
     found: list[Setting] = []
     policy = finished.policy()
     for z in sorted(set(settings)):
-        told(f"the job with z = {z:g}")
+        report(f"the job with z = {z:g}")
         with scratch_folder(finished) as folder:
             turned = finished.again(_with_z(policy, z), str(Path(folder)))
             found += [_setting(turned, line, z) for line in LINES]
@@ -87,7 +98,8 @@ def _setting(turned: FinishedRun, line: Line, z: float) -> Setting:
     )
     today = columns(
         query(
-            f"SELECT sum(expected_volume * (current_price - unit_cost)) AS margin FROM prices WHERE kind = '{line.kind}'",
+            "SELECT sum(expected_volume * (current_price - unit_cost)) AS margin"
+            f" FROM prices WHERE kind = '{line.kind}'",
             prices=turned.prices(),
         )
     )
@@ -125,7 +137,7 @@ def _oracle(finished: FinishedRun) -> float | None:
 
 
 def _ladders(finished: FinishedRun) -> dict[str, np.ndarray]:
-    """Ladder, rung and volume of each unit, as the model `ladder` was handed them."""
+    """Return ladder, rung and volume of each unit, from the rows of the model `ladder`."""
     names = ("segment", "location", "product", "ladder", "rung", "volume_mb")
     parts = list(finished.batches("ladder"))
     return {name: np.concatenate([part[name] for part in parts]) for name in names}

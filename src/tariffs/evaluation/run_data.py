@@ -1,4 +1,4 @@
-"""A finished run, opened again: the rows that its units had, what it published, the truth beside its sources, and the job once more."""
+"""A finished run: its units' rows, its results, the truth beside its sources, and its job again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TABLE = "price_table"
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run of the tariffs with a release, and where its truth is (None: there is none)."""
+    """A run of the tariffs with a release, and the folder of its truth (None if there is none)."""
 
     run: hundredfold.Run
     job: Job
@@ -46,28 +46,28 @@ class FinishedRun:
         return found
 
     def prices(self) -> pa.Table:
-        """The price table that the run published."""
+        """Return the price table that the run published."""
         return pq.read_table(self.run.published(TABLE, "parquet"))
 
     def results(self, model: str) -> pa.Table:
         return self.run.results(model).arrow()
 
     def prior(self, line: Line) -> Prior:
-        """The prior that the line's units were given."""
+        """Return the prior that the line's units received."""
         found: Prior = upstream_value(self.run, self.job, line.model, line.prior)
         return found
 
     def batches(self, model: str) -> Iterator[Units]:
-        """The rows that the model's units had, as they were handed over, a batch at a time, in the order of the units' keys."""
+        """Yield the rows of the model's units, a batch at a time, in the order of the keys."""
         yield from unit_batches(self.run, model)
 
     def whole(self, model: str) -> Rows:
-        """All rows of a model in one piece, for a model whose unit is the whole."""
+        """Return all rows of a model whose unit is the whole table."""
         parts = list(self.batches(model))
         return {name: np.concatenate([part[name] for part in parts]) for name in _names(parts[0])}
 
     def sample(self, line: Line, most: int) -> Rows:
-        """The rows of up to so many units of a line, every k-th in the order of their keys."""
+        """Return the rows of at most `most` units of a line, every k-th in the order of keys."""
         units = unit_keys(self.run, line.model).num_rows
         every, first, parts = -(-units // most), 0, []
         for batch in self.batches(line.model):
@@ -78,7 +78,7 @@ class FinishedRun:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def of_some(self, line: Line, column: str, most: int) -> Rows:
-        """The rows of the line's units, whole groups of those that share a key column: of every k-th group, so that there are up to so many units."""
+        """Return the rows of at most `most` units: all of every k-th value of a key column."""
         keys = unit_keys(self.run, line.model)
         every = -(-keys.num_rows // most)
         wanted = np.unique(keys.column(column).to_numpy(zero_copy_only=False).astype(object))[
@@ -91,16 +91,21 @@ class FinishedRun:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def known(self, line: Line) -> pa.Table:
-        """The true elasticity and level of each unit; UsageError where nobody knows them."""
+        """Return each unit's true elasticity and level; UsageError if these are unknown."""
         if self.truth is None or not (self.truth / line.truth).is_file():
             raise UsageError(
-                f"the truth about {line.kind} units is not known: there is no {line.truth} in {self.truth or 'a folder truth'} beside the run's sources",
-                hint="name its folder with --truth, or make data with a known truth: hundredfold demo",
+                f"the truth about {line.kind} units is not known: there is no {line.truth}"
+                f" in {self.truth or 'a folder truth'} beside the run's sources",
+                hint="name its folder with --truth, or make data with a known truth:"
+                " hundredfold demo",
             )
         return pq.read_table(self.truth / line.truth)
 
     def again(self, policy: pa.Table, home: str) -> FinishedRun:
-        """The whole job once more on the same sources, as of the same moment, under another policy; kept in the folder `home`."""
+        """Run the job again on the same sources at the same moment, with another policy.
+
+        home  the folder of the new run
+        """
         options = self.run.record.options
         inputs = {name: input_source(self.run, name) for name in options["sources"]}
         run = hundredfold.run(
@@ -113,11 +118,11 @@ class FinishedRun:
         return FinishedRun(run, self.job, self.truth)
 
     def policy(self) -> pa.Table:
-        """The run's policy, as it was given."""
+        """Return the run's policy as given."""
         return self.table("policy")
 
     def table(self, source: str) -> pa.Table:
-        """A small source of the run, as it was given."""
+        """Return a small source of the run as given."""
         place = input_source(self.run, source)
         return (
             place
@@ -127,7 +132,10 @@ class FinishedRun:
 
 
 def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> FinishedRun:
-    """The run of that id (the newest of the tariffs, if left out), which must have published.  UsageError, StateError, NoSuchRun."""
+    """Return a run that has published: of that id, or the newest of the tariffs.
+
+    Raises UsageError, StateError, NoSuchRun.
+    """
     if truth and not Path(truth).is_dir():
         raise UsageError(
             f"--truth {truth} is no folder",
@@ -159,14 +167,14 @@ def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finis
 
 
 def scratch_folder(finished: FinishedRun) -> tempfile.TemporaryDirectory[str]:
-    """A folder for runs that are looked at once; on the disk of the home, for they may be large."""
+    """Return a folder for temporary runs; on the disk of the home, since they may be large."""
     folder = finished.home.scratch(finished.run.id).parent
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder, prefix="evidence-")
 
 
 def query(sql: str, **tables: pa.Table) -> pa.Table:
-    """A query over tables in memory, on one thread, so that sums do not depend on how many there are."""
+    """Run a query over tables in memory, on one thread, so that sums are reproducible."""
     with duckdb.connect(":memory:", config={"threads": 1}) as duck:
         for name, table in tables.items():
             duck.register(name, table)
@@ -178,10 +186,10 @@ def columns(table: pa.Table) -> Rows:
 
 
 def _names(batch: Any) -> Iterator[str]:
-    yield from batch  # the engine's Units go through the names of their columns
+    yield from batch  # iterating over the engine's Units yields the names of their columns
 
 
 def _truth_beside(sources: Mapping[str, Any]) -> Path | None:
-    """The generator's folder `truth`, beside the sales or above their folder."""
+    """Return the generator's folder `truth`, beside the sales or above their folder."""
     sales = Path(str(sources.get("bundle_sales", "")))
     return next((up / "truth" for up in list(sales.parents)[:2] if (up / "truth").is_dir()), None)

@@ -1,4 +1,4 @@
-"""What people see of the evidence: tables of 80 columns, each with a sentence on how to read it.  Understandable without colour."""
+"""Output of the evaluation: tables of 80 columns with explanations, readable without colour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESTIMATOR_TEXTS = {
 
 
 def show_recovery(found: Recovery) -> None:
-    """Bias, cover and RMSE: of all units, and of each level of each factor."""
+    """Print bias, coverage and RMSE of all units, and of each level of each factor."""
     _head(f"{LINE_NAMES[found.line]}: elasticities against the truth")
     grid = _grid(
         "",
@@ -46,19 +46,20 @@ def show_recovery(found: Recovery) -> None:
         grid.add_row(*_score(score))
     _print(grid)
     _print_hanging(
-        f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated, {found.true_tau:.3f} true"
+        f"tau, the spread around the mean of a kind: {found.tau:.3f} estimated,"
+        f" {found.true_tau:.3f} true"
     )
 
 
 def show_ways() -> None:
-    """What the four ways to have an elasticity are called."""
-    stdout.print()
+    """Print the names of the four estimators."""
+    result.print()
     for way in _ways():
         _print_hanging(f"{way:<7} {ESTIMATOR_TEXTS[way]}")
 
 
 def show_calibration(found: Calibration | None, kind: str) -> None:
-    """Promised and realised gain, by bands of the promise."""
+    """Print promised and realised gains, by bands of P(gain)."""
     _head(f"{LINE_NAMES[kind]}: does P(gain) keep its word?")
     if found is None:
         _print_hanging("nothing moved in this table, so nothing was promised")
@@ -74,8 +75,8 @@ def show_calibration(found: Calibration | None, kind: str) -> None:
 
 
 def show_bars() -> None:
-    """What the bars of `show_calibration` draw."""
-    stdout.print()
+    """Print the legend of the bars of `show_calibration`."""
+    result.print()
     _print_hanging(
         "bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside"
     )
@@ -83,7 +84,7 @@ def show_bars() -> None:
 
 
 def show_dial(found: Dial) -> None:
-    """Lift and harm at each setting, a table for each line."""
+    """Print lift and harm at each setting, a table for each line."""
     for kind, name in LINE_NAMES.items():
         settings = [s for s in found.settings if s.line == kind]
         _head(f"{name}: the whole job at other settings of z")
@@ -100,7 +101,8 @@ def show_dial(found: Dial) -> None:
         _print(grid)
         if kind == "bundle" and found.oracle is not None:
             _print_hanging(
-                f"who knew every elasticity could gain {found.oracle:+.2%} within the same limits"
+                f"with known elasticities, {found.oracle:+.2%} could be gained"
+                " within the same limits"
             )
     stdout.print()
     _print_hanging("moved: share of the units; lift: of margin, against today's prices;")
@@ -112,21 +114,24 @@ def show_dial(found: Dial) -> None:
 
 
 def show_prior(found: PriorSummary) -> None:
-    """The verdict on the prices, the noise of each group, and what the gate chose for it."""
+    """Print the verdict on the prices, the noise of each group, and the gate's choice."""
     _head(f"{LINE_NAMES[found.line]}: do prices answer to demand?  {found.exogeneity}")
     _print_hanging(found.meaning)
     if found.rho_p >= 0:
         _print_hanging(
-            f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g}); taken out of every unit's weeks: {found.rho_used:+.3f}"
+            f"rho {found.rho:+.3f} (se {found.rho_se:.3f}, p {found.rho_p:.3g});"
+            f" taken out of every unit's weeks: {found.rho_used:+.3f}"
         )
         _print_hanging(
-            f"the test sees a rho of {found.visible:.2f} four times in five; a smaller one it may miss"
+            f"the test sees a rho of {found.visible:.2f} four times in five;"
+            " a smaller one it may miss"
         )
         _print_hanging(
             "one market cannot part foresight from cross effects of neighbouring products"
         )
     _print_hanging(
-        f"trials: {found.trials:.1%} of the weeks; sold out, at the cell's capacity: {found.censored:.1%}"
+        f"trials: {found.trials:.1%} of the weeks;"
+        f" sold out, at the cell's capacity: {found.censored:.1%}"
     )
     grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
     for group in found.groups:
@@ -139,13 +144,14 @@ def show_prior(found: PriorSummary) -> None:
         grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
     _print(grid)
     _print_hanging(
-        f"tau, the spread around the mean of a kind: {found.tau:.3f}, told by {found.telling:,} of {found.units:,} units"
+        f"tau, the spread around the mean of a kind: {found.tau:.3f},"
+        f" from {found.telling:,} of {found.units:,} units"
     )
 
 
 def show_gates() -> None:
-    """What the words of `show_prior` mean."""
-    stdout.print()
+    """Print the legend of `show_prior`."""
+    result.print()
     _print_hanging("rho     what chosen prices and demand have in common; 0: prices are innocent")
     _print_hanging("phi, c  the noise: dispersion, and what weeks that go together add to it")
     _print_hanging("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
@@ -153,7 +159,7 @@ def show_gates() -> None:
 
 
 def show_backtest(found: Backtest) -> None:
-    """Deviance of the weeks held out, by way and level; the best is marked."""
+    """Print the deviance of the held-out weeks, by estimator and level; the best is marked."""
     _head(f"{LINE_NAMES[found.line]}: the last {found.held_out} weeks, by fits of the weeks before")
     grid = _grid(
         found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else [])
@@ -174,29 +180,32 @@ def show_backtest(found: Backtest) -> None:
 
 
 def show_substitution(found: SubstitutionEstimate) -> None:
-    """chi in words that a pricing team can act upon."""
-    told, (low, high) = found.found, found.found.interval
+    """Print the estimate of chi, and its meaning for a pricing team."""
+    chi, (low, high) = found.found, found.found.interval
     _head("Bundles: what the sizes of one ladder take from one another")
     _print_hanging(
-        f"chi: {told.chi:+.3f}, standard error {told.se:.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {told.p:.3f}"
+        f"chi: {chi.chi:+.3f}, standard error {chi.se:.3f},"
+        f" 95 % interval {low:+.3f} to {high:+.3f}, p = {chi.p:.3f}"
     )
-    _print_hanging(f"from {told.weeks:,} weeks in {told.clusters:,} locations")
+    _print_hanging(f"from {chi.weeks:,} weeks in {chi.clusters:,} locations")
     if low > 0:
         _print_hanging(
-            f"A size that gets a tenth dearer sends its neighbours {math.expm1(0.1 * told.chi):.1%} more sales."
+            "If a size costs a tenth more, its neighbours sell"
+            f" {math.expm1(0.1 * chi.chi):.1%} more."
         )
     elif high < 0:
         _print_hanging(
-            "Neighbours sell less where a size gets dearer: they are bought together, or their prices follow demand."
+            "Neighbours sell less if a size costs more: they are bought together,"
+            " or their prices follow demand."
         )
     else:
         _print_hanging("No substitution is seen: the interval holds zero.")
-    said = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items()) or "nothing (0)"
-    _print_hanging(f"The policy's cross_effect says: {said}")
+    values = ", ".join(f"{scope} {value:g}" for scope, value in found.policy.items())
+    _print_hanging(f"The policy's cross_effect is: {values or 'nothing (0)'}")
 
 
 def show_loop(found: Loop) -> None:
-    """The true lift in margin after each cycle."""
+    """Print the true lift in margin after each cycle."""
     cycles = len(found.ways[0].lift)
     _head(
         f"{cycles} cycles of {found.weeks} weeks, {found.units:,} bundle units: true lift in margin"
@@ -213,14 +222,15 @@ def show_loop(found: Loop) -> None:
             f"{way.harmed:.1%}",
         )
     _print(grid)
-    _print_hanging(f"who knew every elasticity, without steps: {found.oracle:+.1%}")
+    _print_hanging(f"with known elasticities, without steps: {found.oracle:+.1%}")
     _print_hanging("against the start, before the ladder; moved: mean share of units in a cycle;")
     _print_hanging("harmed: share of units that earn less at the end than at the start")
 
 
 def _score(score: Score) -> list[str]:
     return [
-        escape(f"  {score.level}" if score.factor != "all" else score.level), f"{score.units:,}", f"{score.truth:.2f}", f"{score.bias:+.3f}",
+        escape(f"  {score.level}" if score.factor != "all" else score.level), f"{score.units:,}",
+        f"{score.truth:.2f}", f"{score.bias:+.3f}",
         f"{score.cover:.1%}", *(f"{score.rmse[way]:.3f}" for way in _ways()),
     ]  # fmt: skip
 
@@ -239,13 +249,13 @@ def _band(band: Band) -> list[str]:
 
 
 def _bar(band: Band) -> str:
-    """Twenty places from 0 to 1: = the interval, | the promise."""
+    """Return twenty characters from 0 to 1: = the interval, | the promise."""
     low, high, promise = (min(int(20 * value), 19) for value in (*band.interval, band.promised))
     return "".join("|" if n == promise else "=" if low <= n <= high else "." for n in range(20))
 
 
 def chance(p: float) -> str:
-    """A probability of gain: nothing is certain."""
+    """Return a probability of gain, never shown as certain."""
     return ">0.99" if p > 0.99 else f"{p:.3f}"
 
 

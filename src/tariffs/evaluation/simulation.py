@@ -1,8 +1,9 @@
-"""A year under the price table: the operator asks for prices, customers answer, the weeks are added to what is known, and so on.
+"""A simulated year: the operator asks for prices, customers respond, the model learns, and so on.
 
-Each policy goes its own way from the same start: it never moves (hold), takes every bet (plug-in: z = 0), draws an elasticity from each posterior
-and prices for that (Thompson 1933), or moves when sure (robust).  Customers follow the generator's law with the true elasticities.  In every way
-a few weeks are sold at a logged trial price.  Bundles only, before the ladder.
+Each policy runs separately from the same start: no move (hold), every expected gain (plug-in: z =
+0), a draw of each elasticity from its posterior (Thompson 1933), or only certain moves (robust).
+Customers follow the generator's law with the true elasticities.  Under every policy some weeks are
+sold at a logged trial price.  Bundles only, without the ladder.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ POLICIES: Mapping[str, float | None] = {
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutcome:
-    """One policy.  lift: of the true margin against the start, after each cycle;  moved: mean share of units moved in a cycle;
-    harmed: share of units that earn less at the end than at the start."""
+    """The results of one policy.
+
+    lift    of the true margin against the start, after each cycle
+    moved   mean share of units moved in a cycle
+    harmed  share of units that earn less at the end than at the start
+    """
 
     policy: str
     lift: tuple[float, ...]
@@ -47,7 +52,11 @@ class PolicyOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """oracle: the lift of the best prices between floor and ceiling, for one who knows every elasticity and has no steps to keep to."""
+    """All policies.
+
+    oracle  the lift of the best prices between floor and ceiling, with known elasticities and
+            without steps
+    """
 
     units: int
     weeks: int
@@ -57,14 +66,19 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What customers do.  gamma: (units, weeks) log season of the weeks that were, which come again in the same order."""
+    """The simulated customers.
+
+    gamma  log season of the observed weeks (units, weeks), repeated in the same order
+    """
 
     market: Market
     gamma: Floats
 
     def sell(self, posted: Floats, first: int, rng: np.random.Generator) -> dict[str, Floats]:
-        """Units sold, prices paid and the trial in them over the next WEEKS weeks, each (units, WEEKS): Gamma-Poisson around the true
-        demand."""
+        """Return units sold, prices paid and the trial in them over the next WEEKS weeks.
+
+        Each (units, WEEKS): Gamma-Poisson around the true demand.
+        """
         shape = (len(posted), WEEKS)
         trial = (
             rng.uniform(0.05, 0.15, shape)
@@ -85,8 +99,8 @@ class World:
         }
 
 
-def simulate(finished: FinishedRun, cycles: int, seed: int, told: Callable[[str], None]) -> Loop:
-    """Every policy for `cycles` cycles of four weeks.  UsageError without a truth, or for more units than a plaything should have."""
+def simulate(finished: FinishedRun, cycles: int, seed: int, report: Callable[[str], None]) -> Loop:
+    """Simulate every policy for `cycles` cycles; UsageError without truth or for too many units."""
     if not 1 <= cycles <= 52:
         raise UsageError(f"--cycles is {cycles}, wanted 1 to 52 cycles of {WEEKS} weeks")
     there = market(finished, BUNDLE)
@@ -99,7 +113,7 @@ def simulate(finished: FinishedRun, cycles: int, seed: int, told: Callable[[str]
     world = World(there, _season(finished, there))
     ways = []
     for number, (policy, z) in enumerate(POLICIES.items()):
-        told(f"{cycles * WEEKS} weeks under {policy}")
+        report(f"{cycles * WEEKS} weeks under {policy}")
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
         ways.append(_policy_outcome(policy, z, world, rows, cycles, rng))
     best = np.clip(
@@ -127,7 +141,7 @@ def _policy_outcome(
 
 
 def _prices(policy: str, z: float, rows: Rows, rng: np.random.Generator) -> Floats:
-    """All that is known is learnt again, and every unit priced, by the job's functions."""
+    """Return new prices after learning from all weeks so far, by the job's functions."""
     slab = unit_arrays(rows | {"z": np.full(len(rows["week"]), z)}, BUNDLE)
     prices = BUNDLE.price(slab, BUNDLE.fit(slab.columns))
     return (
@@ -138,12 +152,13 @@ def _prices(policy: str, z: float, rows: Rows, rng: np.random.Generator) -> Floa
 
 
 def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, rng: np.random.Generator) -> Floats:
-    """The best price for an elasticity drawn from each posterior, below zero, within the limits of the unit's own price."""
+    """Return the best prices for elasticities drawn from each posterior, within each limit."""
     sd = prices["se"]
     drawn = np.minimum(prices["elasticity"] + sd * rng.standard_normal(len(sd)), LEAST_ELASTIC)
     none = np.zeros(len(sd))
     terms = Terms(
-        prices["current_price"], prices["reference_price"], prices["unit_cost"], tick, prices["lowest"], prices["highest"],
+        prices["current_price"], prices["reference_price"], prices["unit_cost"], tick,
+        prices["lowest"], prices["highest"],
         prices["highest"] - prices["lowest"], none,
     )  # fmt: skip
     held = prices["lowest"] == prices["highest"]
@@ -153,7 +168,7 @@ def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, rng: np.random.Genera
 def _simulated_weeks(
     rows: Rows, world: World, posted: Floats, first: int, rng: np.random.Generator
 ) -> Rows:
-    """The rows with the next weeks behind them, sorted by unit and week again."""
+    """Return the rows with the next weeks appended, sorted by unit and week."""
     offsets = key_offsets(rows, BUNDLE.key)
     last, units = offsets[1:] - 1, len(offsets) - 1
     new = {name: np.repeat(values[last], WEEKS) for name, values in rows.items()}
@@ -171,8 +186,8 @@ def _simulated_weeks(
 
 
 def _season(finished: FinishedRun, there: Market) -> Floats:
-    """The true log season of each unit's segment, (units, weeks)."""
-    assert finished.truth is not None  # the market is known
+    """Return the true log season of each unit's segment, (units, weeks)."""
+    assert finished.truth is not None  # required by `market`
     known: Any = pq.read_table(finished.truth / "bundle_season.parquet").sort_by(
         [("scope", "ascending"), ("week", "ascending")]
     )

@@ -1,4 +1,4 @@
-"""What the run's own sales say of substitution inside a ladder, beside what the policy says of it."""
+"""Substitution within a ladder: the estimate from the run's sales, beside the policy's value."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ MAX_UNITS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class SubstitutionEstimate:
-    """found: as estimated.  policy: `cross_effect` of each scope that has one, as the run was priced."""
+    """found: the estimate.  policy: `cross_effect` of each scope that sets one in the run."""
 
     found: Substitution
     policy: dict[str, float]
 
 
 def substitution(finished: FinishedRun) -> SubstitutionEstimate:
-    """On the rows of the run's bundles, of every k-th location where there are more than 50,000 units.  UsageError where they cannot tell."""
+    """Estimate substitution from the run's bundles, or every k-th location beyond 50,000 units.
+
+    Raises UsageError if the rows have too little information.
+    """
     rows = finished.of_some(BUNDLE, "location", MAX_UNITS)
     offsets = key_offsets(rows, BUNDLE.key)
     seen = observe(rows, offsets)
-    panel = replace(seen.panel, trial=None)  # what is common to all prices is not asked here
+    panel = replace(seen.panel, trial=None)  # common causes of all prices are not considered
     keys = {name: rows[name][offsets[:-1]] for name in BUNDLE.key}
     period = np.unique(seen.days, return_inverse=True)[1]
     pull, told = neighbours(
@@ -39,7 +42,7 @@ def substitution(finished: FinishedRun) -> SubstitutionEstimate:
     if not told.any():
         raise UsageError(
             "no product has a neighbour in its ladder that was sold in the same week",
-            hint="the catalogue's columns ladder and rung say so",
+            hint="wanted neighbours in the catalogue's columns ladder and rung",
         )
     kept, units = panel.select_rows(told)
     group, season, cluster = (
@@ -52,12 +55,12 @@ def substitution(finished: FinishedRun) -> SubstitutionEstimate:
             kept, pull[told], group, season[kept.unit] * periods + period[told], periods, cluster
         )
     except ValueError as error:
-        raise UsageError(f"substitution cannot be told: {error}") from None
+        raise UsageError(f"substitution cannot be estimated: {error}") from None
     return SubstitutionEstimate(found, _policy_value(finished.policy()))
 
 
 def neighbour_price(keys: Rows, catalogue: pa.Table) -> Ints:
-    """The units one rung below and above each, of the same segment and location; -1 where the ladder ends.  Shape (units, 2)."""
+    """Return the units one rung below and above each, -1 at the ends of a ladder; (units, 2)."""
     rung_of = {
         product: (ladder, rung)
         for product, ladder, rung in zip(
@@ -98,10 +101,11 @@ def _policy_value(policy: pa.Table) -> dict[str, float]:
         return {}
     rows = columns(
         query(
-            "SELECT scope, CAST(cross_effect AS DOUBLE) AS said FROM policy WHERE kind = 'bundle' AND cross_effect IS NOT NULL ORDER BY scope",
+            "SELECT scope, CAST(cross_effect AS DOUBLE) AS value FROM policy"
+            " WHERE kind = 'bundle' AND cross_effect IS NOT NULL ORDER BY scope",
             policy=policy,
         )
     )
     return {
-        str(scope): float(said) for scope, said in zip(rows["scope"], rows["said"], strict=True)
+        str(scope): float(value) for scope, value in zip(rows["scope"], rows["value"], strict=True)
     }

@@ -1,7 +1,8 @@
-"""What a price table truly earns: the true demand of each unit at any price, and the best table that one could have who knew it.
+"""The true earnings of a price table: each unit's true demand at any price, and the best table.
 
-True margin per week at price p: min(n e^(alpha + beta (p / reference - 1)), C) (p - unit cost), with the subscribers n of the last week, in an
-average week of the season; C is the minutes that a cell carries, and there is none for bundles.
+True margin per week at price p: min(n e^(alpha + beta (p / reference - 1)), C) (p - unit cost),
+with the subscribers n of the last week, in an average week of the season; C is the capacity of a
+cell in minutes, infinite for bundles.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ TERMS = (
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Units in the order of their keys, each array of shape (units,): what is charged now, and how demand truly answers.
+    """Units in the order of their keys, arrays of shape (units,): prices, limits and true demand.
 
-    price, p_gain  what the run published;  current  what was charged before;  step  the largest move, in money
-    capacity       the most that can be sold in a week; infinite for bundles
+    price, p_gain  as published;  current  the price before;  step  the largest move, in money
+    capacity       the largest weekly quantity; infinite for bundles
     """
 
     line: Line
@@ -61,7 +62,7 @@ class Market:
         return np.asarray(self.price != self.current, dtype=np.bool_)
 
     def volume(self, price: Floats) -> Floats:
-        """What is truly sold at these prices: the demand, as far as there is capacity for it."""
+        """Return the true sales at these prices: the demand, limited by capacity."""
         return np.minimum(
             self.scale * np.exp(self.beta * (price / self.reference - 1.0)), self.capacity
         )
@@ -70,17 +71,21 @@ class Market:
         return self.volume(price) * (price - self.unit_cost)
 
     def gain(self) -> Floats:
-        """The true margin of each unit at its new price, less that at the old one."""
+        """Return the true margin of each unit at its new price, less that at the old one."""
         return self.margin(self.price) - self.margin(self.current)
 
 
 def market(finished: FinishedRun, line: Line) -> Market:
-    """The line's units in the published table, joined with the last week of their rows and with the truth.  UsageError without a truth."""
+    """Return the line's units in the published table, with their last week and their truth.
+
+    Raises UsageError without a truth.
+    """
     keys = ", ".join(line.key)
     last = pa.concat_tables(_last_rows(rows, line) for rows in finished.batches(line.model))
     t = columns(
         query(
-            f"""SELECT l.*, k.beta, k.level, p.price, p.current_price, coalesce(p.p_gain, 0) AS p_gain, p.expected_margin_delta AS promised
+            f"""SELECT l.*, k.beta, k.level, p.price, p.current_price,
+              coalesce(p.p_gain, 0) AS p_gain, p.expected_margin_delta AS promised
             FROM prices AS p JOIN last AS l USING ({keys}) JOIN known AS k USING ({keys})
             WHERE p.kind = '{line.kind}' ORDER BY {keys}""",
             prices=finished.prices(), last=last, known=finished.known(line),
@@ -90,18 +95,22 @@ def market(finished: FinishedRun, line: Line) -> Market:
         t["posted_price"] if line is BUNDLE else t["reference_price"]
     )  # a discount moves by points of the tariff
     return Market(
-        line=line, keys={name: t[name] for name in line.key}, beta=t["beta"], scale=t["active_subs"] * np.exp(t["level"]),
-        current=t["current_price"], price=t["price"], p_gain=t["p_gain"], promised=t["promised"], reference=t["reference_price"],
-        unit_cost=t["unit_cost"], tick=t["price_tick"], floor=t["price_floor"], ceiling=t["price_ceiling"],
+        line=line, keys={name: t[name] for name in line.key}, beta=t["beta"],
+        scale=t["active_subs"] * np.exp(t["level"]), current=t["current_price"], price=t["price"],
+        p_gain=t["p_gain"], promised=t["promised"], reference=t["reference_price"],
+        unit_cost=t["unit_cost"], tick=t["price_tick"], floor=t["price_floor"],
+        ceiling=t["price_ceiling"],
         step=t["max_step"] * base, held=t["control"].astype(bool),
         capacity=t["capacity"] if line is VOICE else np.full(len(base), np.inf),
     )  # fmt: skip
 
 
 def best_prices(market: Market, ladders: pa.Table) -> Floats:
-    """The prices of one who knows every elasticity, under the same limits: control group, floor and ceiling, step, price points, ladder.
+    """Return the best prices with known elasticities, under the same limits.
 
-    ladders: segment, location, product, ladder, rung, volume_mb, a row for each unit.  Bundles only.
+    These are control group, floor and ceiling, step, price points, ladder.  Bundles only.
+
+    ladders: segment, location, product, ladder, rung, volume_mb, a row for each unit
     """
     order, volume_mb, offsets = _rungs(market, ladders)
     best = market.current.copy()
@@ -115,14 +124,15 @@ def best_prices(market: Market, ladders: pa.Table) -> Floats:
 
 
 def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.ndarray]:
-    """The units' numbers by ladder and rung, their volumes, and where each ladder begins."""
+    """Return the units' numbers by ladder and rung, their volumes, and each ladder's start."""
     numbered = pa.table(
         {name: pa.array(values) for name, values in market.keys.items()}
         | {"number": np.arange(len(market.price))}
     )
     rows = columns(
         query(
-            "SELECT segment, location, ladder, volume_mb, number FROM units JOIN ladders USING (segment, location, product) "
+            "SELECT segment, location, ladder, volume_mb, number"
+            " FROM units JOIN ladders USING (segment, location, product) "
             "ORDER BY segment, location, ladder, rung",
             units=numbered, ladders=ladders,
         )
@@ -135,7 +145,7 @@ def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.nd
 
 
 def _rung(market: Market, at: int, volume_mb: float) -> Rung:
-    """A unit's price points within its limits, and its current price, with their true margins."""
+    """Return a unit's price points within its limits, with its current price, and true margins."""
     current, tick = market.current[at], market.tick[at]
     lowest = max(market.floor[at], min(current - market.step[at], market.ceiling[at]))
     highest = min(market.ceiling[at], max(current + market.step[at], market.floor[at]))

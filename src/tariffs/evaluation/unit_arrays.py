@@ -1,4 +1,4 @@
-"""Units end to end, as the engine hands them over: for rows that evidence has cut or made itself."""
+"""Units as the engine passes them, for rows that the evaluation selected or made itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tariffs.evaluation.product_lines import Line
 
 @dataclass(slots=True)
 class UnitArrays:
-    """A `Units`: rows sorted by unit, where each unit begins, and its keys."""
+    """A `Units`: rows sorted by unit, the first row of each unit, and its keys."""
 
     columns: Rows
     offsets: Ints

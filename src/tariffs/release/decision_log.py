@@ -265,7 +265,7 @@ class DecisionLog:
 
 PAST_TENSE = {
     Event.APPROVE: "approved",
-    Event.TRY: "tried in some places",
+    Event.TRY: "tried in some locations",
     Event.ACTIVATE: "activated",
     Event.REPLACE: "replaced",
     Event.WITHDRAW: "withdrawn",

@@ -20,7 +20,7 @@ from tariffs.release.files import resolve_table
 from tariffs.release.guards.context import catalogued
 from tariffs.release.measure import WEEKS_BEFORE, Measured, measure
 from tariffs.release.panel import panel_of
-from tariffs.release.sales import create_sales_view, sales_location, sales_of
+from tariffs.release.sales import Sales, create_sales_view, sales_location, sales_of
 from tariffs.release.tables import Floats, floats, is_voice
 
 DAYS_PER_WEEK = {"WEEKDAY": 5.0, "WEEKEND": 2.0}
@@ -70,12 +70,7 @@ def outcome(
             hint=f"give the first day of its prices: tariffs measure {word} --since DATE",
         )
     release = newest_release(home.store)
-    sales = sales_of(release, home, given)
-    if sales is None:
-        raise StateError(
-            f"the sales from which release {release.version} was made no longer exist",
-            hint="name them: tariffs measure --sales PATH --usage PATH",
-        )
+    sales = _sales(release, home, given)
     panel = panel_of(rows, sales.after(begins - dt.timedelta(weeks=WEEKS_BEFORE, days=1)))
     found = measure(
         rows,
@@ -95,6 +90,17 @@ def outcome(
             hint="run the job again when there are newer sales; or: tariffs measure --since DATE",
         )
     return Outcome(table, begins, ends, read, sales.unsound(), found)
+
+
+def _sales(release: Release, home: RunHome, given: Mapping[str, str]) -> Sales:
+    """Return the given sales, or those of the release's run; StateError if these are gone."""
+    sales = sales_of(release, home, given)
+    if sales is None:
+        raise StateError(
+            f"the sales from which release {release.version} was made no longer exist",
+            hint="name them: tariffs measure --sales PATH --usage PATH",
+        )
+    return sales
 
 
 def _canary_against_rest(table: Table, store: Any) -> pa.Table:
