@@ -81,9 +81,9 @@ def attribution_options(command: Any) -> Any:
 
 
 @app.command()
-@takes_place
-@takes_json
-def status(where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def status(target: Target, as_json: bool) -> None:
     """List the releases with state, author and reason, and the table that charging uses."""
     from hundredfold.cli import display
     from tariffs.release import actions, repository, show
@@ -125,10 +125,10 @@ def check(
         show.show_checked(checked, clock.description)
         overrides = [word for f in checked.failed for word in ("--override", f.code)]
         if overrides:
-            command = _command(where, "approve", str(version), *overrides, "--reason", "WHY")
+            command = _command(target, "approve", str(version), *overrides, "--reason", "WHY")
             show.show_hints([(command, "approves it nevertheless; the log records it")])
         else:
-            show.show_hints([(_command(where, "approve", str(version)), "approves it")])
+            show.show_hints([(_command(target, "approve", str(version)), "approves it")])
     sys.exit(bool(checked.failed))
 
 
@@ -151,7 +151,7 @@ def approve(
     """Approve a release, if every guard passes. Charging does not use it yet."""
     from tariffs.release import actions, show
 
-    home, log_writer = _open(where)
+    home, log_writer = _open(target)
     clock = _clock(as_of, version, home)
     attribution = _attribution(by, reason, target, clock)
     done = actions.approve(
@@ -167,7 +167,7 @@ def approve(
     show.show_hints(
         [
             (
-                _command(where, "activate", str(version)),
+                _command(target, "activate", str(version)),
                 "lets charging use it (by another person)",
             )
         ]
@@ -205,7 +205,7 @@ def activate(
 
     from tariffs.release import actions, show
 
-    home, log_writer = _open(where)
+    home, log_writer = _open(target)
     clock = _clock(as_of, version, home)
     start = (
         partial(actions.start_canary, version, _canary_locations(canary))
@@ -213,7 +213,7 @@ def activate(
         else partial(actions.activate, version)
     )
     done = start(
-        _attribution(by, reason, where, clock),
+        _attribution(by, reason, target, clock),
         home.store,
         log_writer,
         _sources(home, catalogue),
@@ -222,19 +222,19 @@ def activate(
         same_person=same_person,
     )
     show.show_decision(done, _active_folder(home, done.decisions))
-    show.show_hints(_after_activation(version, where, canary=bool(canary)))
+    show.show_hints(_after_activation(version, target, canary=bool(canary)))
 
 
-def _after_activation(version: int, where: Where, *, canary: bool) -> list[tuple[str, str]]:
+def _after_activation(version: int, target: Target, *, canary: bool) -> list[tuple[str, str]]:
     further = [
         (
-            _command(where, "measure", "active"),
+            _command(target, "measure", "active"),
             "compares these locations with the others, once there are newer sales",
         ),
         (_command(target, "activate", str(version)), "lets charging use it everywhere"),
     ]
     back = (
-        _command(where, "kill", "--to", "last-approved"),
+        _command(target, "kill", "--to", "last-approved"),
         "takes it back at once, if it is wrong",
     )
     return [*(further if canary else []), back]
@@ -243,14 +243,14 @@ def _after_activation(version: int, where: Where, *, canary: bool) -> list[tuple
 @app.command()
 @version_argument
 @attribution_options
-@takes_place
-def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
+@target_options
+def withdraw(version: int, by: str | None, reason: str, target: Target) -> None:
     """Rule a release out; the kill switch never returns to it. Needs --reason."""
     from tariffs.release import actions, show
 
-    home, log_writer = _open(where)
+    home, log_writer = _open(target)
     show.show_decision(
-        actions.withdraw(version, _attribution(by, reason, where), home.store, log_writer), None
+        actions.withdraw(version, _attribution(by, reason, target), home.store, log_writer), None
     )
 
 
@@ -264,8 +264,8 @@ def withdraw(version: int, by: str | None, reason: str, where: Where) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Show the effect on prices, and change nothing.")
 @attribution_options
-@takes_place
-def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> None:
+@target_options
+def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) -> None:
     """Take the active table away from charging at once. One person is enough, no guard is checked.
 
     Control units never move. The way to the rule's prices keeps the limits on steps, cliffs and the
@@ -274,7 +274,7 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     from hundredfold.errors import StateError
     from tariffs.release import actions, show
 
-    home, log_writer = _open(where)
+    home, log_writer = _open(target)
     if dry_run:
         show.show_preview(actions.preview_kill(to, home.store))
         show.show_hints([(_command(target, "kill", "--to", to, "--reason", "WHY"), "does it")])
@@ -284,19 +284,19 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, where: Where) -> N
     except StateError:
         found = None  # damage elsewhere does not stop the kill switch; it reports its own obstacle
     done = actions.kill(
-        to, _attribution(by, reason or "kill switch", where), home.store, log_writer
+        to, _attribution(by, reason or "kill switch", target), home.store, log_writer
     )
     if found is not None and found.table == done.entry.charging:
         show.show_preview(found, done=True)
     show.show_decision(done, _active_folder(home, done.decisions))
     further = [
-        (_command(where, "kill", "--to", "rule"), "takes a further step to the rule's prices")
+        (_command(target, "kill", "--to", "rule"), "takes a further step to the rule's prices")
     ]
     stepping = done.entry.charging is not None and done.entry.charging.step
     show.show_hints(
         [
             *(further if stepping else []),
-            (_command(where, "status"), "shows the present state"),
+            (_command(target, "status"), "shows the present state"),
         ]
     )
 
@@ -347,8 +347,8 @@ def delta(
 @click.option(
     "--base", metavar="URL", help="The catalogue's address; gives every TMF620 price its href."
 )
-@takes_place
-def export(version: str, format: str, out: str | None, base: str | None, where: Where) -> None:
+@target_options
+def export(version: str, format: str, out: str | None, base: str | None, target: Target) -> None:
     """Export a table to another system, with its present state."""
     from hundredfold.cli import display
     from tariffs.release import files
@@ -452,9 +452,11 @@ def log(version: int | None, target: Target, as_json: bool) -> None:
     help="A new limit from now on; needs --reason. Can be repeated.",
 )
 @attribution_options
-@takes_place
-@takes_json
-def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def limits(
+    given: Sequence[str], by: str | None, reason: str, target: Target, as_json: bool
+) -> None:
     """Show the limits of the guards, or change them."""
     from dataclasses import asdict
 
@@ -462,10 +464,10 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
     from tariffs.release import actions, repository, show
     from tariffs.release.guards import limits_with
 
-    home, log_writer = _open(where)
+    home, log_writer = _open(target)
     if given:
         actions.set_limits(
-            _attribution(by, reason, where), _limit_values(given), home.store, log_writer
+            _attribution(by, reason, target), _limit_values(given), home.store, log_writer
         )
     decisions = repository.read_log(home.store)
     now = asdict(limits_with(decisions.limits))
@@ -478,9 +480,9 @@ def limits(given: Sequence[str], by: str | None, reason: str, where: Where, as_j
 app.add_command(evidence)
 
 
-def _open(where: Where) -> tuple[Any, Any]:
+def _open(target: Target) -> tuple[Any, Any]:
     """Return the home of the releases, and the writer of its decision log."""
-    home = where.open(JOB)
+    home = target.open(JOB)
     from tariffs.release.repository import LockedPutIfAbsent, PutIfAbsent
 
     if isinstance(home.store, PutIfAbsent):
@@ -495,13 +497,13 @@ def _repair_pointer(store: Any) -> None:
     from tariffs.release import repository
 
     if repository.repair_pointer(store):
-        display.words.print(
+        display.stderr.print(
             "active.json was older than the log (a command was interrupted): it is repaired",
             style="yellow",
         )
 
 
-def _attribution(by: str | None, reason: str, where: Where, clock: Any = None) -> Any:
+def _attribution(by: str | None, reason: str, target: Target, clock: Any = None) -> Any:
     """Return the person, the account and the reason of a decision.
 
     Raises UsageError if the person is unknown, or if the time is set without a reason.
@@ -566,9 +568,7 @@ def _active_folder(home: Any, decisions: Any) -> str | None:
     from tariffs.release import repository
 
     return (
-        str(home.target(repository.table_folder(decisions.charging)))
-        if decisions.charging
-        else None
+        str(home.where(repository.table_folder(decisions.charging))) if decisions.charging else None
     )
 
 
@@ -612,7 +612,7 @@ def _limit_values(given: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
-def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
+def _next_commands(facts: Any, target: Target) -> list[tuple[str, str]]:
     """Return the useful next commands: for the newest release, and for the active one."""
     commands = []
     newest = facts["releases"][0] if facts["releases"] else None
@@ -620,19 +620,19 @@ def _next_commands(facts: Any, where: Where) -> list[tuple[str, str]]:
         return [("hundredfold run tariffs.job:job", "publishes the first one")]
     version = str(newest["version"])
     if newest["state"] == "draft" and not newest["damage"]:
-        commands.append((_command(where, "check", version), "checks it with every guard"))
+        commands.append((_command(target, "check", version), "checks it with every guard"))
     if newest["state"] == "approved":
-        commands.append((_command(where, "activate", version), "lets charging use it"))
+        commands.append((_command(target, "activate", version), "lets charging use it"))
     if facts["charging"]:
         commands.append(
             (
-                _command(where, "log", str(facts["charging"]["version"])),
+                _command(target, "log", str(facts["charging"]["version"])),
                 "shows the decisions about the table that charging uses",
             )
         )
         commands.append(
             (
-                _command(where, "kill", "--to", "last-approved"),
+                _command(target, "kill", "--to", "last-approved"),
                 "takes that table away from charging at once",
             )
         )

@@ -144,7 +144,7 @@ class NoLedger:
 
 @dataclass
 class Place:
-    """Where releases are: a store, the door for entries, and what people do there."""
+    """Target releases are: a store, the door for entries, and what people do there."""
 
     store: Any
     once: PutIfAbsent

@@ -20,9 +20,9 @@ from hundredfold.cli.options import Target, argument, json_option, target_option
     metavar="FILE",
     help="Write the ledger to FILE (.csv or .parquet): a row for each affected value.",
 )
-@takes_place
-@takes_json
-def command(run: str | None, out: str | None, where: Where, as_json: bool) -> None:
+@target_options
+@json_option
+def command(run: str | None, out: str | None, target: Target, as_json: bool) -> None:
     """Show the treatment of dirty rows, and reconcile the money. Exit status 1 on a difference."""
     import hundredfold
     from hundredfold.cli import display

@@ -64,12 +64,12 @@ def show(balances: Sequence[SourceBalance], ledger: pa.Table) -> None:
     )
     _print_parts("money", {b.source: _money_of(b, done) for b in touched if b.source in MONEY_SQL})
     if touched:
-        print_hanging("", EXPLAINED)
-        result.print("\n[bold]Treatment, and the money of those rows[/]")
+        print_indented("", EXPLAINED)
+        stdout.print("\n[bold]Treatment, and the money of those rows[/]")
         _print_done(done)
     for balance in balances:
         if not balance.even:
-            result.print(
+            stdout.print(
                 f"[red]{balance.source}: the sums do not agree[/]"
                 + (f": {balance.untold:,} repaired rows have no record" if balance.untold else "")
             )

@@ -27,7 +27,7 @@ plots_option = click.option(
 
 def finished_run_options(command: Any) -> Any:
     """Add the options of a run, its home and its truth."""
-    return takes_run(truth_option(plots_option(takes_home(takes_json(command)))))
+    return run_argument(truth_option(plots_option(home_option(json_option(command)))))
 
 
 @click.group(cls=Group)

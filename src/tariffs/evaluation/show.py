@@ -53,7 +53,7 @@ def show_recovery(found: Recovery) -> None:
 
 def show_ways() -> None:
     """Print the names of the four estimators."""
-    result.print()
+    stdout.print()
     for way in _ways():
         _print_hanging(f"{way:<7} {ESTIMATOR_TEXTS[way]}")
 
@@ -76,7 +76,7 @@ def show_calibration(found: Calibration | None, kind: str) -> None:
 
 def show_bars() -> None:
     """Print the legend of the bars of `show_calibration`."""
-    result.print()
+    stdout.print()
     _print_hanging(
         "bar: 0 to 1; = 95 % interval of what gained, | the promise, which belongs inside"
     )
@@ -151,7 +151,7 @@ def show_prior(found: PriorSummary) -> None:
 
 def show_gates() -> None:
     """Print the legend of `show_prior`."""
-    result.print()
+    stdout.print()
     _print_hanging("rho     what chosen prices and demand have in common; 0: prices are innocent")
     _print_hanging("phi, c  the noise: dispersion, and what weeks that go together add to it")
     _print_hanging("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")

@@ -42,7 +42,7 @@ POINTER = f"{ROOT}/active.json"
 class PutIfAbsent(Protocol):
     """Conditional writing of log entries: an object is never replaced.  S3 stores do this."""
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object if the key is free, whole and durable on return; else return False."""
 
 
@@ -159,7 +159,7 @@ def read_log(store: Store) -> DecisionLog:
 
 def append(entry: LogEntry, log_writer: PutIfAbsent) -> bool:
     """Write an entry to the log; False if another process wrote its number first."""
-    return log_writer.put_new(f"{LOG}/{entry.number:06d}.json", encode(entry))
+    return log_writer.put_if_absent(f"{LOG}/{entry.number:06d}.json", encode(entry))
 
 
 def repair_pointer(store: Store) -> bool:

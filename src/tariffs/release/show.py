@@ -145,7 +145,7 @@ def show_checked(checked: Checked, clock: str = "") -> None:
         show_cases(f)
     failed = len(checked.failed)
     fail = f"[bold]{failed} of {len(checked.findings)} guards fail.[/]"
-    result.print(f"\n{fail if failed else 'All guards pass.'}")
+    stdout.print(f"\n{fail if failed else 'All guards pass.'}")
 
 
 def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
@@ -194,7 +194,7 @@ def show_cases(finding: Finding) -> None:
 def show_decision(done: Done, folder: str | None) -> None:
     """Print the results of a decision."""
     for passed in done.skipped:
-        words.print(f"skipped {escape(passed)}", style="yellow")
+        stderr.print(f"skipped {escape(passed)}", style="yellow")
     entry = done.entry
     for version, event in entry.moves:
         stdout.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
@@ -204,7 +204,7 @@ def show_decision(done: Done, folder: str | None) -> None:
         stdout.print(f"[bold]charging uses {entry.charging}[/]")
         if entry.charging.places:
             places = escape(_first_names(entry.charging.places))
-            result.print(f"  release {entry.charging.canary} in {places}")
+            stdout.print(f"  release {entry.charging.canary} in {places}")
         if folder:
             stdout.print(f"  {escape(relative_path(folder))}")
     stdout.print(
@@ -215,14 +215,14 @@ def show_decision(done: Done, folder: str | None) -> None:
 
 def show_preview(found: Preview, *, done: bool = False) -> None:
     """Print the effect of another table on prices, and its expectations."""
-    print_hanging(
+    print_indented(
         "",
         f"From {found.before} to {found.table}"
         + ("" if done else ": a preview, nothing is changed"),
         "bold",
     )
     _print_moves(found.moves)
-    print_hanging(
+    print_indented(
         "",
         f"control units that move: {found.control:,};"
         " changes of volume, revenue and margin are expected ones, a week",
@@ -275,7 +275,7 @@ def _change(change: float | None, of: float) -> str:
 
 def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
     if not entries:
-        result.print(
+        stdout.print(
             "nothing was decided yet"
             if version is None
             else f"nothing was decided about release {version} yet: it is a draft"
@@ -283,7 +283,7 @@ def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
         return
     for entry in entries:
         reason = f": {escape(entry.said.reason)}" if entry.said.reason else ""
-        result.print(
+        stdout.print(
             f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]"
             f"  by {escape(_who(entry))}{reason}"
         )
@@ -307,7 +307,7 @@ def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
 def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows: int) -> None:
     counts = change.counts()
     parts = ", ".join(f"{n:,} {name}" for name, n in counts.items())
-    result.print(
+    stdout.print(
         f"[bold]From {old} to {new}[/]: {parts},"
         f" {rows - counts['added'] - counts['changed']:,} as before"
     )
@@ -394,7 +394,7 @@ def print_grid(grid: Grid) -> None:
 
     Figures and names are never shortened; a very narrow terminal wraps them itself.
     """
-    room = result.options.update(max_width=10_000)
+    room = stdout.options.update(max_width=10_000)
     for column in grid.columns:
         if column.no_wrap:
             column.min_width = max(

@@ -19,11 +19,11 @@ MIN_CONTROL_LOCATIONS = 5
 def show_outcome(found: Outcome) -> None:
     m = found.measured
     until = f" until {found.until}" if found.until else ""
-    result.print(
+    stdout.print(
         f"[bold]{str(found.table).capitalize()}[/], in use from {found.since}{until};"
         f" sales of {escape(found.read)}"
     )
-    result.print(
+    stdout.print(
         f"{_weeks(m.before)} before against {_weeks(m.after)} after;"
         f" {m.moved:.1%} of the prices moved\n"
     )
@@ -142,12 +142,12 @@ def _show_champion(m: Measured) -> None:
         )
     stdout.print()
     print_grid(grid)
-    result.print("  by the table's own elasticities, since the rule's prices are not in use")
+    stdout.print("  by the table's own elasticities, since the rule's prices are not in use")
 
 
 def _show_drift(m: Measured) -> None:
     if not m.charts:
-        result.print(
+        stdout.print(
             "\nDrift cannot be measured: the table expects no volumes, or there is no control unit."
         )
         return
@@ -170,7 +170,7 @@ def _show_drift(m: Measured) -> None:
         if alarms
         else f"No segment drifts (beyond {CUSUM_ALARM:g})."
     )
-    result.print(text)
+    stdout.print(text)
 
 
 def _is_significant(e: Effect) -> bool:

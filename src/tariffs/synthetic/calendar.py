@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 
 LAST_WEEK = dt.date(2026, 6, 28)
+DAY = np.timedelta64(1, "D")
 AS_OF = dt.datetime(2026, 6, 29, 6, 0)  # UTC; later dates are in the future
 
 
@@ -35,12 +36,12 @@ def rng_for(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
 
 def weeks(count: int) -> np.ndarray:
     """Return the last `count` weeks, by their Sundays; datetime64[D], shape (count,)."""
-    return np.asarray(np.datetime64(LAST_WEEK, "D") - 7 * np.arange(count - 1, -1, -1))
+    return np.asarray(np.datetime64(LAST_WEEK, "D") - 7 * DAY * np.arange(count - 1, -1, -1))
 
 
 def payday(week: np.ndarray) -> np.ndarray:
     """Return 1 for weeks in which a month ends, else 0."""
-    ends = (week + 1).astype("datetime64[M]") != (week - 6).astype("datetime64[M]")
+    ends = (week + DAY).astype("datetime64[M]") != (week - 6 * DAY).astype("datetime64[M]")
     return np.asarray(ends, dtype=np.float64)
 
 
