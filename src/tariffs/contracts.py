@@ -389,7 +389,8 @@ CHARGING_COLUMNS = (
 )  # fmt: skip
 # equal in all rows of a release; where they differ, tables are compared row by row
 RELEASE_COLUMNS = (
-    "valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version", "status",
+    "valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version",
+    "status",
 )  # fmt: skip
 # results of the model; null in a table of other prices
 MODEL_COLUMNS = (

@@ -37,7 +37,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/cli",
     "src/hundredfold/sql/athena",
     "src/hundredfold/sql/sources",
-    "src/hundredfold/workers",
     "src/tariffs/demand",
 }
 

@@ -548,7 +548,7 @@ class _Tree:
         self.nodes = 0
 
     def search(self, worth: float, close: float) -> tuple[Ints | None, bool]:
-        """Return the best choice worth over `worth + close`, and whether the search was complete."""
+        """Return the best choice worth over `worth + close`; whether the search was complete."""
         best, target = None, worth
         stack: list[tuple[float, float, list[float], tuple[int, ...]]] = [
             (0.0, self.fixed_worth, self.over, ())

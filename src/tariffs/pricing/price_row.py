@@ -167,7 +167,8 @@ def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Term
     )
     terms = Terms(
         current=current, reference=column("reference_price"),
-        unit_cost=column("unit_cost"), tick=tick, floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
+        unit_cost=column("unit_cost"), tick=tick,
+        floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
         added_cost=0.0 - column("usage_value"),
         floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
         ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),

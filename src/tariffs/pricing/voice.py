@@ -115,7 +115,7 @@ def limit_of(rows: Columns) -> Floats:
 def capacity_floor(terms: Terms, demand: Demand, room: Floats) -> Floats:
     """Return the lowest price at which the upper end of demand fits into `room` minutes a week.
 
-    mu(p) = volume e^(beta (p / current - 1)) <= room, at the end of beta's interval at which p
+    mu(p) = volume e^(beta (p / current - 1)) <= `room`, at the end of beta's interval at which p
     sells most: for a cut the steep end, b - z s; for a raise, where the cell is fuller than that
     today, the flat end, b + z s.  At most the tariff, which is always allowed; NaN in `room` means
     no limit on the load.  Shape (units,).
