@@ -37,7 +37,6 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/cli",
     "src/hundredfold/sql/athena",
     "src/hundredfold/sql/sources",
-    "src/tariffs/demand",
 }
 
 # occurrences per 1,000 words; eight models of the field have 0 to 1.4 of the first and 0 to 0.5 of the second
