@@ -144,7 +144,7 @@ class NoLedger:
 
 @dataclass
 class Place:
-    """Target releases are: a store, the door for entries, and what people do there."""
+    """Where releases are: a store, the door for entries, and what people do there."""
 
     store: Any
     once: PutIfAbsent

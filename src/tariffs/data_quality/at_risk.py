@@ -93,7 +93,8 @@ beside AS (
 ),
 plausible AS (
   SELECT __file, __row,
-    CASE WHEN q >= 0 AND q <= {SPIKE_RATIO} * like_q + {SPIKE_ALLOWANCE} THEN q ELSE unit_q END AS q,
+    CASE WHEN q >= 0 AND q <= {SPIKE_RATIO} * like_q + {SPIKE_ALLOWANCE} THEN q
+      ELSE unit_q END AS q,
     CASE WHEN {of.plausible} THEN p ELSE r END AS p
   FROM beside
 )

@@ -318,7 +318,7 @@ def _spikes(source: str, warehouse: Warehouse) -> list[dict[str, Any]]:
     could = (
         f"SELECT {names} FROM {source} GROUP BY {names} HAVING count(*) > 1"
         f" AND max({bare}) >"
-        f" {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_SLACK}"
+        f" {SPIKE_RATIO} * (sum({bare}) - max({bare})) / (count(*) - 1) + {SPIKE_ALLOWANCE}"
     )
     ordered = ", ".join(f"s.{name}" for name in unit)
     rows = warehouse.query(

@@ -1,9 +1,11 @@
 """The backtest gate: held-out weeks choose between units' own posteriors and their prior mean.
 
-Shrinking each unit's own weeks towards the prior (EB) is best where the model holds.  Target it does not, on data with two promotions a year, or
-with a trend in every unit, the prior mean alone (POOLED) may foretell better.  So stage 1 is learnt again without the last weeks, three times over,
-and both elasticities must share out each unit's held-out sales among its held-out weeks.  The likelihood is conditional on the unit's total and on
-the week's: neither levels nor the season of weeks unseen need be foretold, and both candidates have theirs at their best.
+Shrinking each unit's own weeks towards the prior (EB) is best where the model holds.  Where it does
+not, on data with two promotions a year, or with a trend in every unit, the prior mean alone
+(POOLED) may predict better.  So stage 1 is fitted again without the last weeks, three times, and
+both elasticities must allocate each unit's held-out sales to its held-out weeks.  The likelihood is
+conditional on the unit's total and on the week's: neither levels nor the season of later weeks
+are predicted, and both candidates use those that fit them best.
 """
 
 from __future__ import annotations

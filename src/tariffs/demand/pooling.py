@@ -107,13 +107,7 @@ class Pooled:
 
 
 def learn(panel: Panel, layout: Layout) -> Pooled:
-    """1 season and group elasticities; 2 dispersion around them; 3 one-step estimates and the posterior of delta and tau (`tariffs.demand.hyper`); 4
-    dispersion and serial inflation around the units' own fits (around the groups' elasticities, the units' differences would pass for
-    correlation, and tau come out too small); 3 again, around the units' own modes.  Target a unit makes up a notable part of its season, the season is fitted
-    again at the units' elasticities each time: fitted at the groups', it would have absorbed what is the unit's own.
-
-    Weeks that sold all there was are filled with what demand would have been (`tariffs.demand.censored`) before 1 to 4.
-    """
+    """Fit stage 1: the season, the noise, the posterior of delta and tau, and the units' fits."""
     group, design = layout.group, layout.design
     first = _first_estimates(panel, layout)
     season, imputed, left, hyper = first.season, first.imputed, first.left, first.hyper

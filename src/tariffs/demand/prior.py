@@ -422,7 +422,7 @@ def _level_names(factor: str, values: Labels) -> Labels:
     return np.array([f"{factor}={value}" for value in values], dtype=object)
 
 
-def _find(ordered: Labels, wanted: Labels) -> tuple[Ints, Bools]:
-    """Target each wanted label stands, and whether it is there at all."""
+def _positions(ordered: Labels, wanted: Labels) -> tuple[Ints, Bools]:
+    """Return the position of each wanted label, and whether it exists."""
     at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     return at, np.asarray(ordered[at] == wanted, dtype=np.bool_)

@@ -101,7 +101,7 @@ def deviance(panel: Panel, beta: Floats, cell: Ints) -> Floats:
 
     cell  the season cell of each row.  Shape (rows,).
     """
-    observed = tally(cell, panel.quantity, int(cell.max()) + 1)
+    observed = group_sums(cell, panel.quantity, int(cell.max()) + 1)
     gamma = np.zeros(len(observed))
     for _ in range(SWEEPS):
         expected = group_sums(

@@ -36,15 +36,15 @@ def substitution(finished: FinishedRun) -> SubstitutionEstimate:
     panel = replace(seen.panel, trial=None)  # common causes of all prices are not considered
     keys = {name: rows[name][offsets[:-1]] for name in BUNDLE.key}
     period = np.unique(seen.days, return_inverse=True)[1]
-    pull, told = neighbours(
+    pull, known = neighbours(
         panel.unit, period, panel.x, neighbour_price(keys, finished.table("product_catalog"))
     )
-    if not told.any():
+    if not known.any():
         raise UsageError(
             "no product has a neighbour in its ladder that was sold in the same week",
             hint="wanted neighbours in the catalogue's columns ladder and rung",
         )
-    kept, units = panel.select_rows(told)
+    kept, units = panel.select_rows(known)
     group, season, cluster = (
         np.unique(keys[name][units], return_inverse=True)[1]
         for name in ("product", "segment", "location")
@@ -52,7 +52,7 @@ def substitution(finished: FinishedRun) -> SubstitutionEstimate:
     periods = int(period.max()) + 1
     try:
         found = fit_substitution(
-            kept, pull[told], group, season[kept.unit] * periods + period[told], periods, cluster
+            kept, pull[known], group, season[kept.unit] * periods + period[known], periods, cluster
         )
     except ValueError as error:
         raise UsageError(f"substitution cannot be estimated: {error}") from None

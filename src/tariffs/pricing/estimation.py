@@ -121,8 +121,8 @@ def demand_at(learnt: Learnt, current: Floats, reference: Floats, active_subs: F
 
 def _adjusted(seen: Observed, prior: Prior, season: Labels) -> Panel:
     """Return the panel with the season in its exposure, and corrected for foresight in prices."""
-    panel = seen.panel.seasonal(prior.season(season, seen.days, seen.panel.unit))
-    return without_foresight(panel, prior.first_stage, prior.rho_used)
+    panel = seen.panel.with_season(prior.season(season, seen.days, seen.panel.unit))
+    return remove_foresight(panel, prior.first_stage, prior.rho_used)
 
 
 def _dispersion(prior: Prior, labels: Mapping[str, Labels]) -> Floats:

@@ -199,7 +199,7 @@ def _order_by_validity(
 
     Pairs that are in the other order today are left out.  The limits of each pair are separated at
     a price between them, so that later steps (sweeps, limits on the whole table) keep the order.
-    Target no such price is within the limits, the prices stay.
+    Where no such price is within the limits, the prices stay.
     """
     before = place.price[first:end].copy()
     for short, longer in _validities(rows, first, end):

@@ -24,7 +24,7 @@ class Panel:
     quantity   bundles, or minutes;  paid  money for one of them;  subscribers  active in that week
     unknown    number of rows of sales for units outside the table
     set_aside  number of faulty rows: over SPIKE_RATIO times the mean of the unit's other weeks plus
-               SPIKE_SLACK
+               SPIKE_ALLOWANCE
     """
 
     weeks: Days
@@ -85,7 +85,7 @@ def _find_spikes(quantity: Floats) -> Bools:
     others = there.sum(axis=1, keepdims=True) - 1
     usual = (sold.sum(axis=1, keepdims=True) - sold) / np.maximum(others, 1)
     return np.asarray(
-        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_SLACK), dtype=np.bool_
+        there & (others > 1) & (sold > SPIKE_RATIO * usual + SPIKE_ALLOWANCE), dtype=np.bool_
     )  # of two weeks, either could be the fault
 
 

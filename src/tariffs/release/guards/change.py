@@ -177,7 +177,7 @@ def volume(ctx: GuardContext) -> Finding:
 def _expected(table: pa.Table, *, moved: bool = True) -> Floats:
     """Return units a week at the table's prices; at the earlier prices, if not `moved`.
 
-    Target the effect of a move is not in the table, it counts as none.
+    Where the effect of a move is not in the table, it counts as none.
     """
     if "expected_volume" not in table.column_names:
         return np.full(table.num_rows, np.nan)
