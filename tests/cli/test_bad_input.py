@@ -379,5 +379,5 @@ def test_words_that_the_command_line_does_not_have(say, words, expect):
 
 
 def test_a_package_name_that_is_taken(say, project: Path):
-    mistaken(say, 2, "init", "my_job", expect=("is there already",))
-    mistaken(say, 2, "init", "My-Job", expect=("cannot be a package's name",))
+    mistaken(say, 2, "init", "my_job", expect=("already exists",))
+    mistaken(say, 2, "init", "My-Job", expect=("cannot be the name of a package",))

@@ -128,7 +128,7 @@ def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
-    assert "stopped; nothing is kept" in err
+    assert "stopped; nothing was kept" in err
     assert "Traceback" not in err
     assert left(folder) == []
 

@@ -121,7 +121,7 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
     invoked("status", "r", "--home", str(tmp_path))
     shown = capsys.readouterr().out
     assert "stopped" in shown
-    assert "(no process is at work on it)" in shown
+    assert "(no process is executing it)" in shown
     assert "hundredfold resume r --home" in shown
     assert hundredfold.resume("r", home=tmp_path, job=JOB).state == "done"
     assert home.ledger.move("whole", Event.RETRY).state.value == "running"

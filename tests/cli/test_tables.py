@@ -22,7 +22,7 @@ def at_width(width: int, columns: list[TableColumn]) -> str:
     """What a terminal of that width shows."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setenv("COLUMNS", str(width))
-        patch.setattr(display, "result", Console(highlight=False, soft_wrap=True))
+        patch.setattr(display, "stdout", Console(highlight=False, soft_wrap=True))
         print_columns(columns)
     return printed.getvalue()
 

@@ -59,7 +59,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["status", "--watch"], "--watch is for --backend aws", "watched where it was started"),
         (["status", "--backend", "aws"], "the stacks cannot be listed", "AWS_REGION"),
         (["run", "my_job.job:job", "--backend", "aws"], "'hundredfold-my-job'", "AWS_REGION"),
-        (["destroy"], "which stack?", "--stack NAME"),
+        (["destroy"], "no stack is named", "--stack NAME"),
         (["destroy", "my_job.job:job"], "nothing was removed", "--yes"),
         (
             ["deploy", "my_job.job:job", "--synth", "out", "--timeout", "5"],

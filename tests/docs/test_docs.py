@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import importlib.util
@@ -13,9 +14,11 @@ from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 import hundredfold
+from hundredfold.cli.aws import SETTINGS
 from hundredfold.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -80,22 +83,77 @@ def test_what_changes_from_run_to_run_is_taken_for_equal() -> None:
     assert not BLOCKS.alike(shown, "run 20301231-235959-ffff  done in 12.0 s\norders  200  0.10")
 
 
-def test_the_page_of_the_command_line_is_what_help_says() -> None:
+def test_the_reference_of_the_command_line_is_made_from_the_commands() -> None:
     assert (DOCS / "reference-cli.md").read_text("utf-8") == tool("cli_reference").page(), (
         "run: make docs"
     )
 
 
-def test_every_command_and_every_option_is_on_the_page_of_the_command_line() -> None:
+def rows_of_commands() -> dict[str, dict[str, str]]:
+    """Return the parameters in the reference of the command line, each with its meaning."""
     text = (DOCS / "reference-cli.md").read_text("utf-8")
+    sections = re.split(r"^## (\S+)$", text, flags=re.MULTILINE)[1:]
+    row = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
+    pairs = zip(sections[::2], sections[1::2], strict=True)
+    return {name: dict(row.findall(section)) for name, section in pairs}
+
+
+def test_every_parameter_of_every_command_is_in_the_reference() -> None:
+    rows = rows_of_commands()
+    assert list(rows) == list(app.commands)
     for name, command in app.commands.items():
-        section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
-        assert all(
-            option in section
-            for parameter in command.params
-            for option in parameter.opts
-            if option.startswith("-")
+        for parameter in command.params:
+            options = {*parameter.opts, *parameter.secondary_opts}
+            words = options if isinstance(parameter, click.Option) else {parameter.opts[0].upper()}
+            assert any(words <= set(re.split(r"[\s,\[\]]+", row)) for row in rows[name]), (
+                name,
+                words,
+            )
+
+
+def test_every_parameter_in_the_reference_has_a_meaning_for_people() -> None:
+    literal = re.compile(r"\b(None|True|False|Sentinel\.\w+)\b|`?\(\)`?|\bmetavar\b")
+    for name, rows in rows_of_commands().items():
+        for parameter, meaning in rows.items():
+            assert not literal.search(f"{parameter} {meaning}"), (name, parameter, meaning)
+            sentence = meaning.split(" Default: ")[0].split(" Environment: ")[0]
+            assert len(sentence.split()) >= 2, (name, parameter, meaning)
+            assert sentence.endswith("."), (name, parameter, meaning)
+
+
+def test_options_in_the_reference_show_their_values() -> None:
+    """An option that takes a value shows its placeholder or its choices; a flag shows none."""
+    rows = rows_of_commands()
+    assert rows["run"]["--backend {local,aws}"].endswith(" Default: `local`.")
+    assert rows["run"]["--workers N"].endswith(" Default: one per core.")
+    assert rows["bench"]["--seconds N"].endswith(" Default: `60`.")
+    assert rows["deploy"]["--tracing, --no-tracing"].endswith(" Default: `--tracing`.")
+    assert "--detach" in rows["run"]
+    for name, command in app.commands.items():
+        shown = {text.split()[0].rstrip(","): text for text in rows[name]}
+        for option in command.params:
+            if isinstance(option, click.Option):
+                takes_value = not option.is_flag
+                assert (" " in shown[option.opts[0]].replace(", ", "")) == takes_value, option.name
+
+
+def test_deploy_shows_the_defaults_of_the_settings_of_a_stack() -> None:
+    settings = pytest.importorskip("hundredfold.aws.stack.settings")
+    fields = {field.name: field.default for field in dataclasses.fields(settings.Settings)}
+    fields["concurrency"] = 100  # the default of the stack without pollers
+    rows = {re.split(r"[ ,]", name)[0]: text for name, text in rows_of_commands()["deploy"].items()}
+    for name in SETTINGS:
+        shown = re.search(r" Default: (.+)\.$", rows[f"--{name.replace('_', '-')}"])
+        assert (shown[1] if shown else None) == (
+            str(fields[name]) if fields[name] is not None else None
         ), name
+
+
+def test_the_reference_of_the_command_line_has_every_exit_status() -> None:
+    text = (DOCS / "reference-cli.md").read_text("utf-8")
+    classes = [found for found in vars(hundredfold.errors).values() if isinstance(found, type)]
+    codes = {kind.exit_code for kind in classes if issubclass(kind, hundredfold.HundredfoldError)}
+    assert set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE))) == codes | {0}
 
 
 @pytest.mark.parametrize("name", sorted(tool("from_code").PAGES))

@@ -1,4 +1,4 @@
-"""The commands that make, examine and remove a stack on AWS: deploy, destroy, package, doctor."""
+"""Commands that create, examine and remove a stack on AWS: deploy, destroy, package, doctor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError, needing
 from .options import Command, argument, job_argument, json_option, report_write_errors
 
-BUILD_FOLDER = ".hundredfold/aws"  # where packages and assemblies are written
+BUILD_FOLDER = ".hundredfold/aws"  # receives packages and assemblies
 BYTES_PER_MB = 2**20
 
 stack_name_option = click.option(
@@ -20,64 +20,92 @@ stack_name_option = click.option(
     envvar="HUNDREDFOLD_STACK",
     show_envvar=True,
     metavar="NAME",
-    help="The stack's name; hundredfold-JOB, if left out.",
+    help="Name of the stack; hundredfold-JOB if omitted.",
 )
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
-# what of a stack can be chosen: the words of the command line for the fields of aws.stack.settings.Settings
-SETTINGS: Mapping[str, tuple[str, Any, str]] = {
-    "memory": ("MB", int, "Memory of a worker; 1769 MB come with one vCPU. (1769)"),
-    "timeout": ("SECONDS", int, "How long one call of a worker may take. (300)"),
-    "batch_size": ("N", int, "Messages that one call of a worker takes. (1)"),
-    "concurrency": ("N", int, "Workers at once, at most. (100)"),
-    "max_receives": ("N", int, "So often is a message handed out before it is dead. (5)"),
-    "architecture": ("NAME", click.Choice(["arm64", "x86_64"]), "Of the functions. (arm64)"),
-    "python": ("VERSION", str, "Of the functions. (3.14)"),
+# fields of aws.stack.settings.Settings: metavar, type, default (None without one) and help
+SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
+    "memory": ("MB", int, "1769", "Memory of a worker; 1769 MB come with one vCPU."),
+    "timeout": ("SECONDS", int, "300", "Time limit of one invocation of a worker."),
+    "batch_size": ("N", int, "1", "Messages per invocation of a worker."),
+    "concurrency": ("N", int, "100", "Maximum number of concurrent workers."),
+    "max_receives": ("N", int, "5", "Deliveries of a message before it is dead-lettered."),
+    "architecture": (
+        "NAME",
+        click.Choice(["arm64", "x86_64"]),
+        "arm64",
+        "Processor architecture of the functions.",
+    ),
+    "python": ("VERSION", str, "3.14", "Python version of the functions."),
     "trigger": (
         "NAME",
         click.Choice(["messages", "events"]),
-        "Who tells the workers of batches: messages from the manifest, or S3's events. (messages)",
+        "messages",
+        "Source of the messages to workers: the manifest, or S3's event notifications.",
     ),
-    "keep_days": ("DAYS", int, "So long are batches and query results kept; releases stay. (7)"),
-    "log_days": ("DAYS", int, "So long are logs kept. (30)"),
-    "overdue": ("SECONDS", int, "A message that is older raises the alarm. (7200)"),
-    "scan_limit": ("BYTES", int, "What one query may scan before Athena cancels it."),
-    "alarm_topic": ("ARN", str, "The SNS topic that alarms are sent to."),
-    "name_prefix": ("TEXT", str, "Begins every name; without it, CloudFormation makes them up."),
+    "keep_days": (
+        "DAYS",
+        int,
+        "7",
+        "Retention of batches and query results; releases do not expire.",
+    ),
+    "log_days": ("DAYS", int, "30", "Retention of logs."),
+    "overdue": ("SECONDS", int, "7200", "Age of the oldest message that raises the alarm."),
+    "scan_limit": ("BYTES", int, None, "Bytes that a query may scan before Athena cancels it."),
+    "alarm_topic": ("ARN", str, None, "SNS topic that receives the alarms."),
+    "name_prefix": (
+        "TEXT",
+        str,
+        None,
+        "Prefix of every name; CloudFormation makes names if omitted.",
+    ),
 }
 REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "sources": (
         "--source-location",
         "s3://BUCKET/PREFIX/",
-        "A further place that queries may read; or glue://DATABASE/TABLE (and the place of its files).",
+        "Another location that queries may read. For glue://DATABASE/TABLE, add the location of "
+        "its files. Repeatable.",
     ),
-    "source_keys": ("--source-key", "ARN", "The KMS key that such a place is encrypted with."),
+    "source_keys": ("--source-key", "ARN", "KMS key that encrypts such a location. Repeatable."),
     "layers": (
         "--layer",
         "ARN",
-        "A Lambda layer, for what the package is made without (--leave-out).",
+        "Lambda layer with the distributions that --leave-out omits. Repeatable.",
     ),
 }
 
 
 def settings_options(command: Any) -> Any:
-    """An option for each thing that a stack can be told."""
+    """Add an option for each setting of a stack."""
     for name, (flag, metavar, text) in reversed([*REPEATED_SETTINGS.items()]):
         command = click.option(flag, name, multiple=True, metavar=metavar, help=text)(command)
-    for name, (metavar, kind, text) in reversed([*SETTINGS.items()]):
+    for name, (metavar, kind, default, text) in reversed([*SETTINGS.items()]):
         shown: dict[str, Any] = {} if isinstance(kind, click.Choice) else {"metavar": metavar}
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text, **shown)(
-            command
-        )
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            type=kind,
+            help=text,
+            show_default=default or False,
+            **shown,
+        )(command)
     return command
 
 
 def package_options(command: Any) -> Any:
-    """--requirement and --leave-out."""
+    """Add --requirement and --leave-out."""
     command = click.option(
-        "--leave-out", multiple=True, metavar="NAME", help="A distribution that a layer brings."
+        "--leave-out",
+        multiple=True,
+        metavar="NAME",
+        help="Distribution to omit because a layer has it. Repeatable.",
     )(command)
-    text = "A further package as pip takes it, or a requirements file: what the code loads without importing it."
+    text = (
+        "Additional package as pip accepts it, or a requirements file: for modules that the code "
+        "loads without an import statement. Repeatable."
+    )
     return click.option("--requirement", multiple=True, metavar="TEXT", help=text)(command)
 
 
@@ -87,28 +115,29 @@ def package_options(command: Any) -> Any:
 @settings_options
 @click.option(
     "--pollers",
-    metavar="LEAST,MOST",
-    help="Provisioned pollers instead of --concurrency; each is good for 10 workers.",
+    metavar="MIN,MAX",
+    help="Provisioned pollers instead of --concurrency; each serves up to 10 workers.",
 )
 @click.option(
     "--start-on-upload",
     is_flag=True,
-    help="An upload below sources/NAME/ of the bucket starts a run with that file.",
+    help="Start a run for each file uploaded below sources/NAME/ of the bucket.",
 )
 @click.option(
     "--tracing/--no-tracing",
     default=True,
-    help="X-Ray for the functions and the state machine. (on)",
+    show_default=True,
+    help="Trace the functions and the state machine with X-Ray.",
 )
 @package_options
-@click.option("--image", metavar="ADDRESS", help="A container image in ECR, instead of a package.")
+@click.option("--image", metavar="ADDRESS", help="Container image in ECR, instead of a package.")
 @click.option(
     "--bootstrap",
     is_flag=True,
-    help="First prepare the account and region for the CDK, once for all stacks.",
+    help="First prepare the account and region for the CDK; needed once for all stacks.",
 )
 @click.option(
-    "--synth", metavar="FOLDER", help="Write the assembly into this folder, and touch nothing else."
+    "--synth", metavar="FOLDER", help="Only write the assembly into this folder; deploy nothing."
 )
 def deploy(
     job: str,
@@ -123,7 +152,10 @@ def deploy(
     synth: str | None,
     **choices: Any,
 ) -> None:
-    """Put a job on AWS, or bring it up to date: Athena, S3, SQS, Lambda, Step Functions and DynamoDB, made by the CDK."""
+    """Deploy a job to AWS, or update it.
+
+    The CDK creates a stack of Athena, S3, SQS, Lambda, Step Functions and DynamoDB.
+    """
     from . import display
 
     with needing("aws"):
@@ -144,7 +176,7 @@ def deploy(
         if made.package is not None:
             _show_sizes(made.package)
         return
-    place = deploying.deploy(
+    resources = deploying.deploy(
         job,
         Path(BUILD_FOLDER) / name,
         stack=name,
@@ -152,68 +184,74 @@ def deploy(
         bootstrap=bootstrap,
         report=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
-    display.stdout.print(f"\nthe stack {name} is there; its bucket is {place.bucket}")
+    display.stdout.print(f"\nthe stack {name} is deployed; its bucket is {resources.bucket}")
     display.show_next(
         [
-            (f"hundredfold doctor --backend aws --stack {name}", "looks for what could go wrong"),
-            (f"hundredfold run {job} --backend aws --source NAME=s3://...", "runs the job there"),
+            (f"hundredfold doctor --backend aws --stack {name}", "checks the stack for problems"),
+            (f"hundredfold run {job} --backend aws --source NAME=s3://...", "runs the job on AWS"),
         ]
     )
 
 
 @click.command(cls=Command)
-@argument("job", "The job, as for deploy; or name the stack with --stack.", required=False)
+@argument("job", "The job, as for deploy; or --stack names the stack.", required=False)
 @stack_name_option
 @click.option(
-    "--everything", is_flag=True, help="The bucket too, with all runs and published releases."
+    "--everything", is_flag=True, help="Also remove the bucket, with all runs and releases."
 )
 @yes_option
 def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> None:
-    """Remove a job's stack from AWS. Its bucket stays, with the published releases, unless told otherwise."""
+    """Remove a job's stack from AWS.
+
+    The bucket with the published releases remains, unless --everything is given.
+    """
     from . import display
 
     with needing("aws"):
         from ..aws.deploy import deploy as deploying
 
     if job is None and stack is None:
-        raise UsageError("which stack?", hint="hundredfold destroy MODULE:JOB, or --stack NAME")
+        raise UsageError(
+            "no stack is named, wanted a job or --stack",
+            hint="hundredfold destroy MODULE:JOB, or --stack NAME",
+        )
     name = stack or deploying.default_stack(str(job))
-    what = "and its bucket with every run and release" if everything else "but not its bucket"
-    if not yes and not _confirm(f"remove the stack {name}, {what}?"):
-        raise UsageError("nothing was removed", hint="--yes answers beforehand")
+    bucket_too = "and its bucket with every run and release" if everything else "but not its bucket"
+    if not yes and not _confirm(f"remove the stack {name}, {bucket_too}?"):
+        raise UsageError("nothing was removed", hint="--yes removes it without a question")
     bucket = deploying.destroy(
         name,
         everything=everything,
         report=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
     display.stdout.print(
-        f"the stack {name} is gone"
+        f"the stack {name} is removed"
         + (
             ", and its bucket"
             if everything
-            else f"; what it published is in s3://{bucket}/releases/"
+            else f"; its releases remain in s3://{bucket}/releases/"
         )
     )
 
 
 @click.command("package", cls=Command)
 @job_argument
-@click.option(
-    "--out", default="build", show_default=True, metavar="FOLDER", help="Where it is written."
-)
+@click.option("--out", default="build", show_default=True, metavar="FOLDER", help="Output folder.")
 @click.option(
     "--architecture",
     type=click.Choice(["arm64", "x86_64"]),
     default="arm64",
     show_default=True,
-    help="Of the functions.",
+    help="Processor architecture of the functions.",
 )
-@click.option("--python", default=None, metavar="VERSION", help="Of the functions. (3.14)")
+@click.option(
+    "--python", metavar="VERSION", show_default="3.14", help="Python version of the functions."
+)
 @package_options
 @click.option(
     "--image",
     is_flag=True,
-    help="A folder and a Dockerfile for a container image, which may have 10 GB.",
+    help="Write a folder with a Dockerfile for a container image of up to 10 GB instead of a zip.",
 )
 @json_option
 def package_command(
@@ -226,7 +264,7 @@ def package_command(
     image: bool,
     as_json: bool,
 ) -> None:
-    """Build what the functions on AWS run, without Docker: your code, and wheels for Lambda's processor."""
+    """Build the package of the functions on AWS, without Docker: your code, wheels for Lambda."""
     from . import display
 
     with needing("aws"):
@@ -255,12 +293,13 @@ def package_command(
         )
         return
     _show_sizes(built)
+    platform = architecture.replace("x86_64", "amd64")
     if image:
         display.show_next(
             [
                 (
-                    f"docker build --platform linux/{architecture.replace('x86_64', 'amd64')} {out}",
-                    "builds the image, where Docker is",
+                    f"docker build --platform linux/{platform} {out}",
+                    "builds the image (with Docker installed)",
                 )
             ]
         )
@@ -274,18 +313,18 @@ def package_command(
     type=click.Choice(["aws"]),
     default="aws",
     show_default=True,
-    help="What is examined.",
+    help="Backend to examine.",
 )
 @click.option(
     "--stack",
     envvar="HUNDREDFOLD_STACK",
     show_envvar=True,
     metavar="NAME",
-    help="The stack; the only one, if left out.",
+    help="Stack to examine; the only one if omitted.",
 )
 @json_option
-def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one place so far
-    """Look for what could lose work, stop it or let it crawl: each with its consequence and the command that mends it."""
+def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG001  # one so far
+    """Check a stack for problems: each with its consequence and the command that fixes it."""
     from . import display
 
     with needing("aws"):
@@ -318,13 +357,13 @@ def doctor(backend: str, stack: str | None, as_json: bool) -> None:  # noqa: ARG
                 soft_wrap=True,
             )
         worst = sum(f.level is not Level.NOTE for f in found)
-        display.stdout.print("nothing wrong was found" if not worst else f"{worst} things to mend")
+        display.stdout.print("no problem was found" if not worst else f"{worst} problems to fix")
     if any(f.level is Level.WRONG for f in found):
         sys.exit(1)
 
 
 def _show_sizes(built: Any) -> None:
-    """What takes the room, against what Lambda gives."""
+    """Print the sizes of a package's parts, and their sum against Lambda's limit."""
     from ..aws.lambda_platform import MAX_UNZIPPED_BYTES
     from . import display
 
@@ -335,7 +374,9 @@ def _show_sizes(built: Any) -> None:
                 markup=False,
             )
     display.stdout.print(
-        f"  {'together':<26} {'':<14} {built.size / BYTES_PER_MB:7.1f} MB of {MAX_UNZIPPED_BYTES / BYTES_PER_MB:.0f}   ({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
+        f"  {'total':<26} {'':<14} {built.size / BYTES_PER_MB:7.1f} MB "
+        f"of {MAX_UNZIPPED_BYTES / BYTES_PER_MB:.0f}   "
+        f"({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
         markup=False,
     )
     for name in built.left_out:
@@ -343,7 +384,7 @@ def _show_sizes(built: Any) -> None:
 
 
 def _confirm(question: str) -> bool:
-    """What a person answers; no, where there is nobody to ask."""
+    """Ask for confirmation; False without a terminal."""
     try:
         return click.confirm(question, err=True)
     except click.Abort:
@@ -354,7 +395,7 @@ def _parse_pair(text: str) -> tuple[int, int]:
     least, _, most = text.partition(",")
     if not (least.isdigit() and most.isdigit()):
         raise UsageError(
-            f"--pollers is {text!r}, wanted two numbers", hint="such as --pollers 2,100"
+            f"--pollers is {text!r}, wanted two numbers, MIN,MAX", hint="such as --pollers 2,100"
         )
     return int(least), int(most)
 

@@ -1,4 +1,4 @@
-"""What a person sees of `hundredfold bench`: one line that answers, a small table, and what one has to know to read it."""
+"""Output of `hundredfold bench`: a headline, a small table and notes on how to read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .display import stdout
 
 Facts = Mapping[str, Any]
 
-DURATIONS = (
+DURATION_UNITS = (
     ("us", 1e-6, 0.9995e-3),
     ("ms", 1e-3, 0.9995),
     ("s", 1.0, 99.5),
@@ -21,12 +21,12 @@ DURATIONS = (
     ("h", 3600.0, math.inf),
 )
 LOOPS = {"filter": "a filter loop", "groupby": "a groupby loop", "call": "one call"}
-MIN_S_PER_UNIT_FOR_THREADS = 0.01  # seconds a unit from which its BLAS may be worth several threads
-MIN_UNITS_FOR_ERROR = 20  # so many units say how much they differ
+MIN_S_PER_UNIT_FOR_THREADS = 0.01  # from here on, more BLAS threads may pay
+MIN_UNITS_FOR_ERROR = 20  # fewer give no estimate of the sampling error
 
 
 def show_comparison(facts: Facts) -> None:
-    """Whether it is worth it, and what that is made of."""
+    """Print the comparison: headline, table and notes."""
     stdout.print(f"[bold]{escape(headline(facts))}[/]\n")
     stdout.print(_table(facts))
     stdout.print()
@@ -35,28 +35,31 @@ def show_comparison(facts: Facts) -> None:
 
 
 def headline(facts: Facts) -> str:
-    """Such as: prices: 41 min as a filter loop (65x), 2.1 min as a groupby loop (3.3x), 38 s here."""
+    """Return the comparison in one line.
+
+    Such as: prices: 41 min as a filter loop (65x), 2.1 min as a groupby loop (3.3x), 38 s here.
+    """
     here = facts["ways"][-1]
     loops = [way for way in facts["ways"] if _is_loop(way) and way["whole"] is not None]
     if here["whole"] is None:
-        return f"{facts['name']}: too few units were done here to tell; give it more --seconds"
-    told = [f"{_total(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
+        return f"{facts['name']}: too few units were done for an estimate; allow more --seconds"
+    timings = [f"{_total(way)} as {LOOPS[way['way']]} ({_times(way, here)})" for way in loops]
     slower = loops and all(way["whole"] < here["whole"] for way in loops)
     verdict = (
         ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
     )
-    return f"{facts['name']}: {', '.join([*told, _total(here)])} here{verdict}"
+    return f"{facts['name']}: {', '.join([*timings, _total(here)])} here{verdict}"
 
 
 def duration(seconds: float | None) -> str:
-    """Two or three digits, and a unit that suits them.
+    """Return a duration with two or three digits and a suitable unit.
 
     >>> [duration(s) for s in (4.2e-05, 0.38, 9.4, 61.2, 2460, 86400)]
     ['42 us', '380 ms', '9.4 s', '61 s', '41 min', '24 h']
     """
     if seconds is None:
         return "-"
-    unit, size = next((unit, size) for unit, size, most in DURATIONS if seconds < most)
+    unit, size = next((unit, size) for unit, size, most in DURATION_UNITS if seconds < most)
     return f"{_digits(seconds / size)} {unit}"
 
 
@@ -84,14 +87,18 @@ def _table(facts: Facts) -> Table:
 
 def _notes(facts: Facts) -> Iterator[str]:
     entries = [(way, name, entry) for way in facts["ways"] for name, entry in way["models"].items()]
-    if told := [_sampled(*each) for each in entries if _is_part(each[2])]:
-        yield "\n  ".join(["~ extrapolated", *told])
-    yield "the loops check nothing, keep nothing on disk and publish nothing; here all of that is done"
+    if samples := [_sampled(*each) for each in entries if _is_part(each[2])]:
+        yield "\n  ".join(["~ extrapolated", *samples])
+    yield (
+        "the loops check nothing, keep nothing on disk and publish nothing; the run here does all "
+        "of that"
+    )
     yield from _notes_on_models(facts)
     for way, name, entry in entries:
         if entry["failed"]:
             yield (
-                f"{name} {_describe_way(way)}: {entry['failed']:,} of {_count_of_units(entry['timed'])} failed"
+                f"{name} {_describe_way(way)}: {entry['failed']:,} of "
+                f"{_count_of_units(entry['timed'])} failed"
                 + (f", the first with {entry['reason']}" if entry["reason"] else "")
             )
         if entry["why"]:
@@ -106,24 +113,40 @@ def _notes(facts: Facts) -> Iterator[str]:
                 else f"{_describe_way(way)}: not timed: {way['why']}"
             )
     if facts["left_out"]:
-        yield f"not timed: {', '.join(facts['left_out'])}; what comes before took the {facts['seconds']:g} s, and --seconds gives more"
+        yield (
+            f"not timed: {', '.join(facts['left_out'])}; the timings before took the "
+            f"{facts['seconds']:g} s, and --seconds allows more"
+        )
     if facts["before"]:
-        yield f"not counted, though it has to run before: {', '.join(facts['before'])}"
+        yield f"not counted, although it must run before: {', '.join(facts['before'])}"
     if facts["rejected"]:
-        yield f"{facts['rejected']:,} rows break their contract and were left out; hundredfold run says why"
+        yield (
+            f"{facts['rejected']:,} rows break their contract and were left out; "
+            "hundredfold run shows why"
+        )
     if facts["refused"]:
         yield facts["refused"]
 
 
 def _notes_on_models(facts: Facts) -> Iterator[str]:
     models = facts["models"].items()
-    if many := [name for name, model in models if model["batched"]]:
-        yield f"with batched=True a call takes many units; the loops give it one, which it is not made for: {', '.join(many)}"
-    if dear := [name for name, model in models if _may_use_threads(facts, name, model["units"])]:
-        yield f"in each process, also that of a loop, BLAS and the like have one thread (OMP_NUM_THREADS=1): {', '.join(dear)}"
+    if batched := [name for name, model in models if model["batched"]]:
+        yield (
+            "with batched=True a call takes many units; the loops pass one, for which it is not "
+            f"made: {', '.join(batched)}"
+        )
+    if slow := [name for name, model in models if _may_use_threads(facts, name, model["units"])]:
+        yield (
+            "every process, including those of the loops, uses one thread for BLAS and similar "
+            f"libraries (OMP_NUM_THREADS=1): {', '.join(slow)}"
+        )
     for name, model in models:
         if model["crashed"]:
-            yield f"{name}: {_count_of_units(model['crashed'])} ended {'its' if model['crashed'] == 1 else 'their'} process; the loops were spared {'it' if model['crashed'] == 1 else 'them'}"
+            its, it = ("its", "it") if model["crashed"] == 1 else ("their", "them")
+            yield (
+                f"{name}: {_count_of_units(model['crashed'])} ended {its} process; "
+                f"the loops left {it} out"
+            )
 
 
 def _count_of_units(count: int) -> str:
@@ -133,7 +156,8 @@ def _count_of_units(count: int) -> str:
 def _sampled(way: Facts, name: str, entry: Facts) -> str:
     if not _is_loop(way):
         rest = ", its end not timed" if way["way"] == "all" else ""
-        return f"{name} {_describe_way(way)}: stopped, timed on {_percent(entry['timed'] / entry['units'])} of the units{rest}"
+        timed = _percent(entry["timed"] / entry["units"])
+        return f"{name} {_describe_way(way)}: stopped, timed on {timed} of the units{rest}"
     error = f" (± {_percent(entry['error'])})" if entry["timed"] >= MIN_UNITS_FOR_ERROR else ""
     return (
         f"{name} {_describe_way(way)}: from {entry['timed']:,} of {entry['units']:,} units{error}"
@@ -145,12 +169,12 @@ def _is_loop(way: Facts) -> bool:
 
 
 def _is_part(entry: Facts) -> bool:
-    """Whether not all of its units were timed."""
+    """Return whether only some of its units were timed."""
     return entry["seconds"] is not None and entry["timed"] < entry["units"]
 
 
 def _may_use_threads(facts: Facts, model: str, units: int) -> bool:
-    """Whether more threads might have made a difference to the loops."""
+    """Return whether more threads could have made the loops faster."""
     looped = [way["models"][model]["seconds"] or 0.0 for way in facts["ways"] if _is_loop(way)]
     return min(looped, default=0.0) > max(1.0, MIN_S_PER_UNIT_FOR_THREADS * units)
 
@@ -176,11 +200,13 @@ def _times(way: Facts, here: Facts) -> str:
     if way["whole"] is None or here["whole"] is None:
         return ""
     times = way["whole"] / here["whole"]
-    return f"{_digits(times) if times < 100 else format(round(times, 1 - int(math.log10(times))), ',.0f')}x"
+    if times < 100:
+        return f"{_digits(times)}x"
+    return f"{round(times, 1 - int(math.log10(times))):,.0f}x"
 
 
 def _digits(number: float) -> str:
-    """Two digits, and those before the point."""
+    """Return a number with two significant digits, and all digits before the point."""
     return (
         f"{number:,.0f}"
         if number >= 9.95

@@ -1,7 +1,8 @@
-"""Demos that come with installed packages, found by their entry point in the group `hundredfold.demos`.
+"""Demos of installed packages, found by their entry points in the group `hundredfold.demos`.
 
-An entry point names a module with JOB (module:attribute), AS_OF (a date), SIZES and make(size, folder) -> {source: path}; and, if it
-likes, NEXT: commands that make sense after its run, each with what it does.
+An entry point names a module with JOB (module:attribute), AS_OF (a date), SIZES and
+make(size, folder) -> {source: path}. Optional is NEXT: commands to run after the demo, each with
+its effect.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ GROUP = "hundredfold.demos"
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Data that can be made, and the job that runs on it."""
+    """A generator of data, and the job that runs on the data."""
 
     name: str
     module: Any
@@ -33,33 +34,34 @@ class Demo:
     def as_of(self) -> str:
         return str(self.module.AS_OF)
 
-    def next(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """The demo's own commands after its run, with the options that say where the run is."""
+    def next(self, cli_options: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the demo's next commands, each with its effect and the options of the target."""
         return [
-            (shlex.join([*shlex.split(command), *words]), does)
-            for command, does in getattr(self.module, "NEXT", ())
+            (shlex.join([*shlex.split(command), *cli_options]), effect)
+            for command, effect in getattr(self.module, "NEXT", ())
         ]
 
     def folder(self, data: str | None, home: str, size: str) -> Path:
         return Path(data) if data else Path(home) / "demo" / f"{self.name}-{size}"
 
     def check(self, size: str) -> None:
-        """UsageError for a size that there is not."""
+        """Raise UsageError for an unknown size."""
         if size not in self.module.SIZES:
             raise UsageError(
-                f"the demo {self.name} has no size {size!r}; it has {', '.join(self.module.SIZES)}"
+                f"the demo {self.name} has no size {size!r}, wanted one of "
+                f"{', '.join(self.module.SIZES)}"
             )
 
     def make(self, size: str, folder: Path) -> Mapping[str, str]:
-        """Make the data; where the rows of each source are."""
+        """Generate the data and return the path of each source."""
         return {name: str(path) for name, path in self.module.make(size, folder).items()}
 
 
 def find_demo(name: str) -> Demo:
-    """The demo of that name; UsageError names those that are installed."""
+    """Return the demo of that name; UsageError with the installed ones if there is none."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name not in found:
         raise UsageError(
-            f"there is no demo {name!r}; installed are {', '.join(sorted(found)) or 'none'}"
+            f"no demo {name!r} is installed; installed demos: {', '.join(sorted(found)) or 'none'}"
         )
     return Demo(name, found[name].load())

@@ -1,4 +1,4 @@
-"""What a person sees: a bar while a run goes on (stderr), and at its end a summary in plain words (stdout)."""
+"""Terminal output: a progress bar during a run (stderr) and a summary at its end (stdout)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rich.text import Text
 
 from ..errors import HundredfoldError
 
-if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing else is needed
+if TYPE_CHECKING:  # errors are printed through this module, before anything else is imported
     from ..pipeline.collect import Collected
     from ..pipeline.stages import Stage
     from ..pipeline.validate import ValidationResult
@@ -36,16 +36,16 @@ if TYPE_CHECKING:  # what goes wrong is also told through here, and then nothing
     from ..ports.run_facts import ModelCounts, SourceCounts
     from ..runs.summary import RunSummary
 
-REASONS_SHOWN = 4  # of one source; the rest is a count
-GAP = 2  # characters between two columns of a table
-MIN_TEXT_WIDTH = 12  # characters of the first column, however narrow the terminal is
+MAX_REASONS_PER_SOURCE = 4  # the others are counted
+COLUMN_GAP = 2  # characters
+MIN_FIRST_COLUMN_WIDTH = 12  # characters, even in a narrower terminal
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False, soft_wrap=True)
 
 
 class ProgressDisplay:
-    """A RunCallbacks with a bar: what is being done, units a second, time left."""
+    """RunCallbacks with a progress bar: the stage, units per second, the time left."""
 
     def __init__(self) -> None:
         self.run = ""
@@ -81,10 +81,10 @@ class ProgressDisplay:
         self.last, self.since, self.first = None, time.monotonic(), -1
         self.task = self.progress_bars.add_task(str(stage), total=None, units="", failed="")
 
-    def validated(self, verdicts: list[ValidationResult]) -> None:
+    def validated(self, validation: list[ValidationResult]) -> None:
         from ..sql.sources.csv_files import in_words
 
-        for v in verdicts:
+        for v in validation:
             for facts in v.csv:
                 for line in in_words(facts):
                     self._print(f"read {v.source} as {line}")
@@ -95,7 +95,7 @@ class ProgressDisplay:
     def progress(self, progress: Done) -> None:
         self.last = progress
         if self.first < 0:
-            self.first = progress.done  # what an earlier driver did does not count as our speed
+            self.first = progress.done  # units of an earlier driver do not count for the rate
         rate = (progress.done - self.first) / max(time.monotonic() - self.since, 1e-3)
         units = f"{progress.done:,}/{progress.units:,} units" + (f"  {rate:,.0f}/s" if rate else "")
         if self.task is not None:
@@ -108,10 +108,11 @@ class ProgressDisplay:
             )
 
     def collected(self, collected: Collected) -> None:
-        bad = f", {collected.bad:,} failed" if collected.bad else ""
+        failed = f", {collected.bad:,} failed" if collected.bad else ""
         seconds = time.monotonic() - self.began
         self._print(
-            f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{bad}   ({seconds:.1f} s so far)"
+            f"{collected.model}: {collected.ok:,} of {collected.units:,} units done{failed}"
+            f"   ({seconds:.1f} s so far)"
         )
 
     def _print(self, text: str) -> None:
@@ -119,81 +120,89 @@ class ProgressDisplay:
 
 
 class TimingDisplay(ProgressDisplay):
-    """The same for a run whose only fruit is its time: what is timed, and how far it is."""
+    """A progress display for runs that are only timed: the current timing and its progress."""
 
     def run_started(self, run: str) -> None:
         self.run = run
 
-    def validated(self, verdicts: list[ValidationResult]) -> None: ...
+    def validated(self, validation: list[ValidationResult]) -> None: ...
 
     def collected(self, collected: Collected) -> None: ...
 
-    def timing(self, what: str) -> None:
-        self._print(f"timing {what}")
+    def timing(self, subject: str) -> None:
+        self._print(f"timing {subject}")
         if self.task is not None:
             self.progress_bars.remove_task(self.task)
-        self.task = self.progress_bars.add_task(what, total=None, units="", failed="")
+        self.task = self.progress_bars.add_task(subject, total=None, units="", failed="")
 
 
 def describe_rows(rows: int, accepted: int, rejected: int, dropped: int) -> str:
-    told = [f"{rows:,} rows in", f"{accepted:,} accepted"]
-    told += [f"{rejected:,} rejected"] if rejected else []
-    told += [f"{dropped:,} copies and superseded rows dropped"] if dropped else []
-    return ", ".join(told)
+    counts = [f"{rows:,} rows in", f"{accepted:,} accepted"]
+    counts += [f"{rejected:,} rejected"] if rejected else []
+    counts += [f"{dropped:,} copies and superseded rows dropped"] if dropped else []
+    return ", ".join(counts)
 
 
 def show_error(error: HundredfoldError) -> None:
-    """Found, wanted, where; and the next command."""
+    """Print an error and its hint."""
     stderr.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
     if error.hint:
         stderr.print(Text("hint: ", style="bold cyan") + Text(error.hint), soft_wrap=True)
 
 
 def show_summary(
-    facts: RunSummary, verdicts: Sequence[ValidationResult], seconds: float | None
+    facts: RunSummary, validation: Sequence[ValidationResult], seconds: float | None
 ) -> None:
-    """A run at its end, for the person who started it."""
+    """Print the summary of a run: its sources, models, failures, and its release."""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     stdout.print(f"\n[bold]{facts['job']}[/]  run {facts['run']}  [bold]{facts['state']}[/]{took}")
-    _show_sources(verdicts, facts["sources"])
+    _show_sources(validation, facts["sources"])
     _show_models(facts["models"])
-    for why in facts["reasons"]:
-        stdout.print(
-            f"  [red]{why['units']:,}[/] of {why['model']}: {escape(why['reason'])}   first: {escape(why['first'])}"
-        )
-    bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
-    told = sum(why["units"] for why in facts["reasons"])
-    if told < bad:
-        stdout.print(f"  and {bad - told:,} more, for other reasons")
+    _show_failures(facts)
     for line in _recovery_lines(facts):
         stdout.print(f"  {escape(line)}")
     if facts["reason"] and facts["state"] not in ("done", "running"):
         stdout.print(f"\n{escape(facts['reason'])}")
-    release = facts["release"]
-    if release:
-        for title, rows in release["summaries"].items():
-            _show_rows(title, rows)
-        other = (
-            ""
-            if release["current"]
-            else f"   (not current: release {release['current_version']} is)"
+    if facts["release"]:
+        _show_release(facts["release"])
+
+
+def _show_failures(facts: RunSummary) -> None:
+    """Print the most frequent reasons of failures, and the number of the other failures."""
+    for reason in facts["reasons"]:
+        stdout.print(
+            f"  [red]{reason['units']:,}[/] of {reason['model']}: {escape(reason['reason'])}"
+            f"   first: {escape(reason['first'])}"
         )
-        stdout.print(f"\n[bold]Release {release['version']}[/]{other}")
-        for line in _code_version_lines(release["code"]):
-            stdout.print(f"  {escape(line)}")
-        for path in release["files"]:
-            stdout.print(f"  {escape(relative_path(path))}")
+    failed = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
+    shown = sum(reason["units"] for reason in facts["reasons"])
+    if shown < failed:
+        stdout.print(f"  and {failed - shown:,} more, for other reasons")
+
+
+def _show_release(release: Mapping[str, Any]) -> None:
+    """Print the summaries, the version and the files of a release."""
+    for title, rows in release["summaries"].items():
+        _show_rows(title, rows)
+    other = (
+        "" if release["current"] else f"   (not current: release {release['current_version']} is)"
+    )
+    stdout.print(f"\n[bold]Release {release['version']}[/]{other}")
+    for line in _code_version_lines(release["code"]):
+        stdout.print(f"  {escape(line)}")
+    for path in release["files"]:
+        stdout.print(f"  {escape(relative_path(path))}")
 
 
 def _recovery_lines(facts: RunSummary) -> list[str]:
-    """Say which workers were replaced, and what was recomputed since a file was damaged, each in one line."""
+    """Return a line on replaced workers, and one on units recomputed because of damaged files."""
     lines = []
     if replaced := facts.get("workers_replaced"):
-        whys = ", ".join(
-            f"{count:,} x {why}"
-            for why, count in sorted(replaced.items(), key=lambda each: (-each[1], each[0]))
+        reasons = ", ".join(
+            f"{count:,} x {reason}"
+            for reason, count in sorted(replaced.items(), key=lambda each: (-each[1], each[0]))
         )
-        lines.append(f"workers replaced: {sum(replaced.values()):,} ({whys})")
+        lines.append(f"workers replaced: {sum(replaced.values()):,} ({reasons})")
     if damaged := facts.get("recomputed"):
         files = f"{len(damaged):,} damaged files" if len(damaged) > 1 else "1 damaged file"
         lines.append(
@@ -203,7 +212,10 @@ def _recovery_lines(facts: RunSummary) -> list[str]:
 
 
 def _code_version_lines(code: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Say how many units of a release earlier code did, where there were several versions; the last is named first."""
+    """Return a line with the units of a release by earlier code; none for one version of code.
+
+    code  {version: {model: units}}, the newest version first
+    """
     if len(code) < 2:
         return []
     earlier: dict[str, int] = {}
@@ -215,7 +227,7 @@ def _code_version_lines(code: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def relative_path(path: str | Path) -> str:
-    """A path as a person would type it here: relative, where it lies below this folder; an address in S3 as it is."""
+    """Return a path relative to the current folder if it is below it; an S3 address unchanged."""
     if str(path).startswith("s3://"):
         return str(path)
     full = Path(path)
@@ -224,13 +236,13 @@ def relative_path(path: str | Path) -> str:
 
 def show_next(commands: Iterable[tuple[str, str]]) -> None:
     stdout.print("\n[bold]Next[/]")
-    for command, why in commands:
+    for command, effect in commands:
         stdout.print(f"  [cyan]{escape(command)}[/]")
-        print_indented("      ", why)
+        print_indented("      ", effect)
 
 
 def _show_sources(
-    verdicts: Sequence[ValidationResult], sources: Mapping[str, SourceCounts]
+    validation: Sequence[ValidationResult], sources: Mapping[str, SourceCounts]
 ) -> None:
     if not sources:
         return
@@ -245,15 +257,15 @@ def _show_sources(
         TableColumn.of_numbers(head, [*map(_number, cells)]) for head, cells in counts.items()
     )
     print_columns([TableColumn("rows", [*sources]), *numbers])
-    _show_reasons([v for v in verdicts if v.source in sources and v.findings])
+    _show_reasons([v for v in validation if v.source in sources and v.findings])
 
 
-def _show_reasons(verdicts: Sequence[ValidationResult]) -> None:
-    """Print why rows were rejected, one reason a line: as a column it would be folded to pieces at 80 characters."""
-    if not verdicts:
+def _show_reasons(validation: Sequence[ValidationResult]) -> None:
+    """Print why rows were rejected, one reason per line: a column would not fit 80 characters."""
+    if not validation:
         return
     stdout.print("\n[dim]why rows were rejected[/]")
-    lines = [line for verdict in verdicts for line in _reason_lines(verdict)]
+    lines = [line for found in validation for line in _reason_lines(found)]
     names, digits = (max(len(line[i]) for line in lines) for i in (0, 1))
     for name, count, reason in lines:
         print_indented(f"  {name:<{names}}  {count:>{digits}}  ", reason)
@@ -261,7 +273,7 @@ def _show_reasons(verdicts: Sequence[ValidationResult]) -> None:
 
 
 def print_indented(start: str, text: str, style: str = "") -> None:
-    """Print a text after `start`; where the terminal is narrower, its further lines begin below the first."""
+    """Print `start` and a text; if the text is wrapped, its further lines are indented to match."""
     lines = (
         textwrap.wrap(text, max(stdout.width - len(start), 20), break_on_hyphens=False)
         if fits_a_terminal()
@@ -270,10 +282,10 @@ def print_indented(start: str, text: str, style: str = "") -> None:
     stdout.print(escape(start + ("\n" + " " * len(start)).join(lines)), style=style)
 
 
-def _reason_lines(verdict: ValidationResult) -> Iterator[tuple[str, str, str]]:
-    """Yield the source's name (once), a count and the reason, for the most frequent reasons; then what is left."""
-    name, rest = verdict.source, verdict.findings[REASONS_SHOWN:]
-    for finding in verdict.findings[:REASONS_SHOWN]:
+def _reason_lines(found: ValidationResult) -> Iterator[tuple[str, str, str]]:
+    """Yield the source (once), a count and a reason for each frequent reason, then for the rest."""
+    name, rest = found.source, found.findings[MAX_REASONS_PER_SOURCE:]
+    for finding in found.findings[:MAX_REASONS_PER_SOURCE]:
         yield name, f"{finding.rows:,}", f"{finding.column} {finding.words}"
         name = ""
     if rest:
@@ -308,7 +320,7 @@ def _show_models(models: Mapping[str, ModelCounts]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of a table: its head and its cells, as they are printed."""
+    """A column of a table: its head and its cells as printed."""
 
     head: str
     cells: Sequence[str]
@@ -316,7 +328,7 @@ class TableColumn:
 
     @classmethod
     def of_numbers(cls, head: str, cells: Sequence[str]) -> TableColumn:
-        """Return a column whose cells are aligned at their last digit."""
+        """Return a column with right-aligned cells."""
         return cls(head, cells, is_number=True)
 
     @property
@@ -352,9 +364,9 @@ def _show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_columns(columns: Sequence[TableColumn]) -> None:
-    """Print a table, in several parts where the terminal is too narrow; no number is ever broken.
+    """Print a table, split into several if the terminal is too narrow; numbers are never broken.
 
-    The first column, which names the rows, is in every part.
+    The first column, which names the rows, is in each of them.
     """
     for number, part in enumerate(_parts(columns)):
         if number:
@@ -363,14 +375,14 @@ def print_columns(columns: Sequence[TableColumn]) -> None:
 
 
 def fits_a_terminal() -> bool:
-    """Whether lines end where a terminal does; in a pipe they may be as long as they like."""
+    """Return whether lines must fit a terminal; in a pipe they can have any length."""
     return stdout.is_terminal or "COLUMNS" in os.environ
 
 
 def _parts(columns: Sequence[TableColumn]) -> list[list[TableColumn]]:
-    """Return the columns in parts that fit the terminal, the first column in each of them.
+    """Return the columns in groups that fit the terminal, the first column in each of them.
 
-    Where only the last column is too wide and is text, it stays: its words take several lines.
+    If only the last column is too wide and is text, it is not split off: its text is wrapped.
     """
     first, *others = columns
     if not fits_a_terminal():
@@ -378,7 +390,7 @@ def _parts(columns: Sequence[TableColumn]) -> list[list[TableColumn]]:
     parts = [[first]]
     for column in others:
         wraps = column is others[-1] and not column.is_number
-        taken = sum(each.width + GAP for each in parts[-1])
+        taken = sum(each.width + COLUMN_GAP for each in parts[-1])
         needed = column.longest_word if wraps else column.width
         if len(parts[-1]) > 1 and taken + needed > stdout.width:
             parts.append([first])
@@ -387,15 +399,21 @@ def _parts(columns: Sequence[TableColumn]) -> list[list[TableColumn]]:
 
 
 def _print_part(columns: Sequence[TableColumn]) -> None:
-    """Print columns side by side; where they do not fit, text is folded: at the end, then at the start."""
-    room = stdout.width if fits_a_terminal() else sum(column.width + GAP for column in columns)
+    """Print columns side by side; text that does not fit is wrapped: first the last column's."""
+    available = (
+        stdout.width if fits_a_terminal() else sum(column.width + COLUMN_GAP for column in columns)
+    )
     widths = [column.width for column in columns]
-    for place in (len(columns) - 1, 0):
-        if not columns[place].is_number:
-            free = room - sum(widths) - GAP * (len(widths) - 1)
-            least = min(columns[place].longest_word, widths[place]) if place else MIN_TEXT_WIDTH
-            widths[place] = min(widths[place], max(widths[place] + free, least))
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    for position in (len(columns) - 1, 0):
+        if not columns[position].is_number:
+            free = available - sum(widths) - COLUMN_GAP * (len(widths) - 1)
+            least = (
+                min(columns[position].longest_word, widths[position])
+                if position
+                else MIN_FIRST_COLUMN_WIDTH
+            )
+            widths[position] = min(widths[position], max(widths[position] + free, least))
+    table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="dim")
     for column, width in zip(columns, widths, strict=True):
         table.add_column(
             escape(column.head),
@@ -405,7 +423,7 @@ def _print_part(columns: Sequence[TableColumn]) -> None:
         )
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(escape, row))
-    wide = Console(highlight=False, width=sum(widths) + GAP * len(widths))
+    wide = Console(highlight=False, width=sum(widths) + COLUMN_GAP * len(widths))
     with wide.capture() as printed:
         wide.print(table)
     for line in printed.get().splitlines():
@@ -432,7 +450,7 @@ def _cell(value: Any) -> str:
 
 
 def print_json(facts: Any) -> None:
-    """For a script: JSON on stdout, and nothing else there."""
+    """Print JSON to stdout."""
     import json
 
     sys.stdout.write(
@@ -442,7 +460,7 @@ def print_json(facts: Any) -> None:
 
 
 def without_nan(facts: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not have: they become null."""
+    """Return the facts with None for NaN and infinities, which JSON does not have."""
     if isinstance(facts, float) and not math.isfinite(facts):
         return None
     if isinstance(facts, Mapping):

@@ -1,4 +1,4 @@
-"""`hundredfold init`: a small working project of a person's own, copied from template/ with its name put in."""
+"""`hundredfold init`: a small working project, copied from template/ under a new name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-TEMPLATE_NAME = "my_job"  # the name that the template bears
+TEMPLATE_NAME = "my_job"  # the package's name in the template, which is replaced
 FILES = (
     "__init__.py",
     "contracts.py",
@@ -24,18 +24,18 @@ FILES = (
 
 
 def scaffold(name: str, into: Path | None = None) -> Path:
-    """Make the package `name`; UsageError if the name cannot be one, or the folder is there already."""
+    """Create the package `name`; UsageError for an invalid name or an existing folder."""
     if not name.isidentifier() or not name.islower() or keyword.iskeyword(name):
         raise UsageError(
-            f"{name!r} cannot be a package's name",
+            f"{name!r} cannot be the name of a package",
             hint="wanted lower-case letters, digits and _, such as my_job",
         )
     folder = (into or Path.cwd()) / name
     if folder.exists():
-        raise UsageError(f"{folder} is there already", hint="choose another name, or remove it")
+        raise UsageError(f"{folder} already exists", hint="choose another name, or remove it")
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
         raise UsageError(
-            f"there is a module {name!r} already, which a package of that name would hide",
+            f"a module {name!r} already exists, and a package of that name would hide it",
             hint="choose another name",
         )
     template = files("hundredfold.cli") / "template"
@@ -50,13 +50,13 @@ def scaffold(name: str, into: Path | None = None) -> Path:
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}",
-            hint="go to a folder that you may write in",
+            hint="change to a folder that you can write to",
         ) from error
     return folder
 
 
 def _sample_data() -> str:
-    """Weekly sales of 60 shops and 5 products, with three rows that break the contract."""
+    """Return CSV text: weekly sales of 60 shops and 5 products, three rows outside the contract."""
     chance = random.Random(7)
     lines = ["week,shop,product,price,quantity"]
     for shop in range(60):

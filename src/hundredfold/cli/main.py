@@ -1,8 +1,8 @@
-"""A person comes in here.
+"""The command `hundredfold`.
 
-Result to stdout, words to stderr; exit 0 = done, 1 = the run failed or is held back, 2 = the words were wrong, 130 = stopped by hand.
-What costs time to import is imported by the command that needs it, so that `--help` answers at once, and a run's first
-line is reached soon: its `warm` lets processes start while the rest is imported.
+Results go to stdout, messages to stderr. Exit status: 0 done, 1 the run failed or is held, 2 usage
+error, 130 interrupted. A command imports slow modules itself, so that `--help` answers at once; a
+run starts its worker processes (`prestart`) while the rest is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,9 +54,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def app(context: click.Context) -> None:
     """Run a Python function over every unit of a table, in parallel, as a dependable pipeline."""
-    if (
-        context.invoked_subcommand is None
-    ):  # click's own no_args_is_help answers as to an error since 8.2
+    if context.invoked_subcommand is None:  # click's no_args_is_help is a usage error since 8.2
         click.echo(context.get_help())
 
 
@@ -66,25 +64,27 @@ def app(context: click.Context) -> None:
 @target_options
 @pool_options
 @as_of_option
-@click.option("--run-id", metavar="ID", help="The run's id, instead of one made from the time.")
+@click.option(
+    "--run-id", metavar="ID", show_default="made from the time", help="Id of the new run."
+)
 @click.option(
     "--max-rejected",
     multiple=True,
     metavar="NAME=LIMIT",
-    help="NAME=LIMIT: so many rows of a source (or such a share, as 0.05) may be rejected.",
+    help="Maximum rejected rows of a source: a count (3) or a fraction (0.05). Repeatable.",
 )
 @click.option(
     "--max-failed",
     metavar="LIMIT",
-    help="So many units of a model (or such a share, as 0.01) may fail.",
+    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
 )
 @click.option(
     "--batches",
     type=click.IntRange(min=1),
     metavar="N",
-    help="On AWS: about so many batches for each model, instead of as many as pay.",
+    help="On AWS: approximate number of batches per model, instead of the cheapest number.",
 )
-@click.option("--detach", is_flag=True, help="On AWS: begin the run, and do not watch it.")
+@click.option("--detach", is_flag=True, help="On AWS: start the run and return.")
 @json_option
 def run(
     job: str,
@@ -112,18 +112,18 @@ def run(
         max_failed=_parse_limit("--max-failed", max_failed) if max_failed is not None else None,
         **options,
     )
-    places = _parse_pairs("--source", source)
-    _follow(lambda callbacks: backend.run(job, places, arguments, callbacks), target, as_json)
+    locations = _parse_pairs("--source", source)
+    _follow(lambda callbacks: backend.run(job, locations, arguments, callbacks), target, as_json)
 
 
 @app.command()
 @run_argument
 @target_options
 @click.option("--all", "every", is_flag=True, help="List all runs.")
-@click.option("--watch", is_flag=True, help="On AWS: follow the run to its end.")
+@click.option("--watch", is_flag=True, help="On AWS: show progress until the run ends.")
 @json_option
 def status(run: str | None, target: Target, every: bool, watch: bool, as_json: bool) -> None:
-    """Say where a run is, what came of its rows and units, and what to do next."""
+    """Show the state of a run, counts of its rows and units, and the next commands."""
     from ..api import open_run
     from ..runs.summary import STOPPED, summarize
     from . import display
@@ -144,23 +144,23 @@ def status(run: str | None, target: Target, every: bool, watch: bool, as_json: b
     if facts["state"] in ("new", "running", STOPPED):
         display.stdout.print(
             f"\nat: {facts['step']}"
-            + ("" if facts["active"] else "   (no process is at work on it)")
+            + ("" if facts["active"] else "   (no process is executing it)")
         )
     display.show_next(_next_commands(facts, target, found.home))
 
 
 @app.command()
 @run_argument
-@click.option("--model", metavar="MODEL", help="Of this model only.")
+@click.option("--model", metavar="MODEL", help="Only this model.")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
     metavar="N",
-    help="Show so many at most.",
+    help="Maximum number to show.",
 )
-@click.option("--traceback", is_flag=True, help="Show each unit's traceback.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of each unit.")
 @target_options
 @json_option
 def failures(
@@ -179,8 +179,10 @@ def failures(
         display.print_json(rows)
         return
     for row in rows[:limit]:
+        first_line = (row["message"] or "").strip().partition("\n")[0]
         display.stdout.print(
-            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  {escape(row['error'])}: {escape((row['message'] or '').strip().partition(chr(10))[0])}"
+            f"[bold]{escape(row['model'])}  {escape(row['unit'])}[/]  {row['status']}  "
+            f"{escape(row['error'])}: {escape(first_line)}"
         )
         if traceback and row["traceback"]:
             display.stdout.print(escape(row["traceback"]))
@@ -194,32 +196,32 @@ def failures(
         [
             (
                 _command(target, "replay", first["model"], first["unit"], *older, "--pdb"),
-                "runs that unit's function here, under the debugger",
+                "calls the function on that unit, under the debugger",
             ),
             (
                 _command(target, "retry", *older[1:], NEW_CODE),
-                f"does the failed units again, once the function is {_when_fixed(target)}",
+                f"retries the failed units, once the function is {_when_fixed(target)}",
             ),
         ]
     )
 
 
 @app.command()
-@argument("model", "The model.")
+@argument("model", "Name of the model.")
 @argument(
     "key",
-    'The unit\'s key, such as "PREMIUM,Accra,1GB"; "" for a model of one unit.',
+    'Key of the unit, such as "PREMIUM,Accra,1GB"; "" for a model with one unit.',
     may_be_empty=True,
 )
-@click.option("--run", metavar="RUN", help="A run's id; the newest run, if left out.")
+@click.option("--run", metavar="RUN", help="Id of the run; the newest run if omitted.")
 @click.option(
     "--pdb",
     is_flag=True,
-    help="Under the debugger: stop at the first line; without it, nothing stops.",
+    help="Stop in the debugger at the first line of the function.",
 )
 @target_options
 def replay(model: str, key: str, run: str | None, pdb: bool, target: Target) -> None:
-    """Call a model's function here on one unit, with the rows it had in the run."""
+    """Call a model's function in this process on one unit, with the rows it had in the run."""
     from ..api import replay as replay_unit
     from . import display
 
@@ -230,10 +232,10 @@ def replay(model: str, key: str, run: str | None, pdb: bool, target: Target) -> 
 
 
 def _call(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a user's function; print what it raises as Python does, and end with exit status 1."""
+    """Call a user's function; print the traceback of an exception and exit with status 1."""
     try:
         return work(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  # an error of theirs, which is what they asked to see
+    except Exception as error:  # noqa: BLE001  # replay exists to show it
         import bdb
         import traceback
 
@@ -257,13 +259,15 @@ def _call_under_debugger(work: Callable[..., Any], *args: Any, **kwargs: Any) ->
 @target_options
 @pool_options
 @json_option
-def retry(run: str | None, target: Target, as_json: bool, **crew: Any) -> None:
-    """Do the failed and crashed units again, and the models that build on them; then go on to publish."""
+def retry(run: str | None, target: Target, as_json: bool, **options: Any) -> None:
+    """Retry the failed and crashed units and the models that depend on them, then publish."""
     from ..runs.backend import RunArguments
 
     backend = target.backend()
     backend.prestart()
-    _follow(lambda callbacks: backend.retry(run, RunArguments(**crew), callbacks), target, as_json)
+    _follow(
+        lambda callbacks: backend.retry(run, RunArguments(**options), callbacks), target, as_json
+    )
 
 
 @app.command()
@@ -274,19 +278,21 @@ def retry(run: str | None, target: Target, as_json: bool, **crew: Any) -> None:
 @pool_options
 @json_option
 def resume(
-    run: str | None, source: Sequence[str], target: Target, as_json: bool, **crew: Any
+    run: str | None, source: Sequence[str], target: Target, as_json: bool, **options: Any
 ) -> None:
-    """Go on with a run that was stopped, or whose driver died. What is done is kept.
+    """Resume a run that was stopped or whose driver died. Completed work is kept.
 
-    --source names the place of a source whose files were moved.
+    --source gives the new location of a source whose files were moved.
     """
     from ..runs.backend import RunArguments
 
     backend = target.backend()
     backend.prestart()
-    places = _parse_pairs("--source", source)
+    locations = _parse_pairs("--source", source)
     _follow(
-        lambda callbacks: backend.resume(run, RunArguments(**crew), callbacks, sources=places),
+        lambda callbacks: backend.resume(
+            run, RunArguments(**options), callbacks, sources=locations
+        ),
         target,
         as_json,
     )
@@ -296,11 +302,11 @@ def resume(
 @run_argument
 @target_options
 def cancel(run: str | None, target: Target) -> None:
-    """End a run for good. What was done stays readable."""
+    """Cancel a run permanently. Its results so far stay readable."""
     from . import display
 
     record = target.backend().cancel(run)
-    display.stdout.print(f"run {record.id} is cancelled; its files stay until you remove them")
+    display.stdout.print(f"run {record.id} is cancelled; its files remain until you remove them")
 
 
 @app.command()
@@ -308,10 +314,12 @@ def cancel(run: str | None, target: Target) -> None:
 @click.option(
     "--max-failed",
     metavar="LIMIT",
-    help="So many units of a model (or such a share) may have failed.",
+    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
 )
 @click.option(
-    "--replace-newer", is_flag=True, help="Replace the current release even if a newer run made it."
+    "--replace-newer",
+    is_flag=True,
+    help="Replace the current release even if a newer run published it.",
 )
 @new_code_option
 @target_options
@@ -319,7 +327,7 @@ def cancel(run: str | None, target: Target) -> None:
 def publish(
     run: str | None, max_failed: str | None, target: Target, as_json: bool, **decisions: Any
 ) -> None:
-    """Publish a run that its limits held back."""
+    """Publish a run that is held because it exceeded a limit."""
     from ..runs.backend import RunArguments
 
     backend = target.backend()
@@ -334,29 +342,30 @@ def publish(
 
 
 @app.command()
-@argument("job", "The job's name.")
+@argument("job", "Name of the job.")
 @click.option(
     "--to",
     type=int,
     metavar="VERSION",
-    help="The version to go to; the one that the current was built upon, if left out.",
+    help="Version to make current; the parent of the current release if omitted.",
 )
 @target_options
 def rollback(job: str, to: int | None, target: Target) -> None:
-    """Let the release that the current one replaced, or another, be the current one."""
+    """Make the parent of the current release, or another version, the current release."""
     from ..api import rollback as roll_back
     from . import display
 
     release = roll_back(job, home=target.open(job), to=to)
+    rows = ", ".join(f"{count:,} rows of {name}" for name, count in release.rows.items())
     display.stdout.print(
-        f"release {release.version} of {job} is current again (run {release.run}, {', '.join(f'{n:,} rows of {name}' for name, n in release.rows.items())})"
+        f"release {release.version} of {job} is current again (run {release.run}, {rows})"
     )
 
 
 @app.command()
 @job_argument
 @source_option
-@click.option("--model", metavar="MODEL", help="This model only; those before it run, untimed.")
+@click.option("--model", metavar="MODEL", help="Time only this model; earlier models run untimed.")
 @pool_options
 @as_of_option
 @click.option(
@@ -365,24 +374,25 @@ def rollback(job: str, to: int | None, target: Target) -> None:
     default=60.0,
     show_default=True,
     metavar="N",
-    help="So long may the run here take; the other timings together as long again. Beyond it: extrapolated.",
+    help="Time limit for the run, and again for all other timings together. Longer ones are "
+    "extrapolated.",
 )
 @json_option
 def bench(job: str, source: Sequence[str], as_json: bool, **options: Any) -> None:
-    """Is it worth it? Time a job here, and as the loops that it replaces. Nothing is kept."""
+    """Compare the time of a job on this machine with the loops that it replaces. Keeps nothing."""
     prestart_forkserver()
     from ..bench.compare import compare
     from . import bench as comparison
     from . import display
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    places = _parse_pairs("--source", source)
+    locations = _parse_pairs("--source", source)
     with display.TimingDisplay() as listener:
         try:
-            facts = compare(job, places, listener=listener, **options)
+            facts = compare(job, locations, listener=listener, **options)
         except KeyboardInterrupt:
             listener.progress_bars.stop()
-            display.stderr.print("stopped; nothing is kept")
+            display.stderr.print("stopped; nothing was kept")
             sys.exit(130)
     if as_json:
         display.print_json(facts)
@@ -391,42 +401,42 @@ def bench(job: str, source: Sequence[str], as_json: bool, **options: Any) -> Non
 
 
 @app.command()
-@argument("name", "A name for the new package, such as my_job.")
+@argument("name", "Name of the new package, such as my_job.")
 def init(name: str) -> None:
-    """Make a small working project of your own: a model, a query, a contract, sample data, a test."""
+    """Create a small working project: a model, a query, a contract, sample data and a test."""
     from . import display
     from .init import scaffold
 
     folder = scaffold(name)
-    display.stdout.print(f"made {display.relative_path(folder)}")
+    display.stdout.print(f"created {display.relative_path(folder)}")
     display.show_next(
         [
             (f"hundredfold run {name}.job:job", "runs it"),
             (f"python -m pytest {name}", "tests its function (with pytest installed)"),
-            (f"{name}/README.md", "says what to change first"),
+            (f"{name}/README.md", "describes the first changes to make"),
         ]
     )
 
 
 @app.command()
 @click.option(
-    "--size", default="demo", show_default=True, metavar="SIZE", help="demo, medium or large."
+    "--size", default="demo", show_default=True, metavar="SIZE", help="Size: demo, medium or large."
 )
 @click.option(
     "--name",
     default="tariffs",
     show_default=True,
     metavar="NAME",
-    help="Which of the installed demos.",
+    help="Name of an installed demo.",
 )
 @click.option(
-    "--data", metavar="FOLDER", help="The folder for the demo's data; below the home, if left out."
+    "--data", metavar="FOLDER", show_default="below the home", help="Folder for the data."
 )
 @home_option
 @pool_options
 @json_option
-def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **crew: Any) -> None:
-    """Make a mobile operator's data with known truth and realistic dirt, and price all of it."""
+def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **options: Any) -> None:
+    """Generate a mobile operator's data, with realistic errors and known truth, and price it."""
     target = Target(home)
     target.backend().prestart()
     from .. import api
@@ -436,18 +446,18 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
 
     found = find_demo(name)
     found.check(size)
-    Home(home)  # before anything is put into that folder
+    Home(home)  # refuses a folder that cannot be a home before anything is written to it
     folder = found.folder(data, home, size)
     with report_write_errors("--data", folder):
         folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    display.stderr.print(f"making the data of size {size} in {folder}", style="dim")
+    display.stderr.print(f"generating the data of size {size} in {folder}", style="dim")
     with report_write_errors("--data", folder):
-        places = found.make(size, folder)
-    display.stderr.print(f"made in {time.monotonic() - began:.1f} s", style="dim")
+        locations = found.make(size, folder)
+    display.stderr.print(f"generated in {time.monotonic() - began:.1f} s", style="dim")
     _follow(
         lambda callbacks: api.run(
-            found.job, places, home=home, as_of=found.as_of, callbacks=callbacks, **crew
+            found.job, locations, home=home, as_of=found.as_of, callbacks=callbacks, **options
         ),
         target,
         as_json,
@@ -455,17 +465,20 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **cre
     )
 
 
-for _command_of_a_stack in COMMANDS:
-    app.add_command(_command_of_a_stack)
+for _stack_command in COMMANDS:
+    app.add_command(_stack_command)
 
 
 def _follow(
     action: Callable[[Any], Any],
     target: Target,
     as_json: bool,
-    more: Sequence[tuple[str, str]] = (),
+    extra: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Do something long under a bar, and say at its end what has come of it; `more`: next commands beside the usual ones."""
+    """Execute a long action with a progress bar, then print the summary of its run.
+
+    more  next commands to show after the usual ones
+    """
     from ..api import open_run
     from ..runs.summary import summarize
     from . import display
@@ -493,14 +506,14 @@ def _follow(
             time.monotonic() - began,
         )
         if held is None:
-            display.show_next([*_next_commands(facts, target, found.home), *more])
+            display.show_next([*_next_commands(facts, target, found.home), *extra])
     _report_unwritten(facts, target)
     if held is not None:
         raise held
 
 
 def _report_unwritten(facts: RunSummary, target: Target) -> None:
-    """Say on stderr what became of a run whose summary could not be printed."""
+    """Report on stderr the outcome of a run whose summary could not be printed."""
     release = facts["release"]
     published = f", release {release['version']} is published" if release else ""
     outcome = f"run {facts['run']} is {facts['state']}{published}"
@@ -508,7 +521,7 @@ def _report_unwritten(facts: RunSummary, target: Target) -> None:
 
 
 def _interrupt_on_signals() -> None:
-    """Answer SIGTERM, and the loss of the terminal, like Ctrl-C. What the caller ignores (nohup) stays ignored."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, unless the caller ignores them (nohup)."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -516,7 +529,7 @@ def _interrupt_on_signals() -> None:
 
 
 def _exit_interrupted(live: Any, target: Target) -> None:
-    """Ctrl-C: say that nothing is lost, and how to go on."""
+    """Report after Ctrl-C that nothing is lost and how to continue, and exit."""
     from . import display
 
     done = (
@@ -525,82 +538,81 @@ def _exit_interrupted(live: Any, target: Target) -> None:
         else ""
     )
     if not live.run:
-        display.stderr.print("stopped before a run had begun")
+        display.stderr.print("stopped before a run had started")
     else:
         interruption = target.backend().interruption(live.run)
         display.stderr.print(f"{interruption.message}{done}")
-        display.stderr.print(
-            f"hint: {'   or end it: '.join(_command(target, *parts) for parts in interruption.commands)}"
-        )
+        commands = (_command(target, *parts) for parts in interruption.commands)
+        display.stderr.print(f"hint: {'   or end it: '.join(commands)}")
     sys.exit(130)
 
 
 def _next_commands(facts: RunSummary, target: Target, home: RunHome) -> list[tuple[str, str]]:
-    """The commands that make sense now."""
+    """Return the commands that make sense in the run's state, each with its effect."""
     run, state = facts["run"], facts["state"]
-    bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in facts["models"].values())
+    commands = [*_commands_to_continue(facts, target), *_commands_for_failures(facts, target)]
+    if state == "held":
+        commands += _commands_to_publish(facts, target)
+    release = facts["release"]
+    if release and release["current"] and release["parent"] is not None:
+        effect = f"makes release {release['parent']} current again"
+        commands.append((_command(target, "rollback", facts["job"]), effect))
+    if state == "done":
+        commands.append((_command(target, "status", run), "shows this summary again"))
+    if facts["sample"]:
+        replay = _command(target, "replay", *facts["sample"], *_run_option(run, home))
+        effect = "calls the function on one unit, with the rows it had (--pdb: in the debugger)"
+        commands.append((replay, effect))
+    return commands
+
+
+def _commands_to_continue(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
     from ..runs.summary import STOPPED
 
-    told = []
+    run, state = facts["run"], facts["state"]
     if state in ("new", "running"):
-        told.append(
-            (
-                _command(target, "status", run, *target.backend().watch_options),
-                "shows how far it is by then",
-            )
+        watch = _command(target, "status", run, *target.backend().watch_options)
+        yield watch, "shows the progress"
+        yield _command(target, "cancel", run), "ends the run permanently"
+    elif state == STOPPED:
+        yield _command(target, "resume", run), "continues where the driver stopped"
+    elif state == "failed":
+        yield _command(target, "resume", run), "continues, once the cause is fixed"
+
+
+def _commands_for_failures(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
+    run, not_ok = facts["run"], _units_not_ok(facts)
+    if not_ok:
+        yield _command(target, "failures", run), f"shows why {not_ok:,} units failed"
+        yield (
+            _command(target, "retry", run, NEW_CODE),
+            f"retries them, once the function is {_when_fixed(target)}",
         )
-        told.append((_command(target, "cancel", run), "ends it for good"))
-    if state == STOPPED:
-        told.append((_command(target, "resume", run), "goes on where the driver stopped"))
-    if state == "failed":
-        told.append((_command(target, "resume", run), "goes on, once the cause is mended"))
-    if bad:
-        told.append((_command(target, "failures", run), f"shows why {bad:,} units failed"))
-        told.append(
-            (
-                _command(target, "retry", run, NEW_CODE),
-                f"does them again, once the function is {_when_fixed(target)}",
-            )
-        )
-    if state == "held" and "made by a newer run" in facts["reason"]:
-        told.append(
-            (
-                _command(target, "publish", run, "--replace-newer"),
-                "replaces the newer run's release all the same",
-            )
-        )
-    elif state == "held" and bad and any(m.get("ok") for m in facts["models"].values()):
-        told.append(
-            (_command(target, "publish", run, "--max-failed", str(bad)), "publishes without them")
-        )
-    elif state == "held" and not bad:
-        told.append(
-            (
-                _command(target, "resume", run),
-                "publishes, once the query or the contract of what is published is mended",
-            )
-        )
-    if facts["release"] and facts["release"]["current"] and facts["release"]["parent"] is not None:
-        told.append(
-            (
-                _command(target, "rollback", facts["job"]),
-                f"makes release {facts['release']['parent']} the current one again",
-            )
-        )
-    if state == "done":
-        told.append((_command(target, "status", run), "shows this again"))
-    if facts["sample"]:
-        told.append(
-            (
-                _command(target, "replay", *facts["sample"], *_run_option(run, home)),
-                "runs one unit's function here, with the rows it had (--pdb: under the debugger)",
-            )
-        )
-    return told
+
+
+def _commands_to_publish(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
+    """Yield the command that publishes a held run."""
+    run, not_ok = facts["run"], _units_not_ok(facts)
+    if "made by a newer run" in facts["reason"]:
+        command = _command(target, "publish", run, "--replace-newer")
+        yield command, "replaces the newer run's release anyway"
+    elif not not_ok:
+        command = _command(target, "resume", run)
+        yield command, "publishes, once the query or the contract of the release is fixed"
+    elif any(counts.get("ok") for counts in facts["models"].values()):
+        command = _command(target, "publish", run, "--max-failed", str(not_ok))
+        yield command, "publishes without them"
+
+
+def _units_not_ok(facts: RunSummary) -> int:
+    """Return the number of units that failed or crashed."""
+    return sum(
+        counts.get("failed", 0) + counts.get("crashed", 0) for counts in facts["models"].values()
+    )
 
 
 def _run_option(run: str, home: RunHome) -> list[str]:
-    """The option that names a run, where leaving it out would name a newer one."""
+    """Return the option that names a run; none for the newest run, which is the default."""
     from ..runs.run import newest_run
 
     return [] if newest_run(home).id == run else ["--run", run]
@@ -650,41 +662,41 @@ def _list_runs(home: RunHome, as_json: bool) -> None:
 
 
 def _parse_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, several of them; UsageError for what is not."""
+    """Parse NAME=VALUE texts; raise UsageError for any other text and for a repeated name."""
     pairs: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
+            example = "sales=data/sales.csv" if option == "--source" else "sales=0.05"
             raise UsageError(
-                f"{option} is {text!r}, wanted NAME=VALUE",
-                hint=f"such as {option} sales=data/sales.csv"
-                if option == "--source"
-                else f"such as {option} sales=0.05",
+                f"{option} is {text!r}, wanted NAME=VALUE", hint=f"such as {option} {example}"
             )
         if name in pairs:
             raise UsageError(
                 f"{option} names {name} twice: {pairs[name]} and {value}",
-                hint="name one place; a glob in quotes or a folder can be many files",
+                hint="name one location; a quoted glob or a folder can be many files",
             )
         pairs[name] = value
     return pairs
 
 
-def _parse_limit(what: str, text: str) -> float:
-    """A count or a share."""
+def _parse_limit(option: str, text: str) -> float:
+    """Parse a limit: a count, or a fraction between 0 and 1."""
     try:
         return int(text)
     except ValueError:
         pass
     try:
-        share = float(text)
+        fraction = float(text)
     except ValueError:
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise UsageError(f"{what} is {text!r}, wanted a count such as 3, or a share such as 0.05")
-    return share
+        fraction = -1.0
+    if not 0.0 <= fraction <= 1.0:
+        raise UsageError(
+            f"{option} is {text!r}, wanted a count such as 3, or a fraction such as 0.05"
+        )
+    return fraction
 
 
 def main() -> None:
-    """The command `hundredfold`."""
+    """Run the command `hundredfold`."""
     invoke(app, "hundredfold")

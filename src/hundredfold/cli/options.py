@@ -1,4 +1,8 @@
-"""The words of the command line that several commands take, and how help tells of them."""
+"""Options and arguments that several commands share, and how a command line is run.
+
+`invoke` runs a group of commands: it protects the standard streams, prints every error in one form
+(`error:`, then `hint:`), and ends the process with the exit status.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +26,29 @@ if TYPE_CHECKING:
     from ..ports.interfaces import RunHome
     from ..runs.backend import Backend
 
-DEFAULT_HOME = ".hundredfold"  # where runs are kept
+DEFAULT_HOME = ".hundredfold"
+MAX_HELP_WIDTH = 100  # columns of --help; fewer in a narrower terminal
 
 
 class Argument(click.Argument):
-    """An argument that the help tells of. Only the newest click has such a thing itself. `may_be_empty`: "" is a value of it."""
+    """An argument with a line of help, which click has only in its newest versions.
 
-    def __init__(self, *words: Any, about: str, may_be_empty: bool = False, **options: Any) -> None:
-        super().__init__(*words, **options)
+    may_be_empty  accept "" as a value
+    """
+
+    def __init__(
+        self, *declarations: Any, about: str, may_be_empty: bool = False, **options: Any
+    ) -> None:
+        super().__init__(*declarations, **options)
         self.about, self.may_be_empty = about, may_be_empty
 
 
 class Command(click.Command):
-    """A command whose help tells its arguments, then its options."""
+    """A command whose help lists its arguments, then its options."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        with augment_usage_errors(
-            context
-        ):  # of an option without its value, click would not say whose it is
+        # without this, click does not name the command when an option lacks its value
+        with augment_usage_errors(context):
             rest = super().parse_args(context, args)
         if not context.resilient_parsing:
             for parameter in self.params:
@@ -57,23 +66,26 @@ class Command(click.Command):
 
 
 def _refuse_empty(context: click.Context, parameter: click.Parameter) -> None:
-    """Raise UsageError for a value that is given and blank: it would be taken for one that is left out, as the newest run."""
+    """Raise UsageError for a blank value on the command line.
+
+    A blank value would otherwise mean the same as none: the newest run, for one.
+    """
+    if getattr(parameter, "may_be_empty", False):
+        return
     given = context.params.get(parameter.name or "")
     values = given if isinstance(given, tuple) else (given,)
     typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    if (
-        typed
-        and not getattr(parameter, "may_be_empty", False)
-        and any(isinstance(v, str) and not v.strip() for v in values)
-    ):
+    if typed and any(isinstance(value, str) and not value.strip() for value in values):
+        is_option = isinstance(parameter, click.Option)
+        name = max(parameter.opts, key=len) if is_option else parameter.human_readable_name
         raise UsageError(
-            f"{max(parameter.opts, key=len) if isinstance(parameter, click.Option) else parameter.human_readable_name} is empty",
-            hint="give a value, or leave it out; a shell variable that is not set gives an empty text",
+            f"{name} is empty",
+            hint="give a value, or omit it; an unset shell variable expands to an empty text",
         )
 
 
 class Group(click.Group):
-    """Commands in the order in which they are declared, each told in full."""
+    """A group that lists its commands in the order of declaration, each with a summary."""
 
     command_class = Command
 
@@ -82,45 +94,51 @@ class Group(click.Group):
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, command.help or "") for name, command in self.commands.items()]
-            )
+            formatter.write_dl([(name, summary(each)) for name, each in self.commands.items()])
+
+
+def summary(command: click.Command) -> str:
+    """Return the first paragraph of a command's help."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
 
 
 def argument(name: str, about: str, **options: Any) -> Callable[[Any], Any]:
-    """A command's argument, with its line of help."""
+    """Return a decorator that adds an argument with its line of help to a command."""
     return click.argument(name, cls=Argument, about=about, **options)
 
 
 @contextmanager
 def report_write_errors(option: str, folder: Path) -> Iterator[None]:
-    """Let what the system reports about a folder that an option names, and is written into, be a UsageError."""
-    place = folder.absolute()
+    """Raise UsageError if the folder that an option names cannot be written.
+
+    Errors of the system about other paths are raised as they are.
+    """
+    path = folder.absolute()
     try:
-        above = next(each for each in (place, *place.parents) if os.path.lexists(each))
-        if not above.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+        existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
         yield
     except OSError as error:
-        at = Path(os.fsdecode(error.filename or place)).absolute()
-        if not (at.is_relative_to(place) or place.is_relative_to(at)):
+        failed = Path(os.fsdecode(error.filename or path)).absolute()
+        if not (failed.is_relative_to(path) or path.is_relative_to(failed)):
             raise
         raise UsageError(
-            f"{option} {folder} cannot be written: {at}: {error.strerror}",
-            hint=f"name a folder that you may write in with {option}",
+            f"{option} {folder} cannot be written: {failed}: {error.strerror}",
+            hint=f"name a folder that you can write to with {option}",
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where runs are kept: in a folder of this machine, or by a stack on AWS."""
+    """The backend that the options name: a home folder on this machine, or a stack on AWS."""
 
     home: str = DEFAULT_HOME
     name: str = "local"
     stack: str | None = None
 
     def backend(self) -> Backend:
-        """The backend that the options name; UsageError where what it needs is not installed."""
+        """Return the backend; UsageError if the packages that it needs are not installed."""
         from ..api import backend_of
 
         return (
@@ -131,16 +149,19 @@ class Target:
 
     @property
     def cli_options(self) -> list[str]:
-        """The options that say the same again."""
+        """The options that name this target again, for commands that are shown to the user."""
         return self.backend().cli_options
 
     def open(self, job: str | None = None) -> RunHome:
-        """The home of its runs, which must be there."""
+        """Return the home of its runs, which must exist."""
         return self.backend().open_home(job)
 
 
 def target_options(command: Any) -> Any:
-    """--home, --backend and --stack, handed on as `where`; what an error advises to do is told with them."""
+    """Add --home, --backend and --stack, which the command receives as `target`.
+
+    Commands in the hint of an error get the same options.
+    """
 
     @wraps(command)
     def wrapper(home: str, backend: str, stack: str | None, **options: Any) -> Any:
@@ -155,7 +176,7 @@ def target_options(command: Any) -> Any:
 
 
 def pool_options(command: Any) -> Any:
-    """--workers and --memory."""
+    """Add --workers and --memory."""
     return workers_option(memory_option(command))
 
 
@@ -171,7 +192,7 @@ def _complete_files(
 def _complete_run_ids(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[Any]:
-    """The ids of the runs of this machine's home, newest first, for a shell's completion."""
+    """Return the ids of local runs, newest first, for completion by the shell."""
     from click.shell_completion import CompletionItem
 
     home = str(context.params.get("home") or DEFAULT_HOME)
@@ -186,15 +207,16 @@ def _complete_run_ids(
     ]
 
 
-# what several commands take; what a command only hands on, it takes as **crew or **how
+# shared by several commands; values that a command only passes on arrive in its **options
 job_argument = argument(
     "job",
-    "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. The attribute can be left out where there is one job.",
+    "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. "
+    "The attribute can be omitted if the module has only one job.",
     shell_complete=_complete_files,
 )
 run_argument = argument(
     "run",
-    "A run's id; the newest run, if left out.",
+    "Id of the run; the newest run if omitted.",
     required=False,
     shell_complete=_complete_run_ids,
 )
@@ -203,10 +225,13 @@ source_option = click.option(
     "-s",
     multiple=True,
     metavar="NAME=PATH",
-    help="NAME=PATH: where a source's rows are (a file, a glob in quotes, a folder). Can be given again.",
+    help="Location of a source's rows: a file, a quoted glob or a folder. Repeatable.",
 )
 as_of_option = click.option(
-    "--as-of", metavar="TIME", help="What counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00."
+    "--as-of",
+    metavar="TIME",
+    show_default="now",
+    help="Time that counts as now, in UTC: 2026-06-30 or 2026-06-30T12:00.",
 )
 home_option = click.option(
     "--home",
@@ -215,45 +240,50 @@ home_option = click.option(
     show_default=True,
     show_envvar=True,
     metavar="FOLDER",
-    help="The folder that keeps the runs.",
+    help="Folder that keeps the runs.",
 )
 backend_option = click.option(
     "--backend",
     type=click.Choice(["local", "aws"]),
     default="local",
     show_default=True,
-    help="On this machine, or on AWS, where the job was deployed.",
+    help="This machine, or the stack on AWS to which the job was deployed.",
 )
 stack_option = click.option(
     "--stack",
     envvar="HUNDREDFOLD_STACK",
     show_envvar=True,
     metavar="NAME",
-    help="The stack on AWS; that of the job, or the only one, if left out.",
+    help="Stack on AWS; the job's own stack, or the only one, if omitted.",
 )
 workers_option = click.option(
-    "--workers", type=int, metavar="N", help="Worker processes; one for each core, if left out."
+    "--workers",
+    type=int,
+    metavar="N",
+    show_default="one per core",
+    help="Number of worker processes.",
 )
 memory_option = click.option(
     "--memory",
     metavar="SIZE",
-    help="Memory for all processes together, such as 2GB; 70 % of the machine's, if left out.",
+    show_default="70 % of the machine's",
+    help="Memory for all processes together, such as 2GB.",
 )
 new_code_option = click.option(
     NEW_CODE,
     is_flag=True,
-    help="Go on with other code than the run began with. Units that are done keep theirs. On AWS: other code than was deployed then.",
+    help="Continue although the code differs from the run's (on AWS: from the code that was "
+    "deployed then). Units that are done keep their results.",
 )
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON to stdout, for a script."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 
 
 def invoke(app: click.Group, name: str) -> None:
-    """Run a command line, and end the process with its status.
+    """Run a command line, and end the process with its exit status.
 
-    0: done. 1: it failed, or its result could not be written. 2: the command line was wrong. 130: stopped by hand.
+    0: done. 1: failed, or the result could not be written. 2: usage error. 130: interrupted.
     """
+    app.context_settings.setdefault("max_content_width", MAX_HELP_WIDTH)
     streams.protect()
     _complete(app, name)
     code = _exit_code(app, name)
@@ -280,13 +310,16 @@ def _exit_code(app: click.Group, name: str) -> Any:
         return 130
     except SystemExit as end:
         return end.code
-    except Exception as error:  # noqa: BLE001  # no traceback reaches a person; it is kept for whoever looks for the cause
+    except Exception as error:  # noqa: BLE001  # its traceback goes to a file, not to the terminal
         return _print_error(_unexpected(error))
     return 0
 
 
 def _complete(app: click.Group, name: str) -> None:
-    """Answer a shell that asks for completions or for its completion script, as click's own `main` does, and end."""
+    """Answer a shell's request for completions or for the completion script, and exit.
+
+    Click's own `main` does the same.
+    """
     variable = f"_{name}_COMPLETE".replace("-", "_").upper()
     if instruction := os.environ.get(variable):
         from click.shell_completion import shell_complete
@@ -295,7 +328,7 @@ def _complete(app: click.Group, name: str) -> None:
 
 
 def report_unprinted_result(outcome: str, hint: str) -> None:
-    """Report once on stderr that a command's result was not printed, and what became of its work.
+    """Report once on stderr that a command's result was not printed, and the outcome of its work.
 
     The exit status stays that of the work: a run that was published is published.
     """
@@ -310,7 +343,7 @@ def report_unprinted_result(outcome: str, hint: str) -> None:
 
 
 def _print_error(error: HundredfoldError) -> int:
-    """Print an error, and return its exit status."""
+    """Print an error and return its exit status."""
     from . import display
 
     display.show_error(error)
@@ -318,7 +351,7 @@ def _print_error(error: HundredfoldError) -> int:
 
 
 def _unexpected(error: Exception) -> HundredfoldError:
-    """Return an error that is not ours as one line, with the file that keeps its traceback."""
+    """Convert an unexpected exception to one line and the path of the file with its traceback."""
     log = next(
         (
             note.removeprefix(TRACEBACK_HINT)
@@ -349,7 +382,7 @@ def _unexpected(error: Exception) -> HundredfoldError:
 
 
 def _as_usage_error(error: click.UsageError, name: str) -> UsageError:
-    """What click finds wrong with the words is told as every other error is."""
+    """Convert click's usage error to the form of every other error."""
     command = error.ctx.command_path if error.ctx else name
     usage = (
         [" ".join(["usage:", command, *error.ctx.command.collect_usage_pieces(error.ctx)])]

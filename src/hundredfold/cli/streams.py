@@ -1,8 +1,9 @@
-"""Standard output and standard error that a run outlives: a full disk, a closed pipe, a closed descriptor.
+"""Standard streams whose failure does not stop a run: a full disk, a closed pipe or descriptor.
 
-A command's work must not fail because somebody piped its messages into `head`, or because the disk that holds its log is
-full. So what cannot be written is dropped, and remembered: whoever asks for `result_error` can then report that the
-result was not printed. A reader that went away (EPIPE) is no error: it had enough.
+A command must not fail because its messages are piped into `head`, or because the disk that holds
+its log is full. Output that cannot be written is dropped, and the error is kept: `result_error`
+returns it, so that the command can report that its result was not printed. A closed pipe (EPIPE) is
+no error: its reader needs no more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 
 
 class SurvivingFile(io.FileIO):
-    """A descriptor whose failed writes are dropped and remembered instead of raised."""
+    """A descriptor that drops failed writes and keeps the error instead of raising it."""
 
     error: OSError | None = None
 
@@ -37,13 +38,13 @@ class SurvivingFile(io.FileIO):
 
 @dataclass
 class StandardStreams:
-    """The process's stdout and stderr, after `protect`. None where Python has none of its own to protect."""
+    """The process's stdout and stderr after `protect`; None if a stream has no descriptor."""
 
     stdout: SurvivingFile | None = None
     stderr: SurvivingFile | None = None
 
     def result_error(self) -> OSError | None:
-        """Return why the result could not be written to stdout, once; None if it was, or if its reader went away."""
+        """Return the error of writing to stdout, once; None without error or for a closed pipe."""
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         if self.stdout is None or self.stdout.error is None:
@@ -56,7 +57,7 @@ streams = StandardStreams()
 
 
 def protect() -> None:
-    """Make this process's standard streams survive errors; the start of a command calls it once."""
+    """Make this process's standard streams survive errors; called once, when a command starts."""
     _fill_closed_descriptors()
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
@@ -67,12 +68,15 @@ def protect() -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Open the null device where 0, 1 or 2 is closed: else the next file opened would become stdout, and be written to."""
+    """Open the null device for closed descriptors 0 to 2.
+
+    Otherwise the next file to be opened would become stdout and receive its output.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
             os.set_inheritable(null, True)  # child processes must find it open as well
             if null != descriptor:
                 os.dup2(null, descriptor)
@@ -89,7 +93,7 @@ def _fill_closed_descriptors() -> None:
 
 
 def _raw_file(stream: Any) -> SurvivingFile | None:
-    """The stream's descriptor; None where it has none, as under a test that captures it."""
+    """Return the stream's descriptor; None if it has none, as in a test that captures it."""
     try:
         descriptor = stream.fileno()
         stream.flush()
@@ -99,7 +103,10 @@ def _raw_file(stream: Any) -> SurvivingFile | None:
 
 
 def _text_stream(raw: SurvivingFile, like: TextIO | None) -> TextIO:
-    """Text over the descriptor. A character that the encoding lacks is escaped: no unit's name may end a command."""
+    """Return a text stream over the descriptor.
+
+    Characters that the encoding lacks are escaped: the name of a unit must not stop a command.
+    """
     encoding = getattr(like, "encoding", None) or "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
