@@ -1,16 +1,17 @@
-"""Hundredfold runs one Python function over every unit of a table, in parallel, as a dependable pipeline.
+"""Hundredfold runs a Python function over every unit of a table, in parallel, as a pipeline.
 
     from hundredfold import Job, Model, Source, run
 
-The face: Job, Model, Source, Csv, Publish; run, and what can be done with a Run afterwards; Unit and Units, the light forms of
-rows; HundredfoldError, the root of all errors.  Names are loaded when they are first used, so that importing costs little.
+Public names: Job, Model, Source, Csv, Publish; run, and the actions on a Run; Unit and Units, the
+light forms of rows; HundredfoldError, the root of all errors. Names are loaded at their first use,
+so that the import is cheap.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import import_times as _imported  # noqa: F401  # first: it records when modules are imported from here on
+from . import import_times as _imported  # noqa: F401  # first, to record all imports
 from ._package import VERSION
 from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
@@ -26,18 +27,19 @@ __all__ = [
     "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 
-_LATER = {
+_MODULE_OF = {  # modules of the names that are loaded at their first use
     "Unit": "data.batch", "Units": "data.batch", "Rows": "runs.run", "Run": "runs.run",
-    **dict.fromkeys(("cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run"), "api"),
+    "cancel": "api", "open_run": "api", "publish": "api", "replay": "api", "resume": "api",
+    "retry": "api", "rollback": "api", "run": "api",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'hundredfold' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

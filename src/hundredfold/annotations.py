@@ -1,11 +1,12 @@
-"""Annotations as Python gives them, on every supported version, reduced to the types that they stand for.
+"""Annotations reduced to the types that they denote, on every supported version of Python.
 
-A type can be written as an alias (`type X = ...`, which NumPy 2.5's NDArray is too), a NewType, an Annotated, a text, or
-a forward reference.  Whoever reads an annotation asks here first, so that all of these mean the same everywhere.
+A type can be written as an alias (`type X = ...`, such as NDArray of NumPy 2.5), a NewType, an
+Annotated, a string or a forward reference. Every reader of annotations uses this module, so that
+all of these mean the same everywhere.
 
-A function can be a method, a partial, a callable object or decorated: its signature is read through all of these, and the
-texts in it are evaluated where the function that was written stands.  What cannot be evaluated stays text, and the reader
-decides whether the text may be ignored.
+A function can be a method, a partial, a callable object or decorated: its signature is read through
+all of these, and strings in it are evaluated in the module of the written function. A string that
+cannot be evaluated is returned as it is, and the reader decides whether it can be ignored.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-MAX_NESTING = 50  # aliases of aliases; one that names itself is longer than any limit
-QUALIFIERS = (
-    "Required",
-    "ReadOnly",
-    "Final",
-)  # which say something about a field, and nothing about its type
+MAX_NESTING = 50  # aliases of aliases; an alias of itself exceeds any limit
+QUALIFIERS = ("Required", "ReadOnly", "Final")  # describe a field, not its type
 
 
 def bare(annotation: Any) -> Any:
-    """Return the type that an annotation stands for, without aliases, NewTypes and qualifiers around it.
+    """Return the type of an annotation without aliases, NewTypes and qualifiers around it.
 
-    Annotated stays, since its metadata belongs to the reader. Raises:
+    Annotated is kept, since its metadata is for the reader.
+
+    Raises:
         TypeError: the alias cannot be evaluated, or is defined by itself.
     """
     for _ in range(MAX_NESTING):
@@ -48,7 +47,7 @@ def bare(annotation: Any) -> Any:
 
 
 def without_metadata(annotation: Any) -> Any:
-    """Return the type that an annotation stands for, without what Annotated adds to it."""
+    """Return the type of an annotation without the metadata of Annotated."""
     annotation = bare(annotation)
     while get_origin(annotation) is Annotated:
         annotation = bare(get_args(annotation)[0])
@@ -56,10 +55,10 @@ def without_metadata(annotation: Any) -> Any:
 
 
 def one_type(annotation: Any) -> Any:
-    """Return the one type that an annotation stands for, whether or not None can be in its place; the bound of a TypeVar.
+    """Return the one type of an annotation, without None; for a TypeVar, that of its bound.
 
     Raises:
-        TypeError: it can be several types.
+        TypeError: the annotation allows several types.
     """
     annotation = without_metadata(annotation)
     if isinstance(annotation, TypeVar):
@@ -73,7 +72,7 @@ def one_type(annotation: Any) -> Any:
 
 
 def _is_alias(annotation: Any) -> bool:
-    """Whether it is a `type X = ...`: typing's, or that of typing_extensions."""
+    """Return whether it is a `type X = ...`, of typing or of typing_extensions."""
     return type(annotation).__name__ == "TypeAliasType"
 
 
@@ -82,13 +81,13 @@ def _value_of(alias: Any) -> Any:
         value = alias.__value__
         if isinstance(value, str):
             value = evaluated(value, vars(sys.modules.get(alias.__module__, typing)), {})
-    except Exception as error:  # whatever evaluating the user's alias raises
+    except Exception as error:  # code of the user
         raise TypeError(f"the alias {alias} cannot be evaluated ({error})") from error
     return value
 
 
 def _with_arguments(alias: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return a generic alias' value for these arguments: `type Pair[T] = tuple[T, T]`, Pair[int]."""
+    """Return the value of a generic alias: tuple[int, int] for Pair[int], `type Pair[T] = ...`."""
     value, parameters = _value_of(alias), alias.__type_params__
     defaults = [
         getattr(parameter, "__default__", Any) for parameter in parameters[len(arguments) :]
@@ -104,21 +103,19 @@ def _with_arguments(alias: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def evaluated(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
-    """Return an annotation with the texts in it evaluated; raises what evaluating them raises."""
+    """Return an annotation with its strings evaluated; exceptions of the evaluation are raised."""
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     return typing.get_type_hints(holder, dict(names), dict(local_names), include_extras=True)["it"]
 
 
 def signature_of(work: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of anything that can be called, its annotations as they were written.
+    """Return the signature of a callable, with its annotations as they were written.
 
     Raises:
-        TypeError, ValueError: it has none that Python can read.
+        TypeError, ValueError: Python cannot read a signature.
     """
-    if sys.version_info >= (
-        3,
-        14,
-    ):  # annotations are evaluated when they are asked for, and a name may be missing
+    # Python 3.14 evaluates annotations when they are read, and a name can be missing then
+    if sys.version_info >= (3, 14):
         import annotationlib
 
         return inspect.signature(work, annotation_format=annotationlib.Format.FORWARDREF)
@@ -126,7 +123,10 @@ def signature_of(work: Callable[..., Any]) -> inspect.Signature:
 
 
 def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotation of each parameter, and of `return` last; None without one, and a text where it cannot be evaluated."""
+    """Return the annotation of each parameter, and of `return` last.
+
+    None without an annotation, and a string if it cannot be evaluated.
+    """
     signature = signature_of(work)
     names, local_names = _names_around(work)
     found = {name: parameter.annotation for name, parameter in signature.parameters.items()}
@@ -138,30 +138,32 @@ def annotations_of(work: Callable[..., Any]) -> dict[str, Any]:
 
 
 def unevaluated(annotation: Any) -> str | None:
-    """Return the text of an annotation that could not be evaluated, in whole or in a part; None if all of it was."""
+    """Return a string of an annotation that was not evaluated; None if all of it was."""
     if isinstance(annotation, str):
         return annotation
     reference = getattr(annotation, "__forward_arg__", None)
     if isinstance(reference, str):
         return reference
     origin, parts = get_origin(annotation), get_args(annotation)
-    parts = (
-        () if origin is Literal else parts[:1] if origin is Annotated else parts
-    )  # whose texts are values
+    # strings in Literal and in the metadata of Annotated are values
+    parts = () if origin is Literal else parts[:1] if origin is Annotated else parts
     return next((text for part in parts if (text := unevaluated(part))), None)
 
 
 def is_async(work: Callable[..., Any]) -> bool:
-    """Return whether calling it gives an awaitable or an asynchronous iterator in place of a value."""
+    """Return whether a call returns an awaitable or an asynchronous iterator instead of a value."""
     while isinstance(work, functools.partial):
         work = work.func
     if not inspect.isroutine(work) and not isinstance(work, type):
-        work = getattr(type(work), "__call__", work)  # noqa: B004  # the method is what is asked for
+        work = getattr(type(work), "__call__", work)  # noqa: B004  # the method itself
     return inspect.iscoroutinefunction(work) or inspect.isasyncgenfunction(work)
 
 
 def written_function(work: Callable[..., Any]) -> types.FunctionType | None:
-    """Return the function at the bottom of methods, partials, callable objects and decorators that name what they wrap."""
+    """Return the innermost function of methods, partials, callable objects and decorators.
+
+    Decorators are followed if they set `__wrapped__`, as functools.wraps does.
+    """
     for layer in _layers(work):
         if isinstance(layer, types.FunctionType) and not hasattr(layer, "__wrapped__"):
             return layer
@@ -169,7 +171,10 @@ def written_function(work: Callable[..., Any]) -> types.FunctionType | None:
 
 
 def enclosed_functions(work: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Yield the functions that a callable holds on to, and may pass its call on to, as a decorator without functools.wraps does."""
+    """Yield the functions that a callable holds and can call.
+
+    A decorator without functools.wraps holds its function in this way.
+    """
     for layer in _layers(work):
         held: list[Any] = []
         if isinstance(layer, functools.partial):
@@ -182,7 +187,7 @@ def enclosed_functions(work: Callable[..., Any]) -> Iterator[Callable[..., Any]]
 
 
 def _layers(work: Any) -> Iterator[Any]:
-    """Yield a callable, what it is made of, and so on down to a plain function."""
+    """Yield a callable, then the callable that it wraps, and so on down to a plain function."""
     for _ in range(MAX_NESTING):
         yield work
         partial_method = getattr(work, "__partialmethod__", None) or getattr(
@@ -195,7 +200,8 @@ def _layers(work: Any) -> Iterator[Any]:
         elif isinstance(work, types.MethodType | staticmethod | classmethod):
             work = work.__func__
         elif isinstance(work, type):
-            work = work.__init__ if isinstance(work.__init__, types.FunctionType) else work.__new__  # type: ignore[misc]
+            own_init = isinstance(work.__init__, types.FunctionType)  # type: ignore[misc]
+            work = work.__init__ if own_init else work.__new__  # type: ignore[misc]
         elif hasattr(work, "__wrapped__"):
             work = work.__wrapped__
         elif not inspect.isroutine(work) and isinstance(
@@ -208,7 +214,7 @@ def _layers(work: Any) -> Iterator[Any]:
 
 
 def _names_around(work: Callable[..., Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """Return the names that an annotation of a callable can use: those of its module, and those nearer to it."""
+    """Return the names that an annotation of a callable can use: global ones and local ones."""
     function = written_function(work)
     if function is None:
         return {}, {}
@@ -231,5 +237,5 @@ def _closure(function: types.FunctionType) -> dict[str, Any]:
 def _evaluated(annotation: Any, names: Mapping[str, Any], local_names: Mapping[str, Any]) -> Any:
     try:
         return evaluated(annotation, names, local_names)
-    except Exception:  # noqa: BLE001  # whatever evaluating the user's annotation raises, its text is left
+    except Exception:  # noqa: BLE001  # code of the user; the string remains
         return unevaluated(annotation) or annotation

@@ -1,7 +1,7 @@
 """The Python API: the same functions for every backend.
 
-`backend="local"` runs in processes of this machine and keeps the runs in the folder `home`; `backend="aws"` runs a deployed
-job on the stack `stack` (the job's own, if it is not named).
+`backend="local"` executes runs in processes of this machine and keeps them in the folder `home`.
+`backend="aws"` executes runs of a deployed job on the stack `stack` (by default the job's own).
 """
 
 from __future__ import annotations
@@ -44,21 +44,25 @@ def run(
 ) -> Run:
     """Run a job from its sources to its release.
 
-    job          a Job, or "module:attribute", or "path/to/file.py:attribute"; on AWS one of the latter two, deployed before
-    sources      {name: place}: a path, glob or folder, or (locally) a pandas, polars or Arrow table; those left out use
-                 Source.path. On AWS also s3://BUCKET/KEY and glue://DATABASE/TABLE; files of this machine are uploaded
+    job          a Job, or "module:attribute", or "path/to/file.py:attribute"; on AWS one of the
+                 latter two, deployed before
+    sources      {name: location}: a path, glob or folder, or (locally) a pandas, polars or Arrow
+                 table; Source.path is the default. On AWS also s3://BUCKET/KEY and
+                 glue://DATABASE/TABLE; local files are uploaded
     backend      "local" or "aws"
-    home, stack  where the runs are kept: a folder, or the name of a stack on AWS
-    workers      local: processes (one for each core)
-    memory       local: "2GB", for the warehouse, the driver and the workers together (0.7 of the machine's)
-    batches      aws: about so many for each model
-    wait         aws: False begins the run and does not follow it
-    as_of        the moment that counts as now for the checks and the release (now)
+    home, stack  location of the runs: a folder, or the name of a stack on AWS
+    workers      local: number of processes (default: one per core)
+    memory       local: "2GB", for the warehouse, the driver and the workers together
+                 (default: 0.7 of the machine's)
+    batches      aws: approximate number of batches per model
+    wait         aws: False starts the run and returns
+    as_of        the time that counts as now, for the checks and the release (default: now)
     max_rejected, max_failed   limits for this run instead of the declared ones
-    callbacks    an object whose methods are called as the run goes on (hundredfold.pipeline.runner.RunCallbacks)
+    callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
-    Returns the Run. Raises what stopped it, with the way on in its `hint`; PublishRefused if more units failed than the
-    limit allows (then `open_run(run_id)` gives the Run, whose results and failures are there).
+    Returns the Run. Raises the error that stopped it, with the next action in its `hint`.
+    PublishRefused means that more units failed than the limit allows: the results and failures are
+    stored, and `open_run(run_id)` returns the Run.
     """
     arguments = RunArguments(
         workers=workers,
@@ -89,10 +93,13 @@ def resume(
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
-    """Go on with a run (the newest) that was stopped or whose driver died: what is done is kept.
+    """Resume a run (default: the newest) that was stopped or whose driver died.
 
-    sources: {name: path} of sources whose files were moved (local).
-    accept_new_code: go on with other code than the run began with; the units that are done keep theirs.
+    Completed work is kept.
+
+    sources          {name: path} of sources whose files were moved (local)
+    accept_new_code  continue although the code differs from the run's; completed units keep their
+                     results
     """
     arguments = RunArguments(
         workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
@@ -115,10 +122,12 @@ def retry(
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
-    """Do the failed and crashed units of a run (the newest) again, with the function as it is now, and what builds on them; then
-    go on to publish.
+    """Retry the failed and crashed units of a run (default: the newest), then publish.
 
-    accept_new_code: do so with other code than the run began with; the units that are done keep theirs.
+    They are computed with the current function, and so are models that depend on them.
+
+    accept_new_code  continue although the code differs from the run's; completed units keep their
+                     results
     """
     arguments = RunArguments(
         workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
@@ -141,9 +150,10 @@ def publish(
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
-    """Go on with a run (the newest) that its limits held back, under another limit.
+    """Publish a run (default: the newest) that is held because it exceeded a limit.
 
-    replace_newer: its release may replace that of a run that was created later.
+    max_failed     the new limit
+    replace_newer  allow the release to replace that of a run that was created later
     """
     arguments = RunArguments(
         max_failed=max_failed,
@@ -163,7 +173,10 @@ def cancel(
     home: str | Path = DEFAULT_HOME,
     stack: str | None = None,
 ) -> Record:
-    """End a run (the newest) for good; its driver, wherever it is, stops within a second. What was done stays readable."""
+    """Cancel a run (default: the newest) permanently; its driver stops within a second.
+
+    Its results so far stay readable.
+    """
     return backend_of(backend, home, stack).cancel(run_id)
 
 
@@ -175,10 +188,10 @@ def rollback(
     stack: str | None = None,
     to: int | None = None,
 ) -> Release:
-    """Let the pointer name the release that the current one was built upon, or version `to`."""
-    there = _open(backend, home, stack, check_job_name(job))
-    with there.publishing(job):
-        return roll_back(job, there.store, to)
+    """Make the parent of the current release, or version `to`, the current release."""
+    opened = _open(backend, home, stack, check_job_name(job))
+    with opened.publishing(job):
+        return roll_back(job, opened.store, to)
 
 
 def open_run(
@@ -188,9 +201,9 @@ def open_run(
     home: str | Path | RunHome = DEFAULT_HOME,
     stack: str | None = None,
 ) -> Run:
-    """A run that was made before: the newest, if none is named. NoSuchRun if there is none."""
-    there = _open(backend, home, stack)
-    return Run(there, find_run(there, run_id).id)
+    """Return an existing run (default: the newest); NoSuchRun if there is none."""
+    opened = _open(backend, home, stack)
+    return Run(opened, find_run(opened, run_id).id)
 
 
 def replay(
@@ -204,15 +217,22 @@ def replay(
     job: Job | None = None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
-    """Call a model's function here, on one unit, with the rows and the earlier results that it had; what it returns.
+    """Call a model's function in this process on one unit of a run, and return its value.
 
-    key: as `failures` shows it, such as "PREMIUM,Accra,1GB". call: how to call (pdb's runcall, for one).
+    The function receives the rows and the results of earlier models that it had in the run.
+
+    key   as `failures` shows it, such as "PREMIUM,Accra,1GB"
+    call  calls the function; such as the `runcall` of pdb.Pdb()
     """
     return replay_unit(model, key, _open(backend, home, stack), run_id=run_id, job=job, call=call)
 
 
 def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None = None) -> Backend:
-    """The backend of that name. UsageError for a name that none has, or where what it needs is not installed."""
+    """Return the backend of a name.
+
+    Raises:
+        UsageError: the name is unknown, or a package that the backend needs is not installed.
+    """
     if backend == "local":
         if stack is not None:
             raise UsageError(f"the stack {stack!r} is for the backend aws", hint='backend="aws"')
@@ -227,7 +247,7 @@ def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None 
 def _open(
     backend: str, home: str | Path | RunHome, stack: str | None, job: str | None = None
 ) -> RunHome:
-    """The home of a backend's runs, which must be there; one that is open stays as it is."""
+    """Return the home of a backend's runs, which must exist; an open home is returned unchanged."""
     if isinstance(home, str | Path) and backend != "local":
         return backend_of(backend, home, stack).open_home(job)
     return as_home(home)

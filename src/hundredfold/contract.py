@@ -1,7 +1,7 @@
-"""A row contract: a dataclass or pydantic model, read once, compiled to SQL checks and to an Arrow schema.
+"""Row contracts: a dataclass or pydantic model, compiled to SQL checks and an Arrow schema.
 
-Values are never checked row by row in Python: a check is a condition that the warehouse evaluates over all rows.
-The constraints are annotated-types' own, so that a contract says nothing in a language of ours.
+Values are never checked row by row in Python: a check is a condition that the warehouse evaluates
+over all rows. Constraints are those of annotated-types; there are none of our own.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .errors import JobError
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A condition on one column: `words` for people, `sql` with {c} for the column; a null passes."""
+    """A condition on one column: `words` describes it, `sql` has {c} for the column; nulls pass."""
 
     words: str
     sql: str
-    inside: bool = False  # of the values in a list or a dict
+    inside: bool = False  # applies to the values in a list or a dict
 
     def on(self, column: str) -> str:
-        """The condition in SQL, on a column that is written like this."""
+        """Return the condition in SQL on a column (a quoted name or an expression)."""
         return self.sql.format(c=column)
 
 
@@ -44,8 +44,8 @@ class Column:
     arrow: pa.DataType
     nullable: bool
     checks: tuple[Check, ...] = ()
-    optional: bool = False  # a file may come without it: then it is null throughout
-    infinite: bool = False  # of floats: whether inf and NaN are values
+    optional: bool = False  # can be missing from a file, and is null then
+    infinite: bool = False  # floats: inf and NaN are allowed
 
     @property
     def sql_type(self) -> str:
@@ -67,7 +67,11 @@ class Contract:
 
 
 def read_contract(declared: type) -> Contract:
-    """The contract that a dataclass, NamedTuple, TypedDict or pydantic model declares; JobError names every field that says too little."""
+    """Return the contract of a dataclass, NamedTuple, TypedDict or pydantic model.
+
+    Raises:
+        JobError: with all fields whose annotation cannot be a column.
+    """
     columns, problems, optional = [], [], _optional(declared)
     for name, annotation, extra in _fields(declared):
         try:
@@ -78,29 +82,30 @@ def read_contract(declared: type) -> Contract:
         raise JobError(
             f"{declared.__name__} cannot be a contract",
             problems=problems,
-            hint="use str, int, float, bool, Decimal, date, datetime, bytes, Literal, an Enum, list[...] or dict[str, ...], and X | None",
+            hint="use str, int, float, bool, Decimal, date, datetime, bytes, Literal, an Enum, "
+            "list[...] or dict[str, ...], and X | None",
         )
     return Contract(declared.__name__, tuple(columns))
 
 
 def is_contract(declared: Any) -> bool:
-    """Whether a type declares a row: a dataclass, NamedTuple, TypedDict or pydantic model."""
+    """Return whether a type is a dataclass, NamedTuple, TypedDict or pydantic model."""
     return isinstance(declared, type) and (
         dataclasses.is_dataclass(declared)
         or hasattr(declared, "model_fields")
         or (issubclass(declared, tuple) and hasattr(declared, "_fields"))
-        or (
-            issubclass(declared, dict) and hasattr(declared, "__required_keys__")
-        )  # a TypedDict, that of typing_extensions too
+        # a TypedDict, of typing or of typing_extensions
+        or (issubclass(declared, dict) and hasattr(declared, "__required_keys__"))
     )
 
 
 def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Name, annotation and constraints that stand outside of the annotation (pydantic keeps its own)."""
+    """Yield each field's name, annotation, and constraints outside of it (pydantic has such)."""
     if not is_contract(declared):
         raise JobError(
             f"{declared!r} cannot be a contract",
-            hint="wanted a dataclass, NamedTuple, TypedDict or pydantic model with a field for each column",
+            hint="wanted a dataclass, NamedTuple, TypedDict or pydantic model with a field for "
+            "each column",
         )
     model_fields: Mapping[str, Any] | None = getattr(declared, "model_fields", None)
     if model_fields is not None:
@@ -113,7 +118,7 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     except NameError as error:
         raise JobError(
             f"{declared.__name__} cannot be read: {error}",
-            hint="import the name where the contract is defined, not under TYPE_CHECKING",
+            hint="import the name in the module of the contract, not under TYPE_CHECKING",
         ) from error
     names = (
         [f.name for f in dataclasses.fields(declared)]
@@ -125,20 +130,22 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
 
 
 def _refuse_validators(declared: type) -> None:
-    """JobError for a pydantic model with checks in Python: in SQL they would be skipped."""
+    """Raise JobError for a pydantic model with checks in Python, which SQL would skip."""
     kept = getattr(declared, "__pydantic_decorators__", None)
     kinds = ("validators", "field_validators", "root_validators", "model_validators")
     found = [name for kind in kinds for name in getattr(kept, kind, {})]
     if found:
         raise JobError(
-            f"{declared.__name__} cannot be a contract: it has validators in Python, which cannot be checked in SQL",
+            f"{declared.__name__} cannot be a contract: it has validators in Python, which cannot "
+            "be checked in SQL",
             problems=found,
-            hint="say it with bounds, Literal or a pattern, and put what is left into the function; or give a model without validators",
+            hint="use bounds, Literal or a pattern, and check the rest in the function; or use a "
+            "model without validators",
         )
 
 
 def _optional(declared: type) -> set[str]:
-    """The fields of a dataclass whose default is None: a file that is older than such a field is as good as it was."""
+    """Return the fields of a dataclass with the default None: files older than them stay valid."""
     return (
         {f.name for f in dataclasses.fields(declared) if f.default is None}
         if dataclasses.is_dataclass(declared)
@@ -167,7 +174,7 @@ def read_column(
         None,
     )
     if annotation is float and (infinite is False or (checks and not infinite)):
-        # not isnan(): DuckDB 2.0 answers that from a Parquet file's statistics, in which NaN is not counted
+        # not isnan(): DuckDB 2.0 reads its result from Parquet statistics, which ignore NaN
         checks.insert(0, Check("must not be NaN or infinite", "isfinite({c})"))
     kind, inside = _kind(annotation, constraints)
     return Column(
@@ -178,7 +185,10 @@ def read_column(
 def _unfolded(
     annotation: Any, constraints: list[Any]
 ) -> tuple[Any, list[Any], bool, list[Any] | None]:
-    """Return the one type that an annotation stands for, its constraints, whether it can be None, and the values that it allows."""
+    """Return the type of an annotation, its constraints, whether it can be None, and its values.
+
+    The values are those of a Literal or an Enum; None for other types.
+    """
     nullable = False
     allowed: list[Any] | None = None
     while True:
@@ -217,7 +227,7 @@ def _one_type(allowed: Sequence[Any]) -> Any:
 def _kind(
     annotation: Any, constraints: Sequence[Any] = ()
 ) -> tuple[pa.DataType, tuple[Check, ...]]:
-    """Return the Arrow type of a type without its constraints, and the checks of what is in a list or a dict of it."""
+    """Return the Arrow type of a type, and the checks of values in a list or a dict."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (list, tuple, Sequence) and arguments:
         members = [argument for argument in arguments if argument is not Ellipsis]
@@ -236,15 +246,15 @@ def _kind(
     return arrow_type(annotation, constraints), ()
 
 
-def _each(inner: Column, what: str, values: str) -> tuple[Check, ...]:
-    """Return the checks of the values in a list as checks of the column that holds the list: a null is neither good nor bad."""
+def _each(inner: Column, kind_of_value: str, values: str) -> tuple[Check, ...]:
+    """Return checks of the values in a list as checks of the column of lists; nulls pass."""
     depth, kind = 0, inner.arrow
     while pa.types.is_nested(kind):
         kind, depth = kind.item_type if pa.types.is_map(kind) else kind.value_type, depth + 1
     x = f"e{depth}"  # another name at each depth
     return tuple(
         Check(
-            f"must hold {what}s that {check.words}",
+            f"must hold {kind_of_value}s that {check.words}",
             f"len(list_filter({values}, lambda {x}: NOT ({_braced(check.on(x))}))) = 0",
             inside=True,
         )
@@ -253,7 +263,7 @@ def _each(inner: Column, what: str, values: str) -> tuple[Check, ...]:
 
 
 def _braced(text: str) -> str:
-    """Return text for a check's SQL, where a brace of its own must stay what it is."""
+    """Return text for the SQL of a check, with its braces escaped."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
@@ -268,16 +278,13 @@ def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
 
 
 def _fixed(value: Any) -> str:
-    """A value as SQL inside of a check, where a brace of its own must stay what it is."""
+    """Return a value as SQL for a check, with its braces escaped."""
     return _braced(literal(value))
 
 
-VALIDATORS = (
-    "AfterValidator",
-    "BeforeValidator",
-    "PlainValidator",
-    "WrapValidator",
-)  # pydantic's, which are Python
+# pydantic's validators in Python
+VALIDATORS = ("AfterValidator", "BeforeValidator", "PlainValidator", "WrapValidator")
+IN_PYTHON = "cannot be checked in SQL; use bounds, Literal or re.compile(...)"
 
 
 def _check(constraint: Any, python: Any) -> Iterator[Check]:
@@ -302,21 +309,15 @@ def _check(constraint: Any, python: Any) -> Iterator[Check]:
         case _:
             pattern = getattr(constraint, "pattern", None)
             if type(constraint).__name__ in VALIDATORS:
-                raise TypeError(
-                    f"{type(constraint).__name__} is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)"
-                )
-            if isinstance(pattern, str):  # pydantic's, which searches where ours matches the whole
+                raise TypeError(f"{type(constraint).__name__} is Python and {IN_PYTHON}")
+            if isinstance(pattern, str):  # pydantic's pattern, which searches
                 yield Check(f"must match {pattern}", f"regexp_matches({{c}}, {_fixed(pattern)})")
             elif isinstance(constraint, at.Predicate):
-                raise TypeError(
-                    "a Predicate is Python and cannot be checked in SQL; use bounds, Literal or re.compile(...)"
-                )
+                raise TypeError(f"a Predicate is Python and {IN_PYTHON}")
             elif getattr(constraint, "allow_inf_nan", None) is False:  # pydantic's
                 yield Check("must be finite", "isfinite({c})")
             elif type(constraint).__module__ == at.__name__ and not isinstance(constraint, at.Unit):
-                raise TypeError(
-                    f"{constraint} cannot be checked in SQL; use bounds, Literal or re.compile(...)"
-                )
+                raise TypeError(f"{constraint} {IN_PYTHON}")
 
 
 SIMPLE: dict[Any, pa.DataType] = {
@@ -332,7 +333,7 @@ SIMPLE: dict[Any, pa.DataType] = {
 
 
 def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
-    """The Arrow type of a Python annotation; TypeError if there is none."""
+    """Return the Arrow type of a Python annotation; TypeError if there is none."""
     annotation = without_metadata(annotation)
     if annotation in SIMPLE:
         return SIMPLE[annotation]
@@ -354,7 +355,7 @@ def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
 
 
 def _numpy_element(annotation: Any) -> pa.DataType | None:
-    """The element type of np.ndarray, NDArray[np.float64], ...; None if it is no array. A bare array is of floats."""
+    """Return the element type of np.ndarray (floats) or NDArray[...]; None if it is no array."""
     if getattr(get_origin(annotation) or annotation, "__name__", "") != "ndarray":
         return None
     scalar = next(
@@ -381,7 +382,7 @@ def _numpy_element(annotation: Any) -> pa.DataType | None:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """The types that a generic one is made of, each without aliases."""
+    """Yield the types in a generic type, without aliases."""
     arguments = get_args(without_metadata(annotation))
     if not arguments:
         yield without_metadata(annotation)
@@ -402,7 +403,7 @@ SQL_TYPES: dict[pa.DataType, str] = {
 
 
 def sql_type(arrow: pa.DataType) -> str:
-    """The SQL type of an Arrow type that a contract can name."""
+    """Return the SQL type of an Arrow type that a contract can have."""
     if arrow in SQL_TYPES:
         return SQL_TYPES[arrow]
     if pa.types.is_decimal(arrow):
@@ -413,7 +414,10 @@ def sql_type(arrow: pa.DataType) -> str:
 
 
 def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:
-    """Whether a column of type `found` may stand for `wanted` without a word: what loses nothing, or is checked row by row."""
+    """Return whether a column of type `found` can be read as `wanted` without an explicit cast.
+
+    It can if nothing is lost, or if a check of each row finds a loss.
+    """
     t = pa.types
     number = t.is_integer(found) or t.is_floating(found) or t.is_decimal(found)
     if t.is_floating(wanted) or t.is_decimal(wanted) or t.is_integer(wanted):
@@ -440,7 +444,7 @@ def _accepts_inside(wanted: pa.DataType, found: pa.DataType) -> bool:
 
 
 def literal(value: Any) -> str:
-    """A Python value as SQL."""
+    """Return a Python value as an SQL literal."""
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int | float | decimal.Decimal):
@@ -458,5 +462,5 @@ def literal(value: Any) -> str:
 
 
 def quote(name: str) -> str:
-    """A column or table name as SQL."""
+    """Return the name of a column or table as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,24 +1,25 @@
-"""What can go wrong, drawn as a tree.
+"""The tree of errors.
 
     HundredfoldError
-    |-- JobError             the declaration is wrong: a name, a key, a parameter, an import     (exit 2)
-    |-- UsageError           the words of a command are wrong                                   (exit 2)
-    |-- SourceError          a source is missing, empty, or has other columns than its contract
-    |-- ContractError        more rows break a contract than the job allows
-    |-- QueryError           a query does not run, or does not give what the model needs
-    |-- HomeError            the folder that keeps the runs: not writable, full, or of a newer format
-    |   |-- DamagedFile      a file is not what was written, or is missing
-    |   |-- NoSuchRun
-    |   `-- RunBusy          another driver is at work on this run
-    |-- StateError           the run is in a state that does not allow this
-    |-- ConservationError    rows or units in do not equal rows or units out
-    |-- PublishRefused       the run is whole, but outside of the limits that the job sets
-    |-- WorkerError          a worker process cannot be started, or does not survive its start
-    |-- Stopped              a person stopped the run: nothing is lost
-    |-- ConversionError      a unit's rows cannot come in the form that the function asks for (a failure of one unit)
-    `-- ResultError          what the user's function returned cannot be used (a failure of one unit)
+    |-- JobError           a declaration is wrong: a name, key, parameter or import (exit 2)
+    |-- UsageError         the command line or an argument is wrong                 (exit 2)
+    |-- SourceError        a source is missing, empty, or lacks columns of its contract
+    |-- ContractError      more rows break a contract than the job allows
+    |-- QueryError         a query fails, or its result lacks columns that the model needs
+    |-- HomeError          the home of runs is not writable, full, or of a newer format
+    |   |-- DamagedFile    a file is missing or differs from its checksum
+    |   |-- NoSuchRun      no run has this id                                       (exit 2)
+    |   `-- RunBusy        another driver executes this run
+    |-- StateError         the state of the run does not allow this action
+    |-- ConservationError  rows or units in do not equal rows or units out
+    |-- PublishRefused     the run is complete, but exceeds a limit of the job
+    |-- WorkerError        a worker process does not start, or dies at its start
+    |-- Stopped            the run was stopped; nothing is lost                     (exit 130)
+    |-- ConversionError    a unit's rows cannot be converted to the form of the function
+    `-- ResultError        the value that the function returned for a unit is not valid
 
-An error says what was found, what was wanted, where, and what to do; all problems at once.
+The last two are failures of one unit and do not stop a run. An error reports the value found, the
+value wanted, the location and the next action (`hint`), and lists all problems at once.
 """
 
 from __future__ import annotations
@@ -30,34 +31,40 @@ from contextlib import contextmanager
 from typing import Any
 
 COMMAND = re.compile(
-    r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b(?:(?!   | --on | --home ).)*(?=   |$)"
+    r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b"
+    r"(?:(?!   | --backend | --home ).)*(?=   |$)"
 )
 NEW_CODE = "--accept-new-code"
-TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an error that is not ours
-SHOWN = 5  # so many problems in words; the rest is a count
+TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an unexpected exception
+MAX_PROBLEMS_SHOWN = 5  # the others are counted
 
 
-def placed(hint: str, words: Sequence[str]) -> str:
-    """A hint whose commands also say where their run is kept: `words`, such as --backend aws. A command goes to three blanks, or to the end."""
-    return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(words)}", hint) if words else hint
+def add_options(hint: str, options: Sequence[str]) -> str:
+    """Return a hint with options, such as --backend aws, added to each of its commands.
+
+    A command extends to three blanks or to the end of the hint.
+    """
+    if not options:
+        return hint
+    return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(options)}", hint)
 
 
-def text_of_error(error: BaseException) -> str:
-    """Return what an error of others says, as text that can be printed, also where its own __str__ raises."""
+def error_text(error: BaseException) -> str:
+    """Return the text of an exception in a printable form, even if its __str__ raises."""
     try:
         text = str(error)
-    except Exception as raised:  # noqa: BLE001  # whatever it raises
+    except Exception as raised:  # noqa: BLE001  # code of the user
         text = f"({type(error).__name__}, whose __str__ raises {type(raised).__name__})"
     return _printable(text)
 
 
 def _printable(text: str) -> str:
-    """Return text without what UTF-8 cannot encode: names of files hold it, and it could not be printed or recorded."""
+    """Return text with escapes for characters that UTF-8 lacks; names of files can hold them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class HundredfoldError(Exception):
-    """The root. `problems` lists every single finding; `hint` is the next command or change."""
+    """The root. `problems` lists all findings; `hint` is the next command or change."""
 
     exit_code = 1
 
@@ -70,12 +77,12 @@ class HundredfoldError(Exception):
         self.problems = tuple(map(_printable, problems))
         self.hint = hint
         if hint:
-            self.add_note(f"hint: {hint}")  # a traceback, in a script or a notebook, shows it too
+            self.add_note(f"hint: {hint}")  # for tracebacks in scripts and notebooks
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  {problem}" for problem in self.problems[:SHOWN])]
-        if len(self.problems) > SHOWN:
-            lines.append(f"  and {len(self.problems) - SHOWN} more")
+        lines = [self.message, *(f"  {problem}" for problem in self.problems[:MAX_PROBLEMS_SHOWN])]
+        if len(self.problems) > MAX_PROBLEMS_SHOWN:
+            lines.append(f"  and {len(self.problems) - MAX_PROBLEMS_SHOWN} more")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -109,7 +116,7 @@ class HomeError(HundredfoldError): ...
 
 
 class DamagedFile(HomeError):
-    """A file is not what was written. `key` names it in the store ("" where it is no object of the store)."""
+    """A file is missing or damaged. `key` is its key in the store; "" for other files."""
 
     def __init__(
         self, message: str, *, problems: Sequence[str] = (), hint: str | None = None, key: str = ""
@@ -158,11 +165,11 @@ class ResultError(HundredfoldError): ...
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """UsageError where what an extra brings is not installed."""
+    """Raise UsageError if a package of an extra is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{error.name} is not installed, and what runs on AWS needs it",
+            f"{error.name} is not installed, and the backend aws needs it",
             hint=f"pip install 'hundredfold[{extra}]'",
         ) from error

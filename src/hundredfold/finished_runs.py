@@ -1,4 +1,4 @@
-"""The public interface to a finished run, for applications that evaluate what a job did.
+"""The public interface to a finished run, for applications that evaluate it.
 
 `Run` has the results, the units with their status, the rejected and the repaired rows. Here is
 what else an evaluation needs: the rows that each unit had, the values that its function received
@@ -79,7 +79,7 @@ def accepted_source(home: RunHome, run_id: str, source: str) -> Path | pa.Table 
 
 
 def staged_source(home: RunHome, run_id: str, source: str) -> pa.Table | None:
-    """Return the copy that a local run made of a source before validation; None if there is none."""
+    """Return the copy that a local run made of a source before validation; None without one."""
     try:
         return _read_parquet(home.store.get(Layout(run_id).staged(source)))
     except KeyError:

@@ -1,6 +1,6 @@
-"""When modules were imported.  It is asked when a module's file is newer than the module in memory may be.
+"""Times at which modules were imported, to find files that changed since.
 
-A finder that finds nothing, before all others, is told each import, and each reload, as it begins.
+A finder that finds nothing is called before all others, and so records each import and each reload.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import sys
 import time
 from typing import Any
 
-BEFORE = frozenset(sys.modules)  # what was imported before this module was
+BEFORE = frozenset(sys.modules)  # modules imported before this one
 SINCE = time.time_ns()
-TIMES: dict[str, int] = {}  # when the import of a module began last, in ns since the epoch
+TIMES: dict[str, int] = {}  # start of the last import, in ns since the epoch
 
 
 class Recorder:
     """A finder that records names and finds nothing."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG004  # what finders are called with
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG004
         TIMES[name] = time.time_ns()
 
 

@@ -1,4 +1,4 @@
-"""The nouns: Job, Source, Model, Publish; Message and Batch; and Run, which knows where each file of a run lies."""
+"""The declarations Job, Source, Model and Publish; Batch and Message; Layout, the keys of a run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from .annotations import annotations_of, is_async, signature_of
 from .errors import JobError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-RESERVED = frozenset({"run", "rows", "units"})
+RESERVED_NAMES = frozenset({"run", "rows", "units"})
 
 
 @dataclass(frozen=True)
 class Csv:
-    """How the CSV files of a source are written, where that is not what is decided from their first lines.
+    """The dialect of a source's CSV files, if it differs from the one that is detected.
 
     `delimiter`   one character; by default the one of , ; tab | that splits the header
     `quote`       one character; None: no value is quoted
-    `encoding`    such as "latin-1"; by default UTF-8, or what the file's byte-order mark says
+    `encoding`    such as "latin-1"; by default UTF-8, or the encoding of the byte-order mark
     `decimal`     "." or ",": the decimal sign of numbers
-    `null`        the text that means null where it is not quoted, or several; "" is an empty value, quoted or not
-    `header`      True: the first line names the columns; a tuple: the file has no such line, and these are the names;
-                  False: no such line, and the names are the contract's, in its order, or column0, column1, ...
-    `skip`        lines above the header (or above the rows, where there is no header)
-    `multiline`   whether a quoted value may run over several lines; by default it may, unless its lines look like rows
+    `null`        one text or several that mean null when unquoted; "" is an empty value, quoted or
+                  not
+    `header`      True: the first line has the names of the columns. A tuple: the file has no
+                  header, and these are the names. False: the file has no header, and the names are
+                  those of the contract, in its order, or column0, column1, ...
+    `skip`        number of lines above the header (above the rows, without a header)
+    `multiline`   whether a quoted value can extend over several lines; by default it can, unless
+                  its lines look like rows
     """
 
     delimiter: str | None = None
@@ -53,7 +56,7 @@ class Csv:
             isinstance(text, str) for text in self.null
         ):
             raise JobError(
-                f"null is {self.null!r}, wanted a text or several",
+                f"null is {self.null!r}, wanted a text or several texts",
                 hint='such as Csv(null=("", "NA"))',
             )
         object.__setattr__(self, "null", tuple(dict.fromkeys(self.null)))
@@ -68,7 +71,7 @@ class Csv:
             *(
                 []
                 if self.encoding is None or _is_codec(self.encoding)
-                else [f"encoding {self.encoding!r} is not known to Python"]
+                else [f"encoding is {self.encoding!r}, wanted one that Python has"]
             ),
             *(
                 []
@@ -84,7 +87,7 @@ class Csv:
         if self.delimiter is not None and self.delimiter == self.quote:
             problems.append(f"delimiter and quote are both {self.quote!r}")
         if self.header == ():
-            problems.append("header names no column, wanted True, False or the names")
+            problems.append("header is (), wanted True, False or the names of the columns")
         if problems:
             raise JobError(
                 "Csv(...) cannot be used",
@@ -94,7 +97,7 @@ class Csv:
 
 
 def _no_sign(name: str, value: Any) -> list[str]:
-    """What is wrong with a delimiter or a quote."""
+    """Return the problem of a delimiter or a quote, if it has one."""
     fine = value is None or (
         isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0"
     )
@@ -114,21 +117,27 @@ def _is_count(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that come in, and what must be true of them.
+    """Input rows and their constraints.
 
-    `contract`    a dataclass or pydantic model: its fields are the columns; `Annotated[float, Gt(0)]`, `Literal[...]`, an
-                  Enum, `re.compile(...)` and `X | None` say what a value may be; a dataclass field with the default None may
-                  be missing from the files, and is null then
-    `path`        where the rows are if the run names no other place: a file, a glob or a folder (relative to the job's file)
-    `unique`      these columns name a row. Exact copies are kept once; of rows that differ, the one with the greatest
-                  `latest` wins, or, without `latest` (or in a tie), all of them are rejected
-    `references`  {"product": "catalog.product"}: the value must be there in that source
-    `not_future`  date columns that may not lie after the run's `as_of`
-    `clean`       {"price": "replace(price, ',', '.')"}: SQL that repairs a column before it is checked
-    `max_rejected` so many rows (int) or such a share of them (float, 0.0 to 1.0) may be rejected; beyond that the run stops
-    `max_replaced` so many rows (int) or such a share of them (float) may be superseded by later ones (`latest`); beyond that the
-                  run stops: a key that names several rows which are no restatements loses data. The default allows all
-    `csv`         a Csv(...): how its CSV files are written; Parquet, JSON and tables in memory are not concerned
+    `contract`     a dataclass or pydantic model whose fields are the columns.
+                   `Annotated[float, Gt(0)]`, `Literal[...]`, an Enum, `re.compile(...)` and
+                   `X | None` constrain values. A dataclass field with the default None can be
+                   missing from the files; it is null then
+    `path`         default location of the rows: a file, a glob or a folder (relative to the job's
+                   file)
+    `unique`       the columns of a row's key. Exact copies are kept once. Of differing rows with
+                   one key, the one with the greatest `latest` wins; without `latest`, or in a tie,
+                   all are rejected
+    `references`   {"product": "catalog.product"}: the value must exist in that source
+    `not_future`   date columns whose values must not be later than the run's `as_of`
+    `clean`        {"price": "replace(price, ',', '.')"}: SQL that repairs a column before its
+                   checks
+    `max_rejected` maximum of rejected rows: a count (int) or a fraction (float, 0.0 to 1.0). The
+                   run stops above it
+    `max_replaced` maximum of rows that are superseded by later ones (`latest`): a count or a
+                   fraction. The run stops above it: a key that is shared by rows which are not
+                   restatements loses data. The default allows all
+    `csv`          a Csv(...), the dialect of its CSV files; other formats ignore it
     """
 
     name: str
@@ -153,11 +162,12 @@ class Source:
             )
         if self.contract is not None and not isinstance(self.contract, type):
             raise JobError(
-                f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a pydantic model (the class itself)"
+                f"source {self.name}: contract is {self.contract!r}, wanted a dataclass or a "
+                "pydantic model (the class itself)"
             )
         if not isinstance(self.references, Mapping) or not isinstance(self.clean, Mapping):
             raise JobError(
-                f"source {self.name}: references and clean are mappings of a column to a text",
+                f"source {self.name}: references and clean must be mappings of a column to a text",
                 hint='such as references={"product": "catalog.product"}',
             )
         bad = [
@@ -177,21 +187,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """One question asked of every unit: a query, the key that tells units apart, and the function that answers.
+    """A function that is called for every unit: its query, the key of its units, and its options.
 
-    `work(rows, ...)` is given the rows of one unit in the form that its first annotation asks for (pandas.DataFrame,
-    polars.DataFrame, pyarrow.Table, or a light mapping of NumPy arrays), and the results of earlier models by the names of
-    its other parameters. With `batched` it is given all units of a batch at once (`rows.offsets`, `rows.keys`).
+    `work(rows, ...)` receives the rows of one unit in the form of its first annotation
+    (pandas.DataFrame, polars.DataFrame, pyarrow.Table, or a light mapping of NumPy arrays), and the
+    results of earlier models in parameters with their names. With `batched` it receives all units
+    of a batch at once (`rows.offsets`, `rows.keys`).
 
-    `unit`        the columns that name a unit; () is one unit: all rows
-    `query`       SQL text, or the path of a .sql file beside the job; without it the job's only source. Beside sources and
-                  earlier models it can read one row named `run`: run_id, job, as_of
-    `order_by`    columns that order the rows inside a unit
-    `inputs`      the earlier models whose results `work` takes; without it, its further parameters
-    `returns`     the contract of a result row where the return annotation does not say it
-    `time_limit`  seconds that one unit may take
-    `max_units_per_worker`  how many units a worker process does before a fresh one takes its place, for a function whose library
-                  leaks (memory, open files, threads). Without it a worker is replaced when its memory has grown towards its share
+    `unit`        the key columns of a unit; () is one unit with all rows
+    `query`       SQL text, or the path of a .sql file relative to the job; by default all rows of
+                  the job's only source. Besides sources and earlier models it can read a table
+                  `run` with one row: run_id, job, as_of
+    `order_by`    columns that order the rows within a unit
+    `inputs`      the earlier models whose results `work` receives; by default its further
+                  parameters
+    `returns`     the contract of a result row, if the return annotation does not declare it
+    `time_limit`  maximum seconds per unit
+    `max_units_per_worker`  number of units after which a worker process is replaced, for a function
+                  whose library leaks memory, open files or threads. By default a worker is replaced
+                  when its memory approaches its share
     """
 
     name: str
@@ -212,8 +226,9 @@ class Model:
             raise JobError(f"model {self.name}: work is {self.work!r}, wanted a function")
         if is_async(self.work):
             raise JobError(
-                f"model {self.name}: its function is asynchronous, and would return a coroutine in place of a result",
-                hint="write `def` in place of `async def`; units run in parallel in processes of their own",
+                f"model {self.name}: its function is asynchronous, and would return a coroutine "
+                "instead of a result",
+                hint="write `def` instead of `async def`; worker processes run units in parallel",
             )
         further, more = _further_parameters(self.name, self.work)
         if self.inputs is None:
@@ -234,38 +249,42 @@ class Model:
         _refuse_blank(
             f"model {self.name}",
             self.query,
-            "leave query out for all rows of the job's only source",
+            "omit query for all rows of the job's only source",
         )
         if not isinstance(self.batched, bool):
             raise JobError(f"model {self.name}: batched is {self.batched!r}, wanted True or False")
         number = isinstance(self.time_limit, int | float) and not isinstance(self.time_limit, bool)
         if self.time_limit is not None and not (number and self.time_limit > 0):
             raise JobError(
-                f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, or None"
+                f"model {self.name}: time_limit is {self.time_limit!r}, wanted seconds above 0, "
+                "or None"
             )
-        most = self.max_units_per_worker
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        units = self.max_units_per_worker
+        if units is not None and not (_is_count(units) and units >= 1):
             raise JobError(
-                f"model {self.name}: max_units_per_worker is {most!r}, wanted a whole number of 1 or more, or None"
+                f"model {self.name}: max_units_per_worker is {units!r}, wanted a whole number of "
+                "1 or more, or None"
             )
 
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
-        """Each parameter of the function, and `return` last, with its annotation; None without one, a text where it cannot be evaluated.
+        """The annotation of each parameter of the function, and of `return` last.
 
-        It travels with the model: in another process, the names that a text needs can be missing.
+        None without an annotation, and a string if it cannot be evaluated. It is sent with the
+        model: in another process, names in a string can be missing.
         """
         return annotations_of(self.work)
 
 
 @dataclass(frozen=True)
 class Publish:
-    """What the system downstream is given: a query over the models' results and the sources, as files of a release.
+    """A table that is published as files of a release: a query over results and sources.
 
-    The row named `run` has two more columns here: table_version, parent_version.
+    Its table `run` has two more columns than that of models: table_version, parent_version.
 
-    `summaries`: {"Ten largest moves": "queries/moves.sql"}: small queries over what is published, by its name, whose rows
-    are kept with the release and shown to the person at the end of the run.
+    `summaries`   {"Ten largest moves": "queries/moves.sql"}: small queries over the published
+                  table, by its name. Their rows are kept with the release and shown at the end of
+                  the run
     """
 
     name: str
@@ -282,15 +301,17 @@ class Publish:
         unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
         if unknown or not self.formats:
             raise JobError(
-                f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl"
+                f"publish {self.name}: formats has {unknown or 'none'}, wanted csv, parquet, jsonl"
             )
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the user declares: sources, models in the order in which they build on one another, and what is published.
+    """A declaration of sources, models in the order of dependencies, and published tables.
 
-    `max_failed`: so many units (int), or such a share (float, 0.0 to 1.0), may fail before publication is held back.
+    `max_failed`  maximum of failed units: a count (int) or a fraction (float, 0.0 to 1.0). Above
+                  it, the run is held and not published
+    `folder`      base of relative paths; by default the folder of the file that declares the job
     """
 
     name: str
@@ -298,9 +319,7 @@ class Job:
     models: Sequence[Model]
     publish: Publish | Sequence[Publish] = ()
     max_failed: int | float = 0
-    folder: Path | None = (
-        None  # what paths are relative to; found from the file that declares the job
-    )
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         _name("job", self.name)
@@ -317,41 +336,40 @@ class Job:
         return tuple(self.publish)  # type: ignore[arg-type]  # __post_init__ made it a tuple
 
     def model(self, name: str) -> Model:
-        """The model of that name; JobError if there is none."""
+        """Return the model of that name; JobError if there is none."""
         found = next((model for model in self.models if model.name == name), None)
         if found is None:
-            raise JobError(
-                f"job {self.name} has no model {name!r}; it has {', '.join(model.name for model in self.models)}"
-            )
+            known = ", ".join(model.name for model in self.models)
+            raise JobError(f"job {self.name} has no model {name!r}; it has {known}")
         return found
 
     def source(self, name: str) -> Source:
-        """The source of that name; JobError if there is none."""
+        """Return the source of that name; JobError if there is none."""
         found = next((source for source in self.sources if source.name == name), None)
         if found is None:
-            raise JobError(
-                f"job {self.name} has no source {name!r}; it has {', '.join(source.name for source in self.sources)}"
-            )
+            known = ", ".join(source.name for source in self.sources)
+            raise JobError(f"job {self.name} has no source {name!r}; it has {known}")
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One stored object with many whole units: numbers `first` to `last` of the model's units in the order of their keys."""
+    """One stored object with several complete units: `first` to `last` in the order of the keys.
+
+    `cuts`  first units of further parts, if the batch is too large for a worker at once
+    """
 
     number: int
     first: int
     last: int
     rows: int
     cost: float
-    cuts: tuple[
-        int, ...
-    ] = ()  # first units of further parts, where all of it is too large for a worker at once
+    cuts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Message:
-    """Please do units first..last of this batch. `attempt` 1 is the run's own, each retry is one more."""
+    """A request to execute units first..last of a batch. `attempt` is 1, plus one per retry."""
 
     run: str
     model: str
@@ -365,7 +383,7 @@ class Message:
 
     @classmethod
     def parse(cls, text: str) -> Message:
-        """The message in a queue's text; ValueError if it was not made by str()."""
+        """Parse the body of a message; ValueError if it was not made by str()."""
         fields = json.loads(text)
         if not isinstance(fields, dict) or set(fields) != set(cls.__slots__):
             raise ValueError(f"not a message: {text[:200]}")
@@ -381,7 +399,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each file of a run lies: keys in the store. The only place that knows."""
+    """The keys of a run's objects in the store; no other module knows them."""
 
     run: str
 
@@ -429,11 +447,13 @@ class Layout:
         return f"{self.model(model)}/outcomes"
 
     def outcome(self, message: Message, part: str) -> str:
-        """`part` is 'results' or 'ledger'; the ledger, written last, is the commit."""
-        return f"{self.outcomes(message.model)}/{message.attempt:03d}-{message.batch:06d}-{message.first:010d}-{message.last:010d}.{part}.arrow"
+        """Return the key of `part`: 'results', or 'ledger', which is written last as the commit."""
+        units = f"{message.first:010d}-{message.last:010d}"
+        name = f"{message.attempt:03d}-{message.batch:06d}-{units}.{part}.arrow"
+        return f"{self.outcomes(message.model)}/{name}"
 
     def parse_outcome_key(self, key: str) -> Message | None:
-        """The slice that a committed outcome covers, from its key; None for anything else."""
+        """Return the slice of a committed outcome from its key; None for any other key."""
         found = re.fullmatch(
             r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key
         )
@@ -457,11 +477,12 @@ def releases_of(job: str) -> str:
 
 
 def _name(kind: str, name: str) -> None:
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise JobError(
             f"{kind} name {name!r} cannot be used",
             problems=(
-                f"wanted: a lower-case letter, then letters, digits and _ (at most 63), and none of {', '.join(sorted(RESERVED))}",
+                "wanted: a lower-case letter, then letters, digits and _ (at most 63), "
+                f"and none of {', '.join(sorted(RESERVED_NAMES))}",
             ),
             hint="the name becomes a table in SQL and a folder on disk",
         )
@@ -483,15 +504,15 @@ def _tuples(thing: object, *attributes: str) -> None:
         object.__setattr__(thing, attribute, names)
 
 
-def _refuse_blank(what: str, query: Any, hint: str) -> None:
+def _refuse_blank(subject: str, query: Any, hint: str) -> None:
     if isinstance(query, str) and (not query.strip() or "\0" in query):
         raise JobError(
-            f"{what}: its query is {query!r}, wanted SQL, or the name of a .sql file", hint=hint
+            f"{subject}: its query is {query!r}, wanted SQL, or the name of a .sql file", hint=hint
         )
 
 
 def _parts(job: Job, attribute: str, kind: type) -> None:
-    """One part or several, as a tuple of `kind`."""
+    """Replace an attribute that is one part or several by a tuple; JobError for other types."""
     value = getattr(job, attribute)
     parts = (
         (value,)
@@ -508,7 +529,8 @@ def _parts(job: Job, attribute: str, kind: type) -> None:
     object.__setattr__(job, attribute, parts)
 
 
-def check_limit(what: str, limit: object) -> None:
+def check_limit(name: str, limit: object) -> None:
+    """Raise JobError for a limit that is neither a count nor a fraction."""
     if (
         isinstance(limit, bool)
         or not isinstance(limit, int | float)
@@ -516,19 +538,20 @@ def check_limit(what: str, limit: object) -> None:
         or (isinstance(limit, float) and limit > 1)
     ):
         raise JobError(
-            f"{what} is {limit!r}, wanted a count (int, 0 or more) or a share (float, 0.0 to 1.0)"
+            f"{name} is {limit!r}, wanted a count (int, 0 or more) or a fraction "
+            "(float, 0.0 to 1.0)"
         )
 
 
 def allowed(limit: float, total: int) -> int:
-    """How many of `total` a limit allows: a count stays, a share is taken of the total."""
+    """Return the count that a limit allows: itself, or for a fraction, that part of `total`."""
     return limit if isinstance(limit, int) else int(limit * total)
 
 
 def _further_parameters(
     model: str, work: Callable[..., Any]
 ) -> tuple[list[inspect.Parameter], bool]:
-    """Return the parameters after the first, which takes the rows, and whether any other name is taken too."""
+    """Return the parameters after the first (the rows), and whether other names are accepted."""
     try:
         parameters = list(signature_of(work).parameters.values())
     except (TypeError, ValueError) as error:
@@ -538,14 +561,16 @@ def _further_parameters(
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not named:
         raise JobError(
-            f"model {model}: its function takes no parameter, wanted one for the unit's rows",
-            hint="write def price(rows): ...; a decorator keeps the parameters with @functools.wraps(function)",
+            f"model {model}: its function has no parameter, wanted one for the unit's rows",
+            hint="write def price(rows): ...; in a decorator, @functools.wraps(function) keeps the "
+            "parameters",
         )
     nameless = [p.name for p in named[1:] if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
     if nameless:
         raise JobError(
-            f"model {model}: its function takes {', '.join(nameless)} by position only, and results of earlier models are given by name",
-            hint="take out the / after the parameter, or give it a default",
+            f"model {model}: its function takes {', '.join(nameless)} by position only, and "
+            "results of earlier models are passed by name",
+            hint="remove the / after the parameter, or give it a default",
         )
     further = [p for p in named[1:] if p.kind is p.POSITIONAL_OR_KEYWORD] + [
         p for p in parameters if p.kind is p.KEYWORD_ONLY
@@ -554,28 +579,23 @@ def _further_parameters(
 
 
 def _declaring_folder() -> Path:
-    """The folder of the file in which the job is being declared: the first frame that is neither ours nor generated."""
+    """Return the folder of the file that declares the job.
+
+    It is that of the first frame that is neither of this package nor of generated code.
+    """
     frame = sys._getframe(1)
     while frame is not None and (
         frame.f_code.co_filename.startswith((FOLDER, "<"))
         or "dataclasses" in frame.f_code.co_filename
     ):
         frame = frame.f_back  # type: ignore[assignment]
-    place = Path(frame.f_code.co_filename).parent if frame is not None else Path()
-    return place.resolve() if place.is_dir() else Path.cwd()
+    folder = Path(frame.f_code.co_filename).parent if frame is not None else Path()
+    return folder.resolve() if folder.is_dir() else Path.cwd()
 
 
 def _check_names(job: Job) -> None:
-    names = (
-        [source.name for source in job.sources]
-        + [model.name for model in job.models]
-        + [output.name for output in job.releases]
-    )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise JobError(
-            f"job {job.name}: the name {', '.join(twice)} is used twice; sources, models and what is published share one set of names"
-        )
+    """Raise JobError for names that are used twice, and for references to unknown names."""
+    _check_unique_names(job)
     if not job.sources:
         raise JobError(f"job {job.name} has no source", hint='add sources=[Source("sales")]')
     if not job.models:
@@ -584,26 +604,46 @@ def _check_names(job: Job) -> None:
             hint='add models=[Model("prices", unit=("shop",), work=price)]',
         )
     for position, model in enumerate(job.models):
-        earlier = [m.name for m in job.models[:position]]
-        unknown = [name for name in model.inputs or () if name not in earlier]
-        if unknown:
-            raise JobError(
-                f"model {model.name} takes {', '.join(unknown)} as inputs, which is no model before it",
-                hint=f"before it are: {', '.join(earlier) or 'none'}; a parameter that is not an earlier model needs a default",
-            )
-        if model.query is None and len(job.sources) > 1:
-            raise JobError(
-                f"model {model.name} has no query, and the job has {len(job.sources)} sources to choose from",
-                hint='query="SELECT * FROM ..."',
-            )
+        _check_inputs(job, model, [earlier.name for earlier in job.models[:position]])
     known = {source.name for source in job.sources}
-    dangling = [
-        f"{s.name}.{c} -> {t}"
-        for s in job.sources
-        for c, t in s.references.items()
-        if t.split(".")[0] not in known
+    unknown = [
+        f"{source.name}.{column} -> {target}"
+        for source in job.sources
+        for column, target in source.references.items()
+        if target.split(".")[0] not in known
     ]
-    if dangling:
+    if unknown:
         raise JobError(
-            f"job {job.name}: references to a source that the job does not have", problems=dangling
+            f"job {job.name}: references to a source that the job does not have", problems=unknown
+        )
+
+
+def _check_unique_names(job: Job) -> None:
+    names = [
+        *(source.name for source in job.sources),
+        *(model.name for model in job.models),
+        *(release.name for release in job.releases),
+    ]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise JobError(
+            f"job {job.name}: the name {', '.join(repeated)} is used twice; sources, models and "
+            "published tables share one set of names"
+        )
+
+
+def _check_inputs(job: Job, model: Model, earlier: Sequence[str]) -> None:
+    """Raise JobError for inputs that are no earlier models, and for a query that is missing."""
+    unknown = [name for name in model.inputs or () if name not in earlier]
+    if unknown:
+        raise JobError(
+            f"model {model.name} takes {', '.join(unknown)} as inputs, which is no model before it",
+            hint=f"before it are: {', '.join(earlier) or 'none'}; a parameter that is not an "
+            "earlier model needs a default",
+        )
+    if model.query is None and len(job.sources) > 1:
+        raise JobError(
+            f"model {model.name} has no query, and the job has {len(job.sources)} sources to "
+            "choose from",
+            hint='query="SELECT * FROM ..."',
         )

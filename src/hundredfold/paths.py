@@ -10,9 +10,10 @@ from .errors import UsageError
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return a path with the user's folder for ~; as it is for a user that there is none of, where Path.expanduser raises.
+    """Return a path with ~ expanded. For an unknown user it stays (Path.expanduser raises).
 
-    Raises: UsageError for a path that is no text (in full: SQLite, DuckDB and Arrow take paths as UTF-8).
+    Raises:
+        UsageError: the path is not valid UTF-8, which SQLite, DuckDB and Arrow require.
     """
     found = Path(os.path.expanduser(path))  # noqa: PTH111
     try:
@@ -21,7 +22,7 @@ def expand_user(path: str | Path) -> Path:
         ascii_only = sys.getfilesystemencoding() != "utf-8"
         raise UsageError(
             f"the path {str(found.absolute())!a} is not text in UTF-8",
-            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or leave PYTHONUTF8=0 out"
+            hint="this process reads paths as ASCII: set LC_ALL=C.UTF-8, or remove PYTHONUTF8=0"
             if ascii_only
             else "rename it",
         ) from None

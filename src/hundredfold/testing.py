@@ -1,4 +1,4 @@
-"""The doors in memory, to test a job or a step without a disk; a clock moved by hand; and doors that fail when told to.
+"""Test doubles of the ports: implementations in memory, a manual clock, and fault injection.
 
     from hundredfold.testing import FaultInjector, ManualClock, MemoryQueue, MemoryStore
 
@@ -10,7 +10,7 @@
         clock.advance(60)
         assert queue.receive().received == 2
 
-They keep the same promises as the doors to the disk and to the cloud: one suite of tests holds them all.
+One contract suite tests these and the local and AWS implementations alike.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .ports.run_states import Event
 
 
 class ManualClock:
-    """A clock that stands still until it is moved: `clock=clock, sleep=clock.advance` makes waiting take no time."""
+    """A clock that only `advance` moves: with `sleep=clock.advance`, waiting takes no time."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -63,7 +63,7 @@ class MemoryStore:
         self._lock = Lock()
 
     def put(self, key: str, data: bytes | pa.Buffer) -> None:
-        """Write whole; an object that is there is replaced."""
+        """Write an object atomically; an existing object is replaced."""
         content = pa.py_buffer(bytes(data))
         with self._lock:
             self._objects[checked_key(key)] = content
@@ -84,7 +84,7 @@ class MemoryStore:
             return True
 
     def get(self, key: str) -> pa.Buffer:
-        """The object's bytes; KeyError if there is none."""
+        """Return the bytes of an object; KeyError if there is none."""
         with self._lock:
             return self._objects[checked_key(key)]
 
@@ -94,17 +94,17 @@ class MemoryStore:
         return found, etag_of(found)
 
     def parts(self, key: str) -> Iterator[pa.Buffer]:
-        """The object's bytes, in one part; KeyError if there is none."""
+        """Yield the bytes of an object in one part; KeyError if there is none."""
         yield self.get(key)
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys below a prefix that ends with '/', in order; all of them for the prefix ''."""
+        """Return the keys below a prefix that ends with '/' in order; all keys for ''."""
         checked_prefix(prefix)
         with self._lock:
             return iter(sorted(key for key in self._objects if key.startswith(prefix)))
 
     def delete(self, prefix: str) -> None:
-        """Remove the object of that key and all below `prefix/`; what is not there is no error."""
+        """Remove the object of that key and all below `prefix/`; a missing object is no error."""
         gone = checked_key(prefix.removesuffix("/"))
         with self._lock:
             self._objects = {
@@ -115,11 +115,11 @@ class MemoryStore:
 
 
 @dataclass(slots=True)
-class _Letter:
+class _Message:
     body: str
     receive_count: int = 0
     receipt: str = ""
-    due: float = -math.inf  # when its lease ends, or has ended
+    due: float = -math.inf  # end of its lease
 
 
 class MemoryQueue:
@@ -146,14 +146,13 @@ class MemoryQueue:
         self._max_receives = max_receives
         self._clock = clock
         self._sleep = sleep
-        self._letters: dict[
-            int, _Letter
-        ] = {}  # in the order of sending; a dead letter is one whose last lease has ended
+        # in the order of sending; a message is dead when its last lease has ended
+        self._messages: dict[int, _Message] = {}
         self._numbers = count(1)
         self._lock = Lock()
 
     def send(self, bodies: Sequence[str]) -> None:
-        """Add messages. Earlier ones are handed out first."""
+        """Add messages; earlier ones are delivered first."""
         with self._lock:
             self._add(bodies)
 
@@ -162,66 +161,66 @@ class MemoryQueue:
         return long_poll(self._look, wait, self._clock, self._sleep)
 
     def extend(self, receipt: str, seconds: float) -> bool:
-        """Lease it `seconds` longer, from now; 0 gives it back at once. False if the lease was lost."""
+        """Extend the lease to `seconds` from now; 0 ends it. False if the lease was lost."""
         with self._lock:
             number = self._held(receipt)
             if number is not None:
-                self._letters[number].due = self._clock() + seconds
+                self._messages[number].due = self._clock() + seconds
             return number is not None
 
     def delete(self, receipt: str) -> bool:
-        """It is done. False if the lease was lost in the meantime (it may be handed out again)."""
+        """Delete a finished message. False if its lease was lost: it can be delivered again."""
         with self._lock:
             number = self._held(receipt)
-            return number is not None and self._letters.pop(number) is not None
+            return number is not None and self._messages.pop(number) is not None
 
     def release(self) -> int:
-        """End every lease at once, for a driver that knows that all who held one are dead; how many."""
+        """End all leases, for a driver whose workers are all dead; return their number."""
         with self._lock:
             now = self._clock()
-            leased = [letter for letter in self._letters.values() if letter.due > now]
-            for letter in leased:
-                letter.due = now
+            leased = [message for message in self._messages.values() if message.due > now]
+            for message in leased:
+                message.due = now
             return len(leased)
 
     def dead(self) -> Sequence[str]:
-        """The bodies of the dead letters."""
+        """Return the bodies of the dead messages."""
         with self._lock:
-            return [self._letters[number].body for number in self._dead()]
+            return [self._messages[number].body for number in self._dead()]
 
     def purge(self) -> None:
-        """Forget all messages, dead letters included."""
+        """Remove all messages, including the dead ones."""
         with self._lock:
-            self._letters.clear()
+            self._messages.clear()
 
     def depth(self) -> Depth:
-        """How many messages are waiting, in flight and dead."""
+        """Return the number of waiting, leased and dead messages."""
         with self._lock:
             leased, dead = (
-                sum(letter.due > self._clock() for letter in self._letters.values()),
+                sum(message.due > self._clock() for message in self._messages.values()),
                 len(self._dead()),
             )
-            return Depth(len(self._letters) - leased - dead, leased, dead)
+            return Depth(len(self._messages) - leased - dead, leased, dead)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _add(self, bodies: Sequence[str]) -> None:
-        self._letters.update((next(self._numbers), _Letter(body)) for body in bodies)
+        self._messages.update((next(self._numbers), _Message(body)) for body in bodies)
 
     def _look(self) -> Delivery | float:
         with self._lock:
             now, soonest = self._clock(), math.inf
-            for letter in self._letters.values():
-                if letter.due > now:
-                    soonest = min(soonest, letter.due)
-                elif letter.receive_count < self._max_receives:
-                    letter.receive_count, letter.receipt, letter.due = (
-                        letter.receive_count + 1,
+            for message in self._messages.values():
+                if message.due > now:
+                    soonest = min(soonest, message.due)
+                elif message.receive_count < self._max_receives:
+                    message.receive_count, message.receipt, message.due = (
+                        message.receive_count + 1,
                         token_hex(8),
                         now + self._visibility,
                     )
-                    return Delivery(letter.body, letter.receipt, letter.receive_count)
+                    return Delivery(message.body, message.receipt, message.receive_count)
             return soonest
 
     def _held(self, receipt: str) -> int | None:
@@ -229,8 +228,8 @@ class MemoryQueue:
         return next(
             (
                 number
-                for number, letter in self._letters.items()
-                if letter.receipt == receipt and letter.due > now
+                for number, message in self._messages.items()
+                if message.receipt == receipt and message.due > now
             ),
             None,
         )
@@ -239,13 +238,13 @@ class MemoryQueue:
         now = self._clock()
         return [
             number
-            for number, letter in self._letters.items()
-            if letter.receive_count >= self._max_receives and letter.due <= now
+            for number, message in self._messages.items()
+            if message.receive_count >= self._max_receives and message.due <= now
         ]
 
 
 class MemoryLedger:
-    """A Ledger in a dict; records are kept as JSON would keep them."""
+    """A Ledger in a dict; records pass through JSON, as in the other ledgers."""
 
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
@@ -253,19 +252,22 @@ class MemoryLedger:
         self._lock = Lock()
 
     def create(self, record: Record) -> None:
-        """Add a run; StateError if its id is taken."""
+        """Add a run; StateError if its id exists."""
         with self._lock:
             if record.id in self._records:
                 raise run_exists_error(record.id)
             self._write(record)
 
     def read(self, run: str) -> Record:
-        """The record; NoSuchRun if there is none."""
+        """Return the record of a run; NoSuchRun if there is none."""
         with self._lock:
             return _copied(self._one(run))
 
     def move(self, run: str, event: Event, *, step: str | None = None, reason: str = "") -> Record:
-        """Let `event` happen to the run, if its state allows it; the new record. `reason` replaces the last event's."""
+        """Apply an event to a run if its state allows it, and return the new record.
+
+        `reason` replaces that of the last event.
+        """
         with self._lock:
             return self._write(transition(self._one(run), event, step, reason, self._clock()))
 
@@ -277,12 +279,12 @@ class MemoryLedger:
         counts: RunCounts | None = None,
         options: RunOptions | None = None,
     ) -> Record:
-        """Write facts beside the state: the step it is at, counts and options (merged into those there)."""
+        """Write facts besides the state: the step, and counts and options, which are merged."""
         with self._lock:
             return self._write(annotate(self._one(run), step, counts, options, self._clock()))
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
-        """All runs, or those of a job, newest first."""
+        """Return all runs, or those of a job, newest first."""
         with self._lock:
             return [_copied(record) for record in self._newest_first() if job in (None, record.job)]
 
@@ -302,7 +304,7 @@ class MemoryLedger:
 
 
 def _copied(record: Record) -> Record:
-    """The record as it would come back from a file: nobody shares its dicts, and tuples are lists."""
+    """Return the record as read from a file: with dicts of its own, and lists for tuples."""
     return replace(
         record,
         options=json.loads(json.dumps(dict(record.options))),
@@ -311,13 +313,13 @@ def _copied(record: Record) -> Record:
 
 
 class InjectedFault(Exception):
-    """What a faulty door raises if it is not told to raise another error. No kind of HundredfoldError, so that nothing expects it."""
+    """The default error of a FaultInjector; no HundredfoldError, so that no code expects it."""
 
 
 class FaultInjector:
-    """A door whose nth call is not carried out and raises; all others go through. `calls` counts them.
+    """A port whose nth call raises without being executed; all others pass. `calls` counts them.
 
-    To stop at every call in turn, start again, and find the same answer:
+    A test that fails at each call in turn, starts again, and expects the same result:
 
         for n in itertools.count(1):
             store = MemoryStore()
@@ -325,13 +327,13 @@ class FaultInjector:
             with contextlib.suppress(InjectedFault):
                 my_step(faulty)
             if faulty.calls < n:
-                break  # the step ran to its end: every call has failed once
+                break  # the step is complete: every call has failed once
             my_step(store)
-            assert answer(store) == expected
+            assert result(store) == expected
     """
 
-    def __init__(self, door: Any, fail_at: int, error: BaseException | None = None) -> None:
-        self.door = door
+    def __init__(self, port: Any, fail_at: int, error: BaseException | None = None) -> None:
+        self.port = port
         self.fail_at = fail_at
         self.error = error
         self.calls = 0
@@ -339,8 +341,8 @@ class FaultInjector:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)  # what Python itself asks for, to copy or to show it
-        found = getattr(self.door, name)
+            raise AttributeError(name)  # Python asks for these to copy or to display it
+        found = getattr(self.port, name)
         if not callable(found):
             return found
 
@@ -361,15 +363,13 @@ class FaultInjector:
 
     def _fail(self, number: int, method: Callable[..., Any]) -> None:
         if number == self.fail_at:
-            raise self.error or InjectedFault(
-                f"call {number}, {method.__name__}, fails as it was told to"
-            )
+            raise self.error or InjectedFault(f"injected fault in call {number}, {method.__name__}")
 
 
 class FaultInjectorAfter(FaultInjector):
-    """A door whose nth call is carried out, and raises then: the answer is lost on the way, as with a line that drops."""
+    """A port whose nth call is executed and then raises: its result is lost, as on a connection."""
 
     def _call(self, number: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        answer = method(*args, **kwargs)
+        result = method(*args, **kwargs)
         self._fail(number, method)
-        return answer
+        return result

@@ -37,7 +37,7 @@ DECLARATIONS = {
     'Csv(delimiter="ab")': ("delimiter is 'ab', wanted one ASCII character", "such as Csv("),
     'Source("Sales")': ("source name 'Sales' cannot be used", "the name becomes a table in SQL"),
     'Model("m", unit=(), work=lambda: 1)': (
-        "its function takes no parameter",
+        "its function has no parameter",
         "write def price(rows)",
     ),
     f'Job("j", sources=[], models=[{MODEL}])': (

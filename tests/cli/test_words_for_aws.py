@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hundredfold.errors import placed
+from hundredfold.errors import add_options
 from support.waits import HANG_S
 
 
@@ -107,10 +107,10 @@ def test_words_that_cannot_be_are_told(
 def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
     hint = "hundredfold failures one   then: hundredfold retry one --accept-new-code   or: hundredfold publish one --max-failed 3"
     wanted = "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   or: hundredfold publish one --max-failed 3 @"
-    assert placed(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace(
+    assert add_options(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace(
         "@", "--backend aws --stack s"
     )
-    assert "retry one --accept-new-code --home there" in placed(hint, ["--home", "there"])
+    assert "retry one --accept-new-code --home there" in add_options(hint, ["--home", "there"])
 
 
 def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(

@@ -28,7 +28,7 @@ from ..errors import (
     StateError,
     Stopped,
     UsageError,
-    placed,
+    add_options,
 )
 from ..job import Job, Layout
 from ..paths import expand_user
@@ -513,7 +513,7 @@ def _hint(home: StackHome, record: Record) -> str:
     reason, hint = record.options.get("hint") or ("", "")
     if reason != record.reason:
         return f"after fixing the cause: {_command(home, 'resume', record.id)}"
-    return placed(hint, ["--backend", "aws", "--stack", home.stack])
+    return add_options(hint, ["--backend", "aws", "--stack", home.stack])
 
 
 def _upload_source(home: StackHome, run: str, name: str, location: Any, job: Job) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource, augment_usage_errors
 
-from ..errors import NEW_CODE, TRACEBACK_HINT, HundredfoldError, UsageError, placed, text_of_error
+from ..errors import NEW_CODE, TRACEBACK_HINT, HundredfoldError, UsageError, add_options, error_text
 from . import streams
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def target_options(command: Any) -> Any:
         try:
             return command(target=target, **options)
         except HundredfoldError as error:
-            error.hint = placed(error.hint or "", target.cli_options) or None
+            error.hint = add_options(error.hint or "", target.cli_options) or None
             raise
 
     return home_option(backend_option(stack_option(wrapper)))
@@ -374,7 +374,7 @@ def _unexpected(error: Exception) -> HundredfoldError:
         ) as file:
             file.write("".join(traceback.format_exception(error)))
         log = file.name
-    text = " ".join(text_of_error(error).split())
+    text = " ".join(error_text(error).split())
     return HundredfoldError(
         f"unexpected {type(error).__name__}" + (f": {text}" if text else ""),
         hint=f"{TRACEBACK_HINT}{log}",

@@ -27,7 +27,7 @@ from ..errors import (
     PublishRefused,
     StateError,
     Stopped,
-    text_of_error,
+    error_text,
 )
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_attempt
@@ -63,7 +63,7 @@ def fail(home: Home, run: str, error: Exception) -> None:
     reason = (
         str(error)
         if isinstance(error, HundredfoldError)
-        else f"an unexpected error: {type(error).__name__}: {text_of_error(error)}".rstrip(": ")
+        else f"an unexpected error: {type(error).__name__}: {error_text(error)}".rstrip(": ")
     )
     if not isinstance(error, HundredfoldError):
         with suppress(OSError):

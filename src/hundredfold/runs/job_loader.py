@@ -16,7 +16,7 @@ import cloudpickle
 
 from .._package import FOLDER
 from ..data.checksums import get_sealed
-from ..errors import HundredfoldError, JobError, StateError, text_of_error
+from ..errors import HundredfoldError, JobError, StateError, error_text
 from ..job import Job, Layout
 from ..paths import expand_user
 from ..ports.interfaces import Record, RunHome
@@ -155,7 +155,7 @@ def _import_error(module: str, error: BaseException, again: str) -> JobError:
             problems=[*error.problems, *where],
             hint=error.hint or f"correct the declaration in {module}",
         )
-    reason = f"{type(error).__name__}: {text_of_error(error)}".rstrip(": ")
+    reason = f"{type(error).__name__}: {error_text(error)}".rstrip(": ")
     return JobError(
         f"the module {module} cannot be imported: {reason}",
         problems=where,
@@ -196,7 +196,7 @@ def job_of(home: RunHome, record: Record) -> Job:
     except Exception as error:  # reported below
         raise JobError(
             f"the job of run {record.id} cannot be loaded: {type(error).__name__}: "
-            f"{text_of_error(error)}",
+            f"{error_text(error)}",
             hint="in Python, pass the job: hundredfold.resume(run_id, job=job)",
         ) from error
     if not isinstance(job, Job):
