@@ -111,6 +111,8 @@ def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
         "@", "--backend aws --stack s"
     )
     assert "retry one --accept-new-code --home there" in add_options(hint, ["--home", "there"])
+    given = "hundredfold status one --backend aws --stack s"
+    assert add_options(given, ["--backend", "aws", "--stack", "s"]) == given
 
 
 def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(
