@@ -301,7 +301,7 @@ class Publish:
         unknown = sorted(set(self.formats) - {"csv", "parquet", "jsonl"})
         if unknown or not self.formats:
             raise JobError(
-                f"publish {self.name}: formats has {unknown or 'none'}, wanted csv, parquet, jsonl"
+                f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl"
             )
 
 

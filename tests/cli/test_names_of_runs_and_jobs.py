@@ -178,7 +178,7 @@ def test_the_command_line_refuses_empty_names_and_touches_no_run(say, tmp_path):
         said = say(*words)
         assert (said.code, said.out) == (2, "")
         assert "is empty" in said.err
-        assert "a shell variable that is not set" in said.err
+        assert "an unset shell variable" in said.err
     said = say("rollback", "../../etc")
     assert (said.code, "Traceback" in said.err, "cannot be a job's name" in said.err) == (
         2,

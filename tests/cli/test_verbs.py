@@ -247,7 +247,7 @@ def test_without_words_the_verbs_are_told_in_the_order_of_their_use(say):
         )
         == VERBS
     )
-    assert "replaced, or another, be the current one." in " ".join(said.out.split())
+    assert "or another version, the current release." in " ".join(said.out.split())
 
 
 def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
@@ -255,9 +255,10 @@ def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
     assert "Arguments: JOB The job, as module:attribute" in said
     assert "-s, --source NAME=PATH" in said
     assert (
-        "--home FOLDER The folder that keeps the runs. [env var: HUNDREDFOLD_HOME; default: .hundredfold]"
-        in said
-    )
+        "--home FOLDER Folder that keeps the runs. "
+        "[env var: HUNDREDFOLD_HOME; default: .hundredfold]"
+    ) in said
+    assert "--workers N Number of worker processes. [default: (one per core)]" in said
 
 
 def test_the_version_is_told(say):

@@ -41,7 +41,7 @@ TABLE = pa.table({"k": ["a", "b"]})
         (lambda: Model("m", unit=("k",), work=count, time_limit="5"), "wanted seconds above 0"),
         (lambda: Model("m", unit=("k",), work=count, time_limit=True), "wanted seconds above 0"),
         (lambda: Model("m", unit=("k",), work=count, batched="yes"), "wanted True or False"),
-        (lambda: Source("s", references="k"), "references and clean are mappings"),
+        (lambda: Source("s", references="k"), "references and clean must be mappings"),
         (lambda: Source("s", max_rejected=float("nan")), "wanted a count"),
         (lambda: Job("j", sources=["s"], models=[MODEL]), "wanted Source"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish="x"), "wanted Publish"),
