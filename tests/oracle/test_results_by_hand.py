@@ -75,7 +75,7 @@ packings = st.tuples(st.sampled_from([0, 1, 2, 50]), st.integers(1, 4))
 
 
 def bits(value: float) -> int:
-    return struct.unpack("<q", struct.pack("<d", value))[0]
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 def rank(value: Any) -> Any:
@@ -247,7 +247,7 @@ def from_light(rows: Unit) -> dict[str, Any]:
     return facts(rows["week"], rows["x"], rows["word"])
 
 
-def from_bare(rows):  # without an annotation
+def from_bare(rows):  # type: ignore[no-untyped-def]  # without an annotation
     return facts(rows["week"], rows["x"], rows["word"])
 
 

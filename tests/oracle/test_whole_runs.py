@@ -32,7 +32,8 @@ class Level:
 def rows() -> pa.Table:
     rng = np.random.default_rng(5)
     shop = rng.zipf(1.5, 6000) % UNITS
-    region = np.where(shop % 7 == 0, None, np.char.add("r", (shop % 5).astype(str)))
+    named = np.char.add("r", (shop % 5).astype(str)).astype(object)
+    region = np.where(shop % 7 == 0, np.array(None, dtype=object), named)
     table = pa.table(
         {
             "region": region.tolist(),

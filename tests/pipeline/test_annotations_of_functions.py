@@ -56,9 +56,9 @@ Positive = TypeAliasType("Positive", Annotated[float, Gt(0)])
 ByName = TypeAliasType("ByName", "Positive")
 Series = TypeAliasType("Series", list[Element], type_params=(Element,))
 Same = TypeAliasType("Same", Element, type_params=(Element,))
-Looped = TypeAliasType("Looped", "Looped")
-Lost = TypeAliasType("Lost", "Nowhere")  # noqa: F821  # what is tried
-LOST_ROWS = list["Nowhere"]  # noqa: F821
+Looped = TypeAliasType("Looped", "Looped")  # type: ignore[misc]
+Lost = TypeAliasType("Lost", "Nowhere")  # type: ignore[name-defined]  # noqa: F821
+LOST_ROWS = list["Nowhere"]  # type: ignore[name-defined]  # noqa: F821
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,8 @@ LOST_ROWS = list["Nowhere"]  # noqa: F821
 def test_a_field_may_be_annotated_in_every_way(
     annotation: Any, arrow: pa.DataType, nullable: bool, checks: int
 ) -> None:
-    (column,) = read_contract(TypedDict("Row", {"it": annotation})).columns
+    typed_dict: Any = TypedDict
+    (column,) = read_contract(typed_dict("Row", {"it": annotation})).columns
     assert (column.arrow, column.nullable, len(column.checks)) == (arrow, nullable, checks)
 
 
@@ -94,8 +95,9 @@ def test_a_field_may_be_annotated_in_every_way(
     "annotation", [Looped, Lost, list[Lost], NDArray[np.datetime64], Element, Annotated[Looped, 1]]
 )
 def test_a_field_whose_type_cannot_be_found_is_named(annotation: Any) -> None:
+    typed_dict: Any = TypedDict
     with pytest.raises(JobError, match="Row cannot be a contract\n  it: "):
-        read_contract(TypedDict("Row", {"it": annotation}))
+        read_contract(typed_dict("Row", {"it": annotation}))
 
 
 @dataclass

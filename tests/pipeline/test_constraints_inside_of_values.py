@@ -160,7 +160,8 @@ class Whole(pydantic.BaseModel):
         ),
         (
             dataclasses.make_dataclass(
-                "Row", [("v", list[dataclasses.make_dataclass("Inner", [("x", int)])])]
+                "Row",
+                [("v", list[dataclasses.make_dataclass("Inner", [("x", int)])])],  # type: ignore[misc]
             ),
             "Inner has no column type",
         ),

@@ -97,7 +97,9 @@ def test_what_the_csv_module_writes_is_read_back_exactly(
     (tmp_path / "a.csv").write_bytes(
         b"".join(written([names, *rows], **how)).decode().encode(encoding)
     )
-    contract = dataclass(type("Texts", (), {"__annotations__": dict.fromkeys(names, str | None)}))
+    contract: Any = dataclass(
+        type("Texts", (), {"__annotations__": dict.fromkeys(names, str | None)})
+    )
     said = (
         Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
     )  # a name alone does not tell it
@@ -315,7 +317,7 @@ def damaged(draw: st.DrawFn) -> tuple[list[bytes], list[list[str]], bytes, int]:
     return (
         written(rows, **how),
         rows,
-        b",".join(values) + how["lineterminator"].encode(),
+        b",".join(values) + str(how["lineterminator"]).encode(),
         draw(st.integers(0, len(rows))),
     )
 
@@ -511,7 +513,7 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
         {"header": ("a", "a")},
     ):
         with pytest.raises(JobError):
-            Csv(**said)  # type: ignore[arg-type]
+            Csv(**said)
     with pytest.raises(JobError, match=r"source s: csv is ';', wanted Csv"):
         Source("s", csv=";")  # type: ignore[arg-type]
 

@@ -27,6 +27,8 @@ def fails(rows: Any) -> dict[str, int]:
     raise ValueError(f"{rows.rows} rows")
 
 
+NONE: Any = None  # where the type forbids it
+TEXT: Any = "s"
 MODEL = Model("m", unit=("k",), work=count)
 JOB = Job("counts", sources=[Source("s")], models=[MODEL])
 TABLE = pa.table({"k": ["a", "b"]})
@@ -36,24 +38,22 @@ TABLE = pa.table({"k": ["a", "b"]})
     ("declare", "words"),
     [
         (lambda: Model("m", unit=("k", "k"), work=count), "names a column twice"),
-        (lambda: Model("m", unit=None, work=count), "wanted a tuple of names"),
+        (lambda: Model("m", unit=NONE, work=count), "wanted a tuple of names"),
         (lambda: Model("m", unit="k", work=count), r"write unit=\('k',\)"),
-        (lambda: Model("m", unit=("k",), work=count, time_limit="5"), "wanted seconds above 0"),
+        (lambda: Model("m", unit=("k",), work=count, time_limit=TEXT), "wanted seconds above 0"),
         (lambda: Model("m", unit=("k",), work=count, time_limit=True), "wanted seconds above 0"),
-        (lambda: Model("m", unit=("k",), work=count, batched="yes"), "wanted True or False"),
-        (lambda: Source("s", references="k"), "references and clean must be mappings"),
+        (lambda: Model("m", unit=("k",), work=count, batched=TEXT), "wanted True or False"),
+        (lambda: Source("s", references=TEXT), "references and clean must be mappings"),
         (lambda: Source("s", max_rejected=float("nan")), "wanted a count"),
-        (lambda: Job("j", sources=["s"], models=[MODEL]), "wanted Source"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish="x"), "wanted Publish"),
+        (lambda: Job("j", sources=[TEXT], models=[MODEL]), "wanted Source"),
+        (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish=TEXT), "wanted Publish"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL], max_failed=float("nan")),
             "wanted a count"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL],
-            publish=[Publish("o", query="SELECT "
-        "1"), Publish("o", query="SELECT "
-        "2")]), "used twice"),
+            publish=[Publish("o", query="SELECT 1"), Publish("o", query="SELECT 2")]),
+            "used twice"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL],
-            publish=Publish("m", query="SELECT "
-        "1")), "used twice"),
+            publish=Publish("m", query="SELECT 1")), "used twice"),
     ],
 )  # fmt: skip
 def test_a_wrong_declaration_says_what_was_wanted(declare: Any, words: str) -> None:
@@ -111,12 +111,12 @@ def test_a_run_resumes_only_with_the_declaration_it_was_prepared_with(tmp_path: 
 
         return Job(
             "j",
-            sources=Source("s"),
-            models=Model("m", unit=(unit,), work=work),
+            sources=[Source("s")],
+            models=[Model("m", unit=(unit,), work=work)],
             publish=Publish("o", query="SELECT * FROM m"),
-        )  # type: ignore[arg-type]
+        )
 
-    with pytest.raises(hundredfold.errors.PublishRefused):  # type: ignore[attr-defined]
+    with pytest.raises(PublishRefused):
         hundredfold.run(
             job("k", True),
             {"s": pa.table({"k": ["a"], "v": [1]})},
@@ -151,9 +151,9 @@ def test_a_unit_whose_key_is_nan_is_given_its_own_result(tmp_path: Path) -> None
     )
     job = Job(
         "j",
-        sources=Source("s"),
+        sources=[Source("s")],
         models=[Model("totals", unit=("k",), work=total), Model("shares", unit=("k",), work=share)],
-    )  # type: ignore[arg-type]
+    )
     run = hundredfold.run(job, {"s": table}, home=tmp_path, workers=1)
     assert run.results("shares").arrow().column("share").to_pylist() == [1.0, 0.25, 1.0]
 

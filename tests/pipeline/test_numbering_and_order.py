@@ -277,13 +277,12 @@ def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
         _with_plain_numbers(f.type) if not pa.types.is_dictionary(f.type) else f.type
         for f in table.schema
     ]
-    return pa.table(
-        [
-            column.cast(kind) if column.type != kind else column
-            for column, kind in zip(table.columns, kinds, strict=True)
-        ],
-        table.column_names,
-    ).to_pylist()
+    columns = [
+        column.cast(kind) if column.type != kind else column
+        for column, kind in zip(table.columns, kinds, strict=True)
+    ]
+    rows: list[dict[str, Any]] = pa.table(columns, table.column_names).to_pylist()
+    return rows
 
 
 @st.composite

@@ -36,7 +36,7 @@ def go(home: Path, *queries: str, formats: Any = ("csv",), summary: str = "SELEC
 WHOLE = (f"{FINE} sales", f"{FINE} prices", f"{FINE} second")
 
 
-def test_the_queries_of_these_tests_run_where_they_do_not_cast(tmp_path):
+def test_the_queries_of_these_tests_run_where_they_do_not_cast(tmp_path: Path) -> None:
     assert go(tmp_path, *WHOLE).state == "done"
 
 
@@ -53,7 +53,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("queries", "how", "names"), WRONG, ids=range(len(WRONG)))
-def test_a_query_that_fails_on_a_value_names_whose_it_is(tmp_path, queries, how, names):
+def test_a_query_that_fails_on_a_value_names_whose_it_is(
+    tmp_path: Path, queries: tuple[str, str, str], how: dict[str, Any], names: str
+) -> None:
     with pytest.raises(QueryError) as raised:
         go(tmp_path, *queries, **how)
     message = str(raised.value)

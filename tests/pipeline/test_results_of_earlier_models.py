@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit, Units
 from hundredfold.data import upstream_rows as upstream
-from hundredfold.data.upstream_rows import Groups, RowsOfUnits
+from hundredfold.data.upstream_rows import CachedRowGroups, RowsOfUnits
 from hundredfold.errors import HundredfoldError
 from support.in_process import InProcessRun, InProcessRunner
 
@@ -73,14 +73,15 @@ def run_job(
 
 def got(run: InProcessRun) -> list[Any]:
     assert run.failures("price") == []
-    return run.results("price").column("got").to_pylist()
+    found: list[Any] = run.results("price").column("got").to_pylist()
+    return found
 
 
 def take_annotated(rows: Unit, prior: Prior) -> dict[str, Any]:
     return {"got": [prior.mean, *prior.weights]}
 
 
-def take_bare(rows: Unit, prior) -> dict[str, Any]:  # what it is, the earlier function says
+def take_bare(rows: Unit, prior) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     assert isinstance(prior, Prior)
     assert not prior.weights.flags.writeable
     return {"got": [prior.mean, *prior.weights]}
@@ -194,7 +195,7 @@ def test_many_units_of_which_one_has_no_earlier_result_fail_one_by_one(
     runner: InProcessRunner,
 ) -> None:
     def each(rows: Units, prior: dict[str, Any]) -> dict[str, Any]:
-        return {"got": [p["mean"] for p in prior]}
+        return {"got": [p["mean"] for p in prior]}  # type: ignore[index]
 
     def fragile(rows: Unit) -> Prior:
         if rows.key == ("y",):
@@ -308,8 +309,8 @@ def test_each_unit_is_given_the_rows_of_its_key(
     keys = pa.table(
         [pa.array([key[n] for key in wanted], types[n]) for n in range(3)], names=["a", "b", "c"]
     )
-    found = RowsOfUnits(Groups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
+    found = RowsOfUnits(CachedRowGroups(pq.ParquetFile(file)), keys, ("a", "b", "c"))
     for unit in asked.sample(range(len(wanted)), len(wanted)):
-        own = found.of(unit)
+        own = found.rows(unit)
         expected = [row[3] for row in rows if repr(row[:3]) == repr(wanted[unit])]
         assert ([] if own is None else own.column("v").to_pylist()) == expected

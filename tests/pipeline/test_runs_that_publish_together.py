@@ -139,7 +139,7 @@ def test_a_run_that_publishes_at_any_moment_of_another(runs: Runs, newer: bool, 
             seen.append(outcome(lambda: publish_as(name, other, store, terms)))
 
         racing = Interrupting(store, n, publish_other)
-        found = outcome(lambda name=name, racing=racing: publish_as(name, one, racing, terms))
+        found = outcome(lambda name=name, racing=racing: publish_as(name, one, racing, terms))  # type: ignore[misc]
         check_all(name, store)
         if racing.calls < n:
             break
@@ -168,7 +168,7 @@ def test_a_rollback_at_any_moment_of_a_publishing_run_is_kept(runs: Runs) -> Non
         name = f"back_{n}"
         publish_as(name, first, store)
         publish_as(name, other, store)
-        racing = Interrupting(store, n, lambda name=name: rollback(name, store))
+        racing = Interrupting(store, n, lambda name=name: rollback(name, store))  # type: ignore[misc]
         release = publish_as(name, one, racing)
         check_all(name, store)
         pointer = read_pointer(name, store)
@@ -192,7 +192,7 @@ def test_a_rollback_that_another_overtakes_is_refused(runs: Runs) -> None:
     for n in range(1, MAX_CALLS):
         assert move_pointer(name, 3, (), read_pointer(name, store).etag, store)
         racing = Interrupting(store, n, lambda: rollback(name, store, 1))
-        found = outcome(lambda racing=racing: rollback(name, racing))
+        found = outcome(lambda racing=racing: rollback(name, racing))  # type: ignore[misc]
         if racing.calls < n:
             assert current_version(name, store) == 2
             break
@@ -225,7 +225,7 @@ def test_a_run_that_fails_while_publishing_is_in_nobodys_way(runs: Runs) -> None
             break
         assert current_version(name, store) == later.version
         assert later.parent in (1, later.version - 1)
-        resumed = outcome(lambda name=name: publish_as(name, one, store, terms))
+        resumed = outcome(lambda name=name: publish_as(name, one, store, terms))  # type: ignore[misc]
         check_all(name, store)
         assert current_version(name, store) == later.version
         if isinstance(resumed, Release):  # it was current before the other was

@@ -45,12 +45,12 @@ COLUMNS: dict[str, tuple[pa.DataType, Any]] = {
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_the_size_of_a_value_is_the_same_wherever_a_column_is_cut(name):
+def test_the_size_of_a_value_is_the_same_wherever_a_column_is_cut(name: str) -> None:
     kind, values = COLUMNS[name]
 
     @settings(max_examples=30, deadline=None)
     @given(values=st.lists(values, max_size=9), cuts=st.lists(st.integers(0, 9), max_size=3))
-    def check(values, cuts):
+    def check(values: list[Any], cuts: list[int]) -> None:
         whole = pa.array(values, kind)
         ends = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
         parts = [whole.slice(a, b - a) for a, b in pairwise(ends)]
@@ -65,7 +65,7 @@ def test_the_size_of_a_value_is_the_same_wherever_a_column_is_cut(name):
     check()
 
 
-def test_what_is_stored_under_a_null_does_not_count():
+def test_what_is_stored_under_a_null_does_not_count() -> None:
     missing = pa.array([False, True])
     texts = pa.array(["a", "long enough to be seen"])
     pairs = pa.array([["a", "b"], ["c", "long enough to be seen"]], pa.list_(pa.string(), 2))
@@ -85,7 +85,9 @@ def test_what_is_stored_under_a_null_does_not_count():
         ), column.type
 
 
-def test_row_groups_do_not_depend_on_how_rows_of_fixed_lists_came(monkeypatch):
+def test_row_groups_do_not_depend_on_how_rows_of_fixed_lists_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rowgroups, "MAX_ROW_GROUP_BYTES", 4_000)
     rng = np.random.default_rng(7)
     words = ["x" * int(n) for n in rng.integers(0, 200, 600)]

@@ -701,9 +701,8 @@ def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(runner: InPro
 
 
 def test_odd_column_names_are_names_like_any_other(runner: InProcessRunner, tmp_path: Path) -> None:
-    odd = pydantic.create_model(
-        "Odd", price=(Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...)
-    )
+    price: Any = (Annotated[float, pydantic.Field(gt=0, alias='price "in" (€), v.1')], ...)
+    odd = pydantic.create_model("Odd", price=price)
     (tmp_path / "a.csv").write_text('"price ""in"" (€), v.1"\n1\n-1\n')
     _, run = check(runner, Source("s", odd, max_rejected=1), tmp_path / "a.csv")
     assert reasons(run, "s") == [(2, 'price "in" (€), v.1 must be > 0')]

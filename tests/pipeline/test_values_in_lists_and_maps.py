@@ -174,8 +174,8 @@ def test_a_typed_list_or_map_is_exact_or_refused(
         )
         for python in [*TYPES, bytes, list[int]]:
             for annotation, name in (
-                (list[python], f"{number}l"),
-                (dict[str, python], f"{number}m"),
+                (list[python], f"{number}l"),  # type: ignore[valid-type]
+                (dict[str, python], f"{number}m"),  # type: ignore[valid-type]
             ):
                 try:
                     found = rows_of(runner, annotation, tmp_path / f"{name}.parquet")

@@ -142,8 +142,8 @@ def test_a_named_index_is_a_column_of_the_source() -> None:
 
 
 def test_an_enum_is_its_value_and_a_list_in_itself_is_refused() -> None:
-    colour = enum.Enum("Colour", {"RED": 1})
-    red = colour["RED"]
+    Colour = enum.Enum("Colour", {"RED": 1})
+    red = Colour["RED"]
     assert as_table("s", with_objects([red])).column("v").to_pylist() == [1]
     endless: list[Any] = []
     endless.append(endless)

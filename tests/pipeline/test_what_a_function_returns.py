@@ -33,7 +33,7 @@ def run_job(
     runner: InProcessRunner,
     values: list[Any],
     *,
-    returns: type | None = None,
+    returns: Any = None,
     parts: int = 0,
     single: bool = False,
 ) -> InProcessRun:
@@ -61,7 +61,8 @@ def run_job(
 
 
 def rows_of(run: InProcessRun) -> list[dict[str, Any]]:
-    return run.results("m").to_pylist()
+    rows: list[dict[str, Any]] = run.results("m").to_pylist()
+    return rows
 
 
 def why(run: InProcessRun) -> dict[int, str]:
@@ -435,7 +436,7 @@ def test_a_unit_with_other_columns_than_most_fails_and_the_others_stay(
     }
 
 
-scalars = (
+scalars: st.SearchStrategy[Any] = (
     st.none()
     | st.integers(-3, 3)
     | st.floats(allow_nan=False)
@@ -447,7 +448,7 @@ scalars = (
     | st.lists(st.integers() | st.floats(), max_size=2)
     | st.sets(st.text(max_size=1) | st.none(), max_size=3)
 )
-inner = st.dictionaries(st.sampled_from("abc"), scalars, max_size=3)
+inner: st.SearchStrategy[Any] = st.dictionaries(st.sampled_from("abc"), scalars, max_size=3)
 scalars |= inner | st.lists(inner, max_size=2)
 
 
@@ -601,7 +602,8 @@ def test_what_loses_nothing_is_taken_for_the_contracts_type(runner: InProcessRun
         kind: Literal["x", "y"]
         weights: np.ndarray
 
-    row = Row(
+    of_row: Any = Row
+    row = of_row(
         np.float64(2.0),
         3,
         dt.datetime(2020, 1, 1),
@@ -953,7 +955,7 @@ def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(runner: InProcess
     map(dict, [[("a", 1)], [("a", 2)]]),
     pl.LazyFrame({"a": [1, 2]}),
     np.array([(1,), (2,)], [("a", "i4")]),
-    np.rec.fromarrays([[1, 2]], names="a"),
+    np.rec.fromarrays([[1, 2]], names="a"),  # type: ignore[call-overload]
     pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int32())]),
         [pa.record_batch({"a": pa.array([1, 2], pa.int32())})]),
     pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}),

@@ -88,23 +88,32 @@ class InProcessRun:
         return validate(self.job, locations, AS_OF, self.layout, self.warehouse, self.store)
 
     def rejects(self, source: str) -> list[dict[str, Any]]:
-        return self._read(self.layout.rejects(source)).to_pylist()
+        rows: list[dict[str, Any]] = self._read(self.layout.rejects(source)).to_pylist()
+        return rows
 
     def repairs(self, source: str) -> list[dict[str, Any]]:
-        return self._read(self.layout.repairs(source)).to_pylist()
+        rows: list[dict[str, Any]] = self._read(self.layout.repairs(source)).to_pylist()
+        return rows
 
     def accepted(self, source: str) -> list[dict[str, Any]]:
-        return self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
+        rows: list[dict[str, Any]] = self.warehouse.query(f"SELECT * FROM {source}").to_pylist()
+        return rows
 
     def prepare(
         self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, memory: int | None = None
     ) -> Manifest:
         """Make one batch, or about 12 for each of `parts`, no matter how small the data is."""
-        limits = {"workers": parts, "batch_bytes": batch_bytes, "memory": memory}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hundredfold.pipeline.prepare.MIN_BATCH_COST", 1e-9)
             return prepare(
-                self.job.model(model), self.job, self.layout, self.warehouse, self.store, **limits
+                self.job.model(model),
+                self.job,
+                self.layout,
+                self.warehouse,
+                self.store,
+                workers=parts,
+                batch_bytes=batch_bytes,
+                memory=memory,
             )
 
     def work(self, model: str, *, cut: Cut = whole, attempt: int = 1) -> None:
@@ -162,7 +171,7 @@ class InProcessRun:
         return self._read(self.layout.results(model))
 
     def result_bytes(self, model: str) -> bytes:
-        return self.store.get(self.layout.results(model)).to_pybytes()
+        return bytes(self.store.get(self.layout.results(model)).to_pybytes())
 
     def failures(self, model: str) -> list[dict[str, Any]]:
         return list(failures(self.layout, model, self.store))
