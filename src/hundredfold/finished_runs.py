@@ -20,7 +20,7 @@ from .data.manifest import Manifest, UnitList, open_batch
 from .data.upstream import UpstreamResults
 from .errors import HundredfoldError, SourceError
 from .job import Job, Layout
-from .pipeline.validate import ValidationResult, read_validation
+from .pipeline.validation_results import ValidationResult, read_validation
 from .ports.interfaces import Record, RunHome, Warehouse
 from .runs.job_loader import job_of
 from .runs.run import Run, find_run

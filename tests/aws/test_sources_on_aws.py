@@ -27,7 +27,7 @@ from hundredfold.aws.adapters.sources import check_location
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.runs import new_record
 from hundredfold.errors import ContractError, SourceError, UsageError
-from hundredfold.pipeline.validate import ValidationResult
+from hundredfold.pipeline.validation_results import ValidationResult
 from hundredfold.runs.run import Run
 from hundredfold.sql.sources.files import find_files
 from support.emulator import Emulator

@@ -25,7 +25,8 @@ from hundredfold.pipeline.enqueue import plan_attempt
 from hundredfold.pipeline.prepare import prepare
 from hundredfold.pipeline.publish import publish
 from hundredfold.pipeline.releases import Release
-from hundredfold.pipeline.validate import ValidationResult, validate
+from hundredfold.pipeline.validate import validate
+from hundredfold.pipeline.validation_results import ValidationResult
 from hundredfold.pipeline.work import halves
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql.queries import check_queries

@@ -28,7 +28,8 @@ from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
 from hundredfold.pipeline.publish import describe_run, publish
 from hundredfold.pipeline.releases import Release
-from hundredfold.pipeline.validate import ValidationResult, validate
+from hundredfold.pipeline.validate import validate
+from hundredfold.pipeline.validation_results import ValidationResult
 from hundredfold.sql.queries import check_queries
 from support.emulator import Emulator, wait_until
 from support.in_process import AS_OF, InProcessRun, InProcessRunner

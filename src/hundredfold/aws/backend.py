@@ -35,7 +35,7 @@ from ..paths import expand_user
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import Stage, stages
-from ..pipeline.validate import read_validation
+from ..pipeline.validation_results import read_validation
 from ..ports.interfaces import Record
 from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after

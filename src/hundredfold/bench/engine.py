@@ -21,7 +21,7 @@ from ..local.home import Home
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import MODEL_STEPS, Stage
-from ..pipeline.validate import ValidationResult
+from ..pipeline.validation_results import ValidationResult
 from ..pipeline.work import Progress
 from .sample import costs, scaled
 

@@ -31,7 +31,7 @@ from ..errors import HundredfoldError
 if TYPE_CHECKING:  # errors are printed through this module, before anything else is imported
     from ..pipeline.collect import Collected
     from ..pipeline.stages import Stage
-    from ..pipeline.validate import ValidationResult
+    from ..pipeline.validation_results import ValidationResult
     from ..pipeline.work import Progress as Done
     from ..ports.run_facts import ModelCounts, SourceCounts
     from ..runs.summary import RunSummary

@@ -629,7 +629,7 @@ def _command(target: Target, *parts: str) -> str:
 
 
 def _validation_results(found: Any) -> Any:
-    from ..pipeline.validate import read_validation
+    from ..pipeline.validation_results import read_validation
 
     try:
         return read_validation(found.layout, found.home.store)

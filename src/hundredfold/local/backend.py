@@ -16,7 +16,7 @@ from ..errors import DamagedFile, SourceError, StateError, Stopped, UsageError
 from ..job import Job, Layout
 from ..paths import expand_user
 from ..pipeline.runner import RunCallbacks
-from ..pipeline.validate import move_source
+from ..pipeline.validation_results import move_source
 from ..ports.interfaces import Record, SourcePlace
 from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after

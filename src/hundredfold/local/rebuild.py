@@ -13,7 +13,7 @@ from ..job import Layout
 from ..pipeline.collect import read_collected
 from ..pipeline.releases import releases
 from ..pipeline.runner import prepared_counts
-from ..pipeline.validate import read_validation
+from ..pipeline.validation_results import read_validation
 from ..ports.interfaces import Record, Store
 from ..ports.run_facts import ModelCounts, RunCounts, RunOptions
 from ..ports.run_states import State

@@ -11,7 +11,7 @@ from ..data.manifest import Manifest
 from ..errors import DamagedFile
 from ..job import Job, Layout
 from ..pipeline.releases import read_release, verify_file
-from ..pipeline.validate import read_validation, verify_accepted
+from ..pipeline.validation_results import read_validation, verify_accepted
 from ..ports.interfaces import Ledger, Record, Store
 
 

@@ -7,7 +7,7 @@ Outcomes are read a few megabytes at a time, so that memory does not grow with t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,25 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..contract import Contract, literal, quote
-from ..data.arrow_columns import (
-    are_compatible,
-    cast,
-    common_type,
-    is_parquet_type,
-    kind_of,
-    type_from_hex,
-)
+from ..contract import Contract
 from ..data.checksums import checksum_of, get_json, get_listed, put_json, require, unseal
 from ..data.manifest import Manifest, UnitList
-from ..data.numpy_columns import UNIT, from_numpy, null_mask, to_numpy, to_python_rows
+from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
 from ..data.outcomes import LEDGER_SCHEMA, UnitStatus, ledger_table, unpack_ledger, unpack_results
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
-from ..data.result_contract import VALUE_COLUMN, result_contract
+from ..data.result_contract import result_contract
 from ..errors import ConservationError
 from ..job import Layout, Message, Model
 from ..ports.interfaces import RunStore, Store, Warehouse
 from ..ports.run_facts import ModelCounts
+from .result_columns import ResultColumns, choose_columns, contract_violations, convert_table
 
 COPIES_OF_STATUSES = 3  # of the statuses of a slice, in memory while they are collected
 MAX_COMPARED_UNITS = 2**20  # units whose outcomes are compared at a time
@@ -91,17 +84,6 @@ class Collected:
             counts["rows_out"],
             counts["seconds"],
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ResultColumns:
-    """The columns of the results, in the order of the first unit, and their types."""
-
-    names: tuple[str, ...]
-    types: Mapping[str, pa.DataType]
-
-    def schema(self, keys: pa.Schema) -> pa.Schema:
-        return pa.schema([*keys, *(pa.field(name, self.types[name]) for name in self.names)])
 
 
 def read_collected(layout: Layout, model: str, store: Store) -> Collected:
@@ -168,81 +150,6 @@ def _write_files(merge: _Merge, model: Model, layout: Layout, store: RunStore) -
         finally:
             files.close()
     return counts
-
-
-def choose_columns(
-    summaries: Sequence[dict[str, Any]], contract: Contract | None, keys: Sequence[str] = ()
-) -> tuple[ResultColumns, dict[tuple[int, int], str]]:
-    """Choose the columns and types of the result.
-
-    Also returns why the tables with other columns are refused: {(outcome, table): reason}. The
-    names are those that most units returned, and the kind of a column is the one with the most
-    values. Both are counted over all units, so that the choice does not depend on the batches.
-    """
-    if contract is not None:
-        return ResultColumns(
-            tuple(n for n in contract.names if n not in keys),
-            {c.name: c.arrow for c in contract.columns},
-        ), {}
-    by_names: defaultdict[frozenset[str], int] = defaultdict(int)
-    first: dict[frozenset[str], tuple[int, tuple[str, ...]]] = {}
-    for table in summaries:
-        names = tuple(column[0] for column in table["columns"])
-        if not names:  # units that returned None neither decide on the columns nor are refused here
-            continue
-        by_names[frozenset(names)] += table["units"][1]
-        first[frozenset(names)] = min(
-            first.get(frozenset(names), (2**62, ())), (table["units"][0], names)
-        )
-    nones = [(t["outcome"], t["table"]) for t in summaries if not t["columns"]]
-    if not by_names:
-        return ResultColumns((), {}), dict.fromkeys(
-            nones, "returned None, as every unit did: does the function lack a return statement?"
-        )
-    chosen = min(by_names, key=lambda names: (-by_names[names], first[names]))
-    total = sum(by_names.values())
-    others = [(t, frozenset(column[0] for column in t["columns"])) for t in summaries]
-    refused = {
-        (t["outcome"], t["table"]): _mismatch_reason(names, chosen, by_names[chosen], total)
-        for t, names in others
-        if names and names != chosen
-    }
-    if chosen != {VALUE_COLUMN}:  # for a result of single values, None is a null
-        refused |= dict.fromkeys(
-            nones, f"returned None; most units returned {', '.join(first[chosen][1])}"
-        )
-    return ResultColumns(
-        first[chosen][1], _column_types([t for t, names in others if names == chosen])
-    ), refused
-
-
-def _column_types(summaries: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
-    """Return, for each column, the type that holds all values of its chosen kind."""
-    found = [
-        (name, type_from_hex(text), values)
-        for table in summaries
-        for name, text, values in table["columns"]
-    ]
-    sorts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for name, kind, values in found:
-        sorts[name][kind_of(kind)] += values
-    right = {
-        name: min(counted, key=lambda s: (s.endswith("null"), -counted[s], s))
-        for name, counted in sorts.items()
-    }
-    types: dict[str, pa.DataType] = dict.fromkeys(sorts, pa.null())
-    for name, kind, _ in found:
-        if are_compatible(kind_of(kind), right[name]):
-            types[name] = common_type(types[name], kind) or types[name]
-    return {name: kind if is_parquet_type(kind) else pa.null() for name, kind in types.items()}
-
-
-def _mismatch_reason(names: frozenset[str], chosen: frozenset[str], many: int, total: int) -> str:
-    missing, extra = sorted(chosen - names), sorted(names - chosen)
-    parts = ([f"{', '.join(missing)} missing"] if missing else []) + (
-        [f"{', '.join(extra)} too much"] if extra else []
-    )
-    return f"returned other columns than {many:,} of {total:,} units: {' and '.join(parts)}"
 
 
 def _list_outcomes(layout: Layout, model: str, store: Store) -> list[Message]:
@@ -413,7 +320,7 @@ class _Merge:
             if why:
                 late.update(dict.fromkeys(to_numpy(table.column(UNIT), False).tolist(), why))
             elif table.num_rows:
-                yield _convert_table(table, self.columns, late)
+                yield convert_table(table, self.columns, late)
 
     def _joined(self, tables: Sequence[pa.Table], late: dict[int, str]) -> pa.Table:
         """Return the rows of all tables by unit, without the units in `late`.
@@ -423,7 +330,7 @@ class _Merge:
         empty = self.columns.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
         table = _sorted_by_unit(pa.concat_tables(tables) if tables else empty)
         if self.contract is not None:
-            late.update(_contract_violations(table, self.contract, self.warehouse))
+            late.update(contract_violations(table, self.contract, self.warehouse))
         if late:
             table = table.filter(_mask(~np.isin(to_numpy(table.column(UNIT), False), list(late))))
         return table
@@ -453,109 +360,6 @@ def _mask(keep: NDArray[np.bool_]) -> pa.Array:
     return pa.Array.from_buffers(
         pa.bool_(), len(keep), [None, pa.py_buffer(np.packbits(keep, bitorder="little"))]
     )
-
-
-def _convert_table(table: pa.Table, columns: ResultColumns, late: dict[int, str]) -> pa.Table:
-    """Convert a table to the types of the whole result.
-
-    Units with a value that cannot be converted are added to `late`, and the value is set to null.
-    """
-    units = to_numpy(table.column(UNIT), False)
-    if not set(columns.names) <= set(table.column_names):  # these units returned None
-        return pa.Table.from_arrays(
-            [
-                table.column(UNIT),
-                *(pa.nulls(table.num_rows, columns.types[name]) for name in columns.names),
-            ],
-            [UNIT, *columns.names],
-        )
-    converted = [
-        _convert_column(name, table.column(name), columns.types[name], units, late)
-        for name in columns.names
-    ]
-    return pa.Table.from_arrays([table.column(UNIT), *converted], names=[UNIT, *columns.names])
-
-
-def _convert_column(
-    name: str,
-    column: pa.ChunkedArray,
-    kind: pa.DataType,
-    units: NDArray[np.int64],
-    late: dict[int, str],
-) -> pa.ChunkedArray:
-    found = kind_of(column.type)
-    if not is_parquet_type(column.type) and pa.types.is_null(kind):
-        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
-            late.setdefault(
-                int(units[row]),
-                f"returned {column[row].as_py()} as {name}: a dict without a key cannot be "
-                "stored, and no unit returned a key there; return None instead",
-            )
-        return pa.nulls(len(column), kind)
-    if not are_compatible(found, kind_of(kind)):
-        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
-            late.setdefault(
-                int(units[row]),
-                f"returned a {found} as {name}; for most units it is a {kind_of(kind)}",
-            )
-        return pa.nulls(len(column), kind)
-    try:
-        return cast(column, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _convert_values(name, column, kind, units, late)
-
-
-def _convert_values(
-    name: str,
-    column: pa.ChunkedArray,
-    kind: pa.DataType,
-    units: NDArray[np.int64],
-    late: dict[int, str],
-) -> pa.ChunkedArray:
-    """Convert value by value, to find those that the type cannot hold, such as 2**60 + 1 among
-    floats.
-    """
-    fitted = []
-    for row in range(len(column)):
-        try:
-            fitted.append(cast(column.slice(row, 1).combine_chunks(), kind))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            late.setdefault(
-                int(units[row]),
-                f"returned {column[row].as_py()} as {name}, which is {kind} over all units and "
-                "cannot hold that",
-            )
-            fitted.append(pa.nulls(1, kind))
-    return pa.chunked_array(fitted, kind)
-
-
-def _contract_violations(
-    table: pa.Table, contract: Contract, warehouse: Warehouse
-) -> dict[int, str]:
-    """Return the units that violate a constraint of the result's contract, and the first one of
-    each.
-    """
-    rules = [
-        (c.name, check)
-        for c in contract.columns
-        if c.name in table.column_names
-        for check in c.checks
-    ]
-    if not rules or not table.num_rows:
-        return {}
-    warehouse.register("__results", table)
-    cases = " ".join(
-        (
-            f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN "
-            f"{literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
-        )
-        for name, check in rules
-    )
-    found = warehouse.query(
-        f"SELECT {UNIT}, min(why) AS why FROM (SELECT {UNIT}, CASE {cases} END AS why FROM "
-        f"__results) AS r WHERE why IS NOT NULL GROUP BY {UNIT}"
-    )
-    return {row[UNIT]: row["why"] for row in found.to_pylist()}
 
 
 def _with_keys(table: pa.Table, column: str, units: UnitList) -> pa.Table:

@@ -24,7 +24,8 @@ from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .publish import Terms, check_limits, describe_run, publish, refuse_all_failed, refuse_none_ok
 from .stages import Stage
-from .validate import ValidationResult, naming_damage, refuse_changed, validate
+from .validate import naming_damage, refuse_changed, validate
+from .validation_results import ValidationResult
 from .work import Progress
 
 

@@ -21,7 +21,7 @@ from ..errors import StateError, UsageError
 from ..job import Layout
 from ..pipeline import releases as releases_of_job
 from ..pipeline.releases import Release
-from ..pipeline.validate import read_validation
+from ..pipeline.validation_results import read_validation
 from ..ports.interfaces import Record, RunHome
 from ..ports.run_facts import RunCounts
 from ..ports.run_states import State

@@ -17,7 +17,7 @@ from ..contract import Column, quote
 from ..errors import HundredfoldError, QueryError, SourceError
 from ..job import Source
 from ..ports.interfaces import AttachedSource, Fingerprint, SourcePlace
-from .checks import keeps_digits
+from .casts import keeps_digits
 from .sources import json_lines
 from .sources.changes import refuse_other_files
 from .sources.csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
