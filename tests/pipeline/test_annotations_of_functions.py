@@ -272,9 +272,11 @@ class Schema(Generic[Element]):
 
 
 @pytest.mark.parametrize(("annotation", "words"), [
-    ("Missing", "a name in it is not defined"), ("list[Missing] | None", "a name in it is not defined"),
+    ("Missing", "a name in it is not defined"),
+    ("list[Missing] | None", "a name in it is not defined"),
     (LOST_ROWS, "a name in it is not defined"),
-    ("pd.DataFrame[Missing]", "a name in it is not defined"), (dict[str, Price], "would not be checked"),
+    ("pd.DataFrame[Missing]", "a name in it is not defined"),
+    (dict[str, Price], "would not be checked"),
     (Price | Other, "would not be checked"),
     (Price | dict, "would not be checked"), (list[Price | Other], "cannot be read"),
     (tuple[Price, int], "cannot be done"),
