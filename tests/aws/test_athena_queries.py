@@ -204,10 +204,10 @@ def test_an_expression_has_the_same_value_on_athena(
     columns = ", ".join(f"{value} AS c{number}" for number, value in enumerate(listed))
     query = f"SELECT id, {columns} FROM rows_in ORDER BY id"
     local.register("rows_in", table)
-    wanted = local.query(query)
+    expected = local.query(query)
     found = aws_runner.rows(query, rows_in=table)
     for number, value in enumerate(listed):
-        assert_same(found.select([f"c{number}"]), wanted.select([f"c{number}"]), value)
+        assert_same(found.select([f"c{number}"]), expected.select([f"c{number}"]), value)
 
 
 def _split(text: str) -> list[str]:
@@ -359,8 +359,8 @@ def test_a_query_gives_the_same_rows_on_athena(
         aws_runner.answers([q.replace("¦", "\n") for q in queries], t=both[0], u=both[1]),
         strict=True,
     ):
-        wanted = local.query(query.replace("¦", "\n"))
-        assert found.schema.equals(wanted.schema), (
-            f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+        expected = local.query(query.replace("¦", "\n"))
+        assert found.schema.equals(expected.schema), (
+            f"{query}\nfound {found.schema}\nwanted {expected.schema}"
         )
-        assert rows_of(found, query) == rows_of(wanted, query), query
+        assert rows_of(found, query) == rows_of(expected, query), query

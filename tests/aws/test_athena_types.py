@@ -321,7 +321,7 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
 
 
 @pytest.mark.parametrize(
-    ("column", "words"),
+    ("column", "message"),
     [
         (
             pa.array([FINE], pa.timestamp("us")),
@@ -340,10 +340,10 @@ FINE = dt.datetime(2024, 1, 1, 10, 0, 0, 123456)
     ],
 )
 def test_a_source_that_athena_would_change_is_rejected(
-    runner: InProcessRunner, aws_runner: AwsRunner, column: pa.Array, words: str
+    runner: InProcessRunner, aws_runner: AwsRunner, column: pa.Array, message: str
 ) -> None:
     job = Job("fine", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         start_both(runner, aws_runner, job, things=pa.table({"x": column}))[1].validate()
     assert caught.value.hint
 
@@ -367,7 +367,7 @@ def test_text_with_times_below_a_millisecond_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "message"),
     [
         (("a", "A"), "things has several columns named A, a"),
         (("Ä", "ä"), "things has several columns named Ä, ä"),
@@ -377,10 +377,10 @@ def test_text_with_times_below_a_millisecond_is_rejected(
     ],
 )
 def test_names_that_athena_would_change_are_rejected(
-    runner: InProcessRunner, aws_runner: AwsRunner, names: tuple[str, ...], words: str
+    runner: InProcessRunner, aws_runner: AwsRunner, names: tuple[str, ...], message: str
 ) -> None:
     job = Job("names", sources=[Source("things")], models=[Model("m", unit=(), work=count_rows)])
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(SourceError, match=message):
         start_both(runner, aws_runner, job, things=pa.table({name: [1] for name in names}))[
             1
         ].validate()

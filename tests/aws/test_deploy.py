@@ -76,7 +76,7 @@ def test_synth_writes_the_stack_without_calling_aws(
 
 @needs_cdk
 @pytest.mark.parametrize(
-    ("ref", "stack", "settings", "words"),
+    ("ref", "stack", "settings", "message"),
     [
         (JOB, "2nd", {}, "'2nd' cannot be a stack's name"),
         (JOB, "pricing", {"memory": 1}, "memory is 1, expected 128"),
@@ -85,9 +85,9 @@ def test_synth_writes_the_stack_without_calling_aws(
     ],
 )
 def test_invalid_arguments_are_reported_before_anything_is_built(
-    tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], words: str
+    tmp_path: Path, ref: str, stack: str, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises((UsageError, JobError), match=words):
+    with pytest.raises((UsageError, JobError), match=message):
         synth(ref, tmp_path / "out", stack=stack, options=DeployOptions(settings=settings))
     assert not (tmp_path / "out").exists()
 
@@ -103,10 +103,10 @@ def test_an_old_or_missing_node_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(NodeError, match="which was not found") as caught:
         node_on_path({"PATH": str(tmp_path)})
     assert "hundredfold[deploy]" in str(caught.value.hint)
-    for said, words in (("v18.20.1", "is v18.20.1"), ("", "is not executable")):
-        (tmp_path / "node").write_text(f"#!/bin/sh\necho {said}\n")
+    for output, message in (("v18.20.1", "is v18.20.1"), ("", "is not executable")):
+        (tmp_path / "node").write_text(f"#!/bin/sh\necho {output}\n")
         (tmp_path / "node").chmod(0o755)
-        with pytest.raises(NodeError, match=words):
+        with pytest.raises(NodeError, match=message):
             node_on_path({"PATH": str(tmp_path)})
 
 
@@ -130,7 +130,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(aws_env: Emulator, assembly: Path) -> Iterator[StackResources]:
+def resources(aws_env: Emulator, assembly: Path) -> Iterator[StackResources]:
     emulated.deploy(aws_env, assembly)
     yield StackResources.from_stack(STACK)
     with pytest.raises(UsageError) if STACK not in stacks() else nullcontext():
@@ -149,38 +149,42 @@ def buckets() -> list[str]:
     return [bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]]
 
 
-def test_destroy_keeps_the_bucket_with_its_releases(place: StackResources) -> None:
-    client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=b"{}")
-    assert destroy(STACK, sleep=lambda _: None) == place.bucket
+def test_destroy_keeps_the_bucket_with_its_releases(resources: StackResources) -> None:
+    client("s3").put_object(
+        Bucket=resources.bucket, Key="releases/tariffs/current.json", Body=b"{}"
+    )
+    assert destroy(STACK, sleep=lambda _: None) == resources.bucket
     assert STACK not in stacks()
     assert (
         client("s3")
-        .get_object(Bucket=place.bucket, Key="releases/tariffs/current.json")["Body"]
+        .get_object(Bucket=resources.bucket, Key="releases/tariffs/current.json")["Body"]
         .read()
         == b"{}"
     )
 
 
 def test_destroy_everything_deletes_all_versions_of_all_objects(
-    place: StackResources,
+    resources: StackResources,
 ) -> None:
     client("s3").put_bucket_versioning(
-        Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"}
+        Bucket=resources.bucket, VersioningConfiguration={"Status": "Enabled"}
     )
     for body in (b"1", b"2"):
-        client("s3").put_object(Bucket=place.bucket, Key="releases/tariffs/current.json", Body=body)
-    client("s3").delete_object(Bucket=place.bucket, Key="releases/tariffs/current.json")
+        client("s3").put_object(
+            Bucket=resources.bucket, Key="releases/tariffs/current.json", Body=body
+        )
+    client("s3").delete_object(Bucket=resources.bucket, Key="releases/tariffs/current.json")
     destroy(STACK, everything=True, sleep=lambda _: None)
-    assert place.bucket not in buckets()
+    assert resources.bucket not in buckets()
 
 
-def test_destroy_is_refused_while_a_run_is_active(place: StackResources) -> None:
+def test_destroy_is_refused_while_a_run_is_active(resources: StackResources) -> None:
     waiting = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 600, "End": True}}}
     client("stepfunctions").update_state_machine(
-        stateMachineArn=place.machine, definition=json.dumps(waiting)
+        stateMachineArn=resources.machine, definition=json.dumps(waiting)
     )
     run = client("stepfunctions").start_execution(
-        stateMachineArn=place.machine, name="20261122-101112-ab3"
+        stateMachineArn=resources.machine, name="20261122-101112-ab3"
     )["executionArn"]
     with pytest.raises(UsageError, match="1 runs of the stack removed are active") as caught:
         destroy(STACK)
@@ -219,19 +223,19 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_deploy_reports_a_missing_bootstrap_bootstraps_and_deploys(
     command_line: None, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    output: list[str] = []
     with Emulator() as account, account.reached():
         with pytest.raises(DeployError, match="not bootstrapped for the CDK") as caught:
-            deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=said.append)
+            deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=output.append)
         assert "--bootstrap" in str(caught.value.hint)
-        place = deploy(
-            JOB, tmp_path, stack="pricing", options=IMAGE, bootstrap=True, report=said.append
+        resources = deploy(
+            JOB, tmp_path, stack="pricing", options=IMAGE, bootstrap=True, report=output.append
         )
-        assert (place.job, place.concurrency) == (JOB, 8)
-        again = deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=said.append)
-        assert again == place
-        assert destroy("pricing", sleep=lambda _: None) == place.bucket
-    assert any("bootstrapped" in line for line in said)
+        assert (resources.job, resources.concurrency) == (JOB, 8)
+        again = deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=output.append)
+        assert again == resources
+        assert destroy("pricing", sleep=lambda _: None) == resources.bucket
+    assert any("bootstrapped" in line for line in output)
 
 
 MANIFEST = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:1"}, "layers": []})
@@ -240,16 +244,16 @@ MANIFEST = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:1"}, "la
 def test_an_image_given_by_tag_is_deployed_by_its_digest(
     aws_env: Emulator, name_of: Callable[[str], str]
 ) -> None:
-    repository, said = name_of("repository"), list[str]()
+    repository, output = name_of("repository"), list[str]()
     client("ecr").create_repository(repositoryName=repository)
     kept = client("ecr").put_image(repositoryName=repository, imageManifest=MANIFEST, imageTag="7")[
         "image"
     ]
     tagged = f"{kept['registryId']}.dkr.ecr.us-east-1.amazonaws.com/{repository}:7"
-    found = _by_digest(tagged, said.append)
+    found = _by_digest(tagged, output.append)
     assert found == f"{tagged.removesuffix(':7')}@{kept['imageId']['imageDigest']}"
-    assert said == [f"{tagged} is {kept['imageId']['imageDigest']}"]
-    assert _by_digest(found, said.append) == found
+    assert output == [f"{tagged} is {kept['imageId']['imageDigest']}"]
+    assert _by_digest(found, output.append) == found
     assert fingerprint_of(found) == kept["imageId"]["imageDigest"].removeprefix("sha256:")[:16]
     function = name_of("function")
     client("lambda").create_function(
@@ -263,6 +267,6 @@ def test_an_image_given_by_tag_is_deployed_by_its_digest(
 
 
 def test_an_image_without_a_known_digest_is_deployed_by_its_tag(aws_env: Emulator) -> None:
-    said: list[str] = []
-    assert _by_digest(IMAGE.image, said.append) == IMAGE.image
-    assert "is deployed by its tag, since its digest cannot be found" in said[0]
+    output: list[str] = []
+    assert _by_digest(IMAGE.image, output.append) == IMAGE.image
+    assert "is deployed by its tag, since its digest cannot be found" in output[0]

@@ -118,7 +118,7 @@ def attributes(url: str, **values: str) -> None:
     client("sqs").set_queue_attributes(QueueUrl=url, Attributes=values)
 
 
-def found(*words: str) -> list[Finding]:
+def found(*fragment: str) -> list[Finding]:
     """Return the findings, without those about services that the emulator lacks."""
     findings = [
         finding
@@ -126,14 +126,14 @@ def found(*words: str) -> list[Finding]:
         if "quota of concurrent athena queries" not in finding.what
     ]
     return (
-        [finding for finding in findings if all(word in finding.what for word in words)]
-        if words
+        [finding for finding in findings if all(word in finding.what for word in fragment)]
+        if fragment
         else findings
     )
 
 
-def the(*words: str) -> Finding:
-    (finding,) = found(*words)
+def the(*fragment: str) -> Finding:
+    (finding,) = found(*fragment)
     return finding
 
 
@@ -255,9 +255,9 @@ FAULTS: dict[str, tuple[Callable[[dict[str, str]], object], Level, str]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_found_and_its_command_fixes_it(outputs: dict[str, str], name: str) -> None:
-    breaking, level, words = FAULTS[name]
+    breaking, level, fragment = FAULTS[name]
     breaking(outputs)
-    finding = the(words)
+    finding = the(fragment)
     assert finding.level is level
     assert len(finding.consequence) > 10
     assert found() == [finding]
@@ -415,24 +415,24 @@ def execute(command: str) -> None:
     """Execute a command of the AWS CLI by its own rules: options are the names of an operation's
     members.
     """
-    _, service, operation, *words = shlex.split(command)
+    _, service, operation, *fragment = shlex.split(command)
     if (service, operation) == ("s3", "rm"):
-        bucket, _, prefix = words[-1].removeprefix("s3://").partition("/")
+        bucket, _, prefix = fragment[-1].removeprefix("s3://").partition("/")
         boto3.resource("s3").Bucket(bucket).objects.filter(Prefix=prefix).delete()
         return
-    there = client({"s3api": "s3"}.get(service, service))
+    client_ = client({"s3api": "s3"}.get(service, service))
     method = operation.replace("-", "_")
-    members = there.meta.service_model.operation_model(
-        there.meta.method_to_api_mapping[method]
+    members = client_.meta.service_model.operation_model(
+        client_.meta.method_to_api_mapping[method]
     ).input_shape.members
     names = {"--" + boto3.session.botocore.xform_name(name, "-"): name for name in members}
     options: dict[str, list[str]] = {}
-    for word in words:
+    for word in fragment:
         if word.startswith("--"):
             options[word] = []
         else:
             options[list(options)[-1]].append(word)
-    getattr(there, method)(
+    getattr(client_, method)(
         **{
             names[option]: value_of(members[names[option]], given)
             for option, given in options.items()

@@ -164,7 +164,7 @@ def test_numbers_are_of_trinos_types(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("select", "words"),
+    ("select", "message"),
     [
         (
             "SELECT strftime(current_date, '%Y')",
@@ -183,10 +183,10 @@ def test_numbers_are_of_trinos_types(sandbox: Sandbox) -> None:
     ],
 )
 def test_statements_that_trino_rejects_are_rejected(
-    sandbox: Sandbox, select: str, words: str
+    sandbox: Sandbox, select: str, message: str
 ) -> None:
     sandbox.query(sandbox.create("numbers", NUMBERS.format(3, 9)))
-    assert sandbox.reason(select).startswith(words.format(database=sandbox.database))
+    assert sandbox.reason(select).startswith(message.format(database=sandbox.database))
 
 
 def test_an_invalid_statement_is_rejected_by_the_call(sandbox: Sandbox) -> None:
@@ -322,10 +322,10 @@ def test_files_of_each_format_are_read(sandbox: Sandbox) -> None:
         f"CREATE EXTERNAL TABLE c {plain} {opencsv} {at}csv/' TBLPROPERTIES "
         "('skip.header.line.count' = '1')"
     )
-    wanted = '"a","1","2017-07-14 02:40:00.123"\n"b",{},"2017-07-14 02:40:00.123"\n'
-    assert sandbox.text("SELECT * FROM p ORDER BY key").partition("\n")[2] == wanted.format("")
-    assert sandbox.text("SELECT * FROM j ORDER BY key").partition("\n")[2] == wanted.format("")
-    assert sandbox.text("SELECT * FROM c ORDER BY key").partition("\n")[2] == wanted.format('""')
+    expected = '"a","1","2017-07-14 02:40:00.123"\n"b",{},"2017-07-14 02:40:00.123"\n'
+    assert sandbox.text("SELECT * FROM p ORDER BY key").partition("\n")[2] == expected.format("")
+    assert sandbox.text("SELECT * FROM j ORDER BY key").partition("\n")[2] == expected.format("")
+    assert sandbox.text("SELECT * FROM c ORDER BY key").partition("\n")[2] == expected.format('""')
     sandbox.query(f"CREATE EXTERNAL TABLE bad (key bigint) STORED AS PARQUET {at}parquet/'")
     assert sandbox.reason("SELECT * FROM bad").startswith("HIVE_BAD_DATA: Field key's type STRING")
 

@@ -44,12 +44,12 @@ def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Pa
     there = hundredfold.open_run("parity", home=tariffs.home)
     assert published(there) == published(here)
 
-    facts, wanted = (
+    facts, expected = (
         json.loads(tariffs.cli("status", "--json").stdout),
         json.loads(cli_here(tmp_path / "home", "status", "--json")),
     )
-    assert {name: facts[name] for name in SAME} == {name: wanted[name] for name in SAME}
-    assert counted(facts) == counted(wanted)
+    assert {name: facts[name] for name in SAME} == {name: expected[name] for name in SAME}
+    assert counted(facts) == counted(expected)
     assert "parity  tariffs  done" in tariffs.cli("status", "--all").stdout
     assert tariffs.cli("failures", "parity").stdout == "no unit failed\n"
     key = "CELL_00000,0,WEEKDAY"

@@ -57,10 +57,10 @@ def killed_every(seconds: float, stack: Stack, tasks: Tasks) -> Iterator[Counter
 def test_3000_messages_survive_killed_workers_and_poison_units(
     trouble: Stack, tmp_path: Path
 ) -> None:
-    hows = ["fine"] * 6000
-    hows[1234] = "kill the function"
-    hows[100::600] = ["raise"] * 10
-    tasks = Tasks.write(tmp_path, hows)
+    endings = ["fine"] * 6000
+    endings[1234] = "kill the function"
+    endings[100::600] = ["raise"] * 10
+    tasks = Tasks.write(tmp_path, endings)
     with (
         trouble.scaled_waits(0.5),
         trouble.fast_redelivery(seconds=30),
@@ -76,9 +76,9 @@ def test_3000_messages_survive_killed_workers_and_poison_units(
 def test_3000_events_may_be_lost_duplicated_and_out_of_order(
     events_stack: Stack, tmp_path: Path
 ) -> None:
-    hows = ["fine"] * 6000
-    hows[100::600] = ["raise"] * 10
-    tasks = Tasks.write(tmp_path, hows)
+    endings = ["fine"] * 6000
+    endings[100::600] = ["raise"] * 10
+    tasks = Tasks.write(tmp_path, endings)
     disorder = events_stack.emulator.settings(
         notice_duplicates=0.05,
         notice_losses=0.01,

@@ -91,11 +91,11 @@ def both(
 ) -> tuple[InProcessRun, AwsRun]:
     """Start a run of these sources locally, and one on AWS."""
     job = job_of(*sources)
-    for name, place in places.items():
-        if isinstance(place, pa.Table):
+    for name, location in places.items():
+        if isinstance(location, pa.Table):
             places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
             places[name].parent.mkdir(parents=True)
-            pq.write_table(place, places[name])
+            pq.write_table(location, places[name])
     return runner.start(job, **places), aws_runner.start(job, **places)
 
 
@@ -108,22 +108,22 @@ def comparable_rows(rows: list[dict[str, Any]], exact: bool) -> list[str]:
     return sorted(repr(sorted(row.items(), key=lambda item: item[0])) for row in bare)
 
 
-def validation_facts(verdict: ValidationResult, exact: bool) -> tuple[Any, ...]:
+def validation_facts(result: ValidationResult, exact: bool) -> tuple[Any, ...]:
     """Return the facts of a validation without addresses, and without the first of rows without
     numbers.
     """
     found = sorted(
-        (f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in verdict.findings
+        (f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in result.findings
     )
     counts = (
-        verdict.rows,
-        verdict.accepted,
-        verdict.rejected,
-        verdict.copies,
-        verdict.superseded,
-        verdict.repaired,
+        result.rows,
+        result.accepted,
+        result.rejected,
+        result.copies,
+        result.superseded,
+        result.repaired,
     )
-    return (verdict.source, counts, found)
+    return (result.source, counts, found)
 
 
 def validation_results(run: InProcessRun) -> list[ValidationResult] | str:
@@ -140,11 +140,11 @@ def validation_results(run: InProcessRun) -> list[ValidationResult] | str:
 def assert_same_validation(
     local: InProcessRun, remote: AwsRun, *, exact: bool
 ) -> list[ValidationResult]:
-    found, wanted = validation_results(remote), validation_results(local)
-    if isinstance(found, str) or isinstance(wanted, str):
-        assert found == wanted
+    found, expected = validation_results(remote), validation_results(local)
+    if isinstance(found, str) or isinstance(expected, str):
+        assert found == expected
         return []
-    for mine, theirs in zip(wanted, found, strict=True):
+    for mine, theirs in zip(expected, found, strict=True):
         assert validation_facts(theirs, exact) == validation_facts(mine, exact)
         assert comparable_rows(remote.accepted(mine.source), exact) == comparable_rows(
             local.accepted(mine.source), exact
@@ -320,16 +320,16 @@ def test_duplicates_superseded_rows_and_conflicts_are_distinguished(
     local, remote = both(
         runner, aws_runner, SOURCES, {"shops": SHOPS, "sales": pa.Table.from_pylist(rows, TYPES)}
     )
-    verdict = assert_same_validation(local, remote, exact=False)[1]
+    result = assert_same_validation(local, remote, exact=False)[1]
     assert (
-        verdict.rows,
-        verdict.accepted,
-        verdict.copies,
-        verdict.superseded,
-        verdict.rejected,
+        result.rows,
+        result.accepted,
+        result.copies,
+        result.superseded,
+        result.rejected,
     ) == (8, 2, 1, 2, 3)
-    told = sorted((row["__reason"], row["__counts"]) for row in remote.rejects("sales"))
-    assert told == [
+    text = sorted((row["__reason"], row["__counts"]) for row in remote.rejects("sales"))
+    assert text == [
         ("copy of another row", False),
         ("price must be > 0", True),
         ("shop, day must be unique", True),
@@ -391,8 +391,8 @@ def test_malformed_lines_are_rejected_with_their_text(
     local, remote = both(
         runner, aws_runner, (Source("shops", Shop, max_rejected=4),), {"shops": tmp_path}
     )
-    (verdict,) = assert_same_validation(local, remote, exact=True)
-    assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
+    (result,) = assert_same_validation(local, remote, exact=True)
+    assert (result.rows, result.accepted, result.rejected) == (8, 4, 4)
     assert {row["__line"] for row in remote.rejects("shops")} == {"b", "c,3,4"}
 
 
@@ -409,11 +409,11 @@ def test_the_csv_format_is_detected_and_declared_as_locally(
     (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
     (tmp_path / "b.csv").write_bytes(gzip.compress(text.replace(";", "|").encode("latin-1")))
     source = Source("costs", Cost, csv=Csv(encoding="latin-1", decimal=","), max_rejected=4)
-    (verdict,) = assert_same_validation(
+    (result,) = assert_same_validation(
         *both(runner, aws_runner, (source,), {"costs": tmp_path}), exact=True
     )
-    assert (verdict.rows, verdict.accepted, verdict.rejected) == (8, 4, 4)
-    assert [validation_facts["delimiter"] for validation_facts in verdict.csv] == [";", "|"]
+    assert (result.rows, result.accepted, result.rejected) == (8, 4, 4)
+    assert [csv["delimiter"] for csv in result.csv] == [";", "|"]
 
 
 class Folder:
@@ -434,12 +434,12 @@ class Folder:
         )
         return f"{self.address}/{key}"
 
-    def read(self, place: str, **declared: Any) -> list[Any]:
+    def read(self, location: str, **declared: Any) -> list[Any]:
         """Return the values of column a of all rows at a location, in order."""
-        run = self.aws_runner.start(job_of(Source("things", **declared)), things=place)
-        (verdict,) = run.validate()
+        run = self.aws_runner.start(job_of(Source("things", **declared)), things=location)
+        (result,) = run.validate()
         rows = run.accepted("things")
-        assert verdict.rows == len(rows)
+        assert result.rows == len(rows)
         return sorted(row["a"] for row in rows)
 
 
@@ -490,7 +490,7 @@ TREE = [
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "",
         "*.csv",
@@ -507,7 +507,7 @@ TREE = [
     ],
 )
 def test_an_address_selects_the_same_objects_as_a_path_selects_files(
-    folder: Folder, tmp_path: Path, place: str
+    folder: Folder, tmp_path: Path, location: str
 ) -> None:
     for name in TREE:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -520,9 +520,11 @@ def test_an_address_selects_the_same_objects_as_a_path_selects_files(
         except SourceError as error:
             return error.message.partition("\n")[0].replace(at, "")
 
-    local = listed(lambda: find_files("s", f"{tmp_path}/{place}", tmp_path).paths, f"{tmp_path}/")
+    local = listed(
+        lambda: find_files("s", f"{tmp_path}/{location}", tmp_path).paths, f"{tmp_path}/"
+    )
     remote = listed(
-        lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{place}")],
+        lambda: [o.address for o in find_objects("s", f"{folder.address}/x/{location}")],
         f"{folder.address}/x/",
     )
     assert local == remote
@@ -531,16 +533,16 @@ def test_an_address_selects_the_same_objects_as_a_path_selects_files(
 @pytest.mark.parametrize(
     "mark", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"]
 )
-@pytest.mark.parametrize("place", ["", "t/", "t/*.parquet", "t/a.parquet", "**/*.parquet"])
+@pytest.mark.parametrize("location", ["", "t/", "t/*.parquet", "t/a.parquet", "**/*.parquet"])
 def test_a_table_of_another_format_is_rejected_by_any_address(
-    folder: Folder, mark: str, place: str
+    folder: Folder, mark: str, location: str
 ) -> None:
     folder.parquet("x/t/a.parquet", a=[1])
     folder.put(f"x/t/{mark}", b"{}")
     with pytest.raises(
         SourceError, match=r"things: /.*/x/t/ is a table of (Delta Lake|Hudi|Iceberg)"
     ):
-        folder.read(f"{folder.address}/x/{place}")
+        folder.read(f"{folder.address}/x/{location}")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
@@ -574,7 +576,7 @@ def test_objects_hidden_to_athena_are_read(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "wanted"),
+    ("pattern", "expected"),
     [
         ("x/2024-*.parquet", [1, 2]),
         ("x/2024-0?.parquet", [1]),
@@ -584,12 +586,12 @@ def test_objects_hidden_to_athena_are_read(folder: Folder) -> None:
         ("*/*/d.parquet", [4]),
     ],
 )
-def test_a_pattern_matches_as_on_a_disk(folder: Folder, pattern: str, wanted: list[int]) -> None:
+def test_a_pattern_matches_as_on_a_disk(folder: Folder, pattern: str, expected: list[int]) -> None:
     for number, key in enumerate(
         ["x/2024-01.parquet", "x/2024-10.parquet", "x/2025-01.parquet", "x/y/d.parquet"], 1
     ):
         folder.parquet(key, a=[number])
-    assert folder.read(f"{folder.address}/{pattern}") == wanted
+    assert folder.read(f"{folder.address}/{pattern}") == expected
 
 
 def test_many_addresses_are_passed_in_a_table(folder: Folder) -> None:
@@ -620,10 +622,10 @@ def test_an_object_added_during_validation_is_not_read(folder: Folder) -> None:
 
     folder.aws_runner.run_statement = change_first  # type: ignore[method-assign]
     try:
-        (verdict,) = run.validate()
+        (result,) = run.validate()
     finally:
         folder.aws_runner.run_statement = run_statement  # type: ignore[method-assign]
-    assert verdict.rows == 2
+    assert result.rows == 2
     assert sorted(row["a"] for row in run.accepted("things")) == [1, 2]
 
 
@@ -717,8 +719,8 @@ def test_a_glue_table_is_a_source(folder: Folder, aws_env: Emulator) -> None:
     run = folder.aws_runner.start(
         job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events"
     )
-    (verdict,) = run.validate()
-    assert (verdict.rows, verdict.accepted) == (3, 3)
+    (result,) = run.validate()
+    assert (result.rows, result.accepted) == (3, 3)
     assert sorted((row["a"], row["p"]) for row in run.accepted("things")) == [
         (1, 1),
         (2, 1),
@@ -727,16 +729,18 @@ def test_a_glue_table_is_a_source(folder: Folder, aws_env: Emulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("location", "message"),
     [
         ("glue://lake/none", "found no table lake.none in Glue"),
         ("glue://lake/x/y", "the location is 'glue://lake/x/y', expected s3://BUCKET/KEY"),
         ('glue://lake/x"; DROP TABLE y; --', "the location is"),
     ],
 )
-def test_a_missing_glue_table_is_an_error(aws_runner: AwsRunner, place: str, words: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(words)) as caught:
-        aws_runner.start(job_of(Source("things")), things=place).validate()
+def test_a_missing_glue_table_is_an_error(
+    aws_runner: AwsRunner, location: str, message: str
+) -> None:
+    with pytest.raises(SourceError, match=re.escape(message)) as caught:
+        aws_runner.start(job_of(Source("things")), things=location).validate()
     assert caught.value.hint
 
 
@@ -764,10 +768,10 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_an_unreadable_location_is_an_error(folder: Folder, case: str) -> None:
-    key, data, words = WRONG[case]
+    key, data, message = WRONG[case]
     if not key.endswith("/"):
         folder.put(key, data)
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         folder.aws_runner.start(
             job_of(Source("things")), things=f"{folder.address}/{key}"
         ).validate()
@@ -786,14 +790,14 @@ OTHER_TYPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_an_error_of_a_file_names_the_object_and_not_its_local_copy(
     folder: Folder, case: str
 ) -> None:
-    first, second, words = OTHER_TYPES[case]
+    first, second, message = OTHER_TYPES[case]
     folder.parquet("x/month=01/é a.parquet", **first)
     folder.parquet("x/month=01/b.parquet", **second)
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         folder.read(f"{folder.address}/x/")
-    told = f"{caught.value}\n{caught.value.hint}"
-    assert f"{folder.address}/x/month=01/é a.parquet" in told
-    assert str(folder.aws_runner.folder) not in told
+    text = f"{caught.value}\n{caught.value.hint}"
+    assert f"{folder.address}/x/month=01/é a.parquet" in text
+    assert str(folder.aws_runner.folder) not in text
 
 
 def test_a_damaged_page_names_its_object(folder: Folder) -> None:
@@ -818,10 +822,10 @@ NO_PARQUET = {
 
 @pytest.mark.parametrize("case", NO_PARQUET)
 def test_an_object_that_is_not_parquet_is_named_with_its_kind(folder: Folder, case: str) -> None:
-    data, words = NO_PARQUET[case]
+    data, message = NO_PARQUET[case]
     folder.put("x/b.parquet", data)
     folder.parquet("x/a.parquet", a=["y"])
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         folder.read(f"{folder.address}/x/")
     assert f"{folder.address}/x/b.parquet" in str(caught.value)
 
@@ -871,26 +875,26 @@ def test_parquet_too_large_for_one_function_names_the_table_to_make(
     folder.parquet("x/p=1/a.parquet", a=[1])
     folder.parquet("y/a.parquet", a=[1])
     folder.parquet("y/b.parquet", b=[1])
-    for place, words in {"x": "are partitions", "y": "with the same columns"}.items():
+    for location, message in {"x": "are partitions", "y": "with the same columns"}.items():
         with pytest.raises(
             SourceError, match=r"of parquet exceed the \S+ GiB that one function can read"
         ) as caught:
-            folder.read(f"{folder.address}/{place}/")
+            folder.read(f"{folder.address}/{location}/")
         assert "--source things=glue://DATABASE/TABLE" in str(caught.value.hint)
-        assert words in str(caught.value.hint)
+        assert message in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("case", ["missing prefix", "unknown kind", "empty"])
 def test_an_empty_location_is_rejected_before_a_run(folder: Folder, case: str) -> None:
-    key, data, words = WRONG[case]
+    key, data, message = WRONG[case]
     if data or not key.endswith("/"):
         folder.put(key, data)
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(SourceError, match=message):
         check_location("things", f"{folder.address}/{key}")
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("location", "message"),
     [
         ("s3://nowhere-at-all/x/", "no bucket"),
         ("glue://lake/none", "no table lake.none"),
@@ -898,10 +902,10 @@ def test_an_empty_location_is_rejected_before_a_run(folder: Folder, case: str) -
     ],
 )
 def test_an_invalid_location_is_rejected_before_a_run(
-    folder: Folder, place: str, words: str
+    folder: Folder, location: str, message: str
 ) -> None:
-    with pytest.raises(SourceError, match=words):
-        check_location("things", place)
+    with pytest.raises(SourceError, match=message):
+        check_location("things", location)
     check_location("things", folder.parquet("x/a.parquet", a=[1]))
 
 
@@ -920,7 +924,7 @@ def test_a_location_that_could_inject_sql_is_rejected_before_a_query(
     aws_runner: AwsRunner, evil: str
 ) -> None:
     before = len(aws_runner.queries)
-    for place in (
+    for location in (
         f"s3://{aws_runner.resources.bucket}/{evil}",
         f"s3://{evil}/x",
         evil,
@@ -929,9 +933,9 @@ def test_a_location_that_could_inject_sql_is_rejected_before_a_query(
         f"/etc/{evil}",
     ):
         with pytest.raises(SourceError, match="the location is "):
-            aws_runner.start(job_of(Source("things")), things=place).validate()
+            aws_runner.start(job_of(Source("things")), things=location).validate()
         with pytest.raises(SourceError):
-            find_objects("rows", place)
+            find_objects("rows", location)
     assert len(aws_runner.queries) == before
 
 
@@ -954,7 +958,7 @@ def guarded() -> Iterator[Emulator]:
 
 
 @pytest.mark.parametrize(
-    ("right", "words", "hint"),
+    ("right", "message", "hint"),
     [
         (None, "these credentials may not list", "--source-location"),
         (
@@ -965,7 +969,7 @@ def guarded() -> Iterator[Emulator]:
     ],
 )
 def test_a_missing_permission_is_named(
-    guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, words: str, hint: str
+    guarded: Emulator, tmp_path: Path, name_of: Any, right: str | None, message: str, hint: str
 ) -> None:
     data, name = pa.BufferOutputStream(), name_of("reader")
     pq.write_table(pa.table({"a": [1]}), data)
@@ -981,16 +985,15 @@ def test_a_missing_permission_is_named(
         iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(allowed))
     key = iam.create_access_key(UserName=name)["AccessKey"]
     with guarded.reached(), pytest.MonkeyPatch.context() as patch:
-        from hundredfold.aws.adapters import session as place
-        from hundredfold.aws.adapters import sources
+        from hundredfold.aws.adapters import session, sources
 
         patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-        place.client.cache_clear()
+        session.client.cache_clear()
         # what this user may not see is left to the run
         sources.check_location("rows", f"s3://{name}/x/")
-        with pytest.raises(SourceError, match=words) as caught:
+        with pytest.raises(SourceError, match=message) as caught:
             sources._schemas("rows", find_objects("rows", f"s3://{name}/x/"))
-        place.client.cache_clear()
+        session.client.cache_clear()
     assert hint in str(caught.value.hint)
     assert key["SecretAccessKey"] not in str(caught.value)

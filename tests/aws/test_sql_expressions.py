@@ -155,11 +155,11 @@ def test_any_expression_is_equal_on_athena_or_is_rejected(
         f"SELECT id{columns} FROM rows_in WHERE {where if is_good(where, local) else 'b'} OR id < "
         "2 ORDER BY id"
     )
-    wanted = local.query(query)
+    expected = local.query(query)
     try:
         found = aws_runner.rows(query, rows_in=table)
     except QueryError as error:
         assume(error.hint != MARGIN)  # it was rejected before Athena was queried
         raise
     for number, value in enumerate(values):
-        assert_same(found.select([f"c{number}"]), wanted.select([f"c{number}"]), value)
+        assert_same(found.select([f"c{number}"]), expected.select([f"c{number}"]), value)

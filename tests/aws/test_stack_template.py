@@ -253,9 +253,9 @@ def test_s3_sends_batch_events_only_with_the_events_trigger(
 ) -> None:
     plain, rich = (one(templates[name], "AWS::S3::Bucket") for name in ("pricing", "promotions"))
     assert "NotificationConfiguration" not in plain
-    (told,) = rich["NotificationConfiguration"]["QueueConfigurations"]
-    assert told["Event"] == "s3:ObjectCreated:*"
-    assert told["Filter"]["S3Key"]["Rules"] == [
+    (settings,) = rich["NotificationConfiguration"]["QueueConfigurations"]
+    assert settings["Event"] == "s3:ObjectCreated:*"
+    assert settings["Filter"]["S3Key"]["Rules"] == [
         {"Name": "prefix", "Value": "processing/"},
         {"Name": "suffix", "Value": ".batch.parquet"},
     ]
@@ -693,8 +693,8 @@ def test_an_upload_can_only_be_a_source_of_the_job() -> None:
 def test_settings_survive_json() -> None:
     from dataclasses import asdict
 
-    for told in (PLAIN, RICH, NAMED):
-        settings = Settings.from_mapping(told)
+    for values in (PLAIN, RICH, NAMED):
+        settings = Settings.from_mapping(values)
         assert Settings.from_mapping(json.loads(json.dumps(asdict(settings)))) == settings
 
 

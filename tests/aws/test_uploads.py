@@ -122,7 +122,7 @@ def test_an_upload_without_locations_for_other_sources_fails_its_run(
     }
     with uploads_stack.as_function("Step", tmp_path):
         monkeypatch.setenv("HUNDREDFOLD_JOB", demo.JOB)
-        said = handlers.step(
+        reply = handlers.step(
             {
                 **event,
                 "input": event,
@@ -133,9 +133,9 @@ def test_an_upload_without_locations_for_other_sources_fails_its_run(
                 "query_result": {},
             }
         )
-    words = f"the sources {', '.join(others)} have no location"
-    assert (said["action"], said["reason"].splitlines()[0]) == ("failed", words)
-    assert uploads_stack.record("upload-alone").reason.startswith(words)
+    message = f"the sources {', '.join(others)} have no location"
+    assert (reply["action"], reply["reason"].splitlines()[0]) == ("failed", message)
+    assert uploads_stack.record("upload-alone").reason.startswith(message)
 
 
 def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(
@@ -146,8 +146,8 @@ def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(
     first, second, *_ = [source.name for source in job.sources]
     good = {source.name: f"s3://good/{source.name}/" for source in job.sources}
     ledger.create(new_record("known", job, demo.JOB, good, {}))
-    spoilt = record_upload_run("upload-spoilt", {first: "s3://bad/x.csv"}, job, resources, ledger)
-    assert spoilt.options["sources"] == good | {first: "s3://bad/x.csv"}
+    failed = record_upload_run("upload-spoilt", {first: "s3://bad/x.csv"}, job, resources, ledger)
+    assert failed.options["sources"] == good | {first: "s3://bad/x.csv"}
     ledger.move("upload-spoilt", Event.FAIL, reason="it is no table")
     following = record_upload_run(
         "upload-following", {second: "s3://next/x.csv"}, job, resources, ledger

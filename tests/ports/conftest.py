@@ -60,8 +60,8 @@ def closed_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield folder
-        for place in (folder, *folder.iterdir()):
-            place.chmod(0o755)
+        for location in (folder, *folder.iterdir()):
+            location.chmod(0o755)
 
 
 @contextmanager

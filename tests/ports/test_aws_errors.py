@@ -107,11 +107,13 @@ def test_a_missing_permission_is_named_for_each_call(
     )
     with pytest.raises(
         HomeError, match=f"these credentials lack the permission ({RIGHTS[call]})"
-    ) as told:
+    ) as translated_error:
         CALLS[call](emulator.url)
-    assert "aws sts get-caller-identity" in str(told.value.hint)
-    assert pickle.loads(pickle.dumps(told.value)).message == told.value.message
-    assert key["SecretAccessKey"] not in _all(told.value)
+    assert "aws sts get-caller-identity" in str(translated_error.value.hint)
+    assert (
+        pickle.loads(pickle.dumps(translated_error.value)).message == translated_error.value.message
+    )
+    assert key["SecretAccessKey"] not in _all(translated_error.value)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -123,9 +125,9 @@ def test_missing_credentials_are_an_error(
         AWS_SECRET_ACCESS_KEY=None,
         AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=None,
     )
-    with pytest.raises(HomeError, match="found no AWS credentials") as told:
+    with pytest.raises(HomeError, match="found no AWS credentials") as translated_error:
         CALLS[call](account.emulator.url)
-    assert "AWS_PROFILE" in str(told.value.hint)
+    assert "AWS_PROFILE" in str(translated_error.value.hint)
 
 
 def test_a_missing_profile_is_an_error(account: Account, as_: Callable[..., None]) -> None:
@@ -139,16 +141,16 @@ def test_a_missing_region_is_an_error(
     account: Account, as_: Callable[..., None], call: Any
 ) -> None:
     as_(AWS_REGION=None, AWS_DEFAULT_REGION=None)
-    with pytest.raises(HomeError, match="no AWS region is set") as told:
+    with pytest.raises(HomeError, match="no AWS region is set") as translated_error:
         CALLS[call](account.emulator.url)
-    assert "AWS_REGION" in str(told.value.hint)
+    assert "AWS_REGION" in str(translated_error.value.hint)
 
 
 @pytest.fixture
-def told(connection: FaultyConnection) -> Any:
+def translated_error(connection: FaultyConnection) -> Any:
     """Call AWS once against a given reply, and return the translated error."""
 
-    def told(
+    def translated_error(
         code: str, status: int = 400, message: str = "so it is", service: str = "dynamodb"
     ) -> HomeError:
         connection.fail_with("", status, code, message)
@@ -161,12 +163,14 @@ def told(connection: FaultyConnection) -> Any:
             ) if service == "dynamodb" else asking.head_object(Bucket="b", Key="k")
         return raised.value
 
-    return told
+    return translated_error
 
 
 @pytest.mark.parametrize("code", ["ExpiredTokenException", "ExpiredToken"])
-def test_expired_credentials_are_an_error(told: Callable[..., HomeError], code: str) -> None:
-    error = told(code)
+def test_expired_credentials_are_an_error(
+    translated_error: Callable[..., HomeError], code: str
+) -> None:
+    error = translated_error(code)
     assert (
         error.message == f"the table runs cannot be read: the AWS credentials have expired ({code})"
     )
@@ -177,31 +181,34 @@ def test_expired_credentials_are_an_error(told: Callable[..., HomeError], code: 
     "code", ["InvalidSignatureException", "UnrecognizedClientException", "SignatureDoesNotMatch"]
 )
 def test_the_message_about_a_signature_is_not_repeated(
-    told: Callable[..., HomeError], code: str
+    translated_error: Callable[..., HomeError], code: str
 ) -> None:
-    error = told(
+    error = translated_error(
         code, message=f"The Canonical String should have been 'POST x-amz-security-token:{TOKEN}'"
     )
     assert "AWS rejected these credentials, or the clock of this machine is wrong" in error.message
     assert TOKEN not in _all(error)
 
 
-def test_throttling_is_an_error(told: Callable[..., HomeError]) -> None:
-    error = told("ThrottlingException", message="Rate exceeded")
+def test_throttling_is_an_error(translated_error: Callable[..., HomeError]) -> None:
+    error = translated_error("ThrottlingException", message="Rate exceeded")
     assert "AWS throttled the request after many attempts" in error.message
     assert "resume" in str(error.hint)
 
 
 def test_a_denial_without_message_names_the_permission_of_the_call(
-    told: Callable[..., HomeError],
+    translated_error: Callable[..., HomeError],
 ) -> None:
-    assert "lack the permission s3:GetObject" in told("", 403, service="s3").message
+    assert "lack the permission s3:GetObject" in translated_error("", 403, service="s3").message
 
 
 def test_an_unknown_error_is_reported_with_aws_code_and_message(
-    told: Callable[..., HomeError],
+    translated_error: Callable[..., HomeError],
 ) -> None:
-    assert told("OddException").message == "the table runs cannot be read: OddException: so it is"
+    assert (
+        translated_error("OddException").message
+        == "the table runs cannot be read: OddException: so it is"
+    )
 
 
 def test_an_unreachable_service_is_an_error(account: Account) -> None:
@@ -214,11 +221,11 @@ def test_an_unreachable_service_is_an_error(account: Account) -> None:
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=HANG_S),
         )
         with (
-            pytest.raises(HomeError, match="AWS does not answer") as told,
+            pytest.raises(HomeError, match="AWS does not answer") as translated_error,
             translate_errors("the table runs", "read"),
         ):
             asking.list_tables()
-    assert "AWS_ENDPOINT_URL" in str(told.value.hint)
+    assert "AWS_ENDPOINT_URL" in str(translated_error.value.hint)
 
 
 def test_an_invalid_call_is_not_translated(account: Account) -> None:

@@ -188,9 +188,9 @@ def test_an_item_that_was_never_created_is_an_error(account: Account, ledger: An
     fail(account, ledger)
     with pytest.raises(
         HomeError, match=f"the item {RUN.id} of the table {ledger.table} lacks job, ref, step"
-    ) as told:
+    ) as caught:
         ledger.read(RUN.id)
-    assert f"aws dynamodb delete-item --table-name {ledger.table}" in str(told.value.hint)
+    assert f"aws dynamodb delete-item --table-name {ledger.table}" in str(caught.value.hint)
 
 
 def test_a_record_that_is_too_large_is_an_error(ledger: Any) -> None:
@@ -213,6 +213,6 @@ def test_a_record_that_is_too_large_is_an_error(ledger: Any) -> None:
     ids=["create", "read", "note", "runs"],
 )
 def test_a_missing_table_is_an_error(account: Account, call: Any) -> None:
-    with pytest.raises(HomeError, match=r"the table none cannot be .*: not found") as told:
+    with pytest.raises(HomeError, match=r"the table none cannot be .*: not found") as caught:
         call(DynamoLedger("none"))
-    assert "hundredfold deploy" in str(told.value.hint)
+    assert "hundredfold deploy" in str(caught.value.hint)

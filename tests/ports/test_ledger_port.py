@@ -64,9 +64,9 @@ def test_a_run_can_be_created_only_once(ledger: Any) -> None:
 
 def test_an_empty_ledger_is_reported_as_empty(ledger: Any) -> None:
     assert ledger.runs() == []
-    with pytest.raises(NoSuchRun, match="no run r1; there is no run yet") as told:
+    with pytest.raises(NoSuchRun, match="no run r1; there is no run yet") as caught:
         ledger.read("r1")
-    assert str(told.value.hint).startswith("hundredfold status --all   lists them")
+    assert str(caught.value.hint).startswith("hundredfold status --all   lists them")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_every_ledger_follows_the_table_of_states(ledger: Any, state: State, eve
     if isinstance(answer, State):
         assert ledger.move(RUN.id, event).state == answer == after(state, event)
     else:
-        with pytest.raises(StateError, match=answer) as told:
+        with pytest.raises(StateError, match=answer) as caught:
             ledger.move(RUN.id, event)
-        assert told.value.hint == f"hundredfold status {RUN.id}"
+        assert caught.value.hint == f"hundredfold status {RUN.id}"
         assert ledger.read(RUN.id).state == state
 
 
@@ -284,11 +284,13 @@ def test_a_ledger_that_stays_locked_is_an_error(tmp_path: Path) -> None:
     ledger.create(RUN)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(HomeError, match=r"ledger\.sqlite is locked by another process") as told:
+        with pytest.raises(
+            HomeError, match=r"ledger\.sqlite is locked by another process"
+        ) as caught:
             ledger.move(RUN.id, Event.START)
         with pytest.raises(HomeError, match="locked"):
             ledger.read(RUN.id)
-    assert told.value.hint
+    assert caught.value.hint
     assert ledger.read(RUN.id) == RUN
 
 
@@ -297,9 +299,9 @@ def test_a_file_that_is_not_a_ledger_is_an_error_and_unchanged(tmp_path: Path) -
     path.write_text("these are not the bytes of a database" * 100)
     before = path.read_bytes()
     for call in (lambda: SqliteLedger(path).runs(), lambda: SqliteLedger(path).create(RUN)):
-        with pytest.raises(HomeError, match="is damaged") as told:
+        with pytest.raises(HomeError, match="is damaged") as caught:
             call()
-        assert str(told.value.hint).startswith("move it away")
+        assert str(caught.value.hint).startswith("move it away")
     assert path.read_bytes() == before
 
 
@@ -319,9 +321,9 @@ def test_a_ledger_of_a_newer_format_is_unchanged(tmp_path: Path) -> None:
     with closing(sqlite3.connect(ledger.path)) as other:
         other.execute("PRAGMA user_version = 99")
     for call in (ledger.runs, lambda: ledger.note(RUN.id, step="work")):
-        with pytest.raises(HomeError, match="has format 99") as told:
+        with pytest.raises(HomeError, match="has format 99") as caught:
             call()
-        assert "upgrade" in str(told.value.hint)
+        assert "upgrade" in str(caught.value.hint)
 
 
 def test_a_ledger_in_a_read_only_folder_can_be_read(
@@ -331,9 +333,9 @@ def test_a_ledger_in_a_read_only_folder_can_be_read(
     ledger.create(RUN)
     with guest(closed_folder):
         assert ledger.read(RUN.id) == RUN
-        with pytest.raises(HomeError, match="cannot be written") as told:
+        with pytest.raises(HomeError, match="cannot be written") as caught:
             ledger.move(RUN.id, Event.START)
-    assert "--home" in str(told.value.hint)
+    assert "--home" in str(caught.value.hint)
     assert ledger.read(RUN.id) == RUN
 
 
@@ -342,9 +344,9 @@ def test_a_folder_without_write_permission_is_an_error(
 ) -> None:
     with guest(closed_folder):
         for path in (closed_folder / "ledger.sqlite", closed_folder / "home" / "ledger.sqlite"):
-            with pytest.raises(HomeError, match="cannot be opened") as told:
+            with pytest.raises(HomeError, match="cannot be opened") as caught:
                 SqliteLedger(path).create(RUN)
-            assert "--home" in str(told.value.hint)
+            assert "--home" in str(caught.value.hint)
 
 
 def test_a_ledger_that_cannot_grow_keeps_its_records(
@@ -362,8 +364,8 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
         db.execute("CREATE TABLE t (c)")
         db.execute("PRAGMA max_page_count = 2")  # SQLite fails as on a full disk
         with (
-            pytest.raises(HomeError, match="the disk is full") as told,
+            pytest.raises(HomeError, match="the disk is full") as caught,
             sqlite_errors(tmp_path / "ledger.sqlite", "damaged"),
         ):
             db.execute("INSERT INTO t VALUES (?)", ("x" * 100_000,))
-    assert "free some space" in str(told.value.hint)
+    assert "free some space" in str(caught.value.hint)

@@ -444,9 +444,9 @@ def test_reading_an_empty_file_queue_takes_no_write_lock(
 def test_a_file_that_is_not_a_queue_is_an_error_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "q").write_text("these are not the bytes of a database" * 100)
     queue = SqliteQueue(tmp_path / "q")
-    with pytest.raises(HomeError, match="is damaged") as told:
+    with pytest.raises(HomeError, match="is damaged") as caught:
         queue.receive()
-    assert "hundredfold resume" in str(told.value.hint)
+    assert "hundredfold resume" in str(caught.value.hint)
 
 
 def test_a_file_queue_that_cannot_grow_keeps_its_messages(

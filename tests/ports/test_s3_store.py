@@ -260,11 +260,11 @@ if child:
     os.waitpid(child, 0)
     print(path.exists(), path)
 """
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert told[0] == "True"
-    assert not Path(told[1]).exists()
+    assert printed[0] == "True"
+    assert not Path(printed[1]).exists()
 
 
 def test_an_interrupted_body_is_read_again(store: S3Store, connection: FaultyConnection) -> None:
@@ -367,7 +367,7 @@ def test_an_object_that_may_not_be_read_or_listed_is_an_error(
 def test_a_missing_bucket_is_an_error_of_the_store(account: Account, call: Any) -> None:
     with (
         S3Store("no-such-bucket") as store,
-        pytest.raises(HomeError, match=r"s3://no-such-bucket/.* not found") as told,
+        pytest.raises(HomeError, match=r"s3://no-such-bucket/.* not found") as caught,
     ):
         call(store)
-    assert "hundredfold deploy" in str(told.value.hint)
+    assert "hundredfold deploy" in str(caught.value.hint)

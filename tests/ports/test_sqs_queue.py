@@ -128,10 +128,12 @@ def test_messages_that_sqs_rejects_are_an_error(
     connection.reply(
         "SendMessageBatch", json.dumps({"Successful": [], "Failed": failed}).encode(), times=100
     )
-    with pytest.raises(HomeError, match="did not accept 2 of 2 messages\n  Odd: so it is") as told:
+    with pytest.raises(
+        HomeError, match="did not accept 2 of 2 messages\n  Odd: so it is"
+    ) as caught:
         queue.send(["a", "b"])
     assert connection.count_requests("SendMessageBatch") == calls
-    assert "resume" in str(told.value.hint)
+    assert "resume" in str(caught.value.hint)
 
 
 def test_a_call_whose_reply_is_lost_is_repeated(queue: Any, connection: FaultyConnection) -> None:
@@ -224,10 +226,10 @@ def test_dead_letters_are_sorted_by_age(queue: Any, clock: LinkedClock) -> None:
 def test_a_rejected_message_is_dead_lettered_with_its_reason(account: Account, queue: Any) -> None:
     queue.dead_letter("not ours", "it is no message of a run\n" * 100)
     assert queue.dead() == ["not ours"]
-    letter = account.emulator.client("sqs").receive_message(
+    message = account.emulator.client("sqs").receive_message(
         QueueUrl=queue.dead_url, MessageAttributeNames=["All"]
     )["Messages"][0]
-    assert letter["MessageAttributes"]["reason"]["StringValue"].startswith(
+    assert message["MessageAttributes"]["reason"]["StringValue"].startswith(
         "it is no message of a run"
     )
 
@@ -275,6 +277,6 @@ def test_a_missing_queue_is_an_error(account: Account, call: Any) -> None:
         f"{account.emulator.url}/123456789012/none",
         f"{account.emulator.url}/123456789012/none-dead",
     )
-    with pytest.raises(HomeError, match=r"the queue .*/none.* not found") as told:
+    with pytest.raises(HomeError, match=r"the queue .*/none.* not found") as caught:
         call(queue)
-    assert "hundredfold deploy" in str(told.value.hint)
+    assert "hundredfold deploy" in str(caught.value.hint)

@@ -292,10 +292,10 @@ def test_a_folder_returns_the_path_of_an_object(tmp_path: Path) -> None:
 def test_a_read_only_folder_is_named(
     closed_folder: Path, guest: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
-    with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
+    with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as caught:
         FileStore(closed_folder).put("a/b", b"")
-    assert str(closed_folder) in told.value.message
-    assert "--home" in str(told.value.hint)
+    assert str(closed_folder) in caught.value.message
+    assert "--home" in str(caught.value.hint)
 
 
 def test_a_folder_without_access_is_named(
@@ -303,24 +303,24 @@ def test_a_folder_without_access_is_named(
 ) -> None:
     inside = closed_folder / "inside"
     inside.mkdir()
-    with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as told:
+    with guest(closed_folder), pytest.raises(HomeError, match="cannot be written") as caught:
         # the files and folders in it have lost their x bit
         FileStore(inside / "deeper").put("a", b"")
-    assert str(closed_folder) in told.value.message
+    assert str(closed_folder) in caught.value.message
 
 
 def test_a_full_disk_is_reported_with_needed_and_free_bytes(tmp_path: Path) -> None:
-    told = home_error(
+    error = home_error(
         OSError(errno.ENOSPC, "No space left on device"),
         tmp_path / "not" / "there",
         "written",
         wanted=1_234_567,
     )
-    assert told.message.startswith(
+    assert error.message.startswith(
         f"the disk is full: 1,234,567 bytes wanted at {tmp_path / 'not' / 'there'}, "
     )
-    assert told.message.endswith(" free")
-    assert "hundredfold resume" in str(told.hint)
+    assert error.message.endswith(" free")
+    assert "hundredfold resume" in str(error.hint)
 
 
 def test_a_key_below_an_object_is_an_error(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_a_full_disk_is_an_error_of_the_store(
 ) -> None:
     with (
         small_files(10_000),
-        pytest.raises(HomeError, match="a/b") as told,
+        pytest.raises(HomeError, match="a/b") as caught,
         store.writing("a/b") as path,
     ):
         path.write_bytes(b"x" * 100_000)
-    assert told.value.hint
+    assert caught.value.hint
     assert list(store.list("")) == []
     assert left(tmp_path) == []
 

@@ -288,7 +288,7 @@ def _stack(emulator: Emulator) -> StackResources:
 
 
 def start_both(
-    runner: InProcessRunner, afar: AwsRunner, job: Job, **tables: pa.Table
+    runner: InProcessRunner, aws_runner: AwsRunner, job: Job, **tables: pa.Table
 ) -> tuple[InProcessRun, AwsRun]:
     """Start a run of a job locally, and one on AWS, from the same files."""
     locations = {}
@@ -296,26 +296,26 @@ def start_both(
         locations[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
         locations[name].parent.mkdir(parents=True)
         pq.write_table(table, locations[name])
-    return runner.start(job, **locations), afar.start(job, **locations)
+    return runner.start(job, **locations), aws_runner.start(job, **locations)
 
 
-def same(found: Any, wanted: Any) -> bool:
+def same(found: Any, expected: Any) -> bool:
     """Return whether values are equal and of one type; NaN equals NaN, and -0.0 is not 0.0."""
-    if isinstance(found, float) and isinstance(wanted, float):
-        return (math.isnan(found) and math.isnan(wanted)) or (
-            found == wanted and math.copysign(1, found) == math.copysign(1, wanted)
+    if isinstance(found, float) and isinstance(expected, float):
+        return (math.isnan(found) and math.isnan(expected)) or (
+            found == expected and math.copysign(1, found) == math.copysign(1, expected)
         )
-    return type(found) is type(wanted) and found == wanted
+    return type(found) is type(expected) and found == expected
 
 
-def assert_same(found: pa.Table, wanted: pa.Table, query: str) -> None:
-    assert found.schema.equals(wanted.schema), (
-        f"{query}\nfound {found.schema}\nwanted {wanted.schema}"
+def assert_same(found: pa.Table, expected: pa.Table, query: str) -> None:
+    assert found.schema.equals(expected.schema), (
+        f"{query}\nfound {found.schema}\nwanted {expected.schema}"
     )
-    assert found.num_rows == wanted.num_rows, query
-    for name in wanted.column_names:
+    assert found.num_rows == expected.num_rows, query
+    for name in expected.column_names:
         pairs = list(
-            zip(found.column(name).to_pylist(), wanted.column(name).to_pylist(), strict=True)
+            zip(found.column(name).to_pylist(), expected.column(name).to_pylist(), strict=True)
         )
         wrong = [(row, *pair) for row, pair in enumerate(pairs) if not same(*pair)]
         assert not wrong, (

@@ -345,15 +345,15 @@ class Stack:
         ) as answer:
             accounts = json.loads(answer.read())["messages"]
         letters = [
-            letter
+            message
             for regions in accounts.values()
             for queues in regions.values()
             for found in queues.values()
-            for letter in found
+            for message in found
         ]
         return {
-            letter["Body"]: letter["MessageAttributes"].get("reason", {}).get("StringValue", "")
-            for letter in letters
+            message["Body"]: message["MessageAttributes"].get("reason", {}).get("StringValue", "")
+            for message in letters
         }
 
 

@@ -503,9 +503,9 @@ class RunReporter:
             self.callbacks.progress(reader.read())
 
 
-def _command(home: StackHome, *words: str) -> str:
+def _command(home: StackHome, *arguments: str) -> str:
     """Return a command about this stack's runs, as a user would type it."""
-    return shlex.join(["hundredfold", *words, "--backend", "aws", "--stack", home.stack])
+    return shlex.join(["hundredfold", *arguments, "--backend", "aws", "--stack", home.stack])
 
 
 def _hint(home: StackHome, record: Record) -> str:

@@ -107,7 +107,7 @@ def _list_stacks() -> list[str]:
             ),
         ) from error
     # outputs with the same names in every app
-    ours = {
+    own_outputs = {
         "Job",
         "MachineArn",
         "QueueUrl",
@@ -116,6 +116,6 @@ def _list_stacks() -> list[str]:
     return [
         s["StackName"]
         for s in found
-        if ours <= {output["OutputKey"] for output in s.get("Outputs", ())}
+        if own_outputs <= {output["OutputKey"] for output in s.get("Outputs", ())}
         and not s["StackStatus"].startswith("DELETE")
     ]

@@ -38,8 +38,8 @@ class ProgressReader:
             if key not in self._read_keys and self.layout.parse_outcome_key(key)
         )
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            for key, bad in zip(fresh, pool.map(self._read_failures, fresh), strict=True):
-                self._add(key, bad)
+            for key, failed in zip(fresh, pool.map(self._read_failures, fresh), strict=True):
+                self._add(key, failed)
         return Progress(
             self.model,
             int(self.coverage.done.sum()),
@@ -48,15 +48,15 @@ class ProgressReader:
             self.last_failure,
         )
 
-    def _add(self, key: str, bad: Sequence[UnitStatus]) -> None:
+    def _add(self, key: str, failed: Sequence[UnitStatus]) -> None:
         done = self.layout.parse_outcome_key(key)
         assert done is not None
         self._read_keys.add(key)
         self.coverage.add(done.first, done.last)
         self.failures -= {unit for unit in self.failures if done.first <= unit <= done.last}
-        self.failures |= {account.unit for account in bad}
-        if bad:
-            self.last_failure = f"{bad[-1].error}: {bad[-1].message.partition(chr(10))[0]}"
+        self.failures |= {account.unit for account in failed}
+        if failed:
+            self.last_failure = f"{failed[-1].error}: {failed[-1].message.partition(chr(10))[0]}"
 
     def _read_failures(self, key: str) -> Sequence[UnitStatus]:
         try:

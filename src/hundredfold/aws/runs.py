@@ -85,10 +85,10 @@ def _record(
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    kept: RunOptions = {**options, "as_of": as_of, "sources": dict(locations), "attempt": 1}
+    recorded: RunOptions = {**options, "as_of": as_of, "sources": dict(locations), "attempt": 1}
     if code:
-        kept["code"] = [code_entry(code, 1)]
-    return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=kept)
+        recorded["code"] = [code_entry(code, 1)]
+    return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=recorded)
 
 
 def record_upload_run(

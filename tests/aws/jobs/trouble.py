@@ -123,7 +123,7 @@ def reach() -> list[str]:
     import boto3
 
     s3, bucket, run = boto3.client("s3"), os.environ["HUNDREDFOLD_BUCKET"], "reached"
-    tried: dict[str, Callable[[], Any]] = {}
+    attempts: dict[str, Callable[[], Any]] = {}
     for key in (
         "releases/other/current.json",
         "sources/secret.txt",
@@ -131,15 +131,15 @@ def reach() -> list[str]:
         "athena/answer.csv",
         "processing/x/y",
     ):
-        tried[f"get {key}"] = partial(s3.get_object, Bucket=bucket, Key=key)
-        tried[f"put {key}"] = partial(s3.put_object, Bucket=bucket, Key=key, Body=b"mine")
-        tried[f"delete {key}"] = partial(s3.delete_object, Bucket=bucket, Key=key)
+        attempts[f"get {key}"] = partial(s3.get_object, Bucket=bucket, Key=key)
+        attempts[f"put {key}"] = partial(s3.put_object, Bucket=bucket, Key=key, Body=b"mine")
+        attempts[f"delete {key}"] = partial(s3.delete_object, Bucket=bucket, Key=key)
     for prefix in ("", "releases/", "sources/", "runs/"):
-        tried[f"list {prefix}"] = partial(s3.list_objects_v2, Bucket=bucket, Prefix=prefix)
+        attempts[f"list {prefix}"] = partial(s3.list_objects_v2, Bucket=bucket, Prefix=prefix)
     outcome = f"runs/{run}/models/doubled/outcomes/x"
-    tried[f"put {outcome}"] = lambda: s3.put_object(Bucket=bucket, Key=outcome, Body=b"mine")
+    attempts[f"put {outcome}"] = lambda: s3.put_object(Bucket=bucket, Key=outcome, Body=b"mine")
     done = []
-    for words, action in tried.items():
+    for words, action in attempts.items():
         with suppress(s3.exceptions.ClientError):
             action()
             done.append(words)

@@ -113,18 +113,18 @@ class Emulator:
     @contextmanager
     def reached(self) -> Iterator[Self]:
         """Connect boto3 and Hundredfold in this process to this account until the block ends."""
-        from hundredfold.aws.adapters import session as place
+        from hundredfold.aws.adapters import session
 
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("AWS_")]:
                 patch.delenv(name)
             for name, value in self.variables.items():
                 patch.setenv(name, value)
-            place.client.cache_clear()  # a cached client keeps the endpoint of its creation
+            session.client.cache_clear()  # a cached client keeps the endpoint of its creation
             boto3.DEFAULT_SESSION = None
             yield self
             now = os.environ.get("AWS_ENDPOINT_URL")
-        place.client.cache_clear()
+        session.client.cache_clear()
         boto3.DEFAULT_SESSION = None
         if now != self.url:
             raise EmulatorError(

@@ -533,14 +533,14 @@ class AthenaWarehouse:
         )
 
     def _replacements(self, select: str) -> dict[str, str]:
-        places: dict[str, str] = {}
+        replacements: dict[str, str] = {}
         for name in self.tables_of(select):
             table = self._table(name)
             if table is None and name in self.views:
-                places[name] = f"({self._sql(self.views[name])})"
+                replacements[name] = f"({self._sql(self.views[name])})"
             else:
-                places[name] = self._table_sql(table or self._upload_table(name))
-        return places
+                replacements[name] = self._table_sql(table or self._upload_table(name))
+        return replacements
 
     def _unreadable_columns_of(self, select: str) -> dict[str, dict[str, str]]:
         """Return the columns of a query's tables that Athena cannot read as stored."""

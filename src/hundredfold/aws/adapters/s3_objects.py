@@ -79,23 +79,23 @@ def find_objects(source: str, location: str) -> list[S3Object]:
                 "uploads a plain path"
             ),
         )
-    bucket, wanted = found[1], found[2] or ""
-    pattern = re.search(r"[*?\[]", wanted)
-    prefix = wanted[: pattern.start()] if pattern else wanted.rstrip("/")
+    bucket, address_key = found[1], found[2] or ""
+    pattern = re.search(r"[*?\[]", address_key)
+    prefix = address_key[: pattern.start()] if pattern else address_key.rstrip("/")
     listed = {o.key: o for o in _list_objects(source, location, bucket, prefix)}
-    if wanted in listed:
-        names = [wanted] if kind_of_file(wanted) else []
+    if address_key in listed:
+        names = [address_key] if kind_of_file(address_key) else []
     elif pattern:
-        names = data_files(listed, wanted.split("/"))
+        names = data_files(listed, address_key.split("/"))
     else:
-        folder = f"{wanted.rstrip('/')}/" if wanted else ""
+        folder = f"{address_key.rstrip('/')}/" if address_key else ""
         below = [key[len(folder) :] for key in listed if key.startswith(folder)]
         names = [folder + name for name in data_files(below, None)]
     if not names:
         matching = [
             key
             for key in listed
-            if wanted == key or (pattern and matches(key.split("/"), wanted.split("/")))
+            if address_key == key or (pattern and matches(key.split("/"), address_key.split("/")))
         ]
         raise SourceError(
             f"{source}: found no Parquet, CSV or JSON-lines object at {location}",
@@ -119,9 +119,9 @@ def may_exceed_one_listing(address: str) -> bool:
     found = ADDRESS.fullmatch(address)
     if not found:
         return False
-    wanted = found[2] or ""
-    pattern = re.search(r"[*?\[]", wanted)
-    prefix = wanted[: pattern.start()] if pattern else wanted.rstrip("/")
+    address_key = found[2] or ""
+    pattern = re.search(r"[*?\[]", address_key)
+    prefix = address_key[: pattern.start()] if pattern else address_key.rstrip("/")
     try:
         return bool(client("s3").list_objects_v2(Bucket=found[1], Prefix=prefix)["IsTruncated"])
     except ClientError as error:

@@ -111,10 +111,10 @@ def _folders(source: str, location: str, objects: Sequence[S3Object]) -> list[li
 
     The local reader adds the columns, so they are the same there.
     """
-    wanted = split_address(location)[1]
-    pattern = re.search(r"[*?\[]", wanted)
-    base = wanted[: pattern.start()].rpartition("/")[0] if pattern else wanted.rstrip("/")
-    base = base.rpartition("/")[0] if any(o.key == wanted for o in objects) else base
+    key = split_address(location)[1]
+    pattern = re.search(r"[*?\[]", key)
+    base = key[: pattern.start()].rpartition("/")[0] if pattern else key.rstrip("/")
+    base = base.rpartition("/")[0] if any(o.key == key for o in objects) else base
     above, names = base.split("/"), [o.key[len(base) :].lstrip("/") for o in objects]
     partitions(source, above, names)
     return [partition_folders(above, name) for name in names]
@@ -241,11 +241,11 @@ def _refuse_sub_millisecond(source: str, o: S3Object, file: pq.ParquetFile) -> N
     ]
     for number in range(file.num_row_groups if fine else 0):
         rows = file.read_row_group(number, columns=fine)
-        bad = [name for name in fine if has_sub_millisecond(rows.column(name))]
-        if bad:
+        too_fine = [name for name in fine if has_sub_millisecond(rows.column(name))]
+        if too_fine:
             raise SourceError(
-                f"{source}: {o.address} holds times finer than a millisecond in {', '.join(bad)}, "
-                "which Athena would round",
+                f"{source}: {o.address} holds times finer than a millisecond in "
+                f"{', '.join(too_fine)}, which Athena would round",
                 hint="write them rounded to the millisecond, or as text or whole numbers",
             )
 
@@ -398,16 +398,16 @@ def _attach_glue_table(
             else "name it as glue://DATABASE/TABLE",
         ) from error
     columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
-    fields, bad = [], []
+    fields, unsupported = [], []
     for column in columns:
         try:
             fields.append(pa.field(column["Name"], arrow_type(column["Type"])))
         except KeyError:
-            bad.append(f"{column['Name']}: {column['Type']}")
-    if bad:
+            unsupported.append(f"{column['Name']}: {column['Type']}")
+    if unsupported:
         raise SourceError(
             f"{source}: the table {database}.{table} has columns of unsupported types",
-            problems=bad,
+            problems=unsupported,
             hint="give Athena a view without them",
         )
     schema = pa.schema(fields)
@@ -433,14 +433,14 @@ def _stage(
     objects: Sequence[S3Object],
     kind: str,
     folders: Sequence[Sequence[str]],
-    wanted: Mapping[str, Column],
+    contract_columns: Mapping[str, Column],
     scratch: Path,
     memory: int,
 ) -> AttachedSource:
     """Read objects with the local DuckDB, and store the rows as one Parquet object."""
     source = declared.name
     folder = f"processing/{warehouse.layout.run}/staged/{source}"
-    bad = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
+    malformed_key = f"processing/{warehouse.layout.run}/malformed/{source}.parquet"
     csv = f"processing/{warehouse.layout.run}/csv/{source}.json"
     total = sum(o.size for o in objects)
     if name not in warehouse.tables:
@@ -454,10 +454,10 @@ def _stage(
                 declared,
                 objects,
                 folders,
-                wanted,
+                contract_columns,
                 scratch / "staging",
                 folder,
-                bad,
+                malformed_key,
             )
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)
@@ -465,13 +465,13 @@ def _stage(
         warehouse.cache_locally(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
     try:
-        malformed = pq.read_table(pa.BufferReader(warehouse.store.get(bad)))
+        malformed = pq.read_table(pa.BufferReader(warehouse.store.get(malformed_key)))
     except KeyError:
         malformed = None
     return AttachedSource(
         select,
         warehouse.columns(select),
-        text=kind != "parquet" and bool(wanted),
+        text=kind != "parquet" and bool(contract_columns),
         malformed=malformed,
         csv=get_json(warehouse.store, csv)["csv"],
     )
@@ -507,10 +507,10 @@ def _read_locally(
     declared: Source,
     objects: Sequence[S3Object],
     folders: Sequence[Sequence[str]],
-    wanted: Mapping[str, Column],
+    contract_columns: Mapping[str, Column],
     root: Path,
     folder: str,
-    bad: str,
+    malformed_key: str,
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
     """Fetch the objects, read them locally, and write the rows and the malformed lines.
 
@@ -525,7 +525,9 @@ def _read_locally(
             str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/"),
         }
     ):
-        return _read_files(warehouse, reader, declared, addresses, wanted, root, folder, bad)
+        return _read_files(
+            warehouse, reader, declared, addresses, contract_columns, root, folder, malformed_key
+        )
 
 
 def _read_files(
@@ -533,13 +535,13 @@ def _read_files(
     reader: DuckWarehouse,
     declared: Source,
     addresses: Mapping[str, str],
-    wanted: Mapping[str, Column],
+    contract_columns: Mapping[str, Column],
     root: Path,
     folder: str,
-    bad: str,
+    malformed_key: str,
 ) -> tuple[pa.Schema, list[dict[str, Any]]]:
     source = declared.name
-    found = reader.attach(declared, str(root / "objects"), root, wanted, "staged.parquet")
+    found = reader.attach(declared, str(root / "objects"), root, contract_columns, "staged.parquet")
     reader.register(
         "addresses", pa.table({"path": list(addresses), "address": list(addresses.values())})
     )
@@ -549,12 +551,12 @@ def _read_files(
     )
     columns = reader.columns(rows)
     refuse_unsupported_columns(source, columns)
-    _refuse_sub_millisecond_texts(source, reader, rows, columns, wanted)
+    _refuse_sub_millisecond_texts(source, reader, rows, columns, contract_columns)
     reader.write(rows, "rows.parquet")
     written = reader.store.path("rows.parquet")
     if found.malformed is not None:
         files = [addresses[path] for path in found.malformed.column("file").to_pylist()]
-        with warehouse.store.writing(bad) as path:
+        with warehouse.store.writing(malformed_key) as path:
             pq.write_table(
                 found.malformed.set_column(0, "file", pa.array(files, pa.string())), path
             )
@@ -611,7 +613,11 @@ def _download(
 
 
 def _refuse_sub_millisecond_texts(
-    source: str, reader: DuckWarehouse, rows: str, columns: pa.Schema, wanted: Mapping[str, Column]
+    source: str,
+    reader: DuckWarehouse,
+    rows: str,
+    columns: pa.Schema,
+    contract_columns: Mapping[str, Column],
 ) -> None:
     """Raise SourceError for times finer than Athena stores, in a column of times or of texts.
 
@@ -619,7 +625,7 @@ def _refuse_sub_millisecond_texts(
     """
     texts = [
         name
-        for name, column in wanted.items()
+        for name, column in contract_columns.items()
         if name in columns.names
         and pa.types.is_timestamp(column.arrow)
         and pa.types.is_string(columns.field(name).type)
@@ -638,10 +644,10 @@ def _refuse_sub_millisecond_texts(
         f"SELECT {', '.join(f'{test} AS {quote(name)}' for name, test in tests.items())} FROM "
         f"({rows}) AS r"
     ).to_pylist()[0]
-    bad = [name for name, is_so in found.items() if is_so]
-    if bad:
+    too_fine = [name for name, is_fine in found.items() if is_fine]
+    if too_fine:
         raise SourceError(
-            f"{source} holds times finer than a millisecond in {', '.join(bad)}, which Athena "
+            f"{source} holds times finer than a millisecond in {', '.join(too_fine)}, which Athena "
             "would round",
             hint="write them rounded to the millisecond",
         )

@@ -117,14 +117,14 @@ def _location_of(module: ModuleType) -> str:
 
 def _module_and_attribute(ref: str, job: Job, own: Mapping[str, ModuleType]) -> str:
     """Return a job as module:attribute, from any notation."""
-    words, _, attribute = (
+    name, _, attribute = (
         ref.rpartition(":") if ".py:" in ref or not ref.endswith(".py") else (ref, "", "")
     )
-    module = words or ref
+    module = name or ref
     if module.endswith(".py"):
         full = expand_user(module).resolve()
         module = next(name for name, m in own.items() if Path(str(m.__file__)).resolve() == full)
-    if not words or not attribute:
+    if not name or not attribute:
         attribute = next(key for key, value in vars(sys.modules[module]).items() if value is job)
     return f"{module}:{attribute}"
 
@@ -166,10 +166,10 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 def _distributions_of(names: set[str]) -> dict[str, str]:
     """Return the distributions of these names, with their versions."""
-    wanted = sorted(names - set(sys.stdlib_module_names) - {OUR_DISTRIBUTION})
+    distribution_names = sorted(names - set(sys.stdlib_module_names) - {OUR_DISTRIBUTION})
     return {
         distribution: version(distribution)
-        for name in wanted
+        for name in distribution_names
         for distribution in _distributions_by_name().get(name, ())[:1]
         if distribution != OUR_DISTRIBUTION
     }

@@ -90,15 +90,15 @@ def synth(ref: str, folder: Path, *, stack: str, options: DeployOptions | None =
     settings.upload_locations([source.name for source in load_job(ref).sources], "")
     packaged = _package(ref, folder, settings, options) if options.image is None else None
     folder.mkdir(parents=True, exist_ok=True)
-    assembly, told = folder / "cdk.out", folder / "stack.json"
+    assembly, stack_file = folder / "cdk.out", folder / "stack.json"
     shutil.rmtree(assembly, ignore_errors=True)
     code = str(packaged.zip.resolve()) if packaged else options.image
-    told.write_text(
+    stack_file.write_text(
         json.dumps({"stack": stack, "code": code, "settings": asdict(settings)}, indent=2),
         encoding="utf-8",
     )
     environment = node.environment() | {
-        STACK_FILE_ENV: str(told.resolve()),
+        STACK_FILE_ENV: str(stack_file.resolve()),
         "CDK_OUTDIR": str(assembly.resolve()),
         "PYTHONPATH": _python_path(found),
     }
@@ -230,21 +230,21 @@ def _package(ref: str, folder: Path, settings: Settings, options: DeployOptions)
 
 def _python_path(found: JobImports) -> str:
     """Return the PYTHONPATH with the user's modules, for the app."""
-    parents = dict.fromkeys(str(Path(place).parent) for place in found.code.values())
+    parents = dict.fromkeys(str(Path(location).parent) for location in found.code.values())
     return os.pathsep.join([*parents, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _synthesis_error(told: str, said: str) -> HundredfoldError:
+def _synthesis_error(stdout: str, stderr: str) -> HundredfoldError:
     """Return the app's own error, or one with the last unindented line of the CDK's output."""
     try:
-        error = json.loads(told.splitlines()[-1])
+        error = json.loads(stdout.splitlines()[-1])
         kind = getattr(errors, error["kind"], DeployError)
         return cast(
             HundredfoldError, kind(error["message"], problems=error["problems"], hint=error["hint"])
         )
     except (IndexError, ValueError):
         pass
-    findings = re.findall(r"Acknowledge with '([^']+)'", said)
+    findings = re.findall(r"Acknowledge with '([^']+)'", stderr)
     if findings:
         return DeployError(
             "cdk-nag has findings for the stack",
@@ -252,7 +252,7 @@ def _synthesis_error(told: str, said: str) -> HundredfoldError:
             hint="hundredfold's own stack has none; check the constructs that were added to it",
         )
     last = next(
-        (line for line in reversed(said.splitlines()) if line and not line[0].isspace()), ""
+        (line for line in reversed(stderr.splitlines()) if line and not line[0].isspace()), ""
     )
     return DeployError(
         "the stack cannot be synthesized", problems=[last or "the CDK printed nothing"]
@@ -278,7 +278,7 @@ def _run_cdk(arguments: Sequence[str], assembly: Assembly, report: Report) -> No
     if "AWS_ENDPOINT_URL" in environment:
         # the CDK uses a separate variable for S3
         environment.setdefault("AWS_ENDPOINT_URL_S3", environment["AWS_ENDPOINT_URL"])
-    said = []
+    output = []
     process = subprocess.Popen(
         command,
         env=environment,
@@ -291,32 +291,32 @@ def _run_cdk(arguments: Sequence[str], assembly: Assembly, report: Report) -> No
     with process:
         assert process.stdout is not None
         for line in process.stdout:
-            said.append(line.rstrip())
-            report(said[-1])
+            output.append(line.rstrip())
+            report(output[-1])
     if process.returncode:
-        raise _deploy_error(arguments[0], assembly.stack, said)
+        raise _deploy_error(arguments[0], assembly.stack, output)
 
 
-def _deploy_error(verb: str, stack: str, said: Sequence[str]) -> DeployError:
-    text = "\n".join(said)
+def _deploy_error(verb: str, stack: str, output: Sequence[str]) -> DeployError:
+    text = "\n".join(output)
     message, hint = next(
         ((m, h) for pattern, m, h in KNOWN_CDK_ERRORS if re.search(pattern, text)),
         (f"the stack {stack} cannot be made", None),
     )
     return DeployError(
         message if verb == "deploy" else f"cdk {verb}: {message}",
-        problems=_reasons(said),
+        problems=_reasons(output),
         hint=hint,
     )
 
 
-def _reasons(said: Sequence[str]) -> list[str]:
+def _reasons(output: Sequence[str]) -> list[str]:
     """Return the failures of CloudFormation, or else the CDK's errors, or else its last lines."""
     failed = [
-        " ".join(line.split("|")[-1].split()) for line in said if re.search(r"_FAILED\b", line)
+        " ".join(line.split("|")[-1].split()) for line in output if re.search(r"_FAILED\b", line)
     ]
-    errors = [line.strip() for line in said if re.search(r"❌|\berror\b|Error:", line, re.I)]
-    return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, said))))[
+    errors = [line.strip() for line in output if re.search(r"❌|\berror\b|Error:", line, re.I)]
+    return list(dict.fromkeys(failed or errors or filter(None, map(str.strip, output))))[
         -MAX_ERROR_LINES:
     ]
 

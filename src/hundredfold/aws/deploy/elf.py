@@ -51,11 +51,11 @@ def strip_unloaded(data: bytes) -> bytes:
     end = max(offset + size for _, offset, _, size in _program_headers(data))
     if end >= len(data):
         return data
-    kept = bytearray(data[:end])
-    struct.pack_into("<Q", kept, 40, 0)  # offset of the section headers
+    stripped = bytearray(data[:end])
+    struct.pack_into("<Q", stripped, 40, 0)  # offset of the section headers
     # their number, and the index of the one with their names
-    struct.pack_into("<HH", kept, 60, 0, 0)
-    return bytes(kept)
+    struct.pack_into("<HH", stripped, 60, 0, 0)
+    return bytes(stripped)
 
 
 def _program_headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:

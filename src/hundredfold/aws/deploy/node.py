@@ -84,8 +84,8 @@ def cdk_command(node: Node) -> list[str]:
 
 def cache_folder() -> Path:
     """Return the folder in which this user's programs store caches."""
-    kept = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(kept) if kept else Path.home() / ".cache") / "hundredfold"
+    cache_root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(cache_root) if cache_root else Path.home() / ".cache") / "hundredfold"
 
 
 def node_in_package(root: Path) -> Node | None:

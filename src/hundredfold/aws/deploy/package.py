@@ -268,7 +268,7 @@ def _requirements(found: JobImports, given: Sequence[str], leave_out: Sequence[s
 
 
 def _install(
-    folder: Path, wanted: Sequence[str], given: Sequence[str], architecture: str, python: str
+    folder: Path, names: Sequence[str], given: Sequence[str], architecture: str, python: str
 ) -> None:
     """Install wheels for Lambda's processor and Python, in the versions installed locally."""
     exceptions = set(_requirement_names(given))
@@ -306,7 +306,7 @@ def _install(
         command += ["--no-input", "--disable-pip-version-check", "--quiet", "--no-warn-conflicts"]
         command += [word for tag in platforms(architecture) for word in ("--platform", tag)]
         command += [
-            *wanted,
+            *names,
             *(
                 word
                 for text in given
@@ -386,11 +386,11 @@ def copy_code(found: JobImports, folder: Path) -> tuple[str, ...]:
         PackageError: a file cannot run on Lambda.
     """
     left_out: list[str] = []
-    for name, place in found.code.items():
-        if Path(place).is_file():
-            shutil.copyfile(place, folder / Path(place).name)
+    for name, location in found.code.items():
+        if Path(location).is_file():
+            shutil.copyfile(location, folder / Path(location).name)
         else:
-            left_out += _copy_package(Path(place), folder / name)
+            left_out += _copy_package(Path(location), folder / name)
     _copy_queries(found, folder)
     return tuple(left_out)
 
@@ -448,9 +448,9 @@ def _copy_queries(found: JobImports, folder: Path) -> None:
 
 def _job_folder_in_package(found: JobImports) -> Path:
     """Return the path of the job's folder within the package."""
-    for name, place in found.code.items():
-        if Path(place).is_dir() and Path(found.folder).is_relative_to(place):
-            return Path(name) / Path(found.folder).relative_to(place)
+    for name, location in found.code.items():
+        if Path(location).is_dir() and Path(found.folder).is_relative_to(location):
+            return Path(name) / Path(found.folder).relative_to(location)
     return Path()
 
 

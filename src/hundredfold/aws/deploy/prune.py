@@ -193,12 +193,12 @@ def _is_needed(
     # a test: there are thousands, each of one module
     if len(part.files) == 1 and not part.tried_by:
         return not modules.isdisjoint(part.modules)
-    wanted = (
+    needed = (
         modules
         if not part.tried_by
         else spare.union(*(names for path, names in importing if path not in part.tried_by))
     )
-    return any(part.holds(name) for name in wanted)
+    return any(part.holds(name) for name in needed)
 
 
 @cache

@@ -31,11 +31,11 @@ MIN_QUERY_QUOTA = 20  # concurrent: the quota of a small region
 
 def version(snapshot: StackSnapshot) -> Iterator[Finding]:
     """The stack's version. It may differ from the version that is used with it."""
-    theirs = snapshot.outputs.get("Version", "?")
-    if theirs != VERSION:
+    stack_version = snapshot.outputs.get("Version", "?")
+    if stack_version != VERSION:
         yield Finding(
             NOTE,
-            f"the stack was deployed by version {theirs}, and this is {VERSION}",
+            f"the stack was deployed by version {stack_version}, and this is {VERSION}",
             "its functions run the other version",
             snapshot.redeploy,
         )
@@ -54,8 +54,8 @@ def visibility(snapshot: StackSnapshot) -> Iterator[Finding]:
         window = int(
             (snapshot.mapping(output, queue) or {}).get("MaximumBatchingWindowInSeconds") or 0
         )
-        wanted = VISIBILITY_FACTOR * timeout + window
-        if hidden < wanted:
+        expected = VISIBILITY_FACTOR * timeout + window
+        if hidden < expected:
             yield Finding(
                 WRONG if hidden < timeout else RISK,
                 f"a message of {queue_name(url)} stays hidden for {hidden} s, but its function may "
@@ -72,7 +72,7 @@ def visibility(snapshot: StackSnapshot) -> Iterator[Finding]:
                     "--queue-url",
                     url,
                     "--attributes",
-                    f"VisibilityTimeout={wanted}",
+                    f"VisibilityTimeout={expected}",
                 ),
             )
 
@@ -217,7 +217,7 @@ def mappings(snapshot: StackSnapshot) -> Iterator[Finding]:
 
 def concurrency(snapshot: StackSnapshot) -> Iterator[Finding]:
     """The reserved concurrency of the functions."""
-    for output, wanted in (
+    for output, expected in (
         ("WorkFunction", snapshot.resources.concurrency),
         ("DeadLetterFunction", 2),
         ("StepFunction", 2),
@@ -228,10 +228,10 @@ def concurrency(snapshot: StackSnapshot) -> Iterator[Finding]:
             .get_function_concurrency(FunctionName=name)
             .get("ReservedConcurrentExecutions")
         )
-        if reserved is not None and reserved < wanted:
+        if reserved is not None and reserved < expected:
             yield Finding(
                 WRONG if reserved == 0 else RISK,
-                f"{name} has {reserved} executions reserved, but needs up to {wanted}",
+                f"{name} has {reserved} executions reserved, but needs up to {expected}",
                 "every call of it is rejected"
                 if reserved == 0
                 else "further calls are throttled, and each throttled message counts as received",
@@ -617,7 +617,7 @@ def _slug(run: str) -> str:
     return re.sub(r"[^a-z0-9]", "_", run.lower())
 
 
-def _quota_increase(service: str, quota: str, wanted: int) -> str:
+def _quota_increase(service: str, quota: str, expected: int) -> str:
     return aws(
         "service-quotas",
         "request-service-quota-increase",
@@ -626,5 +626,5 @@ def _quota_increase(service: str, quota: str, wanted: int) -> str:
         "--quota-code",
         quota,
         "--desired-value",
-        str(wanted),
+        str(expected),
     )

@@ -21,6 +21,6 @@ class Finding:
     command: str
 
 
-def aws(service: str, operation: str, *words: str) -> str:
+def aws(service: str, operation: str, *options: str) -> str:
     """Return a command of the AWS CLI, quoted for a shell."""
-    return shlex.join(["aws", service, operation, *words])
+    return shlex.join(["aws", service, operation, *options])

@@ -358,14 +358,14 @@ class Invocation:
             message = next(m for m in dispatcher.messages if m.first <= unit <= m.last).part(
                 unit, unit
             )
-            words = (
+            reason = (
                 f"it took all of the {self.work_s:.0f} s that a worker has; deploy with a longer "
                 "--timeout"
             )
             put_sealed(
                 self.store,
                 dispatcher.layout.outcome(message, "ledger"),
-                crashed_accounts(message, words),
+                crashed_accounts(message, reason),
             )
             dispatcher.coverage.add(unit, unit)
             dispatcher.failed_units.add(unit)
@@ -578,9 +578,9 @@ def worker_pool_for(context: WorkerContext, attempt: int, scratch: Path) -> Lamb
             context, size, share, scratch / "logs"
         )
         pool.start()
-    for words in (scratch / "logs").glob("*"):
-        if words.stat().st_size > MAX_LOG_BYTES:
-            os.truncate(words, 0)  # the disk space has to last for the function's lifetime
+    for log_file in (scratch / "logs").glob("*"):
+        if log_file.stat().st_size > MAX_LOG_BYTES:
+            os.truncate(log_file, 0)  # the disk space has to last for the function's lifetime
     pool.begin_call()
     return pool
 

@@ -22,15 +22,15 @@ from .construct import Hundredfold
 from .settings import DESCRIPTION_PREFIX, STACK_FILE_ENV
 
 
-def make_app(settings: Mapping[str, Any], **app: Any) -> App:
+def make_app(settings: Mapping[str, Any], **app_options: Any) -> App:
     """Return the app, which does not synthesize while cdk-nag has findings."""
-    made = App(**app)
-    Validations.of(made).add_plugins(AwsSolutionsChecks(made))
+    app = App(**app_options)
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     stack = Stack(
-        made, settings["stack"], description=f"{DESCRIPTION_PREFIX}{settings['settings']['job']}"
+        app, settings["stack"], description=f"{DESCRIPTION_PREFIX}{settings['settings']['job']}"
     )
     Hundredfold(stack, "Job", code=settings["code"], **settings["settings"])
-    return made
+    return app
 
 
 def main() -> None:

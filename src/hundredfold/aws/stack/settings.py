@@ -383,10 +383,10 @@ def _check_choice(name: str, value: object, expected: tuple[str, ...]) -> Iterat
 
 
 def _check_pattern(
-    name: str, value: object, expected: re.Pattern[str], words: str
+    name: str, value: object, expected: re.Pattern[str], description: str
 ) -> Iterator[str]:
     if value is not None and not (isinstance(value, str) and expected.fullmatch(value)):
-        yield f"{name} is {value!r}, expected {words}"
+        yield f"{name} is {value!r}, expected {description}"
 
 
 def _texts(value: Any) -> tuple[str, ...]:
