@@ -45,7 +45,7 @@ def two_groups(seed: int, weeks: int = WEEKS) -> tuple[Panel, Layout]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_units_that_differ_are_told_apart_and_units_whose_levels_drift_are_not(seed: int) -> None:
+def test_units_that_differ_keep_own_fits_and_drifting_levels_do_not(seed: int) -> None:
     gate = backtest(*two_groups(seed))
     assert gate.choice.tolist() == [EB, POOLED]
     assert gate.tested.tolist() == [UNITS, UNITS]
@@ -64,7 +64,7 @@ def test_too_few_weeks_or_units_decide_nothing_and_the_choice_says_so() -> None:
     assert gate.tested.tolist() == [UNITS, 15]
 
 
-def test_the_held_out_deviance_is_conditional_on_the_units_and_the_weeks_totals() -> None:
+def test_held_out_deviance_is_conditional_on_unit_and_week_totals() -> None:
     """Units with proportional weeks have none, whatever the elasticity; with one season cell it is the multinomial's."""
     panel, layout = two_groups(1)
     deviance = held_out(panel, np.full(panel.units, -1.5), layout.cell(panel))

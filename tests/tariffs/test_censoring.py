@@ -113,9 +113,7 @@ def test_a_week_above_its_ceiling_was_not_held_by_it() -> None:
     assert panel_of([(y, x, exposure, ceiling)]).full().mean() == pytest.approx(0.6, abs=0.1)
 
 
-def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_that_were_seen() -> (
-    None
-):
+def test_full_weeks_do_not_bias_elasticities_and_inform_less_than_others() -> None:
     naive, careful, uncensored = [], [], []
     for seed in range(200):
         y, x, exposure, ceiling = hot_unit(seed)
@@ -130,9 +128,7 @@ def test_full_weeks_no_longer_hide_the_answer_to_price_and_say_less_than_weeks_t
     assert np.mean([abs(fit.beta + 1.5) < 1.645 * fit.sd for fit in careful]) > 0.85
 
 
-def test_a_cell_that_is_always_full_keeps_the_prior_for_nothing_is_known_of_what_it_refused() -> (
-    None
-):
+def test_a_cell_that_is_always_full_keeps_the_prior() -> None:
     y, x, exposure, _ = hot_unit(5, full=1.0)
     fit = fit_censored_unit(y, x, exposure, np.ones(len(y), dtype=bool), -1.5, 0.25, PHI, PHI)
     assert (fit.beta, fit.sd, fit.shrink, fit.demand) == (-1.5, 0.5, 1.0, y.sum())

@@ -72,7 +72,7 @@ def looked_at(panel: Panel, per_cluster: int = 1) -> Any:
     )
 
 
-def test_rho_is_that_of_a_poisson_regression_with_dummies_on_price_and_control() -> None:
+def test_rho_equals_a_poisson_regression_with_dummies_and_control() -> None:
     panel = foreseen(np.random.default_rng(0), 12, 1.0)
     control = chosen_price_part(panel, first_stage(panel))
     week = np.tile(np.arange(WEEKS), panel.units)

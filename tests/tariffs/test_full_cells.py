@@ -95,7 +95,7 @@ def test_no_price_point_is_better_in_a_cell_of_any_load(
 
 
 @given(elasticities, doubts, st.floats(0.0, 0.5), st.floats(0.0, 2.0), st.floats(0.4, 0.95))
-def test_a_full_cell_is_never_discounted_further_and_raised_at_least_until_it_fits(
+def test_a_full_cell_gets_no_discount_and_is_raised_until_it_fits(
     b: float, sd: float, kappa: float, z: float, room: float
 ) -> None:
     demand = demand_of(b, sd, room)
@@ -303,7 +303,7 @@ def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
     assert 0 < blocked.sum() < t["expected_blocked_minutes"].sum()
 
 
-def test_without_a_load_limit_only_a_full_cell_is_raised_and_only_as_far_as_pays(demo: Any) -> None:
+def test_without_a_load_limit_only_full_cells_are_raised_as_far_as_it_pays(demo: Any) -> None:
     from tariffs.pricing.voice import price_voices
 
     free = replace(

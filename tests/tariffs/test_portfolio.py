@@ -379,7 +379,7 @@ def test_many_units_that_are_all_alike_are_filled_up_to_the_limit() -> None:
         ("voice", {"max_moved_share": 0.6, "min_volume": 0.97}),
     ],
 )
-def test_the_gap_of_a_whole_table_is_told_and_small_beside_what_moving_gains(
+def test_the_gap_of_a_whole_table_is_reported_and_small_beside_the_gain(
     demo: Any, kind: str, limits: dict[str, float]
 ) -> None:
     rows = rows_of(demo, kind, **limits)

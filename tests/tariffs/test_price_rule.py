@@ -39,7 +39,7 @@ def chosen(terms: Terms, demand: Demand, held: bool = False) -> float:
 
 
 @given(st.floats(-5.0, -0.3), st.floats(0.01, 1.0), st.floats(0.0, 0.6), st.floats(0.0, 2.0))
-def test_the_closed_form_is_the_best_price_under_the_least_favourable_elasticity(
+def test_the_closed_form_is_the_best_price_under_the_worst_elasticity(
     b: float, sd: float, kappa: float, z: float
 ) -> None:
     grid = np.arange(max(kappa, 0.05) + 0.001, 25, 0.001)
@@ -215,7 +215,7 @@ def test_the_closed_form_is_as_good_as_a_grid_of_a_ten_thousandth() -> None:
 
 
 @given(st.floats(-5.0, -0.3), st.floats(0.0, 0.5), st.floats(0.0, 0.3), st.floats(0.0, 0.4))
-def test_what_a_unit_costs_beyond_its_unit_cost_moves_the_price_as_the_unit_cost_does(
+def test_added_cost_moves_the_price_as_unit_cost_does(
     b: float, cost: float, lost: float, value: float
 ) -> None:
     demand, added = demand_of(b, 0.2), np.array([lost - value])

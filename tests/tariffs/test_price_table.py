@@ -80,7 +80,7 @@ def test_the_rows_lie_in_the_order_of_their_keys(table: pa.Table) -> None:
     assert keys == sorted(keys)
 
 
-def test_the_prior_of_a_large_operator_is_learnt_from_a_sample_of_every_stratum(demo: Any) -> None:
+def test_the_prior_of_a_large_operator_uses_a_sample_of_every_stratum(demo: Any) -> None:
     """With 2 units per stratum instead of 400, the query keeps at most 2 of each, and every stratum."""
     sql = (QUERIES / "prior.sql").read_text()
     assert sql.count("400.0") == 1

@@ -55,7 +55,7 @@ def test_data_that_tell_nothing_are_refused_in_words(
         fit_pooled_prior(mute, {"product": kind}, "product", kind, week_of(mute))
 
 
-def test_season_and_elasticity_are_those_of_a_poisson_regression_with_dummies() -> None:
+def test_season_and_elasticity_equal_a_poisson_regression_with_dummies() -> None:
     panel, _ = small_panel(np.random.default_rng(0))
     dummies = np.hstack(
         [np.eye(UNITS)[panel.unit], np.eye(WEEKS)[week_of(panel)][:, 1:], panel.x[:, None]]
@@ -78,7 +78,7 @@ def test_a_week_without_a_single_sale_is_expected_to_sell_nothing() -> None:
     assert season.gamma[7] < -20
 
 
-def test_noise_is_recovered_and_serial_correlation_is_not_seen_where_there_is_none() -> None:
+def test_noise_is_recovered_and_no_false_serial_correlation_is_found() -> None:
     panel, beta = small_panel(np.random.default_rng(2), dispersion=2.5, units=2000)
     group = np.zeros(panel.units, dtype=int)
     seasonal = panel.with_season((0.3 * np.sin(np.arange(WEEKS)))[week_of(panel)])
@@ -89,7 +89,7 @@ def test_noise_is_recovered_and_serial_correlation_is_not_seen_where_there_is_no
     ] == pytest.approx(1.0, abs=0.06)
 
 
-def test_independent_weeks_are_seen_as_such_although_the_fit_has_soaked_some_up() -> None:
+def test_independent_weeks_are_recognised_although_the_fit_absorbs_some() -> None:
     """Plateaus of price and weak units: posteriors miss their elasticities for weeks on end, and residuals are small."""
     rng = np.random.default_rng(6)
     units, tau = 3000, 0.6
@@ -124,7 +124,7 @@ def estimates(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_density_of_tau_is_that_of_the_estimates_with_delta_integrated_out(seed: int) -> None:
+def test_the_density_of_tau_integrates_delta_out(seed: int) -> None:
     """Held against the density of one normal vector, whose covariance has delta's prior in it."""
     rng = np.random.default_rng(seed)
     _, estimate, variance = estimates(rng, 30)
@@ -159,7 +159,7 @@ def test_tau_of_many_units_is_that_of_restricted_likelihood() -> None:
     )
 
 
-def test_estimates_that_differ_less_than_their_errors_show_no_spread_between_units() -> None:
+def test_estimates_that_differ_less_than_their_errors_show_no_spread() -> None:
     found = hyper.integrate(np.array([-1.0, -1.1, -0.9, -1.0]), np.ones(4), np.ones((4, 1)))
     assert found.mode == 0.0
     assert found.tau2 > 0.0  # but none of them is sure to be like the others

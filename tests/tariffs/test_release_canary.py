@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_release_bench import Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
+from support.price_tables import ReleaseSite, bundle, changed, in_s3, on_disk, table
 from tariffs.release import actions, repository
 from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_locations
 from tariffs.release.decision_log import Table
@@ -21,13 +21,13 @@ from tariffs.release.tables import read_parquet
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Callable[[], Place]]:
+def bucket() -> Iterator[Callable[[], ReleaseSite]]:
     with in_s3() as new:
         yield new
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
     return (
         on_disk(tmp_path / "home")
         if request.param == "disk"
@@ -36,22 +36,22 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Place:
+def disk(tmp_path: Path) -> ReleaseSite:
     return on_disk(tmp_path / "home")
 
 
 NEW = changed(changed(table(), "YOUTH/ACCRA/DAY", price=2.2), "YOUTH/TEMA/DAY", price=2.2)
 
 
-def begun(place: Place) -> Place:
+def begun(place: ReleaseSite) -> ReleaseSite:
     """Release 1 is active, release 2 is tried in Accra."""
     place.use()
     place.approve(place.publish(NEW))
-    place.try_out(2, ["ACCRA"])
+    place.start_canary(2, ["ACCRA"])
     return place
 
 
-def asked(place: Place) -> dict[str, float]:
+def asked(place: ReleaseSite) -> dict[str, float]:
     """What charging asks of each bundle, read as charging reads it."""
     files = place.pointer["files"]
     assert not [
@@ -67,8 +67,8 @@ def asked(place: Place) -> dict[str, float]:
     }
 
 
-def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_the_old(
-    place: Place,
+def test_charging_uses_new_prices_in_a_canarys_locations_and_old_elsewhere(
+    place: ReleaseSite,
 ) -> None:
     begun(place)
     assert asked(place) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
@@ -81,7 +81,7 @@ def test_in_the_places_of_a_canary_charging_asks_the_new_prices_and_elsewhere_th
     assert place.decisions.charging == Table(1, canary=2, places=("ACCRA",))
 
 
-def test_then_it_is_activated_everywhere(place: Place) -> None:
+def test_then_it_is_activated_everywhere(place: ReleaseSite) -> None:
     begun(place).activate(2)
     assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
     assert (place.state(1), place.state(2), place.decisions.charging) == (
@@ -91,7 +91,7 @@ def test_then_it_is_activated_everywhere(place: Place) -> None:
     )
 
 
-def test_or_taken_back_in_one_step_and_never_gone_back_to(place: Place) -> None:
+def test_or_taken_back_in_one_step_and_never_gone_back_to(place: ReleaseSite) -> None:
     begun(place).kill(LAST_APPROVED)
     assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
     assert (place.state(1), place.state(2), place.decisions.charging) == (
@@ -102,7 +102,7 @@ def test_or_taken_back_in_one_step_and_never_gone_back_to(place: Place) -> None:
     assert place.decisions.fallbacks() == []
 
 
-def test_the_rule_takes_both_away(disk: Place) -> None:
+def test_the_rule_takes_both_away(disk: ReleaseSite) -> None:
     begun(disk).kill(RULE)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
     assert (
@@ -119,7 +119,7 @@ def test_the_rule_takes_both_away(disk: Place) -> None:
     )  # the step is measured from what charging asked
 
 
-def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -> None:
+def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseSite) -> None:
     before = asked(begun(disk))
     shown = actions.preview_kill(UNCHANGED, disk.store)
     assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
@@ -138,11 +138,11 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: Place) -
     )  # the step is measured from the frozen prices
 
 
-def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(disk: Place) -> None:
+def test_with_a_damaged_base_table_the_kill_switch_goes_further_back(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(changed(table(), "YOUTH/TEMA/DAY", price=2.1))
     disk.approve(disk.publish(NEW))
-    disk.try_out(3, ["ACCRA"])
+    disk.start_canary(3, ["ACCRA"])
     disk.damage(2)
     done = disk.kill(LAST_APPROVED)
     assert disk.decisions.charging == Table(1)
@@ -152,23 +152,23 @@ def test_where_the_table_elsewhere_is_broken_the_kill_switch_goes_further_back(d
     )
 
 
-def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: Place) -> None:
+def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: ReleaseSite) -> None:
     disk.use()
     disk.kill(RULE)
     disk.approve(disk.publish(NEW))
-    disk.try_out(2, ["ACCRA"])
+    disk.start_canary(2, ["ACCRA"])
     assert disk.decisions.charging == Table(1, rule=True, canary=2, places=("ACCRA",))
     assert asked(disk)["YOUTH/ACCRA/DAY"] == 2.2
     disk.kill(LAST_APPROVED)
     assert disk.decisions.charging == Table(1, rule=True)
 
 
-def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
+def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
     begun(disk)
     disk.approve(disk.publish(NEW))
-    disk.try_out(3, ["TEMA"])
+    disk.start_canary(3, ["TEMA"])
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "canary"]
-    disk.try_out(3, ["ACCRA"])
+    disk.start_canary(3, ["ACCRA"])
     assert disk.decisions.charging == Table(1, canary=3, places=("ACCRA",))
     disk.use(table())
     assert [disk.state(v) for v in (1, 2, 3, 4)] == [
@@ -188,42 +188,42 @@ def test_it_grows_and_another_one_takes_its_place(disk: Place) -> None:
         (1.0, "a share is between"),
     ],
 )
-def test_where_it_cannot_be_tried_is_told(disk: Place, places: Any, words: str) -> None:
+def test_where_it_cannot_be_tried_is_told(disk: ReleaseSite, places: Any, words: str) -> None:
     disk.use()
     disk.approve(disk.publish(NEW))
     with pytest.raises(UsageError, match=words):
-        disk.try_out(2, places)
+        disk.start_canary(2, places)
 
 
-def test_it_needs_an_approval_another_person_and_guards_like_every_activation(disk: Place) -> None:
+def test_a_canary_needs_approval_another_person_and_guards(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(changed(table(), "YOUTH/ACCRA/DAY", price=3.0))
     with pytest.raises(
         StateError, match="release 2 cannot be tried in some locations: it is a draft"
     ):
-        disk.try_out(2, ["ACCRA"])
+        disk.start_canary(2, ["ACCRA"])
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     with pytest.raises(StateError, match="who cannot activate it too"):
-        disk.try_out(2, ["ACCRA"], by="ama")
+        disk.start_canary(2, ["ACCRA"], by="ama")
     disk.use(NEW)
     with pytest.raises(PublishRefused, match="CHANGE_SIZE"):
-        disk.try_out(2, ["ACCRA"])
+        disk.start_canary(2, ["ACCRA"])
 
 
-def test_without_a_table_for_the_other_places_there_is_none(disk: Place) -> None:
+def test_without_a_table_for_the_other_places_there_is_none(disk: ReleaseSite) -> None:
     disk.approve(disk.publish())
     with pytest.raises(
         StateError, match="no table is active, so there is none for the other locations"
     ):
-        disk.try_out(1, ["ACCRA"])
+        disk.start_canary(1, ["ACCRA"])
 
 
-def test_while_it_is_tried_it_cannot_be_withdrawn_by_hand(disk: Place) -> None:
+def test_while_it_is_tried_it_cannot_be_withdrawn_by_hand(disk: ReleaseSite) -> None:
     with pytest.raises(StateError, match="charging uses it in some locations: use the kill switch"):
         begun(disk).withdraw(2)
 
 
-def test_a_share_chooses_the_same_places_whoever_asks_and_others_for_another_release() -> None:
+def test_a_share_chooses_the_same_locations_for_a_release_and_others_else() -> None:
     rows = table(*[bundle(f"L{n:03d}", control_flag=n % 10 == 0) for n in range(200)]).select(
         ["location", "control_flag"]
     )
@@ -235,7 +235,7 @@ def test_a_share_chooses_the_same_places_whoever_asks_and_others_for_another_rel
     assert set(some) < set(canary_locations(3, rows, 0.2))  # it grows by adding
 
 
-def test_the_guards_compare_with_the_table_of_the_other_places(disk: Place) -> None:
+def test_the_guards_compare_with_the_table_of_the_other_places(disk: ReleaseSite) -> None:
     begun(disk)
     disk.publish(NEW)
     done = disk.approve(3)
@@ -245,19 +245,19 @@ def test_the_guards_compare_with_the_table_of_the_other_places(disk: Place) -> N
 @pytest.mark.parametrize("kind", [FaultInjector, FaultInjectorAfter])
 @pytest.mark.parametrize("what", ["try", "kill", "activate"])
 def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) -> None:
-    steps: dict[str, Callable[[Place], Any]] = {
-        "try": lambda p: p.try_out(2, ["ACCRA"]),
+    steps: dict[str, Callable[[ReleaseSite], Any]] = {
+        "try": lambda p: p.start_canary(2, ["ACCRA"]),
         "kill": lambda p: p.kill(LAST_APPROVED),
         "activate": lambda p: p.activate(2),
     }
     wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
     for stop in itertools.count(0):
         store = MemoryStore()
-        place = Place(store, repository.LockedPutIfAbsent(store, nullcontext))
+        place = ReleaseSite(store, repository.LockedPutIfAbsent(store, nullcontext))
         place.use()
         place.approve(place.publish(NEW))
         if what != "try":
-            place.try_out(2, ["ACCRA"])
+            place.start_canary(2, ["ACCRA"])
         faulty = kind(store, fail_at=stop)
         place.store, place.once = faulty, repository.LockedPutIfAbsent(faulty, nullcontext)
         with suppress(InjectedFault):
@@ -273,7 +273,7 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
             return
 
 
-def test_a_log_that_says_another_canary_is_not_believed(disk: Place) -> None:
+def test_a_log_that_says_another_canary_is_not_believed(disk: ReleaseSite) -> None:
     begun(disk)
     key = f"{repository.LOG}/000004.json"
     disk.store.put(key, disk.store.get(key).to_pybytes().replace(b'"canary": 2', b'"canary": 7'))

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click import Option
-from test_release_bench import Place, changed, in_s3, table
 
 import hundredfold
 from hundredfold.pipeline.releases import release_folder
+from support.price_tables import ReleaseSite, changed, in_s3, table
 from support.sales_after_release import bundles_after, voice_after
 from support.waits import HANG_S
 from tariffs import demo
@@ -344,7 +344,7 @@ def test_all_rows_keep_the_schema(in_use: Say) -> None:
     assert wrong == []
 
 
-def test_a_draft_is_exported_as_it_was_published_and_the_active_one_with_its_state(
+def test_a_draft_is_exported_as_published_and_the_active_table_with_state(
     in_use: Say, home: Path, tmp_path: Path
 ) -> None:
     assert (
@@ -652,7 +652,7 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     from hundredfold.aws.home import StackHome
 
     store = StackHome(stack).store
-    place = Place(store, store)
+    place = ReleaseSite(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     say, there, then = (

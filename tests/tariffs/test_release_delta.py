@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_release_bench import MONDAY, SCHEMA, bundle, changed, table, voice
 
+from support.price_tables import MONDAY, SCHEMA, bundle, changed, table, voice
 from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release.delta import InvalidTable, apply_delta, delta
 from tariffs.release.tables import in_published_order, read_parquet, to_csv, to_parquet
@@ -128,7 +128,7 @@ def test_a_new_week_alone_is_no_reason_for_a_row() -> None:
     }
 
 
-def test_what_explains_a_price_is_no_reason_for_a_row_unless_all_columns_are_compared() -> None:
+def test_explanations_make_no_row_unless_all_columns_are_compared() -> None:
     old, new = table(), changed(table(), "YOUTH/HO/DAY", reason_code="HOLD_MIN_SUPPORT")
     assert delta(old, new).rows.num_rows == 0
     assert delta(old, new, old.column_names).rows["unit_key"].to_pylist() == ["YOUTH/HO/DAY"]

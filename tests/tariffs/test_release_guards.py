@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_release_bench import CATALOGUE, MONDAY, NOW, bundle, changed, table, voice
 
+from support.price_tables import CATALOGUE, MONDAY, NOW, bundle, changed, table, voice
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
 from tariffs.release.guards import CODES, GUARDS, run_guards

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_release_bench import CATALOGUE, NOW, bundle, changed, table, voice
 
+from support.price_tables import CATALOGUE, NOW, bundle, changed, table, voice
 from tariffs.release import guards
 from tariffs.release.decision_log import Finding
 from tariffs.release.drift import Chart
@@ -54,9 +54,7 @@ def sizes(today: tuple[float, ...], then: tuple[float, ...]) -> Finding:
 IN_ORDER = (2.0, 4.0, 8.0, 5.0)
 
 
-def test_volume_finds_a_kind_that_is_expected_to_sell_far_less_than_under_the_active_table() -> (
-    None
-):
+def test_volume_finds_a_kind_that_will_sell_far_less_than_before() -> None:
     less = table(expected_volume_delta=-3.0)
     finding = found(guards.GUARDS_BY_CODE["VOLUME"], table=less)
     assert (finding.passed, finding.count) == (False, 2)
@@ -108,7 +106,7 @@ def test_support_finds_a_price_far_beyond_all_that_were_paid() -> None:
     ).passed
 
 
-def test_support_counts_voice_in_points_of_discount_and_lets_a_full_cell_go_up() -> None:
+def test_support_counts_voice_in_points_and_permits_raises_of_full_cells() -> None:
     up = {"price": 0.08, "discount_class": 20}
     seen = paid(0.05, 0.05, "C1/07/WEEKDAY")
     assert not found(
@@ -318,7 +316,7 @@ def test_smooth_looks_over_midnight_too() -> None:
     )
 
 
-def test_smooth_leaves_cliffs_of_today_that_get_no_steeper_and_those_of_full_cells() -> None:
+def test_smooth_permits_present_cliffs_and_those_of_full_cells() -> None:
     assert found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(10, 50, today=(0, 50))).passed
     assert not found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 60, today=(0, 50))).passed
     assert found(
@@ -417,7 +415,7 @@ def test_drift_says_when_nothing_was_sold_since() -> None:
     assert found(guards.GUARDS_BY_CODE["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
 
 
-def test_a_table_whose_data_do_not_tell_how_far_elasticities_differ_is_stopped() -> None:
+def test_a_table_whose_data_do_not_determine_tau_is_stopped() -> None:
     told = {"line": "bundle", "tau": 0.2, "tau_se": 0.1}
     assert found(guards.prior, totals=(told,)).passed
     weak = found(guards.prior, totals=(told, told | {"line": "voice", "tau": 0.05}))

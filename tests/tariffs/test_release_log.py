@@ -22,7 +22,7 @@ from tariffs.release.decision_log import (
 )
 from tariffs.release.states import Event, State
 
-SAID = Attribution("ama", "robot@desk", "2026-06-29T12:00:00Z", "because é", "1f")
+SAID = Attribution("ama", "robot@host", "2026-06-29T12:00:00Z", "because é", "1f")
 A, R, X, W, K, B = (
     Event.APPROVE,
     Event.REPLACE,
@@ -120,7 +120,7 @@ def test_the_states_follow_from_the_entries() -> None:
     assert (book.was_used(1), book.was_used(3)) == (True, False)
 
 
-def test_since_is_the_entry_that_changed_what_charging_uses_and_not_the_last_one() -> None:
+def test_since_is_the_entry_that_changed_the_active_table_not_the_last_one() -> None:
     book = grown(*STORY, ([(3, A)], Table(2)), ([(3, W)], Table(2)))
     assert book.since().number == 4  # type: ignore[union-attr]
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pytest
 import statsmodels.api as sm
 from scipy import stats
-from test_release_bench import bundle, table, voice
 
+from support.price_tables import bundle, table, voice
 from support.sales_after_release import bundles_after
 from tariffs.release.drift import CUSUM_ALARM, charts, cusum
 from tariffs.release.effect import Cells, Effect, effect, t_quantile
@@ -71,7 +71,7 @@ def textbook(c: Cells) -> float:
     return float(fit.params[0])
 
 
-def test_the_effect_is_that_of_a_poisson_regression_with_a_dummy_for_each_unit_and_week() -> None:
+def test_the_effect_equals_a_poisson_regression_with_unit_and_week_dummies() -> None:
     c = cells(np.random.default_rng(3))
     found = effect(c)
     assert found is not None
@@ -160,7 +160,7 @@ def sold(
     )
 
 
-def test_customers_who_answer_as_expected_raise_no_alarm_whatever_the_season() -> None:
+def test_demand_as_expected_raises_no_alarm_in_any_season() -> None:
     peaks = [charts(*sold(1.0, season=0.3, seed=seed))[0].peak for seed in range(60)]
     assert sum(peak > CUSUM_ALARM for peak in peaks) <= 3
 
@@ -275,7 +275,7 @@ def test_the_lift_that_the_truth_has_is_found_again() -> None:
     assert 0.4 < np.sqrt(np.mean(np.square(scores))) < 1.7  # a standard error that is honest
 
 
-def test_the_weeks_before_show_no_effect_and_every_figure_names_what_it_rests_on() -> None:
+def test_the_weeks_before_show_no_effect_and_figures_name_their_units() -> None:
     made, sales, _ = world()
     found = told(made, sales)
     (placebo,) = found.placebo

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_release_bench import SCHEMA, bundle, changed, table, voice
 
+from support.price_tables import SCHEMA, bundle, changed, table, voice
 from tariffs.release.guards.context import Limits
 from tariffs.release.rule import REASON, frozen_table, rule_table, step_to_rule
 
@@ -29,7 +29,7 @@ def test_the_discount_class_is_that_of_its_price() -> None:
     )
 
 
-def test_where_the_rule_would_give_minutes_away_it_asks_the_deepest_class_there_is() -> None:
+def test_where_the_rule_would_make_minutes_free_it_uses_the_deepest_class() -> None:
     row = rows_of(table(voice("C1", champion_price=0.0)))["C1/07/WEEKDAY"]
     assert (row["price"], row["discount_class"]) == (0.005, 95)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_release_bench import NOW, Place, bundle, on_disk, table
 
 from hundredfold.errors import PublishRefused, UsageError
+from support.price_tables import NOW, ReleaseSite, bundle, on_disk, table
 from tariffs.release import actions
 from tariffs.release.actions import RULE, Sources
 from tariffs.release.sales import BUNDLES, VOICE, Sales
@@ -124,11 +124,11 @@ def sold(tmp_path: Path, factor: float, weeks: int = 6) -> Sales:
     )
 
 
-def sources(place: Place, sales: Sales) -> Sources:
+def sources(place: ReleaseSite, sales: Sales) -> Sources:
     return Sources(place.catalogue, lambda _: sales)
 
 
-def test_a_release_is_held_back_while_customers_do_not_answer_as_the_active_table_expects(
+def test_a_release_is_held_back_while_demand_drifts(
     tmp_path: Path,
 ) -> None:
     place = on_disk(tmp_path / "home")
@@ -169,14 +169,14 @@ def test_what_was_paid_is_taken_from_the_table_itself_where_it_says_so(tmp_path:
     assert passes(place, said, sales, "SUPPORT")
 
 
-def passes(place: Place, rows: pa.Table, sales: Sales, code: str) -> bool:
+def passes(place: ReleaseSite, rows: pa.Table, sales: Sales, code: str) -> bool:
     found = actions.check(
         place.publish(rows), place.decisions, place.store, sources(place, sales), NOW
     )
     return next(f.passed for f in found.findings if f.code == code)
 
 
-def test_after_a_kill_to_the_rule_the_volume_is_still_held_against_what_was_expected(
+def test_after_a_kill_to_the_rule_volume_is_compared_with_the_expectation(
     tmp_path: Path,
 ) -> None:
     place = on_disk(tmp_path / "home")

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_release_bench import bundle, changed, table, voice
 
+from support.price_tables import bundle, changed, table, voice
 from tariffs.release import tmf620
 from tariffs.release.states import State
 from tariffs.release.tmf620 import PublicationStatus, as_array, as_lines, life_cycle, price, prices

@@ -48,7 +48,7 @@ def test_bundle_elasticities_are_unbiased_and_their_intervals_cover(medium: Any)
     assert np.sqrt(medium.prior.tau2) == pytest.approx(TAU, rel=0.15)
 
 
-def test_shrinkage_beats_the_prior_alone_and_the_prior_beats_one_elasticity_for_all(
+def test_shrinkage_beats_the_prior_and_the_prior_beats_one_elasticity(
     medium: Any,
 ) -> None:
     true, slab = truth(medium, "bundles", "segment, location, product")["beta"], medium.bundles

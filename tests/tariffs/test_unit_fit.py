@@ -85,7 +85,7 @@ def test_more_data_make_a_unit_more_certain() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 30), st.floats(-4.0, 4.0), st.integers(2, 5))
-def test_whatever_the_unit_more_of_the_same_weeks_never_make_it_less_certain(
+def test_more_of_the_same_weeks_never_make_a_unit_less_certain(
     seed: int, weeks: int, level: float, times: int
 ) -> None:
     y, x, exposure = some_unit(seed, weeks, level)

@@ -47,7 +47,7 @@ def test_at_the_capacity_floor_even_the_upper_end_of_demand_fits(
     assert below > room * (1 - 1e-6) or lowest == terms.floor[0]
 
 
-def test_discounts_are_classes_of_five_and_move_by_at_most_twenty_points_unless_the_cell_is_full(
+def test_discounts_are_multiples_of_five_and_move_at_most_twenty_points(
     demo: Any,
 ) -> None:
     prices = demo.voice_prices
@@ -79,10 +79,10 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
     assert (prices["volume"] > room)[raised].all()
 
 
-def test_an_empty_hour_without_latent_demand_gets_less_discount_than_the_rule_of_thumb_gives(
+def test_an_empty_hour_without_latent_demand_gets_less_than_the_rule_gives(
     medium: Any,
 ) -> None:
-    """NullCallbacks nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
+    """Quiet nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
     prices, slab = medium.voice_prices, medium.voice
     first = slab.offsets[:-1]
     dead = (
@@ -109,7 +109,7 @@ def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(
     assert set(prices["reason_code"][beyond]) == {"CAPACITY_RAISED"}
 
 
-def test_room_is_worth_something_exactly_where_the_cell_is_full_and_more_discount_would_pay(
+def test_capacity_has_a_price_exactly_where_a_full_cell_limits_a_discount(
     demo: Any,
 ) -> None:
     prices = demo.voice_prices

@@ -154,7 +154,7 @@ def undercut(rows: Rows) -> tuple[Rows, int, int]:
 
 
 @pytest.mark.parametrize("cross_effect", [0.0, 0.4])
-def test_the_same_size_for_longer_costs_no_less_and_both_ladders_are_worth_the_most_that_allows(
+def test_the_same_size_for_longer_costs_no_less_at_the_best_total_worth(
     places: list[Rows], cross_effect: float
 ) -> None:
     """Brute force: the best of each ladder for every price of its product of 1000 MB, and the best pair of those."""

@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from test_release_bench import CATALOGUE, NOW, Place, bundle, changed, in_s3, on_disk, table
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.releases import current_version, release_folder, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
+from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, in_s3, on_disk, table
 from support.waits import HANG_S
 from tariffs.release import actions, repository
 from tariffs.release.actions import LAST_APPROVED, RULE
@@ -31,13 +31,13 @@ from tariffs.release.tables import read_parquet
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Callable[[], Place]]:
+def bucket() -> Iterator[Callable[[], ReleaseSite]]:
     with in_s3() as new:
         yield new
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
     """A place of either kind: both must keep the same promises."""
     return (
         on_disk(tmp_path / "home")
@@ -47,7 +47,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Place:
+def disk(tmp_path: Path) -> ReleaseSite:
     return on_disk(tmp_path / "home")
 
 
@@ -57,13 +57,13 @@ TOO_DEAR = changed(
 )  # beyond the step, and beyond the change that is allowed
 
 
-def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: Place) -> None:
+def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: ReleaseSite) -> None:
     place.publish()
     assert place.state(1) == "draft"
     assert actions.status_facts(place.decisions, place.store)["charging"] is None
 
 
-def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place) -> None:
+def test_approved_by_one_and_activated_by_another_charging_uses_it(place: ReleaseSite) -> None:
     version = place.publish()
     place.approve(version, by="ama")
     assert place.state(version) == "approved"
@@ -78,14 +78,14 @@ def test_approved_by_one_and_activated_by_another_charging_uses_it(place: Place)
     )
 
 
-def test_the_pointer_names_the_files_with_their_sums(place: Place) -> None:
+def test_the_pointer_names_the_files_with_their_sums(place: ReleaseSite) -> None:
     place.use()
     release = repository.stored_release(1, place.store).release
     assert release is not None
     assert place.pointer["files"] == release.files
 
 
-def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: Place) -> None:
+def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: ReleaseSite) -> None:
     place.use()
     place.use(DEAR)
     assert (place.state(1), place.state(2)) == ("withdrawn", "active")
@@ -93,18 +93,18 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: Place) -
     assert len(place.decisions.entries) == 4
 
 
-def test_the_log_says_who_when_why_and_from_which_account(place: Place) -> None:
+def test_the_log_says_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
     said = place.decisions.entries[0].said
     assert (said.by, said.login, said.at, said.reason) == (
         "ama",
-        "robot@desk",
+        "robot@host",
         "2026-06-29T12:00:00Z",
         "looked at all of Tamale",
     )
 
 
-def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
+def test_what_the_job_published_stays_as_it_was(place: ReleaseSite) -> None:
     place.publish()
     place.publish(DEAR)
     before = {
@@ -142,7 +142,7 @@ def test_what_the_job_published_stays_as_it_was(place: Place) -> None:
     ],
 )
 def test_what_cannot_happen_is_refused_with_the_reason(
-    disk: Place, before: str, verb: str, words: str
+    disk: ReleaseSite, before: str, verb: str, words: str
 ) -> None:
     if before == "use":
         disk.use()
@@ -158,7 +158,9 @@ def test_what_cannot_happen_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("verb", ["approve", "activate", "withdraw"])
-def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, verb: str) -> None:
+def test_a_release_that_is_not_there_is_told_with_those_that_are(
+    disk: ReleaseSite, verb: str
+) -> None:
     disk.publish()
     with pytest.raises(
         (UsageError, StateError), match=r"no release 7|release 7 cannot be activated"
@@ -169,7 +171,7 @@ def test_a_release_that_is_not_there_is_told_with_those_that_are(disk: Place, ve
 # two people
 
 
-def test_who_approved_it_cannot_activate_it(place: Place) -> None:
+def test_who_approved_it_cannot_activate_it(place: ReleaseSite) -> None:
     place.approve(place.publish(), by="Ama")
     with pytest.raises(
         StateError, match=r"was approved by Ama .*, who cannot activate it too"
@@ -179,7 +181,7 @@ def test_who_approved_it_cannot_activate_it(place: Place) -> None:
     assert place.state(1) == "approved"
 
 
-def test_unless_that_is_said_with_a_reason(disk: Place) -> None:
+def test_unless_that_is_said_with_a_reason(disk: ReleaseSite) -> None:
     disk.approve(disk.publish(), by="ama")
     with pytest.raises(UsageError, match="needs a reason"):
         disk.activate(1, by="ama", same_person=True)
@@ -187,7 +189,7 @@ def test_unless_that_is_said_with_a_reason(disk: Place) -> None:
     assert disk.decisions.entries[-1].said.reason == "alone on Sunday"
 
 
-def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: Place) -> None:
+def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: ReleaseSite) -> None:
     disk.approve(disk.publish(), by="ama")
     disk.withdraw(1)
     disk.approve(1, by="kofi")
@@ -198,7 +200,7 @@ def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: Place) -> 
 # the guards on the way
 
 
-def test_a_guard_that_fails_holds_the_approval_back(place: Place) -> None:
+def test_a_guard_that_fails_holds_the_approval_back(place: ReleaseSite) -> None:
     place.use()
     place.publish(TOO_DEAR)
     with pytest.raises(
@@ -212,7 +214,7 @@ def test_a_guard_that_fails_holds_the_approval_back(place: Place) -> None:
     assert place.state(2) == "draft"
 
 
-def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: Place) -> None:
+def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     those = ["CHANGE_SIZE", "STEP"]
@@ -230,13 +232,13 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: Place) -> N
     assert [f.code for f in entry.findings if not f.passed] == those
 
 
-def test_a_guard_that_there_is_not_is_told_with_those_that_there_are(disk: Place) -> None:
+def test_a_guard_that_there_is_not_is_told_with_those_that_there_are(disk: ReleaseSite) -> None:
     disk.publish()
     with pytest.raises(UsageError, match="there is no guard STEPS; there is VALUES, "):
         disk.approve(1, despite=["STEPS"])
 
 
-def test_what_the_approval_set_aside_need_not_be_said_again(disk: Place) -> None:
+def test_what_the_approval_set_aside_need_not_be_said_again(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
@@ -244,7 +246,7 @@ def test_what_the_approval_set_aside_need_not_be_said_again(disk: Place) -> None
     assert disk.decisions.entries[-1].despite == ("CHANGE_SIZE", "STEP")
 
 
-def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: Place) -> None:
+def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
@@ -256,14 +258,16 @@ def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: Place) -> N
     assert refused.value.problems[0].startswith("CHANGE_SIZE")
 
 
-def test_time_that_passes_after_the_approval_is_looked_at(disk: Place) -> None:
+def test_time_that_passes_after_the_approval_is_looked_at(disk: ReleaseSite) -> None:
     disk.approve(disk.publish())
     with pytest.raises(PublishRefused) as refused:
         disk.activate(1, now=NOW + dt.timedelta(days=30))
     assert [p.split(":")[0] for p in refused.value.problems] == ["STALE", "VALIDITY"]
 
 
-def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: Place) -> None:
+def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(
+    disk: ReleaseSite,
+) -> None:
     disk.approve(disk.publish())
     disk.store.delete(release_folder(JOB, 1))
     assert disk.publish(DEAR) == 1  # the version is made again
@@ -274,7 +278,7 @@ def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(disk: 
         disk.activate(1)
 
 
-def test_a_damaged_release_is_not_approved(place: Place) -> None:
+def test_a_damaged_release_is_not_approved(place: ReleaseSite) -> None:
     place.publish()
     place.damage(1, "csv")
     with pytest.raises(
@@ -284,7 +288,7 @@ def test_a_damaged_release_is_not_approved(place: Place) -> None:
         place.approve(1)
 
 
-def test_what_is_no_price_table_is_told(disk: Place) -> None:
+def test_what_is_no_price_table_is_told(disk: ReleaseSite) -> None:
     disk.publish(table().drop_columns(["champion_price", "currency"]))
     with pytest.raises(
         StateError, match="release 1 is no price table: it lacks currency, champion_price"
@@ -292,7 +296,7 @@ def test_what_is_no_price_table_is_told(disk: Place) -> None:
         disk.approve(1)
 
 
-def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: Place) -> None:
+def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: ReleaseSite) -> None:
     disk.publish(catalogue=None)
     with pytest.raises(PublishRefused) as refused:
         disk.approve(1)
@@ -304,7 +308,7 @@ def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: Place) 
     ]
 
 
-def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> None:
+def test_limits_that_were_set_count_from_then_on_for_everybody(place: ReleaseSite) -> None:
     place.use()
     place.publish(TOO_DEAR)
     actions.set_limits(
@@ -325,7 +329,9 @@ def test_limits_that_were_set_count_from_then_on_for_everybody(place: Place) -> 
         ({"data_age": 1.0}, "", "needs a reason"),
     ],
 )
-def test_a_limit_that_is_none_is_told(disk: Place, limits: Any, reason: str, words: str) -> None:
+def test_a_limit_that_is_none_is_told(
+    disk: ReleaseSite, limits: Any, reason: str, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
         actions.set_limits(disk.said(reason=reason), limits, disk.store, disk.once)
 
@@ -333,7 +339,7 @@ def test_a_limit_that_is_none_is_told(disk: Place, limits: Any, reason: str, wor
 # the kill switch
 
 
-def test_the_kill_switch_goes_back_to_the_table_before(place: Place) -> None:
+def test_the_kill_switch_goes_back_to_the_table_before(place: ReleaseSite) -> None:
     place.use()
     place.use(DEAR)
     done = place.kill(LAST_APPROVED)
@@ -342,7 +348,7 @@ def test_the_kill_switch_goes_back_to_the_table_before(place: Place) -> None:
     assert [str(event) for _, event in done.entry.moves] == ["kill", "restore"]
 
 
-def test_or_to_the_prices_of_the_rule(place: Place) -> None:
+def test_or_to_the_prices_of_the_rule(place: ReleaseSite) -> None:
     place.use(DEAR)
     place.kill(RULE)
     assert place.state(1) == "withdrawn"
@@ -361,7 +367,7 @@ def test_or_to_the_prices_of_the_rule(place: Place) -> None:
 @pytest.mark.parametrize("to", [LAST_APPROVED, RULE])
 @pytest.mark.parametrize("broken", ["release.json", "price_table.parquet", "everything"])
 def test_it_works_when_the_newest_and_the_active_release_are_broken(
-    place: Place, to: str, broken: str
+    place: ReleaseSite, to: str, broken: str
 ) -> None:
     place.use()
     place.use(DEAR)
@@ -376,7 +382,7 @@ def test_it_works_when_the_newest_and_the_active_release_are_broken(
     assert place.decisions.charging == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
 
 
-def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> None:
+def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: ReleaseSite) -> None:
     place.use()
     place.use(DEAR)
     place.use()
@@ -388,7 +394,9 @@ def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: Place) -> Non
     )
 
 
-def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk: Place) -> None:
+def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(
+    disk: ReleaseSite,
+) -> None:
     for made in (table(), DEAR, table()):
         disk.use(made)
     went = []
@@ -401,7 +409,7 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(disk:
     assert disk.decisions.charging == Table(1, rule=True)
 
 
-def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> None:
+def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: ReleaseSite) -> None:
     disk.use()
     with pytest.raises(
         StateError, match="there is no approved release to return to from release 1"
@@ -413,13 +421,13 @@ def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: Place) -> Non
         disk.kill(RULE)
 
 
-def test_there_is_nothing_to_kill_before_the_first_table(disk: Place) -> None:
+def test_there_is_nothing_to_kill_before_the_first_table(disk: ReleaseSite) -> None:
     disk.approve(disk.publish())
     with pytest.raises(StateError, match="no table is active, so there is nothing to kill"):
         disk.kill(RULE)
 
 
-def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
+def test_from_the_rule_a_new_release_is_activated_as_usual(disk: ReleaseSite) -> None:
     disk.use()
     disk.kill(RULE)
     disk.use(DEAR)
@@ -432,7 +440,9 @@ def test_from_the_rule_a_new_release_is_activated_as_usual(disk: Place) -> None:
     ("name", "left"),
     [("price_table.csv", b""), ("rule.json", b'{"version": 1, "fil'), ("rule.json", b"{}")],
 )
-def test_a_rule_table_that_was_damaged_is_made_again(disk: Place, name: str, left: bytes) -> None:
+def test_a_rule_table_that_was_damaged_is_made_again(
+    disk: ReleaseSite, name: str, left: bytes
+) -> None:
     disk.use()
     disk.store.put(f"releases/tariffs/rule/000001/{name}", left)
     disk.kill(RULE)
@@ -444,7 +454,7 @@ def test_a_rule_table_that_was_damaged_is_made_again(disk: Place, name: str, lef
     )
 
 
-def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) -> None:
+def test_without_rule_table_and_release_it_says_where_else_to_go(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.store.delete("releases/tariffs/rule/000002")
@@ -461,7 +471,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: Place) ->
 # the log and the pointer
 
 
-def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
+def test_a_log_that_was_changed_is_not_believed(place: ReleaseSite) -> None:
     place.use()
     key = f"{repository.LOG}/000001.json"
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
@@ -474,7 +484,7 @@ def test_a_log_that_was_changed_is_not_believed(place: Place) -> None:
         place.kill(RULE)
 
 
-def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
+def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> None:
     place.use()
     place.store.delete(f"{repository.LOG}/000002.json")
     with pytest.raises(
@@ -484,7 +494,7 @@ def test_entries_that_were_cut_off_its_end_are_missed(place: Place) -> None:
         place.withdraw(1)
 
 
-def test_nobody_writes_over_an_entry(place: Place) -> None:
+def test_nobody_writes_over_an_entry(place: ReleaseSite) -> None:
     place.publish()
     one, other = (place.decisions.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
     assert repository.append(one, place.once)
@@ -493,7 +503,9 @@ def test_nobody_writes_over_an_entry(place: Place) -> None:
     assert place.decisions.entries[0].said.by == "ama"
 
 
-def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place: Place) -> None:
+def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
+    place: ReleaseSite,
+) -> None:
     place.publish()
 
     class Overtaken:
@@ -514,8 +526,8 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(place
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(
-    place: Place, first: int
+def test_concurrent_activations_leave_one_active_and_the_pointer_on_it(
+    place: ReleaseSite, first: int
 ) -> None:
     place.publish()
     place.publish(DEAR)
@@ -529,7 +541,7 @@ def test_two_that_are_activated_at_once_leave_one_active_and_the_pointer_on_it(
     assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
 
 
-def test_many_at_once_lose_no_entry(place: Place) -> None:
+def test_many_at_once_lose_no_entry(place: ReleaseSite) -> None:
     for _ in range(4):
         place.publish()
     with ThreadPoolExecutor(4) as pool:
@@ -539,18 +551,17 @@ def test_many_at_once_lose_no_entry(place: Place) -> None:
     assert {e.said.reason for e in entries} == {f"reason {n}" for n in range(12)}
 
 
-def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: Path) -> None:
+def test_processes_at_once_lose_no_entry_on_this_machine(disk: ReleaseSite, tmp_path: Path) -> None:
     disk.publish()
     program = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; from test_release_bench import on_disk\n"
+        "import sys; from pathlib import Path; from support.price_tables import on_disk\n"
         "place = on_disk(Path(sys.argv[1]))\n"
-        "for n in range(8): place.withdraw(1, reason=f'{sys.argv[3]} {n}')\n"
+        "for n in range(8): place.withdraw(1, reason=f'{sys.argv[2]} {n}')\n"
     )
-    here = Path(__file__).parent
-    environment = {"PYTHONPATH": str(here.parent)}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path / "home"), str(here), name],
+            [sys.executable, "-c", program, str(tmp_path / "home"), name],
             env=environment,
         )
         for name in ("a", "b", "c")
@@ -561,7 +572,7 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: Place, tmp_path: 
     )
 
 
-STEPS: dict[str, Callable[[Place], Any]] = {
+STEPS: dict[str, Callable[[ReleaseSite], Any]] = {
     "approve": lambda place: place.approve(3),
     "activate": lambda place: (place.approve(3), place.activate(3)),
     "withdraw": lambda place: place.withdraw(3),
@@ -606,15 +617,15 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
             return
 
 
-def in_memory(like: Place | None = None) -> Place:
+def in_memory(like: ReleaseSite | None = None) -> ReleaseSite:
     """A place in a dict, with all that another has."""
     store = MemoryStore()
     for key in like.store.list("") if like else ():
         store.put(key, like.store.get(key))  # type: ignore[union-attr]
-    return Place(store, repository.LockedPutIfAbsent(store, nullcontext))
+    return ReleaseSite(store, repository.LockedPutIfAbsent(store, nullcontext))
 
 
-def whole(place: Place) -> None:
+def whole(place: ReleaseSite) -> None:
     """What charging is told is always a table that is all there."""
     for key, sum_ in place.pointer["files"].items():
         assert not repository._file_damage(key, sum_, place.store)
@@ -624,9 +635,9 @@ def whole(place: Place) -> None:
     )
 
 
-def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Place) -> None:
+def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: ReleaseSite) -> None:
     disk.use()
-    early = Attribution("esi", "robot@desk", "1999-01-01T00:00:00Z", "kill switch", "1f")
+    early = Attribution("esi", "robot@host", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
     actions.kill(LAST_APPROVED, early, disk.store, disk.once)
     assert (disk.decisions.charging, disk.pointer["version"], disk.pointer["since"]) == (
@@ -636,8 +647,8 @@ def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Pl
     )
 
 
-def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(
-    place: Place,
+def test_a_concurrent_kill_and_activation_leave_the_logs_last_state(
+    place: ReleaseSite,
 ) -> None:
     place.use()
     place.use(DEAR)
@@ -656,7 +667,7 @@ def test_the_kill_switch_and_an_activation_at_once_leave_what_the_log_says_last(
     assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
 
 
-def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: Place) -> None:
+def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: ReleaseSite) -> None:
     place.use()
     old = place.store.get(repository.POINTER).to_pybytes()
     place.use(DEAR)
@@ -668,7 +679,7 @@ def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: Pl
     assert not repository.repair_pointer(place.store)
 
 
-def test_a_pointer_that_is_half_there_is_made_again(place: Place) -> None:
+def test_a_pointer_that_is_half_there_is_made_again(place: ReleaseSite) -> None:
     place.use()
     place.store.put(repository.POINTER, b'{"entry"')
     assert repository.repair_pointer(place.store)
@@ -678,7 +689,7 @@ def test_a_pointer_that_is_half_there_is_made_again(place: Place) -> None:
 # what is told
 
 
-def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> None:
+def test_the_facts_tell_every_release_with_its_last_decision(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.publish()
@@ -698,7 +709,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: Place) -> Non
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: Place) -> None:
+def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.store.delete(release_folder(JOB, 1))
@@ -708,7 +719,7 @@ def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: Place) -> N
     assert (one["state"], one["damage"]) == ("withdrawn", ["its folder is gone"])
 
 
-def test_the_catalogue_is_found_where_the_run_read_it(disk: Place, tmp_path: Path) -> None:
+def test_the_catalogue_is_found_where_the_run_read_it(disk: ReleaseSite, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     import pyarrow.csv as pacsv
@@ -720,7 +731,7 @@ def test_the_catalogue_is_found_where_the_run_read_it(disk: Place, tmp_path: Pat
     assert disk.approve(1).entry.despite == ()
 
 
-def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: Place) -> None:
+def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: ReleaseSite) -> None:
     text = pa.table(
         [CATALOGUE[name].cast(pa.string()) for name in CATALOGUE.column_names],
         names=CATALOGUE.column_names,
@@ -729,13 +740,13 @@ def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: Place) -> Non
     assert disk.approve(1).entry.despite == ()
 
 
-def test_a_catalogue_that_lacks_columns_is_told(disk: Place) -> None:
+def test_a_catalogue_that_lacks_columns_is_told(disk: ReleaseSite) -> None:
     disk.publish(catalogue=CATALOGUE.drop_columns(["price_tick", "price_floor"]))
     with pytest.raises(UsageError, match="lacks price_tick, price_floor"):
         disk.approve(1)
 
 
-def test_bundles_that_are_new_are_welcome(disk: Place) -> None:
+def test_bundles_that_are_new_are_welcome(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(table(*table().to_pylist(), bundle("KUMASI")))
     assert disk.decisions.charging == Table(2)

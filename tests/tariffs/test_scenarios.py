@@ -43,7 +43,7 @@ def voice(switches: Switches) -> VoiceBlock:
     return voice_block(SEED, SIZE, 0, switches)
 
 
-def test_without_switches_the_market_is_the_one_it_was_before_there_were_any() -> None:
+def test_without_switches_the_market_is_unchanged() -> None:
     sales = bundle_block(SEED, SIZES["demo"], 0, OFF).sales
     revenue = float(np.dot(sales["price"].to_numpy(), sales["units"].to_numpy()))
     usage = voice_block(SEED, SIZES["demo"], 0, OFF).usage
@@ -128,7 +128,7 @@ def test_endogenous_discounts_follow_the_shock_and_trials_do_not() -> None:
     assert abs(np.corrcoef(trials[tried], eta[tried])[0, 1]) < 3 / np.sqrt(tried.sum())
 
 
-def test_a_neighbour_that_is_dear_sells_for_the_others_of_its_ladder_and_for_nobody_else() -> None:
+def test_an_expensive_neighbour_adds_sales_to_its_ladder_only() -> None:
     alone, together = (bundle_block(SEED, SIZE, 0, Switches(cross=chi)) for chi in (0.0, 0.5))
     assert together.sales["price"].equals(alone.sales["price"])
     x = column(alone.sales, "price", BUNDLE_AXES) / LIST_PRICE[:, None] - 1
@@ -195,7 +195,7 @@ def test_what_was_asked_for_can_be_told_from_attempts_and_blocked_calls() -> Non
     assert np.array_equal(told[~full], minutes[~full])
 
 
-def test_deeper_discounts_draw_minutes_from_the_hours_around_and_none_are_made_or_lost() -> None:
+def test_deeper_discounts_move_minutes_between_hours_without_losing_any() -> None:
     still, moved = (
         column(voice(Switches(shift=s)).usage, "minutes", VOICE_AXES).astype(float)
         for s in (0.0, 0.4)

@@ -69,7 +69,7 @@ def test_bias_and_error_are_those_worked_out_by_hand(finished: FinishedRun, line
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_the_posterior_is_nearer_to_the_truth_than_its_kind_its_own_fit_or_one_for_all(
+def test_the_posterior_is_nearer_to_the_truth_than_the_other_estimators(
     finished: FinishedRun, line: Any
 ) -> None:
     found = recovery.recover(finished, line)
@@ -215,7 +215,7 @@ def test_a_dial_beyond_its_scale_is_refused(finished: FinishedRun) -> None:
 # weeks not seen
 
 
-def test_the_deviance_is_that_of_a_poisson_regression_with_levels_and_season() -> None:
+def test_deviance_equals_a_poisson_regression_with_levels_and_season() -> None:
     chance = np.random.default_rng(5)
     units, weeks = 8, 6
     unit, week = np.repeat(np.arange(units), weeks), np.tile(np.arange(weeks), units)
@@ -293,7 +293,7 @@ def test_the_same_chance_makes_the_same_year(finished: FinishedRun, lived: loop.
     assert loop.simulate(finished, 2, 7, lambda _: None) == lived
 
 
-def test_the_first_cycle_asks_for_the_prices_that_the_job_published_before_its_ladder(
+def test_the_first_cycle_uses_the_jobs_prices_before_its_ladder(
     finished: FinishedRun,
 ) -> None:
     rows = finished.whole(BUNDLE.model)
@@ -340,7 +340,7 @@ def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
     assert [group.deviance_eb for group in found.groups] == prior["gate_eb"]
 
 
-def test_what_was_not_tested_or_could_hardly_be_seen_does_not_sound_like_innocence(
+def test_an_untested_or_barely_detectable_rho_is_not_reported_as_absent(
     tmp_path: Path,
 ) -> None:
     """Prices that foresee demand: seen in voice; in so few bundles hardly to be seen, which is said; and untested where the log of trials is lost."""

@@ -64,7 +64,7 @@ def test_midnight_is_an_hour_like_any_other() -> None:
     assert not following_hour(np.array([5]))[0]
 
 
-def test_waiting_takes_minutes_from_the_hours_before_and_most_from_the_last() -> None:
+def test_waiting_moves_minutes_from_earlier_hours_mostly_the_nearest() -> None:
     sigma = time_shift_matrix(np.arange(24), 0.4, 2.0)
     assert sigma.sum(axis=1) == pytest.approx(np.full(24, 0.4))
     assert sigma.diagonal().sum() == 0

@@ -1,5 +1,7 @@
-"""What the tests of releases stand on: small price tables with the real columns, releases of them as the job publishes them, on this machine and
-in an emulated S3; and that these tables are what they are taken for."""
+"""Small price tables with the real columns, and releases of them as the job publishes them.
+
+The releases are on this machine or in an emulated S3.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from hundredfold.contract import read_contract
@@ -136,15 +137,15 @@ OF_A_MOVE = ("DECREASE_CONFIDENT", "HOLD_UNCERTAIN", "INCREASE_CONFIDENT")
 
 
 class NoLedger:
-    """A home whose runs are forgotten."""
+    """A ledger without runs."""
 
     def read(self, run: str) -> Any:
         raise NoSuchRun(f"there is no run {run}")
 
 
 @dataclass
-class Place:
-    """Where releases are: a store, the door for entries, and what people do there."""
+class ReleaseSite:
+    """A store with releases, the writer of its log, and the actions of people."""
 
     store: Any
     once: PutIfAbsent
@@ -188,7 +189,7 @@ class Place:
     def said(self, by: str = "ama", reason: str = "") -> Attribution:
         return Attribution(
             by,
-            "robot@desk",
+            "robot@host",
             "2026-06-29T12:00:00Z",
             reason,
             f"{next(self.marks):x}{uuid4().hex[:6]}",
@@ -226,7 +227,7 @@ class Place:
         self.activate(version)
         return version
 
-    def try_out(
+    def start_canary(
         self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any
     ) -> actions.Done:
         return actions.start_canary(
@@ -268,15 +269,15 @@ class Place:
         self.store.put(f"{release_folder(JOB, version)}/{NAME}.{format}", b"not what was published")
 
 
-def on_disk(folder: Path) -> Place:
+def on_disk(folder: Path) -> ReleaseSite:
     home = Home(folder)
-    return Place(
+    return ReleaseSite(
         home.store, LockedPutIfAbsent(home.store, lambda: home.publishing(f"{JOB}_approvals"))
     )
 
 
 @contextmanager
-def in_s3() -> Iterator[Callable[[], Place]]:
+def in_s3() -> Iterator[Callable[[], ReleaseSite]]:
     """An emulated account; called, it gives a place in a bucket of its own."""
     if not DONE.exists():
         pytest.skip(MISSING)
@@ -284,22 +285,10 @@ def in_s3() -> Iterator[Callable[[], Place]]:
 
     with Emulator() as emulator, emulator.reached():
 
-        def new() -> Place:
+        def new() -> ReleaseSite:
             name = f"bucket-{uuid4().hex[:12]}"
             emulator.client("s3").create_bucket(Bucket=name)
             store = S3Store(name)
-            return Place(store, store)
+            return ReleaseSite(store, store)
 
         yield new
-
-
-def test_the_tables_here_have_the_columns_and_types_of_the_published_one(tmp_path: Path) -> None:
-    assert table().column_names == [f.name for f in fields(PriceRow)]
-    nullable = {
-        name
-        for name, hint in get_type_hints(PriceRow).items()
-        if type(None) in getattr(hint, "__args__", ())
-    }
-    assert {f.name for f in table().schema if table()[f.name].null_count} <= nullable
-    pq.write_table(table(), tmp_path / "t.parquet")
-    assert pq.read_table(tmp_path / "t.parquet").schema.equals(SCHEMA)

@@ -61,7 +61,7 @@ def test_each_kind_has_a_control_group_whatever_the_seed(locations: int, cells: 
         assert cells > 1 or not control[0], seed
 
 
-def test_a_single_location_is_no_control_group_as_it_would_hold_every_price() -> None:
+def test_a_single_location_is_no_control_group() -> None:
     assert not any(
         location_table(seed, size_of("demo", 1), 0)["control"][0].as_py() for seed in range(40)
     )
@@ -90,9 +90,7 @@ def test_blocks_do_not_share_locations_or_row_ids() -> None:
     assert not np.array_equal(*units)
 
 
-def test_about_a_fifth_of_the_weeks_sell_nothing_and_an_eighth_of_the_units_never_change_price() -> (
-    None
-):
+def test_a_fifth_of_weeks_sell_nothing_and_an_eighth_of_prices_never_move() -> None:
     sales = bundle_block(SEED, SIZES["demo"], 0).sales
     by_unit = sales.group_by(["segment", "location", "product"]).aggregate(
         [("price", "min"), ("price", "max")]
