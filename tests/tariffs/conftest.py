@@ -1,4 +1,4 @@
-"""What the tests of the tariffs stand on: made-up data with truth, and the queries and functions applied by hand, without the engine."""
+"""Fixtures of the tariffs: synthetic data with truth, priced by hand without the engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUERIES = Path(bundles.__file__).parents[1] / "queries"
 
 @dataclass
 class Slab:
-    """Units end to end, as a batch is handed over."""
+    """Units one after another, as the engine passes a batch."""
 
     columns: dict[str, np.ndarray]
     key: Sequence[str]
@@ -137,7 +137,7 @@ class Priced:
 def each(
     slab: Slab, work: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """What a function says of each unit, end to end, with the unit's key beside every row of it."""
+    """Return a function's results of all units, one after another, with the units' keys."""
     parts = [work(slab.unit(n)) for n in range(len(slab))]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     sizes = [len(part["price"]) for part in parts]

@@ -1,4 +1,7 @@
-"""The estimator against other people's: glum for the units' posterior modes, pyfixest for stage 1.  (The extra `anchors` has both.)"""
+"""The estimator against other implementations: glum for posterior modes, pyfixest for stage 1.
+
+The extra `anchors` has both.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def panel() -> Panel:
 
 
 def test_posterior_modes_are_glums_ridge_with_the_prior_mean_as_offset(panel: Panel) -> None:
-    """glum minimises deviance / 2 per row + alpha / 2 |b|^2, so that alpha = noise / (tau2 rows)."""
+    """glum minimises deviance / 2 per row + alpha / 2 |b|^2: alpha = noise / (tau2 rows)."""
     glum = pytest.importorskip("glum", reason="the extra `anchors` is not installed")
     mean, tau2, noise = np.linspace(-2.2, -0.8, UNITS), 0.12, np.linspace(1.0, 4.0, UNITS)
     ours = fit_units(panel, mean, tau2, noise).beta
@@ -41,7 +44,8 @@ def test_posterior_modes_are_glums_ridge_with_the_prior_mean_as_offset(panel: Pa
         rows = panel.unit == u
         y, x = panel.quantity[rows], panel.x[rows]
         ridge = glum.GeneralizedLinearRegressor(
-            family="poisson", alpha=noise[u] / (tau2 * len(y)), l1_ratio=0, gradient_tol=1e-12, max_iter=500, solver="irls-ls",
+            family="poisson", alpha=noise[u] / (tau2 * len(y)), l1_ratio=0, gradient_tol=1e-12,
+            max_iter=500, solver="irls-ls",
             scale_predictors=False,
         )  # fmt: skip
         ridge.fit(x[:, None], y, offset=np.log(panel.exposure[rows]) + mean[u] * x)
@@ -88,7 +92,8 @@ def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel)
 
 
 def test_the_exogeneity_test_is_pyfixests_coefficient_of_the_control(panel: Panel) -> None:
-    """Its clustered standard error takes the control for data; ours knows that pi was estimated, and is near it where that matters little."""
+    """Its clustered error takes the control as known; ours includes the error of pi, and is close
+    where that is small."""
     theirs = fepois("y ~ x0 + x1 + v | unit + week", frame_of(panel), clusters="place").loc["v"]
     ours = assess_exogeneity(
         panel, np.arange(UNITS) % 2, np.tile(np.arange(WEEKS), UNITS), WEEKS, np.arange(UNITS) // 4

@@ -21,7 +21,10 @@ WEEKS, UNITS = 40, 200
 
 
 def drifting(rng: np.random.Generator, drift: float, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quantities and x of units whose prices fall and rise over half a year, and whose levels `drift` like random walks."""
+    """Return quantities and x of units with prices that fall and rise over half a year.
+
+    Their levels `drift` like random walks.
+    """
     start = rng.uniform(0, 2 * np.pi, (UNITS, 1))
     x = 0.3 * np.sin(2 * np.pi * np.arange(WEEKS) / 26 + start) + 0.05 * rng.standard_normal(
         (UNITS, WEEKS)
@@ -32,7 +35,8 @@ def drifting(rng: np.random.Generator, drift: float, tau: float) -> tuple[np.nda
 
 
 def two_groups(seed: int, weeks: int = WEEKS) -> tuple[Panel, Layout]:
-    """Group 0: units that differ in elasticity, and nothing else.  Group 1: units alike in elasticity, whose levels drift as prices do."""
+    """Group 0: units that differ only in elasticity.  Group 1: equal elasticities, and levels that
+    drift as prices do."""
     rng = np.random.default_rng(seed)
     parts = [drifting(rng, 0.0, 0.6), drifting(rng, 0.1, 0.0)]
     quantity, x = (np.vstack(columns)[:, :weeks] for columns in zip(*parts, strict=True))
@@ -65,7 +69,7 @@ def test_too_few_weeks_or_units_decide_nothing_and_the_choice_says_so() -> None:
 
 
 def test_held_out_deviance_is_conditional_on_unit_and_week_totals() -> None:
-    """Units with proportional weeks have none, whatever the elasticity; with one season cell it is the multinomial's."""
+    """It is 0 for units with proportional weeks, and the multinomial's with one season cell."""
     panel, layout = two_groups(1)
     deviance = held_out(panel, np.full(panel.units, -1.5), layout.cell(panel))
     assert deviance.min() > 0
@@ -136,7 +140,8 @@ def test_the_choice_and_its_figures_are_part_of_the_prior() -> None:
     not FOLDER, reason="set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets"
 )
 def test_on_real_panels_shrinkage_foretells_better_than_pooling() -> None:
-    """Cheese at every length of training by deviance and by rmse, orange juice at a year's; and the gate gives up neither."""
+    """Cheese at every length of training by deviance and RMSE, orange juice at a year's; the
+    gate keeps both."""
     panels = pytest.importorskip(
         "benchmarks.tariffs_panels", reason="run from the root of the repository"
     )

@@ -42,7 +42,8 @@ def test_what_is_unseen_is_the_upper_part_of_a_normal(mu: float, z: float) -> No
 def hot_unit(
     seed: int, weeks: int = 26, beta: float = -1.5, full: float = 0.6
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Quantities that never exceed a ceiling which about the share `full` of the weeks would exceed; x, exposure, ceiling."""
+    """Return quantities below a ceiling that a share `full` of the weeks would exceed, x, exposure,
+    and the ceiling."""
     rng = np.random.default_rng(seed)
     x, exposure = rng.choice(np.arange(-0.6, 0.01, 0.1), weeks), rng.uniform(800, 1200, weeks)
     demand = rng.poisson(rng.gamma(exposure * np.exp(beta * x) / (PHI - 1), PHI - 1)).astype(float)

@@ -1,4 +1,4 @@
-"""Daily rows are summed to the weeks of the model, exactly, or refused: none of a week's days is lost."""
+"""Daily rows are summed to the weeks of the model exactly, or refused: no day is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tariffs.synthetic.write import Paths, generate
 
 SIZE = Size(locations=2, cells=2, weeks=12, sales_format="csv")
 SPLIT_SALES = """
-SELECT row_number() OVER () AS row_id, segment, location, product, CAST(week AS DATE) - d AS week, price, list_price,
+SELECT row_number() OVER () AS row_id, segment, location, product,
+  CAST(week AS DATE) - d AS week, price, list_price,
   units // 7 + CASE WHEN d < units % 7 THEN 1 ELSE 0 END AS units, active_subs, explore_eps,
   CAST(week AS TIMESTAMP) - INTERVAL 1 DAY * d + INTERVAL 30 HOUR AS loaded_at
 FROM weekly, (SELECT CAST(range AS INTEGER) AS d FROM range(7))"""
@@ -30,8 +31,10 @@ SPLIT_USAGE = """
 SELECT cell, hour, day_type, CAST(week AS DATE) - d AS week, discount, posted_discount,
   CASE WHEN day_type = 'WEEKDAY' THEN minutes // 5 + CASE WHEN d - 2 < minutes % 5 THEN 1 ELSE 0 END
     ELSE minutes // 2 + CASE WHEN d < minutes % 2 THEN 1 ELSE 0 END END AS minutes,
-  attempts, blocked, active_subs, CAST(week AS TIMESTAMP) - INTERVAL 1 DAY * d + INTERVAL 30 HOUR AS loaded_at
-FROM weekly, (SELECT CAST(range AS INTEGER) AS d FROM range(7)) WHERE (day_type = 'WEEKDAY') = (d >= 2)"""
+  attempts, blocked, active_subs,
+  CAST(week AS TIMESTAMP) - INTERVAL 1 DAY * d + INTERVAL 30 HOUR AS loaded_at
+FROM weekly, (SELECT CAST(range AS INTEGER) AS d FROM range(7))
+WHERE (day_type = 'WEEKDAY') = (d >= 2)"""
 QUERIES = {
     "bundles.sql": bundles.UNIT,
     "prior.sql": bundles.UNIT,
@@ -137,7 +140,11 @@ def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
             for d, p, u in ((22, 2.0, 6), (23, 2.0, 0), (24, 1.0, 14), (25, 1.0, 0))
         ]
         cte = text[text.index("WITH dated") : text.rindex("\nSELECT\n")]
-        duck.execute("CREATE TABLE bundle_sales (segment TEXT, location TEXT, product TEXT, week DATE, price DOUBLE, list_price DOUBLE, units BIGINT, active_subs BIGINT, explore_eps DOUBLE)")  # fmt: skip
+        duck.execute(
+            "CREATE TABLE bundle_sales (segment TEXT, location TEXT, product TEXT, week DATE,"
+            " price DOUBLE, list_price DOUBLE, units BIGINT, active_subs BIGINT,"
+            " explore_eps DOUBLE)"
+        )
         duck.executemany(
             "INSERT INTO bundle_sales VALUES ('Y', 'A', 'D', ?, ?, ?, ?, 90, 0)",
             [(w, p, p, u) for w, p, u in rows],
@@ -152,7 +159,8 @@ def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
 def test_a_week_that_came_twice_is_an_error_and_says_so(paths: Paths) -> None:
     def change(duck: duckdb.DuckDBPyConnection) -> None:
         duck.execute(
-            "INSERT INTO bundle_sales SELECT * REPLACE (week - 6 AS week) FROM bundle_sales WHERE week = DATE '2026-05-31' AND location = 'LOC_00000'"
+            "INSERT INTO bundle_sales SELECT * REPLACE (week - 6 AS week) FROM bundle_sales"
+            " WHERE week = DATE '2026-05-31' AND location = 'LOC_00000'"
         )
 
     rows = asked(paths, change)["prior.sql"]
@@ -203,14 +211,18 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
         for table, split in TABLES:
             reader = "read_csv" if made.sources[table][0].suffix == ".csv" else "read_parquet"
             duck.execute(
-                f"CREATE OR REPLACE TABLE weekly AS FROM {reader}({[str(f) for f in made.sources[table]]})"
+                "CREATE OR REPLACE TABLE weekly AS FROM"
+                f" {reader}({[str(f) for f in made.sources[table]]})"
             )
             duck.execute(f"COPY ({split}) TO '{tmp_path / table}.csv' (HEADER)")
     daily = {table: tmp_path / f"{table}.csv" for table, _ in TABLES}
     for sources in (places, {**places, **daily}):
         hundredfold.run(demo.JOB, sources, home=tmp_path / "home", as_of=demo.AS_OF, workers=1)
     tables = [f"{tmp_path}/home/{release_folder('tariffs', n)}/price_table.parquet" for n in (1, 2)]
-    differ = f"SELECT count(*) FILTER (a.price <> b.price OR a.current_price <> b.current_price), count(*) FROM '{tables[0]}' a JOIN '{tables[1]}' b USING (unit_key)"
+    differ = (
+        "SELECT count(*) FILTER (a.price <> b.price OR a.current_price <> b.current_price),"
+        f" count(*) FROM '{tables[0]}' a JOIN '{tables[1]}' b USING (unit_key)"
+    )
     assert duckdb.sql(differ).fetchall() == [(0, 4 * 54 + 3 * 48)]
     short = daily["bundle_sales"].read_text().splitlines()
     again = [

@@ -1,4 +1,4 @@
-"""All the dirt through a whole run: every piece gets its policy, the sums come out even, and the estimates are as without it."""
+"""Dirt through a whole run: every piece gets its policy, sums agree, estimates are unaffected."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def keys(
     }
 
 
-# --- every piece has its policy ----------------------------------------------------------------------------------------
+# every piece has its policy
 
 
 @pytest.mark.parametrize("policy", ["REPAIR", "REJECT", "DEDUPE", "SUPERSEDE"])
@@ -143,7 +143,10 @@ def test_repairs_bring_back_the_values_that_were_there_before_the_dirt(
             }
         )
         duck.register("repaired", ids)
-        columns = "row_id::BIGINT AS row_id, segment, location, product, date_trunc('week', week::DATE), round(price::DOUBLE, 9), units::BIGINT, loaded_at::TIMESTAMP"
+        columns = (
+            "row_id::BIGINT AS row_id, segment, location, product, date_trunc('week', week::DATE),"
+            " round(price::DOUBLE, 9), units::BIGINT, loaded_at::TIMESTAMP"
+        )
         both = [
             duck.sql(
                 f"SELECT {columns} FROM {name} SEMI JOIN repaired USING (row_id) ORDER BY row_id"
@@ -216,7 +219,7 @@ def test_a_price_with_a_currency_is_held_to_the_same_bounds(
         )
 
 
-# --- the sums come out even --------------------------------------------------------------------------------------------
+# the sums agree
 
 
 def test_rows_and_money_come_out_even_to_the_last_digit(told: Any, dirty: Any) -> None:
@@ -297,11 +300,11 @@ def test_the_command_shows_the_balance_and_writes_the_ledger(
     assert pq.read_table(out).num_rows == len(told[1])
 
 
-# --- the money that people see is plausible ----------------------------------------------------------------------------
+# the money that people see is plausible
 
 
 def test_the_money_at_risk_is_that_of_the_clean_rows(told: Any, clean: Any, known: Any) -> None:
-    """Row by row where its figures were left alone; where they were nonsense, about so in the sum."""
+    """Each row with sound figures agrees; rows with nonsense agree approximately in the sum."""
     sales = clean[1].sources["bundle_sales"][0].parent
     with duckdb.connect() as duck:
         true = dict(
@@ -339,8 +342,9 @@ def test_the_money_at_risk_is_that_of_the_clean_rows(told: Any, clean: Any, know
 
 
 NONSENSE = [  # price, units
-    ("99999999", "7"), ("1e300", "7"), ("inf", "7"), ("nan", "7"), ("-5", "7"), ("FREE", "7"), ("", "7"), ("0", "7"), ("1e12", "2147483647"),
-    ("1.5", "2147483647"), ("1.5", "-2147483648"), ("1.5", "1e30"), ("1.5", ""), ("GHS 99999999", "7"), ("99999999,5", "7"), ("0.001", ""),
+    ("99999999", "7"), ("1e300", "7"), ("inf", "7"), ("nan", "7"), ("-5", "7"), ("FREE", "7"),
+    ("", "7"), ("0", "7"), ("1e12", "2147483647"), ("1.5", "2147483647"), ("1.5", "-2147483648"),
+    ("1.5", "1e30"), ("1.5", ""), ("GHS 99999999", "7"), ("99999999,5", "7"), ("0.001", ""),
 ]  # fmt: skip
 
 
@@ -400,7 +404,7 @@ def test_no_figure_however_wrong_shows_absurd_money(tmp_path: Path) -> None:
     assert min(figures) >= 0
 
 
-# --- the estimates are as without --------------------------------------------------------------------------------------
+# the estimates are unaffected
 
 
 def recovered(
@@ -411,7 +415,8 @@ def recovered(
         duck.register("found", run.results(model).arrow())
         truth = paths.truth / ("bundles.parquet" if model == "bundles" else "voice.parquet")
         rows = duck.sql(
-            f"""SELECT elasticity * reference_price / found.current_price AS beta, se * reference_price / found.current_price AS se, t.beta AS truth
+            f"""SELECT elasticity * reference_price / found.current_price AS beta,
+              se * reference_price / found.current_price AS se, t.beta AS truth
             FROM found JOIN '{truth}' AS t USING ({", ".join(key)})"""
         ).fetchnumpy()
     error = rows["beta"] - rows["truth"]

@@ -38,7 +38,10 @@ def foreseen(
     per_cluster: int = 1,
     shock: float = 0.15,
 ) -> Panel:
-    """Prices with plateaus, trials, and as much of the week's shock as is foreseen; `per_cluster` units share shocks, prices and trials."""
+    """Return prices with plateaus, trials, and the foreseen part of the week's shock.
+
+    `per_cluster` units share shocks, prices and trials.
+    """
     clusters = units // per_cluster
 
     def shared(values: np.ndarray) -> np.ndarray:
@@ -109,7 +112,7 @@ def test_the_test_tells_foresight_from_innocence(foresight: float, verdict: str)
 
 
 def test_the_standard_error_is_honest_where_units_share_their_shocks() -> None:
-    """60 markets of 40 clusters of five: t values spread as they should, and would not if units were taken for independent."""
+    """60 markets of 40 clusters of five: t values have unit spread, if clustered."""
     markets = [foreseen(np.random.default_rng(seed), 200, 0.0, per_cluster=5) for seed in range(60)]
     spread = {
         size: np.std([seen.rho / seen.se for seen in (looked_at(m, size) for m in markets)])
@@ -129,11 +132,12 @@ def test_p_is_students(t: float, freedom: int) -> None:
 def market(
     request: pytest.FixtureRequest, made: Callable[..., Any]
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Posted prices rise with a tenth of foreseen demand, or two: the rows of the prior and of the units, and true elasticities."""
+    """Return the rows of prior and units, and true elasticities, where prices foresee demand."""
     size = Size(locations=100, cells=1, weeks=26, sales_format="parquet")
     hand = made(size, switches=Switches(endog=request.param))
     true = hand.columns(
-        f"SELECT beta FROM '{Path(hand.truth) / 'bundles.parquet'}' ORDER BY segment, location, product"
+        f"SELECT beta FROM '{Path(hand.truth) / 'bundles.parquet'}'"
+        " ORDER BY segment, location, product"
     )["beta"]
     yield (
         hand.ask("prior.sql", bundles.UNIT, ("week",)),

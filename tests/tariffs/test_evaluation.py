@@ -1,4 +1,4 @@
-"""The evidence says what is so: it is held against figures worked out by hand, and a lie in the truth or in a promise shows."""
+"""The evaluation is correct: it equals figures computed by hand, and detects false truths."""
 
 from __future__ import annotations
 
@@ -343,7 +343,8 @@ def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
 def test_an_untested_or_barely_detectable_rho_is_not_reported_as_absent(
     tmp_path: Path,
 ) -> None:
-    """Prices that foresee demand: seen in voice; in so few bundles hardly to be seen, which is said; and untested where the log of trials is lost."""
+    """Prices that foresee demand are detected in voice, reported as barely detectable in so few
+    bundles, and untested where the log of trials is lost."""
     operator = generate("demo", tmp_path / "data", dirt=False, switches=Switches(endog=1.0)).sources
     logged, lost = (_priced(operator, tmp_path / f"home-{lost}", lost) for lost in (False, True))
     seen, hardly, unseen = (

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"
 def say(
     folder: Path, *words: str, before: str = "", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run `tariffs` with these words; `before`: what Python does first."""
+    """Run `tariffs` with these arguments; `before` is Python code that runs first."""
     environment = {
         **os.environ,
         "COLUMNS": "80",
@@ -32,7 +32,8 @@ def say(
     program = [
         sys.executable,
         "-c",
-        f"{before}\nimport sys; from tariffs.cli import main; sys.argv = ['tariffs', *sys.argv[1:]]; main()",
+        f"{before}\nimport sys; from tariffs.cli import main;"
+        " sys.argv = ['tariffs', *sys.argv[1:]]; main()",
     ]
     done = subprocess.run(
         [*program, *words],

@@ -1,4 +1,4 @@
-"""Trials: the same units and draws on any machine, within every limit, and never dearer than allowed."""
+"""Trials: the same units and draws on any machine, within every limit and the permitted loss."""
 
 from __future__ import annotations
 

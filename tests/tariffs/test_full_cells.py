@@ -1,4 +1,4 @@
-"""Full cells: what cannot be carried earns nothing, so margin is (p - c) min(mu(p), C), wherever money is counted."""
+"""Full cells: demand beyond capacity earns nothing, so margin is (p - c) min(mu(p), C)."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def test_a_full_cell_gets_no_discount_and_is_raised_until_it_fits(
 def test_p_gain_of_a_cell_is_the_share_of_elasticities_that_gain(
     b: float, sd: float, kappa: float, room: float, ratio: float
 ) -> None:
-    """Against an integral over the posterior: full and not, raised and lowered, above and below cost."""
+    """Against an integral over the posterior, for full cells and others, raises and cuts."""
     assume(abs(ratio - 1) > 0.01 and abs(ratio - kappa) > 1e-3 and abs(1 - kappa) > 1e-3)
     beta = b + sd * QUANTILES
-    # what an elasticity above 0 would do to a price below cost is no question: the rule takes demand to fall with the price
+    # an elasticity above 0 is out of scope: the rule assumes that demand falls with the price
     beta = np.minimum(beta, -1e-9) if kappa >= 1 else beta
     gains = (ratio - kappa) * np.minimum(np.exp(beta * (ratio - 1)), room) > (1 - kappa) * min(
         1.0, room
@@ -244,7 +244,7 @@ def test_no_row_of_the_files_carries_more_than_its_cell_dirt_and_all(
 
 
 def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -> None:
-    """Of cells that today's price fills: what the table promises against what the true demand, as far as it is carried, brings."""
+    """Promised and true gains of cells that are full at today's price."""
     p, slab = demo.voice_prices, demo.voice
     truth = {
         (r["cell"], r["hour"], r["day_type"]): r
@@ -337,7 +337,14 @@ def test_the_true_money_of_the_evidence_stops_at_the_capacity(demo: Any) -> None
     }
     there = money.Market(
         line=VOICE, keys=keys, held=np.array([False]), capacity=np.array([80.0]),
-        **(one | {"scale": np.array([100.0]), "beta": np.array([-2.0]), "unit_cost": np.array([0.1])}),
+        **(
+            one
+            | {
+                "scale": np.array([100.0]),
+                "beta": np.array([-2.0]),
+                "unit_cost": np.array([0.1]),
+            }
+        ),
     )  # fmt: skip
     assert there.volume(np.array([1.0]))[0] == 80
     assert there.margin(np.array([0.5]))[0] == pytest.approx(80 * 0.4)

@@ -1,4 +1,4 @@
-"""A day's discounts: no cliffs where the limits of each hour allow it, and minutes that only wait are not counted as won."""
+"""A day's discounts: no cliffs beyond the limits of the hours, and moved minutes are no gain."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ def days(demo: Any) -> Any:
 
 def published(demo: Any) -> dict[str, np.ndarray]:
     return demo.hand.columns(
-        """SELECT a.*, v.price AS alone, v.lowest, v.highest, v.current_price, v.reason_code AS own_reason
-        FROM voice_day AS a JOIN voice AS v USING (cell, hour, day_type) ORDER BY cell, day_type, hour"""
+        """SELECT a.*, v.price AS alone, v.lowest, v.highest, v.current_price,
+          v.reason_code AS own_reason
+        FROM voice_day AS a JOIN voice AS v USING (cell, hour, day_type)
+        ORDER BY cell, day_type, hour"""
     )
 
 
@@ -124,7 +126,7 @@ def test_smoothing_twice_changes_nothing(demo: Any) -> None:
 
 
 def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
-    """With a shift, each hour costs what the others lose, and the day's discounts are not deeper for it."""
+    """With a time shift, each hour bears the other hours' losses, and discounts are smaller."""
     slab, deeper, full = days(demo), [], []
     for n in range(0, len(slab), 5):
         rows = slab.unit(n) | {"max_cliff": np.full(24, 1.0)}
@@ -147,7 +149,7 @@ def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
 
 
 def test_counting_what_waits_earns_more_where_minutes_wait() -> None:
-    """Discounts that move minutes between hours, priced with and without the cost of it, against the day as it then happens."""
+    """Discounts that move minutes between hours, priced with and without that cost."""
     rng = np.random.default_rng(3)
     b, base, sigma = (
         -rng.uniform(1.2, 2.4, 24),
@@ -170,8 +172,9 @@ def day_rows(b: np.ndarray, volume: np.ndarray) -> dict[str, np.ndarray]:
     every = np.ones(24)
     points = np.round(np.arange(1, 21) * 0.005, 6)
     alone = points[np.argmax(points * np.exp(b[:, None] * (points / 0.1 - 1)), axis=1)]
-    floats = {"price": alone, "current_price": 0.1, "reference_price": 0.1, "unit_cost": 0.0, "usage_value": 0.0, "price_tick": 0.005,
-              "elasticity": b, "draw": b, "se": 0.1, "volume": volume, "lowest": 0.005, "highest": 0.1, "z": 0.0, "max_cliff": 1.0,
+    floats = {"price": alone, "current_price": 0.1, "reference_price": 0.1, "unit_cost": 0.0,
+              "usage_value": 0.0, "price_tick": 0.005, "elasticity": b, "draw": b, "se": 0.1,
+              "volume": volume, "lowest": 0.005, "highest": 0.1, "z": 0.0, "max_cliff": 1.0,
               "time_shift": 0.0, "patience": 2.0}  # fmt: skip
     rows = {name: value * every for name, value in floats.items()}
     text = {"reason_code": "DECREASE_CONFIDENT", "time_zone": "UTC"}

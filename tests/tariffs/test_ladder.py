@@ -69,7 +69,8 @@ def test_order_is_rising_prices_and_falling_prices_per_mb(
 def ladder_rows(demo: Any) -> dict[str, np.ndarray]:
     return demo.hand.columns(
         """SELECT a.*, p.ladder, p.volume_mb::DOUBLE AS volume_mb, b.price AS alone, b.current_price
-        FROM ladder AS a JOIN bundles AS b USING (segment, location, product) JOIN product_catalog AS p USING (product)
+        FROM ladder AS a JOIN bundles AS b USING (segment, location, product)
+        JOIN product_catalog AS p USING (product)
         ORDER BY segment, location, ladder, rung"""
     )
 
@@ -95,9 +96,11 @@ def test_an_adjusted_price_says_so_and_stays_within_the_units_limits(demo: Any) 
 
 def test_ladders_that_are_in_order_keep_every_figure(demo: Any) -> None:
     same = demo.hand.columns(
-        """SELECT a.p_gain AS a1, b.p_gain AS b1, a.expected_margin_delta AS a2, b.expected_margin_delta AS b2,
+        """SELECT a.p_gain AS a1, b.p_gain AS b1,
+          a.expected_margin_delta AS a2, b.expected_margin_delta AS b2,
             a.reason_code AS a3, b.reason_code AS b3
-        FROM ladder AS a JOIN bundles AS b USING (segment, location, product) WHERE a.price = b.price"""
+        FROM ladder AS a JOIN bundles AS b USING (segment, location, product)
+        WHERE a.price = b.price"""
     )
     assert np.array_equal(same["a1"], same["b1"])
     assert np.array_equal(same["a2"], same["b2"])

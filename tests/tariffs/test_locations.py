@@ -1,4 +1,4 @@
-"""A location's prices: what products take from one another is counted, and segments are not treated too differently."""
+"""A location's prices: losses of other products are counted, and segment ratios are limited."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ladders_of(rows: Rows) -> list[np.ndarray]:
 
 
 def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: list[Rows]) -> None:
-    """Brute force over a ladder, the other ladders' prices standing and what they would lose counted in."""
+    """Return the best prices by brute force, with the other ladders' prices and losses fixed."""
     rows = policy(places[0], diversion=0.4)
     found = optimise_location(rows)
     for at in ladders_of(rows)[:6]:
@@ -81,7 +81,7 @@ def test_the_more_products_take_from_one_another_the_less_is_discounted(places: 
 
 
 def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -> None:
-    """The sum that the ladder is worth, with the pull between its rungs, is no less than at the prices found without it."""
+    """Return whether a ladder with cross effects is worth no less than without them."""
     gained = 0
     for rows in places[:3]:
         pulled = policy(rows, cross_effect=0.5)
@@ -132,7 +132,8 @@ def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(
 
 
 def undercut(rows: Rows) -> tuple[Rows, int, int]:
-    """A place where the first segment's month of 1000 MB costs what the week of 1000 MB does, and its customers mind the price far more."""
+    """Return a location whose first segment's month of 1000 MB costs as much as the week of it,
+    with customers who respond far more to the former."""
     week, month = (
         int(np.flatnonzero(rows["product"] == name)[0]) for name in ("WEEK_1000", "MONTH_1000")
     )
@@ -157,7 +158,7 @@ def undercut(rows: Rows) -> tuple[Rows, int, int]:
 def test_the_same_size_for_longer_costs_no_less_at_the_best_total_worth(
     places: list[Rows], cross_effect: float
 ) -> None:
-    """Brute force: the best of each ladder for every price of its product of 1000 MB, and the best pair of those."""
+    """Return the best pair of ladders by brute force over each price of their 1000 MB products."""
     rows, week, month = undercut(policy(places[0], cross_effect=cross_effect))
     assert rows["price"][month] < rows["price"][week]
     found = optimise_location(rows)

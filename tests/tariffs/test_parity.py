@@ -1,4 +1,4 @@
-"""One unit at a time and many at once: the same prices, whatever the batch."""
+"""One unit at a time and many at once: the same prices, in any batch."""
 
 from __future__ import annotations
 

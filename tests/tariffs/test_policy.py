@@ -1,4 +1,4 @@
-"""What the pricing team and the regulator may ask for, through the whole pipeline; and an older policy, which asks for less."""
+"""The policy's rules and the regulator's limits through the whole pipeline; and older policies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(operator, plain
 
 
 EVERYTHING = {
-    "min_days": [28, None], "diversion": [0.2, None], "cross_effect": [0.3, None], "time_shift": [None, 0.2], "explore_share": [0.05, 0.05],
+    "min_days": [28, None], "diversion": [0.2, None], "cross_effect": [0.3, None],
+    "time_shift": [None, 0.2], "explore_share": [0.05, 0.05],
     "max_segment_ratio": [1.3, None], "max_moved_share": [0.6, 0.6],
 }  # fmt: skip
 
@@ -87,11 +88,17 @@ def demanding(
         "policy": with_columns(operator["policy"], folder / "policy.csv", **EVERYTHING),
         "product_catalog": with_columns(
             operator["product_catalog"], folder / "catalogue.csv",
-            competitor_min=[float(p) if b else None for p, b in zip(price * 0.8, bundle, strict=True)],
-            competitor_reference=[float(p) if b else None for p, b in zip(price, bundle, strict=True)],
+            competitor_min=[
+                float(p) if b else None for p, b in zip(price * 0.8, bundle, strict=True)
+            ],
+            competitor_reference=[
+                float(p) if b else None for p, b in zip(price, bundle, strict=True)
+            ],
             usage_value=[0.05 if b else 0.001 for b in bundle],
         ),
-        "locations": with_columns(operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20),
+        "locations": with_columns(
+            operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20
+        ),
     }  # fmt: skip
 
 
@@ -131,7 +138,7 @@ def test_all_rules_hold_together_in_the_published_table_in_both_forms(demanding,
 
 
 def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, tmp_path):
-    """Bundles keep today's prices, voice is priced within its own limit, and the run, its release and `tariffs check` say both."""
+    """Bundles keep today's prices, voice is priced within its limit, and all outputs show it."""
     policy = with_columns(
         operator["policy"],
         tmp_path / "policy.csv",

@@ -1,4 +1,4 @@
-"""Limits on the whole table: met, at little cost, without breaking what ties its prices; or refused by name."""
+"""Limits on the whole table: met at small cost within the connections of prices, or refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def measured(rows: Rows, price: np.ndarray) -> dict[str, float]:
 
 
 def holds_together(rows: Rows, price: np.ndarray) -> bool:
-    """Within each unit's limits, ladders in order unless they were not, days no steeper than they were."""
+    """Units keep their limits, ladders their order, and days get no steeper."""
     assert (price >= rows["lowest"] - 1e-9).all()
     assert (price <= rows["highest"] + 1e-9).all()
     on_tick = np.abs(price / rows["price_tick"] - np.round(price / rows["price_tick"])) < 1e-6
@@ -169,8 +169,8 @@ small = st.lists(
 def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(
     units: list[list[tuple[int, int]]], most: int
 ) -> None:
-    """The gap of a Lagrangian over discrete choices is at most what the options differ by of the units that are indifferent at the
-    limit's price: of one unit, but for ties."""
+    """The gap of a Lagrangian over discrete choices is at most the difference between the options
+    of the units that are indifferent at the limit's price: of one unit, except for ties."""
     width = max(map(len, units))
     values = np.array(
         [[value for value, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units],
@@ -202,7 +202,8 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(
 def test_units_that_tie_at_the_limits_price_may_move_one_by_one() -> None:
     """Two units that are alike answer any price alike, and only one of them has room."""
     alike = [(3, 3), (15, 9), (0, 9), (20, 9)]
-    units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)], [(-10, 0), (-13, 4), (5, 3)], alike,
+    units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)],
+             [(-10, 0), (-13, 4), (5, 3)], alike,
              [(-10, 3), (2, 7), (-19, 5), (-10, 7)]]  # fmt: skip
     width = max(map(len, units))
     values = np.array(
@@ -232,7 +233,8 @@ two_sided = st.lists(
 def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
     units: list[list[tuple[int, int, int]]], first: int, second: int, least: int
 ) -> None:
-    """Amounts of either sign, and one of them limited from both sides: refused only where nothing keeps them, and no bound is too low."""
+    """With amounts of either sign and two-sided limits, only impossible limits are refused, and no
+    bound is too low."""
     width = max(map(len, units))
     values = np.array(
         [[v for v, _, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float
@@ -277,7 +279,7 @@ def test_several_limits_are_kept_at_the_most_worth_that_brute_force_finds(
 @settings(max_examples=60)
 @given(st.data())
 def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataObject) -> None:
-    """Brute force over all prices in order of three ladders; what is kept is in order, within the limits, and below the bound."""
+    """The result is in order, within the limits and below the bound: brute force over 3 ladders."""
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
     offsets, units, points = np.append(0, np.cumsum(sizes)), sum(sizes), 3
     draw = np.random.default_rng(data.draw(st.integers(0, 10_000)))
@@ -321,7 +323,7 @@ def test_limits_over_ladders_hold_and_their_bound_is_none_too_low(data: st.DataO
 
 @pytest.mark.parametrize("units", [50, 300, 2000])
 def test_holding_everything_is_tried_and_the_gap_is_that_of_a_few_units(units: int) -> None:
-    """Point 0 changes nothing and keeps both limits; what is kept is near the bound, and the nearer the more units there are."""
+    """Point 0 meets both limits; the result is near the bound, and nearer with more units."""
     rng = np.random.default_rng(3)
     gaps = []
     for _ in range(12):
@@ -341,7 +343,7 @@ def test_holding_everything_is_tried_and_the_gap_is_that_of_a_few_units(units: i
 
 
 def test_where_only_holding_everything_keeps_the_limits_it_is_held() -> None:
-    """A mean change of exactly 0, of prices that move by odd amounts: mixtures keep it, and no table but today's does."""
+    """A mean change of 0 with odd amounts: mixtures meet it, and only today's table does."""
     rng = np.random.default_rng(11)
     values, drift = rng.normal(0, 10, (200, 5)), rng.normal(0, 1, (200, 5))
     values[:, 0] = drift[:, 0] = 0
@@ -351,7 +353,7 @@ def test_where_only_holding_everything_keeps_the_limits_it_is_held() -> None:
 
 
 def test_room_that_is_left_is_used_by_single_moves_and_by_pairs() -> None:
-    """More units than are searched exactly, with amounts of all sizes: the worth is near the bound all the same."""
+    """With too many units for an exact search, worth is near the bound."""
     gaps = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -446,7 +448,8 @@ def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
     duck.execute("BEGIN")
     try:
         duck.execute(
-            "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope, 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
+            "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope,"
+            " 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
         )
         slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
     finally:

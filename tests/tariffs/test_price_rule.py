@@ -64,8 +64,9 @@ def test_a_price_moves_exactly_when_the_interval_excludes_the_break_even(
 
 limits = st.fixed_dictionaries(
     {
-        "floor": st.integers(2, 30), "width": st.integers(0, 60), "current": st.integers(1, 120), "step": st.floats(0.0, 0.5),
-        "tick": st.sampled_from([0.05, 0.1, 0.25]), "b": st.floats(-5.9, -0.1), "sd": st.floats(0.01, 1.0), "z": st.floats(0.0, 2.0),
+        "floor": st.integers(2, 30), "width": st.integers(0, 60), "current": st.integers(1, 120),
+        "step": st.floats(0.0, 0.5), "tick": st.sampled_from([0.05, 0.1, 0.25]),
+        "b": st.floats(-5.9, -0.1), "sd": st.floats(0.01, 1.0), "z": st.floats(0.0, 2.0),
         "cost": st.floats(0.0, 0.5), "held": st.booleans(),
     }
 )  # fmt: skip
@@ -259,7 +260,7 @@ def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict,
 @pytest.mark.parametrize(("b", "current", "least", "most", "price", "bound"), [
     (-5.0, 0.80, 0.75, 9.0, 0.75, "STEP_DOWN"),  # a step from today's price would end at 0.68
     (-5.0, 0.80, 0.65, 9.0, 0.70, "STEP_DOWN"),
-    (-5.0, 0.80, 0.90, 9.0, 0.80, "STEP_DOWN"),  # it is beyond already: it stays, and does not go back by force
+    (-5.0, 0.80, 0.90, 9.0, 0.80, "STEP_DOWN"),  # it is beyond already, and is not forced back
     (-0.3, 1.00, 0.10, 1.10, 1.10, "STEP_UP"),
     (-0.3, 1.00, 0.10, 0.90, 1.00, "STEP_UP"),
 ])  # fmt: skip
@@ -276,7 +277,7 @@ def test_a_step_ends_at_what_was_paid_and_a_step_more(
 
 
 def test_a_list_price_that_nobody_has_paid_yet_is_no_ground_to_step_from(demo: Any) -> None:
-    """Its last week was sold at a trial's price, so that the list price below is beyond all that is known of the unit."""
+    """The last week was sold at a trial's price; the list price below it was never paid."""
     further = 0
     for number in range(0, len(demo.bundles), 25):
         rows = {name: values.copy() for name, values in demo.bundles.unit(number).items()}

@@ -1,4 +1,4 @@
-"""The table that the rating system reads: complete, reasoned, and within what its contract promises."""
+"""The published table: complete, with reasons, and within its contract."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_rows_lie_in_the_order_of_their_keys(table: pa.Table) -> None:
 
 
 def test_the_prior_of_a_large_operator_uses_a_sample_of_every_stratum(demo: Any) -> None:
-    """With 2 units per stratum instead of 400, the query keeps at most 2 of each, and every stratum."""
+    """With 2 units per stratum instead of 400, the query keeps at most 2 of every stratum."""
     sql = (QUERIES / "prior.sql").read_text()
     assert sql.count("400.0") == 1
     strata = (

@@ -90,7 +90,7 @@ def test_noise_is_recovered_and_no_false_serial_correlation_is_found() -> None:
 
 
 def test_independent_weeks_are_recognised_although_the_fit_absorbs_some() -> None:
-    """Plateaus of price and weak units: posteriors miss their elasticities for weeks on end, and residuals are small."""
+    """With price plateaus and weak units, errors last for weeks, and residuals are small."""
     rng = np.random.default_rng(6)
     units, tau = 3000, 0.6
     x = np.repeat(rng.choice([-0.3, 0.0, 0.3], (units, WEEKS // 5)), 5, axis=1)
@@ -167,7 +167,7 @@ def test_estimates_that_differ_less_than_their_errors_show_no_spread() -> None:
 
 @pytest.mark.parametrize("units", [6, 10, 30])
 def test_intervals_of_few_units_hold_what_they_say(units: int) -> None:
-    """Many times over: with tau and delta taken for known, 90 % intervals of few units hold far fewer of the true elasticities."""
+    """With tau and delta taken as known, 90 % intervals of few units would have less coverage."""
     rng = np.random.default_rng(10)
     averaged, known = [], []
     for _ in range(150):
@@ -234,7 +234,7 @@ def test_units_that_say_nothing_make_no_prior_and_the_error_says_so() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
-    """One factor of eight levels, each barely seen: delta's mean and spread against the average over 200 omegas."""
+    """A factor of eight rare levels: delta's mean and spread against 200 values of omega."""
     rng = np.random.default_rng(seed)
     kind = np.repeat(np.arange(8), 5)
     design, kinds = np.column_stack([np.ones(40), np.eye(8)[kind]]), hyper.exchangeable_effects(9)

@@ -1,8 +1,8 @@
 """Published tables, reproduced by the linear benchmark mode.
 
-Grunfeld's data come with statsmodels.  The others may not be shipped: they are read from the folder that
-HUNDREDFOLD_REFERENCE_DATA names (the data sets of the R packages plm, AER and bayesm as CSV or Parquet, and `reference/`
-with R's outputs), and skipped without it.
+Grunfeld's data come with statsmodels.  The others may not be shipped: they are read from the folder
+that HUNDREDFOLD_REFERENCE_DATA names (the data sets of the R packages plm, AER and bayesm as CSV or
+Parquet, and `reference/` with R's outputs), and skipped without it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def read(name: str) -> pd.DataFrame:
 
 
 def test_swamy_on_grunfelds_investments() -> None:
-    """Swamy's estimates for the ten firms; Delta is not positive semi-definite there, and the correction is dropped."""
+    """Swamy's estimates for the ten firms; Delta is not positive semi-definite there, so the
+    correction is dropped."""
     data = sm.datasets.grunfeld.load_pandas().data
     firms = [f for _, f in data.groupby("firm") if f["firm"].iloc[0] != "American Steel"]
     design = [np.column_stack([np.ones(len(f)), f["value"], f["capital"]]) for f in firms]
@@ -50,7 +51,7 @@ def test_swamy_on_grunfelds_investments() -> None:
 
 @pytest.fixture
 def gasoline() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Baltagi and Griffin (1983): log consumption per car; intercept, income, price, cars; country."""
+    """Baltagi and Griffin (1983): log consumption per car; income, price, cars; by country."""
     data = read("plm_Gasoline.csv")
     x = np.column_stack([np.ones(len(data)), data["lincomep"], data["lrpmg"], data["lcarpcap"]])
     return data["lgaspcar"].to_numpy(), x, np.unique(data["country"], return_inverse=True)[1]
@@ -84,7 +85,8 @@ def test_gasoline_by_random_coefficients(
 
 @needs_data
 def test_cigarette_demand_over_thirty_years() -> None:
-    """46 states, 1963-92: log packs on log real price, income and the neighbours' price; pooled, and with state and year effects."""
+    """46 states, 1963-92: log packs on log real price, income and the neighbours' price; pooled,
+    and with state and year effects."""
     data = read("plm_Cigar.csv")
     logs = np.log(
         np.column_stack(
@@ -119,7 +121,8 @@ def cheese() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def test_cheese_slopes_are_those_of_lme4(
     cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """lmer(centred log volume ~ centred log price + (0 + price | store)): its posterior modes within 0.005, tau 1.1046."""
+    """lmer(centred log volume ~ centred log price + (0 + price | store)): posterior modes within
+    0.005, tau 1.1046."""
     y, x, store, stores = cheese
     slope, variance = centred_slopes(y, x, store)
     mean, tau2 = reml(slope, variance)
@@ -140,7 +143,8 @@ def test_cheese_slopes_are_those_of_lme4(
 def test_cheese_slopes_are_near_full_bayes(
     cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """bayesm's rhierLinearModel (intercept, display, price), 20,000 draws: 0.12 apart at most, 0.03 on average."""
+    """bayesm's rhierLinearModel (intercept, display, price), 20,000 draws: 0.12 apart at most, 0.03
+    on average."""
     y, x, store, stores = cheese
     design = np.column_stack([np.ones(len(y)), read("cheese.csv")["disp"], x])
     fit = hierarchical(
@@ -160,7 +164,8 @@ def test_cheese_slopes_are_near_full_bayes(
 def test_cheese_stores_alone_are_those_of_r(
     cheese: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """lm(log volume ~ display + log price) by store: slopes from -29.0 to 9.3; one store never had a display."""
+    """lm(log volume ~ display + log price) by store: slopes from -29.0 to 9.3; one store never had
+    a display."""
     y, x, store, stores = cheese
     display = read("cheese.csv")["disp"].to_numpy()
     r = read("reference/ref_cheese_ols_R.csv")
@@ -175,7 +180,8 @@ def test_cheese_stores_alone_are_those_of_r(
 
 @needs_data
 def test_orange_juice_own_price_elasticities_of_one_brand() -> None:
-    """Montgomery (1997), brand 1 in 83 stores: log movement on the log prices of all brands, deal and feature."""
+    """Montgomery (1997), brand 1 in 83 stores: log movement on the log prices of all brands, deal
+    and feature."""
     data = read("bayesm_orangeJuice_yx.parquet")
     data = data[data["brand"] == 1]
     prices = [c for c in data.columns if c.startswith("price")]
@@ -191,7 +197,8 @@ def test_orange_juice_own_price_elasticities_of_one_brand() -> None:
 
 @needs_data
 def test_orange_juice_shrunken_elasticities_are_near_full_bayes() -> None:
-    """bayesm's posterior means for the 83 stores (mean -2.829, standard deviation 0.455); EM has no prior on the spread of 14 coefficients."""
+    """bayesm's posterior means for the 83 stores (mean -2.829, standard deviation 0.455); EM has no
+    prior on the spread of 14 coefficients."""
     data = read("bayesm_orangeJuice_yx.parquet")
     data = data[data["brand"] == 1]
     prices = [c for c in data.columns if c.startswith("price")]
@@ -208,13 +215,16 @@ def test_orange_juice_shrunken_elasticities_are_near_full_bayes() -> None:
 
 @needs_data
 def test_cigarette_demand_by_two_stage_least_squares() -> None:
-    """Stock and Watson, table 12.1: ten-year changes, instrumented by the sales tax, by the cigarette tax, and by both."""
+    """Stock and Watson, table 12.1: ten-year changes, instrumented by the sales tax, by the
+    cigarette tax, and by both."""
     data = read("AER_CigarettesSW.csv")
     real = pd.DataFrame(
         {
-            "state": data["state"], "year": data["year"], "packs": np.log(data["packs"]), "price": np.log(data["price"] / data["cpi"]),
+            "state": data["state"], "year": data["year"], "packs": np.log(data["packs"]),
+            "price": np.log(data["price"] / data["cpi"]),
             "income": np.log(data["income"] / data["population"] / data["cpi"]),
-            "sales_tax": (data["taxs"] - data["tax"]) / data["cpi"], "tax": data["tax"] / data["cpi"],
+            "sales_tax": (data["taxs"] - data["tax"]) / data["cpi"],
+            "tax": data["tax"] / data["cpi"],
         }
     ).set_index(["year", "state"])  # fmt: skip
     change = real.loc[1995] - real.loc[1985]
@@ -234,7 +244,8 @@ def test_cigarette_demand_by_two_stage_least_squares() -> None:
 
 @needs_data
 def test_cigarette_demand_in_1995() -> None:
-    """The cross-section: -1.0836 (0.319) with the sales tax alone; with income -1.1434 (0.372), and with both taxes -1.2774 (0.250)."""
+    """The cross-section: -1.0836 (0.319) with the sales tax alone; with income -1.1434 (0.372), and
+    with both taxes -1.2774 (0.250)."""
     data = read("AER_CigarettesSW.csv").query("year == 1995")
     ones, y, price = np.ones(len(data)), np.log(data["packs"]), np.log(data["price"] / data["cpi"])
     income, sales_tax = (

@@ -1,4 +1,4 @@
-"""One reason code has one meaning: the condition of each holds on every row that carries it, in any world."""
+"""Every reason code has one meaning: its condition holds on every row with it, in any world."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEN = {
 
 
 def conditions(price: Any, current: Any, floor: Any, ceiling: Any, bound: Any) -> dict[str, Bools]:
-    """What each code says of its rows; on_limit: the price is the first price point within a limit."""
+    """Return the condition of each code; on_limit: the price is the first one within a limit."""
     low, high = (
         np.isin(bound, ["FLOOR", "REG_FLOOR", "CAPACITY", "GRID"]),
         np.isin(bound, ["CEILING", "REG_CEILING", "GRID"]),
@@ -60,8 +60,12 @@ def conditions(price: Any, current: Any, floor: Any, ceiling: Any, bound: Any) -
 
 prices, elasticities = st.floats(0.2, 5.0), st.floats(-5.0, -0.1)
 units = st.tuples(
-    prices, prices, st.floats(0.0, 3.0), elasticities, st.floats(0.01, 0.8), st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.0, 0.4),
-    st.sampled_from([("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")]), st.booleans(),
+    prices, prices, st.floats(0.0, 3.0), elasticities, st.floats(0.01, 0.8),
+    st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.0, 0.4),
+    st.sampled_from(
+        [("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")]
+    ),
+    st.booleans(),
 )  # fmt: skip
 
 
@@ -72,7 +76,8 @@ def test_each_code_says_what_was_done_to_its_price(drawn: list[Any]) -> None:
     )
     one = np.ones(len(drawn))
     terms = Terms(
-        current=current, reference=one, unit_cost=0.05 * one, tick=tick, floor=floor, ceiling=floor + span, step=step * current, z=0.84 * one,
+        current=current, reference=one, unit_cost=0.05 * one, tick=tick, floor=floor,
+        ceiling=floor + span, step=step * current, z=0.84 * one,
         floor_name=names[:, 0].astype(object), ceiling_name=names[:, 1].astype(object),
     )  # fmt: skip
     choice = choose(terms, Demand(b, sd, 100.0 * one), control)
@@ -102,7 +107,8 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
     for low, high in (("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")):
         for current, best in ((0.5, 0.5), (1.2, 0.5), (1.8, 3.0), (3.0, 0.5), (3.0, 3.0)):
             terms = Terms(
-                *(np.array([v]) for v in (current, 1.0, 0.0, 0.1, 1.0, 2.0, 9.0, 0.0)), floor_name=np.array([low], dtype=object),
+                *(np.array([v]) for v in (current, 1.0, 0.0, 0.1, 1.0, 2.0, 9.0, 0.0)),
+                floor_name=np.array([low], dtype=object),
                 ceiling_name=np.array([high], dtype=object),
             )  # fmt: skip
             choice = choose(
@@ -115,7 +121,7 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
 
 
 def test_each_code_of_a_priced_market_says_what_was_done(demo: Any) -> None:
-    """The prices as each unit has them: what ladders, days and the table's limits do to them later has codes of its own."""
+    """Return the prices of single units; later changes by ladders and limits have other codes."""
     for line, columns in (("bundles", demo.bundle_prices), ("voice", demo.voice_prices)):
         control_or_held = {
             "HOLD_MIN_SUPPORT",
@@ -160,7 +166,7 @@ def test_each_code_of_a_priced_market_says_what_was_done(demo: Any) -> None:
 def test_what_the_load_limit_allows_fits_at_the_end_that_sells_most(
     b: float, sd: float, z: float, room: float, current: float
 ) -> None:
-    """Over the interval of the elasticity: of a cut the steep end sells most, of a raise the flat one."""
+    """Over the interval of beta, a cut sells most at the steep end, a raise at the flat one."""
     terms = Terms(*(np.array([v]) for v in (current, 0.1, 0.0, 0.005, 0.005, 0.1, 1.0, z)))
     demand = Demand(np.array([b]), np.array([sd]), np.array([100.0]))
     floor = float(capacity_floor(terms, demand, np.array([100.0 * room]))[0])

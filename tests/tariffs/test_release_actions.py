@@ -1,5 +1,4 @@
-"""What people do with releases, on this machine and in S3: who may what, what charging is told, and what happens when two do it at once or one is
-stopped in the middle."""
+"""Decisions on releases, locally and in S3: permissions, the active pointer, and concurrency."""
 
 from __future__ import annotations
 
@@ -283,7 +282,8 @@ def test_a_damaged_release_is_not_approved(place: ReleaseSite) -> None:
     place.damage(1, "csv")
     with pytest.raises(
         StateError,
-        match=r"release 1 is not what was published\n  price_table\.csv is not what was published: its SHA-256 differs",
+        match=r"release 1 is not what was published\n  price_table\.csv is not what was published:"
+        " its SHA-256 differs",
     ):
         place.approve(1)
 
@@ -477,7 +477,8 @@ def test_a_log_that_was_changed_is_not_believed(place: ReleaseSite) -> None:
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
     with pytest.raises(
         HomeError,
-        match="the log of approvals cannot be trusted: entry 1 was changed after entry 2 was written",
+        match="the log of approvals cannot be trusted:"
+        " entry 1 was changed after entry 2 was written",
     ):
         place.decisions  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):
@@ -489,7 +490,8 @@ def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> Non
     place.store.delete(f"{repository.LOG}/000002.json")
     with pytest.raises(
         HomeError,
-        match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2: entries are missing",
+        match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2:"
+        " entries are missing",
     ):
         place.withdraw(1)
 
@@ -537,7 +539,9 @@ def test_concurrent_activations_leave_one_active_and_the_pointer_on_it(
         list(pool.map(place.activate, (first, 3 - first)))
     active = [v for v in (1, 2) if place.state(v) == "active"]
     assert len(active) == 1
-    assert place.pointer["version"] == active[0] == place.decisions.charging.version  # type: ignore[union-attr]
+    charging = place.decisions.charging
+    assert charging is not None
+    assert place.pointer["version"] == active[0] == charging.version
     assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
 
 
@@ -697,7 +701,8 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: ReleaseSite) 
     disk.store.put(f"{release_folder(JOB, 4)}/release.json", b"{half")
     facts = actions.status_facts(disk.decisions, disk.store)
     assert facts["charging"] == {
-        "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0, "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
+        "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0,
+        "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
     }  # fmt: skip
     assert [(r["version"], r["state"], r["event"], r["by"]) for r in facts["releases"]] == [
         (4, "draft", None, None),

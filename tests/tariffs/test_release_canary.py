@@ -1,4 +1,4 @@
-"""A canary: a release in some places first.  Charging reads one whole table, and one step takes it back."""
+"""A canary: charging reads one whole table with a release in some locations; one step ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `tariffs` as a pricing team meets it: a real process, from a table that the job has just published to charging, and back."""
+"""The command `tariffs` as a real process: from a newly published table to charging, and back."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def speaking(home: Path, folder: Path) -> Say:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with two releases that the job itself has made: the demo's, and one with a bolder dial."""
+    """Return a home with two releases of the job: the demo's, and one with a lower z."""
     home = tmp_path_factory.mktemp("published") / "home"
     places = demo.make("demo", home.parent / "data")
     bolder = home.parent / "policy.csv"
@@ -144,8 +144,8 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
     killed = say("kill", "--to", "rule", "--author", "esi", "--reason", "complaints in Tamale")
     assert killed.code == 0
     assert (
-        "\nrelease 1 is killed, and so withdrawn\ncharging uses the rule table of release 1 (step 1 on the way to it)\n"
-        in killed.out
+        "\nrelease 1 is killed, and so withdrawn\n"
+        "charging uses the rule table of release 1 (step 1 on the way to it)\n" in killed.out
     )
     log = say("log", "1").out
     assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == [
@@ -265,8 +265,8 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) ->
     refused = say("approve", "1", "--author", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
-        "hint: tariffs check 1   or, to override them: tariffs approve 1 --override STALE --override VALIDITY --reason WHY"
-        in refused.err
+        "hint: tariffs check 1   or, to override them:"
+        " tariffs approve 1 --override STALE --override VALIDITY --reason WHY" in refused.err
     )
     done = say(
         "approve",
@@ -407,7 +407,10 @@ def test_another_user_of_the_machine_is_another_person(
     if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(LOGIN_UID_UNSET):
         pytest.skip("only root, in a session without login, can be two users")
     assert say("approve", "1", "--author", "ama").code == 0
-    as_nobody = "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main; sys.argv = ['tariffs', 'activate', '1', '--author', 'kofi']; main()"
+    as_nobody = (
+        "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main;"
+        " sys.argv = ['tariffs', 'activate', '1', '--author', 'kofi']; main()"
+    )
     environment = {**os.environ, "HUNDREDFOLD_HOME": str(home), "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-c", as_nobody],
@@ -639,7 +642,7 @@ STACK = {
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[str]:
-    """A stack with a bucket, and the names of what else a stack of ours has: releases need no more."""
+    """Yield a stack with a bucket and the names of its other resources; releases need no more."""
     with in_s3():
         from hundredfold.aws.adapters.session import client
 

@@ -1,4 +1,4 @@
-"""Each guard passes what it should, and finds what it is there for."""
+"""Each guard passes correct tables, and finds its own violation."""
 
 from __future__ import annotations
 

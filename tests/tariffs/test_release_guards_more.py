@@ -1,4 +1,4 @@
-"""The guards that hold prices against one another, against what was paid, what competitors ask, and what customers then did."""
+"""Guards on prices relative to one another, to prices paid, to competitors, and to later sales."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def moved(key: str, **values: Any) -> pa.Table:
 
 
 def sizes(today: tuple[float, ...], then: tuple[float, ...]) -> Finding:
-    """The ladder's finding where these four products (S, M, L, LONG) cost so much today, and then."""
+    """Return the finding on the ladder S, M, L, LONG at these prices today, and then."""
     rows = [
         bundle("ACCRA", name, current_price=a, price=b)
         for name, a, b in zip(("S", "M", "L", "LONG"), today, then, strict=True)
@@ -154,8 +154,8 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
     few = found(guards.GUARDS_BY_CODE["CONTROL"], table=nobody, active=None)
     assert (few.passed, few.count) == (False, 2)
     assert (
-        few.cases[0]
-        == "bundles: 0 of 4 units are control; mark one of its 3 locations as control in `locations`, and run again"
+        few.cases[0] == "bundles: 0 of 4 units are control;"
+        " mark one of its 3 locations as control in `locations`, and run again"
     )
     alone = found(
         guards.GUARDS_BY_CODE["CONTROL"],
@@ -163,7 +163,8 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
         active=None,
     )
     assert alone.cases[0].startswith(
-        "bundles: 0 of 2 units are control; it has one location, too few for a control group; --override CONTROL"
+        "bundles: 0 of 2 units are control;"
+        " it has one location, too few for a control group; --override CONTROL"
     )
 
 
@@ -426,8 +427,10 @@ def test_a_table_whose_data_do_not_determine_tau_is_stopped() -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("support_n", -3), ("shrink_weight", 5.0), ("capacity_price", -1.0), ("opportunity_cost", float("nan")), ("status", "sold"), ("explore_draw", 1.0),
-     ("expected_blocked_minutes", -5.0), ("explore_flag", None), ("reason_code", None), ("expected_margin_delta_hi", float("inf"))],
+    [("support_n", -3), ("shrink_weight", 5.0), ("capacity_price", -1.0),
+     ("opportunity_cost", float("nan")), ("status", "sold"), ("explore_draw", 1.0),
+     ("expected_blocked_minutes", -5.0), ("explore_flag", None), ("reason_code", None),
+     ("expected_margin_delta_hi", float("inf"))],
 )  # fmt: skip
 def test_values_holds_each_column_to_the_contract_of_the_table(column: str, value: object) -> None:
     whole = (

@@ -1,4 +1,4 @@
-"""The log: an entry follows from those before it, a change made afterwards is seen, and what charging uses can be told from it."""
+"""The log: entries follow from earlier ones, later changes are detected, and it has the state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ A, R, X, W, K, B = (
 
 
 def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> DecisionLog:
-    """A book of these moves, and what charging uses after each."""
+    """Return a log of these moves, with the active table after each."""
     book = DecisionLog()
     for moves, charging in steps:
         book = book.then(encode(book.entry("verb", SAID, moves=tuple(moves), charging=charging)))
@@ -59,7 +59,8 @@ STORY: list[Any] = [
 
 def test_an_entry_is_read_as_it_was_written() -> None:
     entry = LogEntry(
-        3, "approve", SAID, ((2, A),), Table(1), "ab", Table(1, rule=True), (Finding("STEP", False, "1", "0", ("u: +3%",), 1),), ("STEP",),
+        3, "approve", SAID, ((2, A),), Table(1), "ab", Table(1, rule=True),
+        (Finding("STEP", False, "1", "0", ("u: +3%",), 1),), ("STEP",),
         {"data_age": 21.0}, "cd",
     )  # fmt: skip
     assert decode(encode(entry)) == entry
@@ -156,7 +157,8 @@ def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
     )
     with pytest.raises(
         BrokenLog,
-        match=r"names release 2, with release 3 in 1 location as the active table, and its moves make canaries: \[\]",
+        match=r"names release 2, with release 3 in 1 location as the active table,"
+        r" and its moves make canaries: \[\]",
     ):
         book.then(encode(said))
 

@@ -1,4 +1,4 @@
-"""What a table did: the estimate is the textbook's, its interval holds what it says, and the truth behind made-up customers is found again."""
+"""Measurement: the estimate equals the textbook's, and its interval contains the known truth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cells(
     delta: float = 0.1,
     shock: float = 0.0,
 ) -> Cells:
-    """Four weeks before and four after, two groups with seasons of their own, gaps, and a shock to each location from the fifth week on."""
+    """Return four weeks before and after, two groups with seasons, gaps, and location shocks."""
     place = np.repeat(np.arange(places), units)
     group = np.arange(len(place)) % 2
     treated = np.broadcast_to(
@@ -140,7 +140,10 @@ def test_the_two_sums_of_a_cusum_are_those_of_the_book() -> None:
 def sold(
     factor: float, season: float = 0.0, weeks: int = 8, seed: int = 1
 ) -> tuple[pa.Table, Panel]:
-    """A table of 60 repriced and 30 control units that expects 50 a week of each, and weeks in which the repriced sell `factor` times that."""
+    """Return a table of 60 repriced and 30 control units with 50 expected sales a week each.
+
+    In the weeks the repriced units sell `factor` times that.
+    """
     rows = [
         bundle(
             f"L{n:02d}", control_flag=n % 3 == 0, expected_volume=40.0, expected_volume_delta=10.0
@@ -203,7 +206,7 @@ def test_without_control_units_or_expectations_there_is_no_chart() -> None:
 def world(
     seed: int = 7, locations: int = 100, held: int = 25, weeks: int = 8
 ) -> tuple[pa.Table, pa.Table, float]:
-    """A table with real elasticities behind it, the sales before and after, and its true lift in margin."""
+    """Return a table with real elasticities, the sales before and after, and its true lift."""
     size = Size(locations=locations, cells=0, weeks=26, sales_format="csv")
     parts: list[dict[str, Any]] = []
     blocks = [bundle_block(seed, size, number) for number in range(locations // 20)]
@@ -222,8 +225,10 @@ def world(
         )
         parts.append(
             bundle(
-                row["location"], row["product"], segment=row["segment"], unit_key=f"{row['segment']}/{row['location']}/{row['product']}",
-                price=price[row["segment"], row["location"], row["product"]], current_price=row["current_price"], champion_price=2.0,
+                row["location"], row["product"], segment=row["segment"],
+                unit_key=f"{row['segment']}/{row['location']}/{row['product']}",
+                price=price[row["segment"], row["location"], row["product"]],
+                current_price=row["current_price"], champion_price=2.0,
                 control_flag=not moves, p_gain=0.97 if moves else None,
             )
         )  # fmt: skip
@@ -340,7 +345,9 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
         for hour in range(4):
             held = cell % 3 == 0
             rows.append(
-                voice(f"C{cell:02d}", hour, location=f"P{cell:02d}", control_flag=held, price=0.05 if held else 0.04,
+                voice(
+                    f"C{cell:02d}", hour, location=f"P{cell:02d}", control_flag=held,
+                    price=0.05 if held else 0.04,
                       discount_class=50 if held else 60, current_price=0.05)
             )  # fmt: skip
     made = table(*rows)
@@ -356,7 +363,17 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
             * (1 + 0.1 * number)
         )
         share = np.where(repriced & after, 0.4, 0.5)
-        sales.append(pa.table({"unit_key": keys, "week": [week] * len(keys), "quantity": rng.poisson(mu).astype(float), "price": share, "active_subs": np.full(len(keys), 50.0)}))  # fmt: skip
+        sales.append(
+            pa.table(
+                {
+                    "unit_key": keys,
+                    "week": [week] * len(keys),
+                    "quantity": rng.poisson(mu).astype(float),
+                    "price": share,
+                    "active_subs": np.full(len(keys), 50.0),
+                }
+            )
+        )
     capacity = np.full(len(keys), 1000.0)
     panel = panel_of(made, pa.concat_tables(sales))
     found = measure(
@@ -407,7 +424,8 @@ def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
     weeks = [dt.date(2026, 6, 21), dt.date(2026, 7, 12)]
     sales = pa.table(
         {
-            "unit_key": [key for key in made["unit_key"].to_pylist() for _ in weeks], "week": weeks * 2, "quantity": [80.0] * 4,
+            "unit_key": [key for key in made["unit_key"].to_pylist() for _ in weeks],
+            "week": weeks * 2, "quantity": [80.0] * 4,
             "price": [0.05, 0.06, 0.05, 0.05], "active_subs": [50.0] * 4,
         }
     )  # fmt: skip

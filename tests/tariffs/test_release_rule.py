@@ -1,4 +1,4 @@
-"""The rule table: what charging asks without the model, ready to be used."""
+"""The rule table: prices without the model, ready for use."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def test_no_step_to_the_rule_is_beyond_a_step_or_makes_a_cliff(
     today: list[int], rule: list[int], held: set[int], prices: list[int]
 ) -> None:
     day = [
-        voice("C1", h, price=round(0.1 - 0.005 * today[h], 6), discount_class=5 * today[h], champion_price=round(0.1 - 0.005 * rule[h], 6), control_flag=h in held)
+        voice(
+            "C1", h, price=round(0.1 - 0.005 * today[h], 6), discount_class=5 * today[h],
+            champion_price=round(0.1 - 0.005 * rule[h], 6), control_flag=h in held,
+        )
         for h in range(24)
     ]  # fmt: skip
     sold = [

@@ -1,4 +1,4 @@
-"""What was sold, as the guards meet it: read from a run or a file, tidied, and held against the table that is in use."""
+"""Sales as input of the guards: read from a run or a file, normalised, compared with the table."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def many(**changes: Any) -> pa.Table:
 
 
 def sold(tmp_path: Path, factor: float, weeks: int = 6) -> Sales:
-    """Six whole weeks since the table counts, in which those that are not control buy `factor` times what was expected."""
+    """Return six whole weeks in which repriced units sell `factor` times the expectation."""
     rng = np.random.default_rng(1)
     return written(
         tmp_path,

@@ -1,4 +1,4 @@
-"""The table of what may happen to a release: total, and the only way from a draft to charging is through an approval."""
+"""The transitions of a release: a total table; only an approval leads from draft to charging."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nothing_gets_to_charging_without_an_approval() -> None:
         if more <= reached:
             break
         reached |= more
-    # a draft that was withdrawn by hand could be restored by the table alone: the kill switch, which alone restores, asks for an approval
+    # the table alone would restore a withdrawn draft: only the kill switch restores, after approval
     assert {s for s in reached if isinstance(after(s, Event.ACTIVATE), State)} == set()
 
 

@@ -1,4 +1,4 @@
-"""The switches of the made-up market: off they change nothing; on, each does what it says, and no more."""
+"""Switches of the synthetic market: off they change nothing; on, each has its effect only."""
 
 from __future__ import annotations
 
@@ -243,7 +243,10 @@ def test_the_truth_of_voice_names_best_price_and_offered_load() -> None:
 
 
 def test_the_command_takes_counts_and_switches(tmp_path: Path) -> None:
-    words = "--size demo --locations 3 --cells 2 --weeks 4 --endog 1 --ar 0.3 --cross 0.2 --cap --shift 0.3 --no-dirt"
+    words = (
+        "--size demo --locations 3 --cells 2 --weeks 4 --endog 1 --ar 0.3 --cross 0.2 --cap"
+        " --shift 0.3 --no-dirt"
+    )
     subprocess.run(
         [sys.executable, "-m", "tariffs.synthetic", *words.split(), "--out", str(tmp_path)],
         check=True,

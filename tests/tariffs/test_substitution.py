@@ -1,4 +1,4 @@
-"""What neighbouring sizes take from one another is found where the market has it, and not where it has not."""
+"""Substitution between sizes is found where the market has it, and nowhere else."""
 
 from __future__ import annotations
 

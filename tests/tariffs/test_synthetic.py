@@ -1,4 +1,4 @@
-"""The made-up operator: the same bytes every time, block by block, and a ledger that names every piece of dirt."""
+"""The synthetic operator: the same bytes every time, in blocks, and a ledger of all dirt."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ LOOKS_LIKE = {
     "no_leading_zeros": "regexp_full_match(location, 'LOC_[0-9]{1,4}')",
     "currency_text": "price LIKE 'GHS%'",
     "decimal_comma": "contains(price, ',')",
-    "price_in_pesewas": "TRY_CAST(price AS DOUBLE) BETWEEN 20 * list_price::DOUBLE AND 2000 * list_price::DOUBLE",
+    "price_in_pesewas": "TRY_CAST(price AS DOUBLE)"
+    " BETWEEN 20 * list_price::DOUBLE AND 2000 * list_price::DOUBLE",
     "stamp_with_a_zone": "ends_with(loaded_at, '+02:00')",
 }
 FEWER = {
@@ -177,9 +178,11 @@ def test_the_ledger_names_exactly_the_rows_that_look_like_it(
 
 def test_copies_and_restatements_are_the_rows_that_share_a_key(dirty: tuple[Any, Paths]) -> None:
     # rows that are moved to one place, segment, product or week that does not exist may meet there
-    real = f"""TRY_CAST(week AS DATE) <= DATE '{AS_OF:%Y-%m-%d}' AND location <> 'LOC_NOWHERE' AND product <> 'DAY_9999'
+    real = f"""TRY_CAST(week AS DATE) <= DATE '{AS_OF:%Y-%m-%d}'
+      AND location <> 'LOC_NOWHERE' AND product <> 'DAY_9999'
         AND segment <> 'TEST_SIM'"""
-    shared = f"""SELECT count(*) AS n, count(DISTINCT units) AS units, count(DISTINCT loaded_at) AS loads FROM sales WHERE {real}
+    shared = f"""SELECT count(*) AS n, count(DISTINCT units) AS units,
+      count(DISTINCT loaded_at) AS loads FROM sales WHERE {real}
         GROUP BY upper(trim(segment)), location, upper(trim(product)), week HAVING n > 1"""
     kinds = (
         dirty[0]
@@ -200,7 +203,10 @@ def test_spikes_are_in_the_ledger_and_no_other_row_is_as_large(dirty: tuple[Any,
         .sql(f"SELECT min(units::INT), count(*) FROM sales WHERE {spike.format('IN')}")
         .fetchall()
     )
-    others = f"SELECT max(units::INT) FROM sales WHERE {spike.format('NOT IN')} AND units <> '2147483647'"
+    others = (
+        f"SELECT max(units::INT) FROM sales WHERE {spike.format('NOT IN')}"
+        " AND units <> '2147483647'"
+    )
     [(largest,)] = dirty[0].sql(others).fetchall()
     assert count == 28
     assert largest < 1000 <= least
@@ -241,9 +247,11 @@ def test_the_contract_knows_the_former_names_that_the_dirt_uses() -> None:
 def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(
     dirty: tuple[Any, Paths],
 ) -> None:
-    of_kind = """SELECT l.kind, count(*), max(units::BIGINT), count(DISTINCT price), count(DISTINCT week),
+    of_kind = """SELECT l.kind, count(*), max(units::BIGINT), count(DISTINCT price),
+          count(DISTINCT week),
         corr(price::DOUBLE, epoch(week::DATE)) > 0.999
-        FROM sales JOIN ledger AS l ON l.row_id = sales.row_id::BIGINT AND l.policy = 'KEEP' AND l.kind <> 'stamp_with_a_zone' GROUP BY 1"""
+        FROM sales JOIN ledger AS l ON l.row_id = sales.row_id::BIGINT
+          AND l.policy = 'KEEP' AND l.kind <> 'stamp_with_a_zone' GROUP BY 1"""
     shapes = {kind: facts for kind, *facts in dirty[0].sql(of_kind).fetchall()}
     assert shapes["one_week_only"][0] == 1
     assert shapes["never_sold"][1] == 0
@@ -260,7 +268,8 @@ def test_voice_and_cells_are_soiled_where_the_ledger_says(dirty: tuple[Any, Path
     named = (
         dirty[0]
         .sql(
-            "SELECT kind, list(key ORDER BY key) FROM ledger WHERE source <> 'bundle_sales' GROUP BY 1"
+            "SELECT kind, list(key ORDER BY key) FROM ledger"
+            " WHERE source <> 'bundle_sales' GROUP BY 1"
         )
         .fetchall()
     )

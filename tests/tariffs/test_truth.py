@@ -1,4 +1,4 @@
-"""On data whose truth is known: are the elasticities right, and are the intervals as wide as they say?"""
+"""On data with known truth: elasticities are right, and intervals have their nominal coverage."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def true_lift(priced: Any, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def dial(medium: Any) -> dict[float, dict[str, float]]:
-    """Turn z: the true lift in margin, the share of units moved, and the share of units that lose by it."""
+    """Return by z: true lift in margin, share of units moved, share of units that lose."""
     turned = {}
     for z in (0.0, 0.5, 0.84, 1.28, 1.96):
         slab = replace(

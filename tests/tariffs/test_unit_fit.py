@@ -166,7 +166,7 @@ def test_a_good_week_of_a_small_unit_is_no_spike() -> None:
 
 
 def test_a_week_of_deep_discount_is_no_spike() -> None:
-    """Ninety points off, where a minute's price answers as e^(-2.5 x): nine times the minutes, and all of them true."""
+    """Ninety points off, with demand e^(-2.5 x): nine times the minutes, which is no spike."""
     x = np.array([0.0, 0.0, 0.0, 0.0, -0.9])
     assert plausible(4000 * np.exp(-2.5 * x), x, np.array([0, 5])).all()
 

@@ -1,4 +1,4 @@
-"""Voice discounts: classes, points of step, and the room in the cell."""
+"""Voice discounts: classes, steps in points, and the capacity of cells."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_published_discount_fits_the_cell_or_is_none_or_is_the_control(demo: A
 def test_an_empty_hour_without_latent_demand_gets_less_than_the_rule_gives(
     medium: Any,
 ) -> None:
-    """Quiet nights on the highway sell nothing more at any price: the operator's rule gives 75 points there."""
+    """Quiet nights on the highway gain nothing at any price: the rule gives 75 points there."""
     prices, slab = medium.voice_prices, medium.voice
     first = slab.offsets[:-1]
     dead = (
@@ -117,6 +117,6 @@ def test_capacity_has_a_price_exactly_where_a_full_cell_limits_a_discount(
     assert (prices["capacity_price"][~full] == 0).all()
     paid = prices["capacity_price"] > 0
     assert paid.sum() > 0.5 * full.sum()
-    # at that cost of a minute the price that capacity enforced is the best one: its margin is 1 / |elasticity|
+    # at that cost of a minute the enforced price is the best one: its margin is 1 / |elasticity|
     margin = prices["price"] - prices["unit_cost"] - prices["capacity_price"]
     assert margin[paid] == pytest.approx(-(prices["current_price"] / prices["elasticity"])[paid])

@@ -1,4 +1,7 @@
-"""Intervals, promises and totals in small worlds, where the prior itself is in doubt: a short form of `benchmarks.tariffs_worlds`."""
+"""Intervals, promises and totals in small worlds with an uncertain prior.
+
+A short form of `benchmarks.tariffs_worlds`.
+"""
 
 from __future__ import annotations
 
