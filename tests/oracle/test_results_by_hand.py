@@ -96,7 +96,7 @@ def rank(value: Any) -> Any:
     return (0, value.encode() if isinstance(value, str) else value)
 
 
-def by_hand(
+def expected(
     table: Sequence[dict[str, Any]],
     unit: Sequence[str],
     order_by: Sequence[str],
@@ -171,7 +171,7 @@ ECHO = Model("echo", unit=("place",), order_by=("week",), work=echo)
 @LIGHT
 @given(table=tables, packing=packings, seed=st.integers(0, 3))
 @example(table=[dict.fromkeys(SCHEMA.names) | {"week": 0}], packing=(0, 1), seed=0)
-def test_every_value_of_every_row_comes_through_in_canonical_order(
+def test_every_value_of_every_row_arrives_in_canonical_order(
     runner: InProcessRunner, table: list[dict[str, Any]], packing: tuple[int, int], seed: int
 ) -> None:
     found = runner.results(
@@ -182,7 +182,7 @@ def test_every_value_of_every_row_comes_through_in_canonical_order(
     )
     wanted = [
         {**row, "seq": seq}
-        for _, group in by_hand(table, ("place",), ("week",), SCHEMA.names)
+        for _, group in expected(table, ("place",), ("week",), SCHEMA.names)
         for seq, row in enumerate(group)
     ]
     assert_same(found.to_pylist(), wanted)
@@ -220,7 +220,7 @@ def test_any_columns_may_be_the_key(
         found.to_pylist(),
         [
             {**dict(zip(unit, key, strict=True)), "rows": len(group)}
-            for key, group in by_hand(table, unit, (), SCHEMA.names)
+            for key, group in expected(table, unit, (), SCHEMA.names)
         ],
     )
 
@@ -307,7 +307,7 @@ def test_every_form_of_rows_gives_the_same_answer(
             "week": key[1],
             **facts(*([row[n] for row in group] for n in ("week", "x", "word"))),
         }
-        for key, group in by_hand(table, ("place", "week"), ("x",), SCHEMA.names)
+        for key, group in expected(table, ("place", "week"), ("x",), SCHEMA.names)
     ]
     assert_same(found.to_pylist(), wanted)
 

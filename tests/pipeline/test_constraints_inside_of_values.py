@@ -74,9 +74,9 @@ def test_a_row_of_a_source_is_rejected_for_one_value(
     contract = dataclasses.make_dataclass("Row", [("n", int), ("v", kind | None)])
     table = pa.table({"n": [0, 1, 2], "v": pa.array([good, bad, None], arrow)})
     run = runner.source(Source("s", contract, max_rejected=3), table)
-    verdict = run.validate()[0]
-    assert (verdict.accepted, verdict.rejected) == (2, 1)
-    assert verdict.findings[0].words.startswith("must hold ")
+    result = run.validate()[0]
+    assert (result.accepted, result.rejected) == (2, 1)
+    assert result.findings[0].words.startswith("must hold ")
 
 
 @CASES
@@ -178,6 +178,6 @@ class Whole(pydantic.BaseModel):
 def test_a_check_that_sql_cannot_do_is_refused_with_the_declaration(
     declared: type, words: str
 ) -> None:
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as caught:
         read_contract(declared)
-    assert words in f"{told.value.message} {told.value.problems}"
+    assert words in f"{caught.value.message} {caught.value.problems}"

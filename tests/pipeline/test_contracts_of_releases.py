@@ -103,14 +103,14 @@ def test_a_value_that_its_type_holds_is_published(
     assert release(runner, values, kind) == wanted
 
 
-def test_the_reason_names_the_value_what_it_would_be_and_its_row(runner: InProcessRunner) -> None:
+def test_the_reason_has_the_value_its_changed_form_and_its_row(runner: InProcessRunner) -> None:
     with pytest.raises(
         PublishRefused,
         match=r"; the first is 9007199254740993, "
         r"which would become 9007199254740992\.0, where n = 1",
-    ) as told:
+    ) as caught:
         release(runner, ["1", "9007199254740993::BIGINT", "9007199254740995::BIGINT"], float)
-    assert "2 rows" in told.value.problems[0]
+    assert "2 rows" in caught.value.problems[0]
 
 
 def test_a_bound_is_held_against_the_value_as_the_query_gave_it(runner: InProcessRunner) -> None:

@@ -44,9 +44,9 @@ def read(
 ) -> tuple[Any, list[Any], list[Any]]:
     """The verdict on a file, its accepted rows, and the reasons of the rejected ones."""
     run = runner.source(Source("s", contract, csv=csv, max_rejected=limit), path)
-    (verdict,) = run.validate()
-    rejects = [row["__reason"] for row in run.rejects("s")] if verdict.rejected else []
-    return verdict, [tuple(row.values()) for row in run.accepted("s")], rejects
+    (result,) = run.validate()
+    rejects = [row["__reason"] for row in run.rejects("s")] if result.rejected else []
+    return result, [tuple(row.values()) for row in run.accepted("s")], rejects
 
 
 def written(rows: list[list[str]], **how: Any) -> list[bytes]:
@@ -86,7 +86,7 @@ def tables(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str]]]:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(table=tables(), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-def test_what_the_csv_module_writes_is_read_back_exactly(
+def test_the_output_of_the_csv_module_is_read_back_exactly(
     runner: InProcessRunner,
     tmp_path: Path,
     table: tuple[dict[str, Any], list[list[str]]],
@@ -103,9 +103,9 @@ def test_what_the_csv_module_writes_is_read_back_exactly(
     said = (
         Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
     )  # a name alone does not tell it
-    verdict, found, _ = read(runner, tmp_path / "a.csv", said, contract, limit=0)
+    result, found, _ = read(runner, tmp_path / "a.csv", said, contract, limit=0)
     assert [[value or "" for value in row] for row in found] == rows
-    assert verdict.csv[0]["delimiter"] == how["delimiter"]
+    assert result.csv[0]["delimiter"] == how["delimiter"]
 
 
 @pytest.mark.parametrize("block", [1, 50, 2**18])
@@ -134,7 +134,7 @@ def test_a_scan_in_blocks_of_any_size_finds_the_same_records(
     )
 
 
-def test_endings_compressions_and_encodings_are_told_by_the_bytes(
+def test_line_ends_compression_and_encoding_are_detected_from_bytes(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     sink = pa.BufferOutputStream()
@@ -172,12 +172,12 @@ def test_endings_compressions_and_encodings_are_told_by_the_bytes(
         ("single.csv", TEXT.replace("Müller", "'Müller'").encode(), Csv(quote="'")),
     ):
         (tmp_path / name).write_bytes(data)
-        verdict, rows, _ = read(runner, tmp_path / name, said, limit=0)
+        result, rows, _ = read(runner, tmp_path / name, said, limit=0)
         assert rows == ROWS, name
-        assert verdict.accepted == 2
+        assert result.accepted == 2
 
 
-def test_a_delimiter_that_the_header_leaves_open_is_told_by_the_rows(
+def test_a_delimiter_is_detected_from_rows_if_the_header_has_none(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for head, rows in (
@@ -185,8 +185,8 @@ def test_a_delimiter_that_the_header_leaves_open_is_told_by_the_rows(
         ("a|b;c|d", "1|2;5|3\nbad\n4|5|6\n1|5|6\n"),
     ):
         (tmp_path / "a.csv").write_text(f"{head}\n{rows}")
-        verdict, _, _ = read(runner, tmp_path / "a.csv")
-        assert verdict.csv[0]["delimiter"] == re.sub("[^,|]", "", head)[0], head
+        result, _, _ = read(runner, tmp_path / "a.csv")
+        assert result.csv[0]["delimiter"] == re.sub("[^,|]", "", head)[0], head
     (tmp_path / "a.csv").write_text("a;b,c\nx\n")
     with pytest.raises(
         SourceError, match="cannot be told: comma and semicolon fit alike"
@@ -202,15 +202,13 @@ def test_files_written_in_different_ways_are_one_source(
     (tmp_path / "b.csv").write_text('name;shop;sold\n"Grün; Söhne";S2;3\n"torn;S2;4\nx;S3;5\n')
     (tmp_path / "c.csv").write_bytes(gzip.compress(b"shop,name\nS4,y\n"))
     (tmp_path / "d.csv").write_bytes(b"")
-    verdict, rows, rejects = read(runner, tmp_path)
+    result, rows, rejects = read(runner, tmp_path)
     assert sorted(rows) == sorted(
         [*ROWS, ("S2", "Grün; Söhne", 3), ("S3", "x", 5), ("S4", "y", None)],
         key=lambda row: row[0],
     )
     assert rejects == ["malformed line 3: a quote that is not closed"]
-    assert [
-        (facts["delimiter"], facts["compression"], facts["files"]) for facts in verdict.csv
-    ] == [
+    assert [(facts["delimiter"], facts["compression"], facts["files"]) for facts in result.csv] == [
         (",", None, 1),
         (";", None, 1),
         (",", "gzip", 1),
@@ -356,7 +354,7 @@ def large() -> list[str]:
         'A0,x"\n',
     ],
 )
-def test_neither_size_nor_threads_change_what_a_torn_line_costs(
+def test_size_and_threads_do_not_change_the_cost_of_a_malformed_line(
     tmp_path: Path, large: list[str], torn: str
 ) -> None:
     head, middle = "shop,product,sold\n", len(large) // 2
@@ -400,7 +398,7 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
         (tmp_path / "a.csv").write_text(
             'a,b,c\n1,"pipe 5,2\n' + "3,x,4\n" * between + '5,pipe 5",6\n7,y,8\n'
         )
-        verdict, rows, rejects = read(runner, tmp_path / "a.csv")
+        result, rows, rejects = read(runner, tmp_path / "a.csv")
         if between:
             assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
             assert rejects == [
@@ -408,7 +406,7 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
             ]
         else:
             assert rows == [(1, "pipe 5,2\n5,pipe 5", 6), (7, "y", 8)]
-            assert [words for facts in verdict.csv for words in in_words(facts)] == [
+            assert [words for facts in result.csv for words in in_words(facts)] == [
                 (
                     "CSV: 1 quoted values run over lines that could be rows; the first begins in "
                     f"line 2 of {tmp_path / 'a.csv'} (if a quote is missing there: "
@@ -420,7 +418,7 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
         assert rejects == ["malformed line 2: a quote that is not closed on its line"]
 
 
-def test_what_is_left_of_a_damaged_value_is_no_row(runner: InProcessRunner, tmp_path: Path) -> None:
+def test_the_rest_of_a_damaged_value_is_not_a_row(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('a,b\nx,"two\nli"nes",3\ny,4\n"p\nq",5,6\nz,7\n')
     _, rows, rejects = read(runner, tmp_path / "a.csv")
     assert rows == [("y", 4), ("z", 7)]
@@ -482,7 +480,7 @@ def others(folder: Path) -> Iterator[tuple[bytes, str]]:
     yield b"\n\n", "s is empty"
 
 
-def test_a_file_that_is_no_csv_is_refused_with_what_it_is(
+def test_a_file_that_is_not_csv_is_refused_with_its_real_type(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     for content, words in others(tmp_path):
@@ -568,7 +566,7 @@ STRAY = st.lists(LINES, min_size=1, max_size=30)
 
 @settings(max_examples=300, deadline=None)
 @given(STRAY, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_quotes_inside_values_are_taken_as_they_are_line_by_line(
+def test_quotes_inside_values_are_literal_line_by_line(
     rows: list[list[str]], end: str, trailing: bool
 ) -> None:
     lines = [",".join([*row, *([""] if trailing else [])]) + end for row in rows]

@@ -77,7 +77,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("several", [False, True])
-def test_a_file_that_is_no_parquet_is_named_with_what_it_is(
+def test_a_file_that_is_not_parquet_is_named_with_its_real_type(
     runner: InProcessRunner, tmp_path: Path, kind: str, several: bool
 ) -> None:
     change, words = OTHERS[kind]
@@ -118,10 +118,10 @@ def run_steps(run: Any) -> None:
 
     from hundredfold.pipeline.validate import naming_damage
 
-    verdicts = run.validate()
+    results = run.validate()
     with ExitStack() as stack:
-        for verdict in verdicts:
-            stack.enter_context(naming_damage(verdict.source, verdict.files, run.warehouse))
+        for result in results:
+            stack.enter_context(naming_damage(result.source, result.files, run.warehouse))
         run.prepare("m")
 
 

@@ -56,7 +56,7 @@ TABLE = pa.table({"k": ["a", "b"]})
             publish=Publish("m", query="SELECT 1")), "used twice"),
     ],
 )  # fmt: skip
-def test_a_wrong_declaration_says_what_was_wanted(declare: Any, words: str) -> None:
+def test_the_error_for_a_wrong_declaration_has_the_wanted_value(declare: Any, words: str) -> None:
     with pytest.raises(JobError, match=words):
         declare()
 
@@ -79,7 +79,7 @@ def test_one_source_and_one_model_need_no_list() -> None:
         ({"as_of": "soon"}, "wanted a date or time"),
     ],
 )
-def test_a_wrong_argument_of_run_says_what_was_wanted(
+def test_the_error_for_a_wrong_argument_of_run_has_the_wanted_value(
     tmp_path: Path, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -87,12 +87,12 @@ def test_a_wrong_argument_of_run_says_what_was_wanted(
 
 
 @pytest.mark.parametrize("limit", ["3", -1, float("nan"), 1.5])
-def test_a_wrong_limit_of_a_run_is_told_before_it_begins(tmp_path: Path, limit: Any) -> None:
+def test_a_wrong_limit_of_a_run_is_refused_before_it_begins(tmp_path: Path, limit: Any) -> None:
     with pytest.raises(JobError, match="wanted a count"):
         hundredfold.run(JOB, {"s": TABLE}, home=tmp_path, max_failed=limit)
 
 
-def test_a_limit_given_by_hand_holds_a_run_back_that_publishes_nothing(tmp_path: Path) -> None:
+def test_a_limit_argument_holds_back_a_run_that_publishes_nothing(tmp_path: Path) -> None:
     def fails_once(rows: Any) -> dict[str, int]:
         return {"n": 1 // int(rows["v"][0] - 1)}
 
@@ -128,7 +128,7 @@ def test_a_run_resumes_only_with_the_declaration_it_was_prepared_with(tmp_path: 
         hundredfold.retry(home=tmp_path, job=job("v", False), accept_new_code=True)
 
 
-def test_keys_with_commas_and_nulls_are_told_apart() -> None:
+def test_keys_with_commas_and_nulls_are_distinct() -> None:
     keys = [("a,b", "c"), ("a", "b,c"), (None, ""), ("", None), ('say "x"', "y")]
     units = UnitList(
         pa.table({"p": [k[0] for k in keys], "q": [k[1] for k in keys], "__rows": [1] * len(keys)})
@@ -139,7 +139,7 @@ def test_keys_with_commas_and_nulls_are_told_apart() -> None:
         find_unit(units, "a,b,c", "m")
 
 
-def test_a_unit_whose_key_is_nan_is_given_its_own_result(tmp_path: Path) -> None:
+def test_a_unit_with_the_key_nan_receives_its_own_result(tmp_path: Path) -> None:
     def total(rows: Any) -> dict[str, float]:
         return {"total": float(rows["v"].sum())}
 

@@ -140,9 +140,7 @@ def test_a_name_twice_in_one_object_is_refused_with_its_line(
     assert "jq" not in str(caught.value.hint)  # which is for arrays
 
 
-def test_the_hint_about_arrays_is_given_for_arrays_alone(
-    runner: InProcessRunner, tmp_path: Path
-) -> None:
+def test_the_hint_about_arrays_is_only_for_arrays(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('[{"a": 1}, {"a": 2}]')
     with pytest.raises(SourceError, match="one JSON array") as caught:
         read(runner, tmp_path / "x.jsonl")

@@ -67,7 +67,7 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
     if all(len(set(table.column(name).to_pylist()) - {None}) for name in unit):
         assert isinstance(found, DenseIndex)  # or this test compares SQL with itself
     assert listed(found).equals(listed(wanted))
-    assert told(found, warehouse) == told(wanted, warehouse)
+    assert numbers_of_rows(found, warehouse) == numbers_of_rows(wanted, warehouse)
     for name in (*found.tables, *wanted.tables):
         warehouse.drop(name)
         with pytest.raises(QueryError, match="does not exist"):
@@ -81,7 +81,7 @@ def listed(numbering: Any, rows: int = 3) -> pa.Table:
     return units
 
 
-def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
+def numbers_of_rows(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
     """The number of each row's unit."""
     chunks = list(warehouse.stream(numbering.query(["row"])))
     return {
@@ -104,14 +104,14 @@ def told(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
     ],
     ids=["far", "float", "time", "uint64", "nulls"],
 )
-def test_keys_of_every_kind_are_told(warehouse: DuckWarehouse, key: pa.Array) -> None:
+def test_keys_of_every_type_are_numbered(warehouse: DuckWarehouse, key: pa.Array) -> None:
     warehouse.register("keyed", pa.table({"k": key, "row": [0, 1, 2]}))
     select = "SELECT * FROM keyed"
     found = number_units("m", ["k"], select, warehouse.columns(select), warehouse)
     assert listed(found).equals(listed(JoinIndex(["k"], select, warehouse)))
 
 
-def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
+def test_many_texts_are_numbered_in_sql(warehouse: DuckWarehouse) -> None:
     warehouse.register(
         "keyed", pa.table({"k": pa.array([f"customer {n:06d}" for n in range(70_000)])})
     )
@@ -122,7 +122,7 @@ def test_many_texts_are_told_by_sql(warehouse: DuckWarehouse) -> None:
     assert listed(found, 1000).num_rows == 70_000
 
 
-def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehouse) -> None:
+def test_numbers_too_many_for_the_memory_are_numbered_in_sql(warehouse: DuckWarehouse) -> None:
     warehouse.register("keyed", pa.table({"k": pa.array(range(100_000), pa.int64())}))
     select = "SELECT * FROM keyed"
     for memory, kind in ((2**20, JoinIndex), (2**23, DenseIndex), (None, DenseIndex)):
@@ -131,7 +131,7 @@ def test_numbers_too_many_for_the_memory_are_told_by_sql(warehouse: DuckWarehous
         assert listed(found, 30_000).num_rows == 100_000
 
 
-def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse) -> None:
+def test_keys_of_too_many_combinations_are_numbered_in_sql(warehouse: DuckWarehouse) -> None:
     some = pa.array(range(0, 10_000, 3), pa.int64())
     warehouse.register("keyed", pa.table({"a": some, "b": some, "c": some}))
     found = number_units(
@@ -144,7 +144,7 @@ def test_keys_of_too_many_combinations_are_told_by_sql(warehouse: DuckWarehouse)
     assert isinstance(found, JoinIndex)
 
 
-def test_a_key_that_was_not_there_when_units_were_counted_is_told(warehouse: DuckWarehouse) -> None:
+def test_a_key_that_appears_after_units_were_counted_is_an_error(warehouse: DuckWarehouse) -> None:
     warehouse.register("keyed", pa.table({"k": [1, 2, 3]}))
     found = number_units(
         "m", ["k"], "SELECT * FROM keyed", warehouse.columns("SELECT * FROM keyed"), warehouse

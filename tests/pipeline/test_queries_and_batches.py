@@ -27,7 +27,7 @@ def count(rows: Unit) -> dict[str, Any]:
     return {"rows": rows.rows}
 
 
-def piece_of(
+def runner_of(
     runner: InProcessRunner, query: str | None, rows: pa.Table = ROWS, **declared: Any
 ) -> InProcessRun:
     model = Model("m", **{"unit": ("shop",), "work": count, "query": query, **declared})
@@ -72,10 +72,10 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("query", "declared", "words"), WRONG)
-def test_what_is_wrong_with_a_query_is_told(
+def test_the_error_of_a_query_has_its_cause(
     runner: InProcessRunner, query: str, declared: dict[str, Any], words: str
 ) -> None:
-    run = piece_of(runner, query, **declared)
+    run = runner_of(runner, query, **declared)
     with pytest.raises(QueryError, match=words) as caught:
         run.all()
     assert caught.value.hint or "LINE" in str(caught.value)
@@ -95,7 +95,7 @@ def test_what_is_wrong_with_a_query_is_told(
     ],
 )
 def test_a_query_may_be_written_in_any_way(runner: InProcessRunner, query: str) -> None:
-    run = piece_of(runner, query)
+    run = runner_of(runner, query)
     run.all()
     assert run.results("m").to_pylist() == [{"shop": "a", "rows": 2}, {"shop": "b", "rows": 1}]
 
@@ -134,7 +134,9 @@ def test_columns_of_every_type_come_through(
         pytest.skip("no key")
     query = f"SELECT 1 AS one, week % 2 AS odd, CAST({value} AS {kind}) AS v FROM sales"
     work = lambda rows: {"seen": [str(v) for v in rows["v"]], "rows": rows.rows}  # noqa: E731
-    run = piece_of(runner, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",))
+    run = runner_of(
+        runner, query, unit=("v",) if as_key else ("one",), work=work, order_by=("odd",)
+    )
     run.all()
     assert run.failures("m") == []
     assert sum(row["rows"] for row in run.results("m").to_pylist()) == 3
@@ -144,7 +146,7 @@ def test_columns_of_every_type_come_through(
 @pytest.mark.parametrize(
     "form", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.Table", "dict", "hundredfold.Unit"]
 )
-def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
+def test_a_query_with_only_the_key_works_in_every_row_form(
     runner: InProcessRunner, form: str, many: bool
 ) -> None:
     def work(rows: Any) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
         return {"n": len(rows["shop"])}
 
     work.__annotations__["rows"] = form
-    run = piece_of(runner, "SELECT shop FROM sales", work=work, batched=many).all()
+    run = runner_of(runner, "SELECT shop FROM sales", work=work, batched=many).all()
     assert run.failures("m") == []
     assert run.results("m").select(["shop", "n"]).to_pylist() == [
         {"shop": "a", "n": 2},
@@ -167,7 +169,7 @@ def test_a_query_of_nothing_but_the_key_comes_through_in_every_form(
 
 def test_both_zeros_are_one_key_and_every_nan_is_one(runner: InProcessRunner) -> None:
     rows = pa.table({"shop": [0.0, -0.0, math.nan, -math.nan, None, 1.0]})
-    run = piece_of(runner, None, rows)
+    run = runner_of(runner, None, rows)
     run.all()
     found = run.results("m")
     assert [str(v) for v in found.column("shop").to_pylist()] == ["0.0", "1.0", "nan", "None"]
@@ -178,14 +180,14 @@ def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(
     runner: InProcessRunner,
 ) -> None:
     query = "SELECT shop, x FROM sales, range(2000) WHERE random() < 0.5"
-    run = piece_of(runner, query)
+    run = runner_of(runner, query)
     run.validate()
     manifest = run.prepare("m")
     assert sum(batch.rows for batch in manifest.batches) == manifest.rows
 
 
-def test_a_second_prepare_takes_what_is_there(runner: InProcessRunner) -> None:
-    run = piece_of(runner, "SELECT *, random() AS chance FROM sales")
+def test_a_second_prepare_returns_the_existing_manifest(runner: InProcessRunner) -> None:
+    run = runner_of(runner, "SELECT *, random() AS chance FROM sales")
     run.validate()
     assert run.prepare("m") == run.prepare("m", parts=50)
 
@@ -231,7 +233,7 @@ def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(runner: InProc
     rows = pa.table(
         {"shop": np.repeat(np.arange(401), sizes), "x": np.arange(sum(sizes), dtype=float)}
     )
-    run = piece_of(runner, None, rows)
+    run = runner_of(runner, None, rows)
     run.validate()
     manifest = run.prepare("m", batch_bytes=2**13)
     giant = manifest.batch_of(200)
@@ -273,7 +275,7 @@ def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: An
     runner.close()
 
 
-def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -> None:
+def test_a_row_group_that_is_too_large_is_named_with_a_hint(tmp_path: Any) -> None:
     runner, values = (
         InProcessRunner(tmp_path, memory=96 * 2**20),
         np.random.default_rng(1).random(60_000),
@@ -303,7 +305,7 @@ def test_a_row_group_that_is_too_large_is_named_with_what_to_do(tmp_path: Any) -
 
 
 def test_more_units_than_the_memory_holds_are_refused(runner: InProcessRunner) -> None:
-    run = piece_of(runner, "SELECT range AS shop FROM sales, range(50000)")
+    run = runner_of(runner, "SELECT range AS shop FROM sales, range(50000)")
     run.validate()
     with pytest.raises(HomeError, match="m has 50,000 units") as caught:
         run.prepare("m", memory=2**20)
@@ -319,7 +321,7 @@ def test_the_list_of_units_with_long_keys_is_never_held_whole(runner: InProcessR
         "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) "
         "WHERE x = 1"
     )
-    run = piece_of(runner, query)
+    run = runner_of(runner, query)
     run.validate()
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
@@ -339,7 +341,7 @@ def test_results_of_any_number_of_rows_have_the_keys_of_their_units(
         number = int(rows.key[0].removeprefix("shop "))
         return {"n": np.full((number + rows_each) % 3, number)}
 
-    run = piece_of(
+    run = runner_of(
         runner, "SELECT 'shop ' || i AS shop FROM range(500) AS r(i), sales WHERE x = 1", work=some
     )
     run.validate()

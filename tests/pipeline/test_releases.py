@@ -185,7 +185,7 @@ def test_the_query_sees_the_run(runner: InProcessRunner) -> None:
         ("SELECT shop, prize FROM prices", "the query of table cannot run"),
     ],
 )
-def test_a_publishing_query_that_does_not_give_the_contract_is_told(
+def test_a_publishing_query_must_have_the_columns_of_the_contract(
     runner: InProcessRunner, query: str, words: str
 ) -> None:
     run = run_job(runner, "wrong", query)

@@ -134,12 +134,12 @@ FORMS = [
 
 
 @pytest.mark.parametrize("take", FORMS)
-def test_a_result_of_all_rows_is_given_to_every_unit(runner: InProcessRunner, take: Any) -> None:
+def test_a_result_of_all_rows_is_passed_to_every_unit(runner: InProcessRunner, take: Any) -> None:
     assert got(run_job(runner, fit, take)) == [[10.0, 1.0, 2.0, 3.0, 4.0]] * 4
 
 
 @pytest.mark.parametrize("take", FORMS)
-def test_a_coarser_unit_is_given_its_own_rows_and_a_null_key_too(
+def test_a_coarser_unit_receives_its_rows_also_for_a_null_key(
     runner: InProcessRunner, take: Any
 ) -> None:
     assert got(run_job(runner, fit, take, unit=("a",))) == [
@@ -159,7 +159,7 @@ def test_a_key_in_another_order_finds_its_own_rows(runner: InProcessRunner) -> N
     ]
 
 
-def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(runner: InProcessRunner) -> None:
+def test_a_unit_whose_earlier_unit_failed_fails_with_that_reason(runner: InProcessRunner) -> None:
     def fragile(rows: Unit) -> Prior:
         if rows.key == ("y",):
             raise ValueError("no")
@@ -180,7 +180,7 @@ def test_a_unit_whose_earlier_unit_failed_fails_and_says_so(runner: InProcessRun
     )
 
 
-def test_many_units_are_given_one_value_each_or_the_one_of_all(runner: InProcessRunner) -> None:
+def test_batched_units_receive_a_value_each_or_the_common_one(runner: InProcessRunner) -> None:
     def each(rows: Units, prior: Prior) -> dict[str, Any]:
         return {"got": [p.mean for p in prior]}  # type: ignore[attr-defined]
 
@@ -226,7 +226,7 @@ def test_several_rows_want_a_list_or_a_table(runner: InProcessRunner) -> None:
     )
 
 
-def test_a_finer_model_is_given_whole(runner: InProcessRunner) -> None:
+def test_the_results_of_a_finer_model_are_passed_whole(runner: InProcessRunner) -> None:
     models = [
         Model("price", unit=("a", "b"), work=lambda rows: {"p": float(rows["v"][0])}),
         Model("total", unit=("a",), work=total),
@@ -257,7 +257,7 @@ def test_a_later_query_may_read_an_earlier_models_results(runner: InProcessRunne
     ]
 
 
-def test_an_annotation_that_is_no_form_of_results_is_told(runner: InProcessRunner) -> None:
+def test_an_annotation_that_is_no_form_of_results_is_refused(runner: InProcessRunner) -> None:
     def odd(rows: Unit, prior: complex) -> dict[str, Any]:
         return {}
 
@@ -286,7 +286,7 @@ KEYS = (
     kept=st.sampled_from([0, 500, 2**25]),
     asked=st.randoms(use_true_random=False),
 )
-def test_each_unit_is_given_the_rows_of_its_key(
+def test_each_unit_receives_the_rows_of_its_key(
     rows: list[Any],
     wanted: list[Any],
     group: int,

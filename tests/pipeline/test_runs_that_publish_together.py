@@ -202,7 +202,7 @@ def test_a_rollback_that_another_overtakes_is_refused(runs: Runs) -> None:
     assert refused > 5
 
 
-def test_a_run_that_fails_while_publishing_is_in_nobodys_way(runs: Runs) -> None:
+def test_a_run_that_fails_while_publishing_blocks_no_other_run(runs: Runs) -> None:
     """At each of its calls to the store in turn; it is resumed after another run has published."""
 
     class LostError(Exception): ...

@@ -65,7 +65,7 @@ def test_the_size_of_a_value_is_the_same_wherever_a_column_is_cut(name: str) -> 
     check()
 
 
-def test_what_is_stored_under_a_null_does_not_count() -> None:
+def test_bytes_stored_under_a_null_do_not_count() -> None:
     missing = pa.array([False, True])
     texts = pa.array(["a", "long enough to be seen"])
     pairs = pa.array([["a", "b"], ["c", "long enough to be seen"]], pa.list_(pa.string(), 2))
@@ -85,7 +85,7 @@ def test_what_is_stored_under_a_null_does_not_count() -> None:
         ), column.type
 
 
-def test_row_groups_do_not_depend_on_how_rows_of_fixed_lists_came(
+def test_row_groups_do_not_depend_on_the_batches_of_fixed_lists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rowgroups, "MAX_ROW_GROUP_BYTES", 4_000)

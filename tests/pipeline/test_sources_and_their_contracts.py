@@ -61,13 +61,13 @@ def table(*changes: dict[str, Any]) -> pa.Table:
 
 def check(runner: InProcessRunner, source: Source, place: Any) -> tuple[Any, InProcessRun]:
     run = runner.source(source, place)
-    (verdict,) = run.validate()
-    rejects = run.rejects(source.name) if verdict.rejected or verdict.dropped else []
-    assert verdict.rows == verdict.accepted + verdict.rejected + verdict.dropped
-    assert len(rejects) == verdict.rejected + verdict.dropped
-    assert sum(row["__counts"] for row in rejects) == verdict.rejected
-    assert len(run.accepted(source.name)) == verdict.accepted
-    return verdict, run
+    (result,) = run.validate()
+    rejects = run.rejects(source.name) if result.rejected or result.dropped else []
+    assert result.rows == result.accepted + result.rejected + result.dropped
+    assert len(rejects) == result.rejected + result.dropped
+    assert sum(row["__counts"] for row in rejects) == result.rejected
+    assert len(run.accepted(source.name)) == result.accepted
+    return result, run
 
 
 def reasons(run: InProcessRun, source: str) -> list[tuple[int, str]]:
@@ -117,8 +117,8 @@ def test_a_folder_or_glob_is_all_its_files_and_each_counts_its_own_rows(
             HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else "")
         )
     for place in (tmp_path, tmp_path / "*.csv"):
-        verdict, run = check(runner, Source("sales", Sale, max_rejected=2), place)
-        assert (verdict.rows, verdict.accepted) == (5, 3)
+        result, run = check(runner, Source("sales", Sale, max_rejected=2), place)
+        assert (result.rows, result.accepted) == (5, 3)
         assert [(Path(row["__file"]).name, row["__row"]) for row in run.rejects("sales")] == [
             ("b.csv", 2),
             ("c.csv", 2),
@@ -142,10 +142,10 @@ def test_malformed_lines_are_rejected_and_counted_once(
     (tmp_path / "a.csv").write_text(
         HEAD + LINE + "1.5,business\n" + LINE.replace("\n", ",6,7\n") + LINE
     )
-    verdict, run = check(runner, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
-    assert (verdict.rows, verdict.accepted, verdict.rejected) == (4, 2, 2)
-    told = sorted(row["__reason"] for row in run.rejects("sales"))
-    assert [text[:17] for text in told] == ["malformed line 3:", "malformed line 4:"]
+    result, run = check(runner, Source("sales", Sale, max_rejected=2), tmp_path / "a.csv")
+    assert (result.rows, result.accepted, result.rejected) == (4, 2, 2)
+    caught = sorted(row["__reason"] for row in run.rejects("sales"))
+    assert [text[:17] for text in caught] == ["malformed line 3:", "malformed line 4:"]
     with pytest.raises(
         ContractError,
         match=r"2 of 4 rows break its contract.*\n"
@@ -158,8 +158,8 @@ def test_a_parquet_file_that_breaks_nothing_is_read_in_place(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
     pq.write_table(table({}, {}), tmp_path / "a.parquet")
-    verdict, run = check(runner, Source("sales", Sale), tmp_path / "a.parquet")
-    assert [entry[0] for entry in verdict.files] == [str((tmp_path / "a.parquet").resolve())]
+    result, run = check(runner, Source("sales", Sale), tmp_path / "a.parquet")
+    assert [entry[0] for entry in result.files] == [str((tmp_path / "a.parquet").resolve())]
     pq.write_table(table({}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="sales has changed since the run began"):
         run.validate()
@@ -185,7 +185,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_place_that_cannot_be_read_is_told(
+def test_a_location_that_cannot_be_read_is_an_error(
     runner: InProcessRunner, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -208,7 +208,7 @@ def test_a_place_that_cannot_be_read_is_told(
     assert "SELECT" not in str(caught.value)
 
 
-def test_what_is_no_table_is_told(runner: InProcessRunner) -> None:
+def test_an_object_that_is_not_a_table_is_an_error(runner: InProcessRunner) -> None:
     with pytest.raises(SourceError, match=r"sales: builtins\.int is no path and no table"):
         runner.source(Source("sales"), 3).validate()
     with pytest.raises(SourceError, match="several types in one column"):
@@ -365,7 +365,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "column", "reason"), TEXTS)
-def test_a_text_that_is_no_value_of_its_column_is_rejected_as_it_came(
+def test_a_text_that_is_no_value_of_its_column_is_rejected_unchanged(
     runner: InProcessRunner, tmp_path: Path, text: str, column: str, reason: str
 ) -> None:
     values = dict(zip(HEAD.strip().split(","), LINE.strip().split(","), strict=True)) | {
@@ -461,7 +461,7 @@ def test_the_error_shows_every_broken_check_in_the_words_of_the_house(
     )
 
 
-def test_all_missing_and_wrong_columns_are_told_at_once(runner: InProcessRunner) -> None:
+def test_all_missing_and_wrong_columns_are_reported_at_once(runner: InProcessRunner) -> None:
     with pytest.raises(SourceError) as caught:
         runner.source(
             Source("sales", Sale, not_future=["when"]),
@@ -500,9 +500,9 @@ def test_a_column_with_the_default_none_may_be_missing_and_is_null_then(
         ("old.parquet", [None], 0),
         ("new.csv", [0.5], 1),
     ):
-        verdict, run = check(runner, Source("sales", Younger, max_rejected=1), tmp_path / name)
+        result, run = check(runner, Source("sales", Younger, max_rejected=1), tmp_path / name)
         rows = run.accepted("sales")
-        assert ([row["margin"] for row in rows], verdict.rejected) == (wanted, rejected), name
+        assert ([row["margin"] for row in rows], result.rejected) == (wanted, rejected), name
         assert [row["note"] for row in rows] == [None], name
     with pytest.raises(SourceError, match="wanted"):
         check(
@@ -531,8 +531,8 @@ KEYED = pa.table(
 
 
 def test_copies_go_the_latest_stays_and_a_tie_is_rejected(runner: InProcessRunner) -> None:
-    verdict, run = check(runner, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
-    assert (verdict.copies, verdict.superseded, verdict.rejected) == (2, 1, 2)
+    result, run = check(runner, Source("s", unique=["k"], latest="at", max_rejected=2), KEYED)
+    assert (result.copies, result.superseded, result.rejected) == (2, 1, 2)
     assert sorted(reasons(run, "s")) == [
         (1, "superseded by a later row"),
         (2, "copy of another row"),
@@ -629,7 +629,7 @@ def test_references_in_a_circle_are_refused(runner: InProcessRunner) -> None:
         run.validate()
 
 
-def test_a_source_of_which_no_row_is_left_is_told(runner: InProcessRunner) -> None:
+def test_a_source_without_an_accepted_row_is_an_error(runner: InProcessRunner) -> None:
     with pytest.raises(
         ContractError, match=r"sales: all 2 rows were rejected\n  price must be > 0: 2"
     ):
@@ -638,7 +638,7 @@ def test_a_source_of_which_no_row_is_left_is_told(runner: InProcessRunner) -> No
         ).validate()
 
 
-def test_what_lies_after_as_of_is_rejected(runner: InProcessRunner) -> None:
+def test_a_time_after_as_of_is_rejected(runner: InProcessRunner) -> None:
     moment = dt.datetime.fromisoformat(AS_OF)
     days = [moment, moment + dt.timedelta(seconds=1), None]
     _, run = check(runner, Source("s", not_future=["at"], max_rejected=1), pa.table({"at": days}))
@@ -651,12 +651,12 @@ def test_clean_repairs_before_it_is_checked_and_is_counted(
     (tmp_path / "a.csv").write_text(
         HEAD + LINE + '"2,5",business,vx123,2025-01-01,1\nx,business,vx123,2025-01-01,1\n'
     )
-    verdict, run = check(
+    result, run = check(
         runner,
         Source("sales", Sale, clean={"price": "replace(price, ',', '.')"}, max_rejected=1),
         tmp_path / "a.csv",
     )
-    assert (verdict.repaired, [row["price"] for row in run.accepted("sales")]) == (1, [1.5, 2.5])
+    assert (result.repaired, [row["price"] for row in run.accepted("sales")]) == (1, [1.5, 2.5])
     assert run.rejects("sales")[0]["price"] == "x"
     [repair] = run.repairs("sales")
     assert [repair[name] for name in ("__row", "__column", "__before", "__after", "code")] == [
@@ -680,18 +680,18 @@ def test_every_repaired_value_is_reported_also_for_rejected_rows(
     )
     clean = {"k": "lower(trim(k))", "n": "replace(n, ',', '.')"}
     source = Source("s", unique=("k",), latest="at", clean=clean)
-    verdict, run = check(runner, source, rows)
-    told = [
+    result, run = check(runner, source, rows)
+    caught = [
         (r["__row"], r["__column"], r["__before"], r["__after"], r["at"]) for r in run.repairs("s")
     ]
-    assert told == [
+    assert caught == [
         (1, "k", " a", "a", 1),
         (1, "n", "1,5", "1.5", 1),
         (3, "k", "A ", "a", 3),
         (3, "n", "x,", "x.", 3),
         (4, "n", "3,5", "3.5", 4),
     ]
-    assert (verdict.repaired, verdict.superseded) == (3, 1)
+    assert (result.repaired, result.superseded) == (3, 1)
 
 
 def test_a_source_with_nothing_to_repair_leaves_no_file_of_repairs(runner: InProcessRunner) -> None:
@@ -710,7 +710,7 @@ def test_odd_column_names_are_names_like_any_other(runner: InProcessRunner, tmp_
         check(runner, Source("s", odd), tmp_path / "a.csv")
 
 
-def test_a_contract_that_says_too_little_names_every_field() -> None:
+def test_an_incomplete_contract_is_refused_with_every_field() -> None:
     @dataclass
     class Vague:
         a: object
@@ -805,15 +805,15 @@ TYPES = pa.schema(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rows=st.lists(RAW, min_size=1, max_size=12))
-def test_the_checks_in_sql_say_what_python_says_of_every_row(
+def test_the_checks_in_sql_agree_with_python_on_every_row(
     runner: InProcessRunner, rows: list[dict[str, Any]]
 ) -> None:
     rows = [
         *rows,
         {"a": 0.0, "b": None, "c": None, "d": "x", "e": "a", "f": None, "g": None, "h": 0.0},
     ]  # not all may be rejected
-    verdict, run = check(
+    result, run = check(
         runner, Source("s", Everything, max_rejected=1.0), pa.Table.from_pylist(rows, schema=TYPES)
     )
     bad = [number + 1 for number, row in enumerate(rows) if not passes(row)]
-    assert [number for number, _ in reasons(run, "s")] == bad if bad else verdict.rejected == 0
+    assert [number for number, _ in reasons(run, "s")] == bad if bad else result.rejected == 0

@@ -167,7 +167,7 @@ def _far_int96(path: Path) -> None:
     path.write_bytes(data.replace(bytes(8) + day, (1).to_bytes(8, "little") + day))
 
 
-def given_to_a_function(runner: InProcessRunner, path: Path) -> list[Any]:
+def received(runner: InProcessRunner, path: Path) -> list[Any]:
     """The column as the function is given it, as Python values; times of nanoseconds as whole
     numbers.
     """
@@ -187,12 +187,12 @@ def given_to_a_function(runner: InProcessRunner, path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_function_is_given_exactly_the_value_of_the_file(
+def test_a_function_receives_exactly_the_value_of_the_file(
     runner: InProcessRunner, tmp_path: Path, name: str
 ) -> None:
     write, wanted = READ[name]
     write(tmp_path / "x.parquet")
-    assert given_to_a_function(runner, tmp_path / "x.parquet") == wanted
+    assert received(runner, tmp_path / "x.parquet") == wanted
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -204,7 +204,7 @@ def test_a_type_that_would_change_is_refused_with_its_column(
     (tmp_path / "0.parquet").rename(tmp_path / "other.parquet")
     write(tmp_path / "x.parquet")
     with pytest.raises(SourceError, match=words) as caught:
-        given_to_a_function(runner, tmp_path / "x.parquet")
+        received(runner, tmp_path / "x.parquet")
     assert "x.parquet" in str(caught.value) or "24:00" in str(caught.value)
     assert caught.value.hint
 

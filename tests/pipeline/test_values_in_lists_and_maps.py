@@ -128,7 +128,7 @@ def test_a_value_of_another_form_is_rejected(
     ),
     st.booleans(),
 )
-def test_lists_of_texts_are_what_json_says(
+def test_lists_of_texts_are_those_of_json(
     runner: InProcessRunner,
     tmp_path_factory: pytest.TempPathFactory,
     lists: list[list[str | None]],

@@ -175,7 +175,7 @@ def test_a_missing_field_is_null_and_its_type_is_that_of_all_files(
     ]
 
 
-def test_a_contract_gives_types_to_what_it_names_alone(runner: InProcessRunner) -> None:
+def test_a_contract_gives_types_only_to_its_own_columns(runner: InProcessRunner) -> None:
     rows = read(
         runner,
         ['{"day": "2020-01-31", "n": 5, "x": [1.5, 2]}', '{"day": "infinity", "n": 6, "x": []}'],

@@ -96,7 +96,7 @@ WANTED: list[Any] = [
 
 
 @pytest.mark.parametrize(("values", "wanted"), list(zip(PLAIN, WANTED, strict=True)), ids=str)
-def test_values_of_one_kind_come_as_they_are(values: list[Any], wanted: list[Any]) -> None:
+def test_values_of_one_kind_are_unchanged(values: list[Any], wanted: list[Any]) -> None:
     assert as_table("s", with_objects(values)).column("v").to_pylist() == wanted
 
 
@@ -121,9 +121,9 @@ def test_values_of_one_kind_come_as_they_are(values: list[Any], wanted: list[Any
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_column_that_would_be_another_is_refused_in_a_source(frame: Any, words: str) -> None:
-    with pytest.raises(SourceError) as told:
+    with pytest.raises(SourceError) as caught:
         as_table("s", frame)
-    assert words in told.value.message
+    assert words in caught.value.message
 
 
 def test_masked_arrays_and_records_of_a_dict_are_exact() -> None:
@@ -178,7 +178,7 @@ NESTED = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(NESTED, min_size=1, max_size=4))
-def test_what_a_source_takes_comes_out_as_it_went_in(values: list[Any]) -> None:
+def test_the_values_of_a_source_are_unchanged(values: list[Any]) -> None:
     try:
         found = as_table("s", {"v": values}).column("v").to_pylist()
     except SourceError:

@@ -68,9 +68,9 @@ def test_a_type_that_would_come_out_as_another_is_refused(
         with pytest.raises(
             QueryError,
             match=rf"column v is of type {kind}.*, which would become another value",
-        ) as told:
+        ) as caught:
             run.all().publish()
-        assert publish is False or "write " in str(told.value.hint)
+        assert publish is False or "write " in str(caught.value.hint)
     assert current_version("types", runner.store) is None
 
 
@@ -183,7 +183,7 @@ def test_json_lines_hold_nan_and_infinity_as_texts(
         ]
 
 
-def test_csv_tells_an_empty_text_from_a_null(runner: InProcessRunner) -> None:
+def test_csv_distinguishes_an_empty_text_from_a_null(runner: InProcessRunner) -> None:
     run = runner.start(job("CASE WHEN n = 1 THEN '' END", publish=True, formats=("csv",)), s=ROWS)
     run.all().publish()
     assert [line.rsplit(",", 1)[1] for line in texts(run)["csv"].splitlines()] == ["v", '""', ""]

@@ -61,18 +61,18 @@ def test_a_value_that_contains_itself_is_refused_and_ends_no_process(kind: str) 
 
 
 @pytest.mark.parametrize("levels", [1, 2, 30, 64])
-def test_what_is_nested_and_ends_is_read(levels: int) -> None:
+def test_finite_nested_values_are_read(levels: int) -> None:
     for frame in (pd.DataFrame({"v": [deep(levels)]}), {"v": [deep(levels)]}):
         assert as_table("s", frame).column("v").to_pylist() == [deep(levels)]
 
 
-def test_what_is_nested_deeper_is_refused() -> None:
+def test_values_nested_too_deeply_are_refused() -> None:
     for levels in (65, 100_000):
         with pytest.raises(SourceError, match="more than 64 levels"):
             as_table("s", {"v": [deep(levels)]})
 
 
-def test_a_value_that_is_held_many_times_is_looked_at_once() -> None:
+def test_a_value_that_is_referenced_often_is_visited_once() -> None:
     value: Any = []
     for _ in range(40):
         value = [value, value]

@@ -153,7 +153,7 @@ def test_odd_numbers_are_rejected_and_fine_ones_are_not(runner: InProcessRunner)
     assert as_int[len(ODD) : len(ODD) + 8] == [7, 7, 7, 7, -7, 7, 7, 7]
 
 
-def test_infinity_is_a_value_only_where_the_contract_says_so(runner: InProcessRunner) -> None:
+def test_infinity_is_a_value_only_where_the_contract_allows_it(runner: InProcessRunner) -> None:
     column, written = (
         pa.array([1.5, math.inf, -math.inf, math.nan]),
         ["1.5", "inf", "-Infinity", "nan", "1e400", "1_0"],
@@ -326,7 +326,7 @@ class Dated:
     day: dt.date
 
 
-def test_the_reason_names_what_a_date_must_be(runner: InProcessRunner, tmp_path: Path) -> None:
+def test_the_reason_describes_a_valid_date(runner: InProcessRunner, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("day\n2020-01-31\ninfinity\n")
     with pytest.raises(
         ContractError, match=r"day  must be a date  1 row   first: row 2 \(infinity\)"

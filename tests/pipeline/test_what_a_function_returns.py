@@ -193,7 +193,7 @@ def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
         (ZeroDivisionError("by hand"), "by hand"),
     ],
 )
-def test_what_is_no_row_fails_that_unit_alone_and_is_told(
+def test_an_object_that_is_no_row_fails_only_its_unit_with_a_reason(
     runner: InProcessRunner, value: Any, words: str
 ) -> None:
     for single in (False, True):
@@ -333,13 +333,13 @@ IN_A_ROW: list[tuple[Any, Any]] = [
 def test_members_of_a_set_are_sorted_at_any_depth_of_a_row(
     runner: InProcessRunner, value: Any, wanted: Any
 ) -> None:
-    (row,) = given_back(runner, {"v": value})
+    (row,) = returned(runner, {"v": value})
     assert row["v"] == wanted
     assert not isinstance(wanted, dict) or list(row["v"]) == list(wanted)
 
 
 def test_two_nan_and_a_null_of_a_set_are_its_last_members(runner: InProcessRunner) -> None:
-    (row,) = given_back(runner, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
+    (row,) = returned(runner, {"v": {float("nan"), 1.0, None, float("-inf"), np.float64("nan")}})
     assert str(row["v"]) == "[-inf, 1.0, nan, nan, None]"
 
 
@@ -356,7 +356,7 @@ class Tagged:
 def test_a_set_is_sorted_where_a_contract_wants_a_list(runner: InProcessRunner) -> None:
     sets: Any = WORDS
     value = Tagged(sets, {"b": sets, "a": set()})  # type: ignore[dict-item]
-    (row,) = given_back(runner, value, returns=Tagged)
+    (row,) = returned(runner, value, returns=Tagged)
     assert (row["tags"], row["of"]) == (sorted(WORDS), [("b", sorted(WORDS)), ("a", [])])
 
 
@@ -368,7 +368,7 @@ def test_a_set_is_sorted_where_a_contract_wants_a_list(runner: InProcessRunner) 
 def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(
     runner: InProcessRunner, value: Any
 ) -> None:
-    assert given_back(runner, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
+    assert returned(runner, value) == [{"u": 0, "price": 1.0}, {"u": 0, "price": 2.0}]
 
 
 @pytest.mark.parametrize("column", [{1, 2}, {"a": 1, "b": 2}], ids=["set", "dict"])
@@ -590,7 +590,7 @@ def test_missing_and_extra_columns_are_named(runner: InProcessRunner) -> None:
     assert rows_of(run) == [{"u": 2, "price": 2.0, "label": None}]
 
 
-def test_what_loses_nothing_is_taken_for_the_contracts_type(runner: InProcessRunner) -> None:
+def test_a_lossless_value_is_converted_to_the_contracts_type(runner: InProcessRunner) -> None:
     @dataclass
     class Row:
         whole: int
@@ -724,7 +724,7 @@ def test_a_matrix_is_one_list_for_each_unit(runner: InProcessRunner) -> None:
     assert found.column("w").to_pylist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
 
 
-def test_a_column_unit_says_which_rows_are_whose(runner: InProcessRunner) -> None:
+def test_a_column_unit_assigns_rows_to_units(runner: InProcessRunner) -> None:
     found = runner.results(
         many(
             lambda _: {
@@ -739,7 +739,7 @@ def test_a_column_unit_says_which_rows_are_whose(runner: InProcessRunner) -> Non
     assert found.schema.field("day").type == pa.date32()
 
 
-def spoilt_by_one(rows: Units) -> dict[str, Any]:
+def with_one_invalid(rows: Units) -> dict[str, Any]:
     rows["x"][:] *= 2  # what a failed call leaves must not be seen by the next one
     if 3.0 in rows["x"] / 2:
         raise ValueError("three")
@@ -750,7 +750,7 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(runner: InProcessRunne
     job = Job(
         "one",
         sources=[Source("rows_in")],
-        models=[Model("m", unit=("u",), work=spoilt_by_one, batched=True)],
+        models=[Model("m", unit=("u",), work=with_one_invalid, batched=True)],
     )
     run = runner.start(job, rows_in=pa.table({"u": range(5), "x": [1.0, 2.0, 3.0, 4.0, 5.0]})).all()
     assert run.results("m").column("s").to_pylist() == [2.0, 4.0, 8.0, 10.0]
@@ -773,7 +773,7 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(runner: InProcessRunne
         (lambda _: 3.0, "returned float"),
     ],
 )
-def test_a_wrong_answer_for_many_units_says_what_was_wanted(
+def test_the_error_for_a_wrong_batched_result_has_the_wanted_form(
     runner: InProcessRunner, value: Any, words: str
 ) -> None:
     job = Job("one", sources=[Source("rows_in")], models=[many(value)])
@@ -813,7 +813,7 @@ class Mute(Exception):
         (pa.table([[1], [2]], names=["a", "a"]), "are the same"),
     ],
 )
-def test_what_cannot_even_be_told_fails_that_unit_and_no_process(
+def test_a_value_that_cannot_be_described_fails_only_its_unit(
     runner: InProcessRunner, value: Any, words: str
 ) -> None:
     run = run_job(runner, [{"a": 1}, value, {"a": 3}])
@@ -821,7 +821,7 @@ def test_what_cannot_even_be_told_fails_that_unit_and_no_process(
     assert words in why(run)[1]
 
 
-def given_back(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
+def returned(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
     """What a unit's value comes back as, beside a unit that returned a plain one of the same
     columns.
     """
@@ -847,10 +847,8 @@ MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
     ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
     ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
 ])  # fmt: skip
-def test_what_is_masked_comes_back_as_null(
-    runner: InProcessRunner, value: Any, wanted: list[Any]
-) -> None:
-    found = given_back(runner, value)
+def test_masked_values_become_null(runner: InProcessRunner, value: Any, wanted: list[Any]) -> None:
+    found = returned(runner, value)
     assert [row.get("a", row.get("value")) for row in found] == wanted
 
 
@@ -863,8 +861,8 @@ def test_masked_values_of_a_contract_and_of_many_units_are_null(runner: InProces
     class Always:
         a: float
 
-    assert [row["a"] for row in given_back(runner, {"a": MASKED}, Maybe)] == [3.0, None]
-    assert "a is null" in given_back(runner, {"a": MASKED}, Always)
+    assert [row["a"] for row in returned(runner, {"a": MASKED}, Maybe)] == [3.0, None]
+    assert "a is null" in returned(runner, {"a": MASKED}, Always)
     masked = many(
         lambda rows: {"s": np.ma.masked_less(np.add.reduceat(rows["x"], rows.offsets[:-1]), 4)}
     )
@@ -921,7 +919,7 @@ def test_a_none_of_every_unit_is_no_result(runner: InProcessRunner) -> None:
     assert why(run_job(runner, [None, None])) == dict.fromkeys(
         range(2), "returned None, as every unit did: does the function lack a return statement?"
     )
-    assert "returned None, wanted Price" in given_back(runner, None, Price)
+    assert "returned None, wanted Price" in returned(runner, None, Price)
     run = run_job(runner, [None, Price(1.5, "x")], returns=Price | None)
     assert (why(run), rows_of(run)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
 
@@ -942,11 +940,11 @@ class Fitted:
     """Stands for a model of any library."""
 
 
-def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(runner: InProcessRunner) -> None:
-    assert "Fitted object; wanted a dict" in given_back(runner, Fitted())
-    assert 'return {"model": pickle.dumps(model)}' in given_back(runner, Fitted())
-    assert "pickle.dumps" in given_back(runner, {"model": Fitted()})
-    (row,) = given_back(runner, {"model": pickle.dumps(Fitted())})
+def test_a_fitted_model_is_kept_as_bytes_as_its_error_advises(runner: InProcessRunner) -> None:
+    assert "Fitted object; wanted a dict" in returned(runner, Fitted())
+    assert 'return {"model": pickle.dumps(model)}' in returned(runner, Fitted())
+    assert "pickle.dumps" in returned(runner, {"model": Fitted()})
+    (row,) = returned(runner, {"model": pickle.dumps(Fitted())})
     assert isinstance(pickle.loads(row["model"]), Fitted)
 
 
@@ -964,7 +962,7 @@ def test_a_fitted_model_is_kept_as_bytes_and_the_error_says_so(runner: InProcess
     pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
 ], ids=lambda value: type(value).__name__)  # fmt: skip
 def test_rows_may_come_in_every_kind_of_table(runner: InProcessRunner, value: Any) -> None:
-    assert given_back(runner, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
+    assert returned(runner, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
 
 
 KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.0, 3.0, 4.0]})

@@ -47,12 +47,12 @@ def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
         return tell(rows)
 
     def several(rows: Any) -> Any:
-        told = tell(rows)
+        caught = tell(rows)
         units = np.asarray(rows.keys["k"] if name in ("light", "dict") else rows["k"]).astype(int)
         first = np.unique(units, return_index=True)[1]
         return {
             "unit": np.arange(len(first)),
-            **{key: [value] * len(first) for key, value in told.items()},
+            **{key: [value] * len(first) for key, value in caught.items()},
         }
 
     work = several if many else one
@@ -324,7 +324,7 @@ NUMBERS = st.lists(
     "inner", [pa.int8(), pa.uint64(), pa.float32(), pa.float64(), pa.float16()], ids=str
 )
 @given(values=NUMBERS, cut=st.integers(0, 3))
-def test_lists_of_numbers_are_what_their_values_one_by_one_are(
+def test_lists_of_numbers_are_like_their_single_values(
     inner: pa.DataType, values: list[Any], cut: int
 ) -> None:
     if pa.types.is_unsigned_integer(inner) or pa.types.is_float16(inner):
@@ -338,7 +338,7 @@ def test_lists_of_numbers_are_what_their_values_one_by_one_are(
     ]
 
 
-def test_one_unit_is_shown_as_it_was_given(runner: InProcessRunner) -> None:
+def test_one_unit_is_printed_as_it_was_passed(runner: InProcessRunner) -> None:
     rows = pa.table({"k": [0, 1, 2, 3], "day": FAR, "money": [Decimal("1.50")] * 4})
     run = ran(runner, form("pandas", False, lambda unit: {"day": str(unit["day"][0])}), rows)
     manifest = Manifest.read(run.layout, "m", run.store)

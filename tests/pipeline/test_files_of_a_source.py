@@ -43,7 +43,7 @@ HIDDEN = [
 ]  # fmt: skip
 
 
-def test_what_is_hidden_is_read_from_no_folder_and_by_no_pattern(tmp_path: Path) -> None:
+def test_hidden_files_are_read_from_no_folder_and_by_no_pattern(tmp_path: Path) -> None:
     put(tmp_path, "sales.csv", "deep/sales.csv", *HIDDEN)
     assert found(tmp_path) == ["deep/sales.csv", "sales.csv"]
     assert found(tmp_path, "**/*.csv") == ["deep/sales.csv", "sales.csv"]
@@ -52,7 +52,7 @@ def test_what_is_hidden_is_read_from_no_folder_and_by_no_pattern(tmp_path: Path)
     assert found(tmp_path, "*.csv") == ["sales.csv"]
 
 
-def test_what_a_place_names_is_read_as_it_is_named(tmp_path: Path) -> None:
+def test_a_named_file_is_read_even_if_hidden(tmp_path: Path) -> None:
     put(tmp_path, "_old/x.csv", "_old/_y.csv", ".cfg/z.csv", "v.csv")
     assert found(tmp_path, "_old") == ["_old/x.csv"]
     assert found(tmp_path, "_old/_y.csv") == ["_old/_y.csv"]
@@ -68,7 +68,7 @@ def test_a_partition_is_never_hidden(tmp_path: Path) -> None:
     assert found(tmp_path, "**/*.csv") == ["_p=1/x.csv", "_p=2/y.csv"]
 
 
-def test_a_folder_of_hidden_files_alone_is_told_to_hold_such(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_hidden_files_mentions_them(tmp_path: Path) -> None:
     put(tmp_path, "_temporary/x.csv", "_y.csv")
     with pytest.raises(
         SourceError,
@@ -77,7 +77,7 @@ def test_a_folder_of_hidden_files_alone_is_told_to_hold_such(tmp_path: Path) -> 
         found(tmp_path)
 
 
-def test_a_pattern_finds_what_is_in_a_folder_named_as_data(tmp_path: Path) -> None:
+def test_a_pattern_finds_files_in_a_folder_named_as_data(tmp_path: Path) -> None:
     put(
         tmp_path,
         "a.csv/part-0.csv",
@@ -244,7 +244,7 @@ def test_a_walk_on_a_disk_leads_to_all_that_a_pattern_finds(names: list[str], pa
         (["my%20key=1"], {"my key": "1"}), (["k=%C3%A4"], {"k": "ä"}),
     ],
 )  # fmt: skip
-def test_the_values_of_partitions_are_what_hive_writes(
+def test_the_values_of_partitions_are_those_of_hive(
     folders: list[str], values: dict[str, str | None]
 ) -> None:
     assert partition_of(folders) == values
@@ -259,7 +259,7 @@ def test_folders_that_give_no_one_value_are_refused(folders: list[str]) -> None:
 # ---- columns that folders give
 
 
-def parted(root: Path, form: str, folders: list[str], **more: str) -> Path:
+def partitioned(root: Path, form: str, folders: list[str], **more: str) -> Path:
     for number, folder in enumerate(folders):
         path = root / "sales" / folder / f"x.{form}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,7 @@ class Monthly:
 def test_folders_give_columns_that_no_value_changes_in(
     runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    place = parted(
+    place = partitioned(
         tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"]
     )
     run = runner.source(Source("sales"), place)
@@ -319,13 +319,13 @@ def test_folders_give_columns_that_no_value_changes_in(
 def test_a_column_with_another_value_than_its_folder_is_refused(
     runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    same = runner.source(Source("sales"), parted(tmp_path / "a", form, ["p=01"], p="01"))
+    same = runner.source(Source("sales"), partitioned(tmp_path / "a", form, ["p=01"], p="01"))
     same.validate()
     assert [row["p"] for row in same.accepted("sales")] == ["01"]
     with pytest.raises(
         SourceError, match=r"is in a folder p=2, and its own column P has the value 1"
     ):
-        runner.source(Source("sales"), parted(tmp_path / "b", form, ["p=2"], P="1")).validate()
+        runner.source(Source("sales"), partitioned(tmp_path / "b", form, ["p=2"], P="1")).validate()
 
 
 def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
@@ -398,7 +398,7 @@ def test_a_folders_value_that_no_column_can_hold_is_refused(
 def test_partitions_are_decoded_and_may_be_null(runner: InProcessRunner, tmp_path: Path) -> None:
     run = runner.source(
         Source("sales"),
-        parted(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]),
+        partitioned(tmp_path, "parquet", ["p=a%20b%2Fc", "p=__HIVE_DEFAULT_PARTITION__", "p=it's"]),
     )
     run.validate()
     assert sorted((row["k"], row["p"]) for row in run.accepted("sales")) == [
