@@ -79,8 +79,8 @@ def bits(value: float) -> int:
 
 
 def rank(value: Any) -> Any:
-    """Where a value stands among those of its column: NaN after all numbers, nulls last, -0.0
-    before 0.0, texts by their bytes.
+    """Return the sort key of a value in its column: NaN after all numbers, nulls last, -0.0 before
+    0.0, texts by their bytes.
     """
     if value is None:
         return (2,)
@@ -102,7 +102,7 @@ def expected(
     order_by: Sequence[str],
     names: Sequence[str],
 ) -> list[tuple[Any, list[dict[str, Any]]]]:
-    """Units in the order of their keys, each with its rows: by `order_by`, then by the other
+    """Return the units in the order of their keys with their rows: by `order_by`, then by the other
     columns from left to right.
     """
     columns = [*order_by, *(n for n in names if n not in order_by and n not in unit)]
@@ -119,7 +119,7 @@ def expected(
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """Equal, floats by their bits."""
+    """Assert that values are equal, floats by their bits."""
     if isinstance(found, float) and isinstance(wanted, float):
         return bits(found) == bits(wanted)
     if isinstance(found, list) and isinstance(wanted, list):
@@ -161,7 +161,7 @@ def thirds(message: Message) -> list[Message]:
 
 
 def echo(rows: pa.Table) -> pa.Table:
-    """All rows as they came, with their place in the unit."""
+    """Return all rows unchanged, with their position in the unit."""
     return rows.append_column("seq", pa.array(range(rows.num_rows), pa.int64()))
 
 
@@ -230,7 +230,7 @@ def test_any_columns_may_be_the_key(
 
 
 def facts(week: Any, x: Any, word: Any) -> dict[str, Any]:
-    """What depends on order: first and last, and a float sum in row order."""
+    """Return values that depend on order: first and last, and a float sum in row order."""
     total = 0.0
     for value in x:
         total = total * 0.5 + (0.0 if value is None or value != value else float(value) / 3.0)
@@ -386,7 +386,7 @@ def test_a_function_that_ruins_its_rows_harms_no_other_unit(
 
 
 def several(rows: Unit) -> Any:
-    """Another number of rows and other types from unit to unit."""
+    """Return another number of rows and other types from unit to unit."""
     place, first = rows.key[0], rows["n"][0]
     if place in (None, ""):
         return []

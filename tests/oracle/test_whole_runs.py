@@ -1,6 +1,4 @@
-"""Whole runs with real worker processes: the same bytes as by hand, whatever the number of
-workers.
-"""
+"""Whole runs with real worker processes: the same bytes for any number of workers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Annotations in every way that Python offers mean the same: of a contract's fields, and of the
-user's function.
+"""Every way of writing an annotation in Python is understood: of a contract's fields and of
+functions.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Holding:
 
 
 class Dispatched:
-    """Registers a function for other rows, which may declare another result."""
+    """Register a function for other rows, which may declare another result."""
 
     def __init__(self, returned: Any) -> None:
         def other(rows: int):  # type: ignore[no-untyped-def]
@@ -256,7 +256,7 @@ def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
 ])  # fmt: skip
 def test_an_annotation_without_a_contract_asks_for_nothing(annotation: Any) -> None:
     if annotation == "missing.Any | None":
-        annotation = "pd.DataFrame | None"  # pd is not imported where the function stands
+        annotation = "pd.DataFrame | None"  # pd is not imported in the module of the function
     work = rows_of(annotation)
     if annotation is None:
         del work.__annotations__["return"]

@@ -1,5 +1,5 @@
-"""Constraints of the values in lists and dicts: checked in sources, results and releases, or
-refused with the declaration.
+"""Constraints of the values in lists and dicts are checked in sources, results and releases, or
+refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Colour(enum.Enum):
 
 KINDS: list[
     tuple[Any, pa.DataType, Any, Any]
-] = [  # annotation, type, a value that keeps it, one that breaks it
+] = [  # annotation, type, a valid value, an invalid one
     (list[Annotated[int, Gt(0)]], pa.list_(pa.int64()), [1, 2], [1, -5]),
     (list[Annotated[float, Ge(0)]], pa.list_(pa.float64()), [0.0], [0.0, float("nan")]),
     (list[Annotated[int, pydantic.Field(gt=0)]], pa.list_(pa.int64()), [1], [0]),

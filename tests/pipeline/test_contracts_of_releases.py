@@ -1,4 +1,4 @@
-"""What is published under a contract: the values of the query, or nothing."""
+"""A release under a contract: the values of the query, or nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.in_process import InProcessRunner
 
 
 def release(runner: InProcessRunner, values: list[str], kind: Any) -> list[Any]:
-    """The values of a column of a release, of these values in SQL, in a contract of this type."""
+    """Publish values of this SQL under a contract of this type, and return them."""
     rows = " UNION ALL ".join(f"SELECT {n} AS n, {value} AS v" for n, value in enumerate(values))
     contract = dataclasses.make_dataclass("Out", [("n", int), ("v", kind)])
     run = runner.start(

@@ -1,5 +1,5 @@
-"""CSV: what Python's own csv module writes is read back exactly, and a damaged line costs that
-line, wherever it is.
+"""CSV: the output of Python's csv module is read back exactly, and a damaged line costs only
+itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def read(
     contract: type | None = None,
     limit: float = 1.0,
 ) -> tuple[Any, list[Any], list[Any]]:
-    """The verdict on a file, its accepted rows, and the reasons of the rejected ones."""
+    """Return the validation result of a file, its accepted rows, and the reasons of the rejected
+    ones.
+    """
     run = runner.source(Source("s", contract, csv=csv, max_rejected=limit), path)
     (result,) = run.validate()
     rejects = [row["__reason"] for row in run.rejects("s")] if result.rejected else []
@@ -50,7 +52,7 @@ def read(
 
 
 def written(rows: list[list[str]], **how: Any) -> list[bytes]:
-    """Each row as the csv module writes it."""
+    """Return the text of each row as the csv module writes it."""
     lines = []
     for row in rows:
         text = io.StringIO(newline="")
@@ -67,10 +69,10 @@ HOSTILE = st.text(st.sampled_from("ab,;\t|\"\n\r \\'ä€😀1."), max_size=8)
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str]]]:
-    """A way of writing, and rows of one to four texts."""
+    """Draw a dialect, and rows of one to four texts."""
     end = draw(st.sampled_from(["\n", "\r\n"]))
     # the csv module of Python 3.11 leaves a carriage return unquoted where lines end with a line
-    # feed, and cannot read it then itself
+    # feed, and cannot read it back
     value = HOSTILE if end == "\r\n" else HOSTILE.map(lambda text: text.replace("\r", ""))
     width = draw(st.integers(1, 4))
     how = {
@@ -100,9 +102,8 @@ def test_the_output_of_the_csv_module_is_read_back_exactly(
     contract: Any = dataclass(
         type("Texts", (), {"__annotations__": dict.fromkeys(names, str | None)})
     )
-    said = (
-        Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
-    )  # a name alone does not tell it
+    # a name alone does not reveal it
+    said = Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
     result, found, _ = read(runner, tmp_path / "a.csv", said, contract, limit=0)
     assert [[value or "" for value in row] for row in found] == rows
     assert result.csv[0]["delimiter"] == how["delimiter"]
@@ -299,7 +300,7 @@ TAME = st.text(st.sampled_from("abxy ä1"), min_size=1, max_size=5) | st.sampled
 
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[list[bytes], list[list[str]], bytes, int]:
-    """Lines and their rows, and a torn line with the place where it belongs."""
+    """Draw lines and their rows, and a malformed line with its position."""
     width = draw(st.integers(2, 5))
     rows = draw(st.lists(st.lists(TAME, min_size=width, max_size=width), max_size=12))
     how = {
@@ -339,7 +340,9 @@ def test_a_torn_line_costs_that_line_wherever_it_is(
 
 @pytest.fixture(scope="module")
 def large() -> list[str]:
-    """Lines of some megabytes, every 50th with a comma in quotes, every 500th over two lines."""
+    """Return lines of some megabytes, every 50th with a comma in quotes, every 500th over two
+    lines.
+    """
     juices = {0: "juice, red\n"} | dict.fromkeys(range(50, 500, 50), "juice, red")
     return [f'"A{i % 3}","{juices.get(i % 500, "juice")}",{i}\n' for i in range(200_000)]
 
@@ -391,8 +394,9 @@ def test_size_and_threads_do_not_change_the_cost_of_a_malformed_line(
 def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
-    """An open quote is closed by an inch sign some lines below: the lines are rows, if there are
-    enough of them, or it is reported.
+    """An open quote is closed by an inch sign some lines below.
+
+    The lines are rows if there are enough of them; otherwise the quote is reported.
     """
     for between in (0, 5, 500):
         (tmp_path / "a.csv").write_text(
@@ -448,7 +452,7 @@ def test_each_kind_of_damage_is_counted_and_shown_by_its_rule(
 
 
 def others(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Contents of a file named .csv, and what the error says."""
+    """Return contents of a file named .csv, and the expected error."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a.csv", TEXT)
@@ -550,7 +554,7 @@ def test_hundreds_of_columns_are_typed_within_little_memory(
 
 
 class ValueByValue(_Scanner):
-    """Reads every odd line value by value."""
+    """A reader of every malformed line, value by value."""
 
     def _stray(self, block: bytes) -> bool:  # noqa: ARG002
         return False

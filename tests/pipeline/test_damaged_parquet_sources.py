@@ -1,5 +1,5 @@
-"""A Parquet source that is damaged, or is none: one error that names the file, what it is, and what
-to do.
+"""A Parquet source that is damaged, or not Parquet: one error with the file, its type and a
+hint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def written(path: Path, compression: str = "zstd") -> Path:
 
 
 def page_of(path: Path, column: str, group: int) -> int:
-    """Where the data pages of a column begin."""
+    """Return the offsets of the data pages of a column."""
     meta = pq.ParquetFile(path).metadata.row_group(group)
     names = [meta.column(n).path_in_schema for n in range(meta.num_columns)]
     return int(meta.column(names.index(column)).data_page_offset)
@@ -113,7 +113,7 @@ def test_a_damaged_page_is_named_in_whichever_step_reads_it(
 
 
 def run_steps(run: Any) -> None:
-    """The steps of a run in the contexts in which a driver runs them."""
+    """Run the steps of a run in the contexts in which a driver runs them."""
     from contextlib import ExitStack
 
     from hundredfold.pipeline.validate import naming_damage

@@ -1,4 +1,4 @@
-"""What a person declares or passes wrongly is told at once, in the words of the declaration."""
+"""A wrong declaration or argument is refused at once, in terms of the declaration."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Which files of a folder are data: hidden names, tables of other formats, links, files without a
-byte.
-"""
+"""The files of a folder that are data: hidden names, other table formats, links, empty files."""
 
 from __future__ import annotations
 
@@ -329,8 +327,9 @@ def test_a_column_with_another_value_than_its_folder_is_refused(
 
 
 def with_and_without(root: Path, form: str, own: dict[str, object]) -> Path:
-    """Files in folders year=..., of which some have a column of that name: `own` gives each
-    folder's value, None where the file has none.
+    """Write files in folders year=..., some of them with a column of that name.
+
+    `own` gives the value of the column by folder; None where the file has none.
     """
     for number, (year, value) in enumerate(own.items()):
         path = root / f"year={year}" / f"x.{form}"

@@ -1,5 +1,5 @@
-"""Names of columns: read exactly as they are written, or refused with the reason; the same for
-every kind of file.
+"""Names of columns: read exactly as they are written, or refused with the reason, in every
+format.
 """
 
 from __future__ import annotations

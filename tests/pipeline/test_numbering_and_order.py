@@ -1,6 +1,4 @@
-"""Units told by arithmetic are those told by SQL; and the quick way to the canonical order is the
-order.
-"""
+"""Units are numbered by arithmetic as in SQL, and the fast sort gives the canonical order."""
 
 from __future__ import annotations
 
@@ -75,14 +73,14 @@ def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table:
 
 
 def listed(numbering: Any, rows: int = 3) -> pa.Table:
-    """The units, as they are once they are listed, so many at a time."""
+    """Return the list of units, read some at a time."""
     units = pa.Table.from_batches(numbering.batches_of_units(rows)).combine_chunks()
     numbering.set_units(units)
     return units
 
 
 def numbers_of_rows(numbering: Any, warehouse: DuckWarehouse) -> dict[int, int]:
-    """The number of each row's unit."""
+    """Return the number of each row's unit."""
     chunks = list(warehouse.stream(numbering.query(["row"])))
     return {
         row: unit
@@ -255,7 +253,7 @@ NESTED: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
 
 
 def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """An array of a type whose values may be given as the numbers that they are stored as."""
+    """Return an array of a type from the integers that represent its values."""
     if (
         pa.types.is_temporal(kind)
         and not pa.types.is_interval(kind)
@@ -272,7 +270,7 @@ def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows as Python's values, dates and times as the numbers that they are stored as."""
+    """Return rows as Python values, with dates and times as the integers that represent them."""
     kinds = [
         _with_plain_numbers(f.type) if not pa.types.is_dictionary(f.type) else f.type
         for f in table.schema
@@ -303,7 +301,9 @@ def batches(draw: st.DrawFn) -> tuple[pa.Table, list[str]]:
 
 
 def place(value: Any) -> tuple[Any, ...]:
-    """Where a value stands in its column: numbers, then NaN, then null; -0.0 before 0.0."""
+    """Return the sort key of a value in its column: numbers, then NaN, then null; -0.0 before
+    0.0.
+    """
     if value is None:
         return (2,)
     if isinstance(value, float):

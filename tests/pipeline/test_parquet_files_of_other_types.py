@@ -1,6 +1,4 @@
-"""Parquet files of one source with other types: every value as it is in its file, or the source is
-refused.
-"""
+"""Parquet files of one source with other types: exact values, or the source is refused."""
 
 from __future__ import annotations
 

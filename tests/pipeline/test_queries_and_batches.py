@@ -1,5 +1,5 @@
-"""A model's query: what is wrong with it is told; what it gives is packed into batches, evenly and
-within limits.
+"""A model's query: its errors have the cause, and its rows are packed into even, limited
+batches.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ def test_batches_obey_their_limit_in_bytes_and_the_giant_is_alone(runner: InProc
 
 
 def test_a_data_set_larger_than_the_memory_limit_is_split_within_it(tmp_path: Any) -> None:
-    """48 million bytes of doubles through a warehouse that may use 96 MiB, for an aggregate that
-    holds them several times.
+    """48 million bytes of doubles go through a warehouse with 96 MiB, for an aggregate that needs
+    more.
     """
     runner = InProcessRunner(tmp_path, memory=96 * 2**20)
     limit = runner.warehouse.query("SELECT current_setting('memory_limit') AS m").to_pylist()[0][
@@ -314,9 +314,7 @@ def test_more_units_than_the_memory_holds_are_refused(runner: InProcessRunner) -
 
 
 def test_the_list_of_units_with_long_keys_is_never_held_whole(runner: InProcessRunner) -> None:
-    """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in Arrow's memory at a
-    time.
-    """
+    """200,000 keys of 200 bytes: 40 MB, of which a few megabytes are in memory at a time."""
     query = (
         "SELECT lpad(CAST(i AS VARCHAR), 200, 'x') AS shop, x FROM sales, range(200000) AS r(i) "
         "WHERE x = 1"

@@ -1,6 +1,4 @@
-"""SQL that fails while it runs, on a value that no check foresees: the error names the query that
-it is of.
-"""
+"""SQL that fails while it runs, on a value that no check foresees: the error names its query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publication: a release is whole, versioned, made once, and the pointer moves at once, forward and
+"""A release is complete, versioned and made once, and the pointer moves atomically, forward and
 back.
 """
 

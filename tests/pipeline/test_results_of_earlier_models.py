@@ -1,5 +1,5 @@
-"""What a later model's function is given of an earlier one: its own rows where the key says so,
-else all of them.
+"""Earlier results as parameters of a later model: its own rows if the keys match, else all of
+them.
 """
 
 from __future__ import annotations
@@ -294,12 +294,11 @@ def test_each_unit_receives_the_rows_of_its_key(
     asked: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many row groups there are, and however little of them is kept."""
+    """For any number of row groups, and any size of the cache."""
     monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
     monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
-    rows = sorted(
-        rows, key=lambda row: repr(row[:3])
-    )  # as results are: the rows of one key beside each other
+    # as in results, the rows of one key are adjacent
+    rows = sorted(rows, key=lambda row: repr(row[:3]))
     types = [pa.string(), pa.float64(), pa.int64(), pa.string()]
     table = pa.table(
         [pa.array([row[n] for row in rows], types[n]) for n in range(4)], names=["a", "b", "c", "v"]

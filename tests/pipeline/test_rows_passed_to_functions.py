@@ -1,5 +1,6 @@
-"""Rows in every form: exact, of types that do not depend on the batch, and a value that a form
-cannot hold costs one unit.
+"""Rows in every form: exact, with types that do not depend on the batch.
+
+A value that a form cannot hold fails only its unit.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(
 
 
 def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
-    """A model whose function takes rows in this form and returns what `tell` says of them, of each
-    unit where it takes many.
-    """
+    """Return a model whose function takes rows in this form, and returns `tell` of them."""
     kinds = {
         "light": Units if many else Unit,
         "dict": dict,
@@ -74,7 +73,7 @@ def ran(runner: InProcessRunner, model: Model, rows: pa.Table, parts: int = 0) -
 
 
 def values_of(column: Any) -> list[Any]:
-    """A column of any form as Python's values."""
+    """Return a column of any form as Python values."""
     found = (
         column.to_pylist()
         if hasattr(column, "to_pylist")
@@ -161,9 +160,8 @@ def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
     )
 
     def tell(unit: Any) -> dict[str, Any]:
-        day = (
-            unit["day"].cast(pl.String)[0] if name == "polars" else values_of(unit["day"])[0]
-        )  # Polars' own panic is no exception
+        # a panic of Polars is not an exception
+        day = unit["day"].cast(pl.String)[0] if name == "polars" else values_of(unit["day"])[0]
         return {"day": str(day), "far": len(unit["far"])}
 
     run = ran(runner, form(name, many, tell), rows)
@@ -256,7 +254,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
 
 
 def plain(value: Any) -> Any:
-    """A value of any form as Python's own."""
+    """Return a value of any form as a Python value."""
     if isinstance(value, np.ndarray | list | pl.Series):
         return [plain(v) for v in value]
     if isinstance(value, dict):

@@ -82,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 def job(name: str) -> Job:
-    """The job under another name: its releases are apart from the others'."""
+    """Return the job under another name, with releases of its own."""
     return Job(name, sources=JOB.sources, models=JOB.models, publish=JOB.publish)
 
 

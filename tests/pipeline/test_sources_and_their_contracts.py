@@ -1,5 +1,5 @@
-"""Sources of every kind against their contracts: what is accepted, what is rejected and why, and
-that the sums come out even.
+"""Sources of every kind and their contracts: accepted rows, rejected rows with reasons, equal
+totals.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every type of a Parquet column reaches the function with its exact value, or the source is
-refused with file and column.
+"""Every type of a Parquet column reaches the function exactly, or is refused with file and
+column.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAR = dt.datetime(9999, 12, 31)
 
 
 def arrow(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
-    """A file that pyarrow writes."""
+    """Return a file that pyarrow writes."""
     column = (
         pa.array(values, pa.string()).cast(kind)
         if pa.types.is_dictionary(kind)
@@ -38,13 +38,15 @@ def arrow(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
 
 
 def stored(kind: pa.ExtensionType, *values: Any) -> Callable[[Path], None]:
-    """A file with a column of an extension type."""
+    """Return a file with a column of an extension type."""
     column = pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
     return lambda path: pq.write_table(pa.table({"v": column}), path)
 
 
 def utc(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
-    """A file whose times of day are marked as UTC, as pyarrow before 22 and others write them."""
+    """Return a file whose times of day are marked as UTC, as pyarrow before 22 and others write
+    them.
+    """
 
     def write(path: Path) -> None:
         arrow(kind, *values)(path)
@@ -58,7 +60,7 @@ def utc(kind: pa.DataType, *values: Any) -> Callable[[Path], None]:
 
 
 def duck(value: str) -> Callable[[Path], None]:
-    """A file that DuckDB writes."""
+    """Return a file that DuckDB writes."""
     return lambda path: (
         duckdb.sql(f"COPY (SELECT {value} AS v) TO '{path}' (FORMAT parquet)") and None
     )
@@ -149,8 +151,9 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def _far_int96(path: Path) -> None:
-    """A column of FAR with one more nanosecond: a file of pyarrow whose bytes are changed, since
-    pyarrow cannot write it.
+    """Write a column of FAR with one more nanosecond.
+
+    It is a file of pyarrow whose bytes are changed, since pyarrow cannot write it.
     """
     column = pa.array([FAR], pa.timestamp("us"))
     pq.write_table(
@@ -168,9 +171,7 @@ def _far_int96(path: Path) -> None:
 
 
 def received(runner: InProcessRunner, path: Path) -> list[Any]:
-    """The column as the function is given it, as Python values; times of nanoseconds as whole
-    numbers.
-    """
+    """Return the column that a function receives, as Python values; nanoseconds as integers."""
     seen: list[Any] = []
 
     def work(rows: pa.Table) -> dict[str, int]:
@@ -200,7 +201,7 @@ def test_a_type_that_would_change_is_refused_with_its_column(
     runner: InProcessRunner, tmp_path: Path, name: str
 ) -> None:
     write, words = REFUSED[name]
-    arrow(pa.int64(), 1)(tmp_path / "0.parquet")  # another file, which is not to be blamed
+    arrow(pa.int64(), 1)(tmp_path / "0.parquet")  # another file, which is not the cause
     (tmp_path / "0.parquet").rename(tmp_path / "other.parquet")
     write(tmp_path / "x.parquet")
     with pytest.raises(SourceError, match=words) as caught:

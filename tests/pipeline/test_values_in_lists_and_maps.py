@@ -1,6 +1,4 @@
-"""A value in a list or a map is read and judged as it is in a column of its own: the same value, or
-its row is rejected.
-"""
+"""A value in a list or a map is read and checked as in a column of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ WRITTEN = [  # as JSON writes them
 
 
 def rows_of(runner: InProcessRunner, annotation: Any, path: Path) -> dict[str, Any]:
-    """The accepted values by their row's name; none where all were rejected."""
+    """Return the accepted values by the name of their row; none where all were rejected."""
     contract = make_dataclass("Row", [("k", str), ("v", annotation)])
     run = runner.source(Source("s", contract=contract, max_rejected=10_000), path)
     try:

@@ -1,6 +1,4 @@
-"""JSON lines: a value reaches the job with the type that JSON gives it, as Python's own parser
-reads it, or the source is refused.
-"""
+"""JSON lines: values have the types of Python's own parser, or the source is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from support.in_process import InProcessRunner
 
 
 def read(runner: InProcessRunner, lines: list[str], **fields: Any) -> list[dict[str, Any]]:
-    """The accepted rows of JSON lines, under a contract of these fields where there are any."""
+    """Return the accepted rows of JSON lines, under a contract of these fields if there are any."""
     path = runner.store.path(f"lines/{uuid4().hex}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -34,7 +32,7 @@ def read(runner: InProcessRunner, lines: list[str], **fields: Any) -> list[dict[
 
 
 def values(runner: InProcessRunner, written: list[str], *kind: Any) -> list[Any]:
-    """What becomes of values of a field `a` that are written like this."""
+    """Return the values of a field `a` that are written like this."""
     rows = read(
         runner,
         [f'{{"n": {n}, "a": {text}}}' for n, text in enumerate(written)],

@@ -1,5 +1,5 @@
-"""Values of several kinds in one column, at any depth, in results and in sources in memory: exact,
-or refused.
+"""Values of several kinds in one column, at any depth, in results and sources: exact, or
+refused.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def test_the_values_of_a_source_are_unchanged(values: list[Any]) -> None:
 
 
 def _bare(value: Any) -> Any:
-    """A value without the keys that are None, and with its types: True is not 1."""
+    """Return a value without its None keys, and with its types: True is not 1."""
     if isinstance(value, dict):
         return {key: _bare(v) for key, v in value.items() if v is not None}
     return [_bare(v) for v in value] if isinstance(value, list) else (type(value).__name__, value)
@@ -207,8 +207,8 @@ MICROS = [1, 3, 2, 1_000_000, 5_000]
 
 
 def spans(runner: InProcessRunner, values: list[Any]) -> Any:
-    """A run whose first model returns durations, alone and in a list, and whose second one is given
-    them by SQL.
+    """Run a model that returns durations, alone and in a list, and a second one that receives them
+    by SQL.
     """
     models = [
         Model(
@@ -266,7 +266,7 @@ def test_a_duration_finer_than_a_microsecond_fails_its_unit_alone(
 def test_a_time_of_day_finer_than_a_microsecond_fails_its_unit(
     runner: InProcessRunner, kind: pa.DataType
 ) -> None:
-    """NumPy's arrays hold Python's times of day, and Arrow cuts these."""
+    """NumPy arrays hold Python's times of day, and Arrow cuts them."""
     values = [1000, 1] if pa.types.is_time(kind) else [[1000], [1]]
     table = pa.table({"n": [0, 1], "v": pa.array(values, kind)})
     model = Model("m", unit=("n",), work=lambda rows: {"v": str(rows["v"][0])})

@@ -1,5 +1,5 @@
-"""Values of SQL's own types on their way to functions and releases: exact, as a documented form, or
-refused with the column.
+"""Values of SQL types in functions and releases: exact, in a documented form, or refused by
+column.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = ("parquet", "csv", "jsonl")
 
 
 def job(value: str, *, publish: bool, **more: Any) -> Job:
-    """A job whose model's query, or whose publishing query, gives a column v of this SQL."""
+    """Return a job whose model's query, or whose publishing query, has a column v of this SQL."""
     query = f"SELECT s.*, {value} AS v FROM s ORDER BY n"
     model = Model(
         "m",

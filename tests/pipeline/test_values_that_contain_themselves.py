@@ -1,4 +1,4 @@
-"""Values in values: as deep as Arrow can go, and no deeper, since its recursion would end the
+"""Nested values: as deep as Arrow can go, and no deeper, since its recursion would end the
 process.
 """
 
@@ -16,7 +16,7 @@ from hundredfold.sql.sources.nesting import is_too_deep
 
 
 def cyclic(kind: str) -> Any:
-    """A value that contains itself, by one or two steps, once or twice a level."""
+    """Return a value that contains itself, by one or two steps, once or twice a level."""
     a: Any = []
     match kind:
         case "list":

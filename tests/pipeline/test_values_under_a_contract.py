@@ -1,6 +1,4 @@
-"""What a contract accepts has exactly the value that was written: numbers, dates and times, as text
-and in columns that have types.
-"""
+"""Values under a contract are exactly those that were written, as text and in typed columns."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ MANY = settings(
 
 
 def accepted(runner: InProcessRunner, kind: Any, place: Any) -> dict[int, Any]:
-    """The accepted values of column `it` under a contract, by the number of their row."""
+    """Return the accepted values of column `it` under a contract, by row number."""
     row = make_dataclass("Row", [("n", int), ("it", kind)])
     run = runner.source(Source("s", row, max_rejected=10**6), place)
     try:
@@ -45,8 +43,8 @@ def accepted(runner: InProcessRunner, kind: Any, place: Any) -> dict[int, Any]:
 
 
 def of_texts(runner: InProcessRunner, kind: Any, texts: list[str], form: str = "csv") -> list[Any]:
-    """What a contract makes of each text, written as CSV or as a text in JSON lines; None where it
-    is rejected.
+    """Return the value of each text under a contract, written as CSV or JSON; None if it is
+    rejected.
     """
     path = runner.store.path(f"texts/{uuid4().hex}.{form}")
     path.parent.mkdir(parents=True, exist_ok=True)

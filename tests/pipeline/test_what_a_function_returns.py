@@ -1,4 +1,4 @@
-"""Whatever a function returns becomes rows, or a failure of that unit that says what was wanted."""
+"""Every returned value becomes rows, or a failure of its unit that describes the wanted form."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_job(
     parts: int = 0,
     single: bool = False,
 ) -> InProcessRun:
-    """A run in which unit i returns values[i] (or raises it)."""
+    """Run a job in which unit i returns values[i] (or raises it)."""
 
     def work(rows: Unit) -> Any:
         value = values[int(rows["u"][0])]
@@ -740,7 +740,7 @@ def test_a_column_unit_assigns_rows_to_units(runner: InProcessRunner) -> None:
 
 
 def with_one_invalid(rows: Units) -> dict[str, Any]:
-    rows["x"][:] *= 2  # what a failed call leaves must not be seen by the next one
+    rows["x"][:] *= 2  # the remains of a failed call must not reach the next one
     if 3.0 in rows["x"] / 2:
         raise ValueError("three")
     return {"s": rows["x"].copy()}
@@ -822,9 +822,7 @@ def test_a_value_that_cannot_be_described_fails_only_its_unit(
 
 
 def returned(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
-    """What a unit's value comes back as, beside a unit that returned a plain one of the same
-    columns.
-    """
+    """Return the value of a unit, beside a unit that returned a plain one with the same columns."""
     run = run_job(runner, [value], returns=returns)
     return rows_of(run) or why(run)[0]
 
@@ -937,7 +935,7 @@ def test_a_single_value_may_have_a_contract(
 
 
 class Fitted:
-    """Stands for a model of any library."""
+    """A model of any library."""
 
 
 def test_a_fitted_model_is_kept_as_bytes_as_its_error_advises(runner: InProcessRunner) -> None:
