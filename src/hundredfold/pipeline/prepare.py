@@ -72,15 +72,14 @@ def prepare(
 ) -> Manifest:
     """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
-    batch_bytes: the approximate maximum size of a batch. memory: bytes that the driver may keep for
-    all units. defer: is passed a function that waits for the disk and then commits. Workers may
-    start before the commit: a driver that finds none repeats this step, and they their work.
+    batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units. defer:
+    is passed a function that waits for the disk and then commits. Workers may start before it: a
+    driver that finds no commit repeats this step, and they their work.
 
     Raises: HomeError where there are too many units for `memory`.
     """
-    there = read_prepared(model, job, layout, store)
-    if there is not None:
-        return there
+    if (existing := read_prepared(model, job, layout, store)) is not None:
+        return existing
     store.delete(layout.model(model.name))
     select, schema = _query_of_rows(model, job, warehouse)
     index = number_units(model.name, model.unit, select, schema, warehouse, memory)
@@ -90,12 +89,11 @@ def prepare(
     index.set_units(units.table)
     value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
     width = row_width(schema, value_bytes)
-    batches = make_batches(
-        units.rows,
-        parts=target_batches(model, units.rows, workers),
-        most_rows=max(1, batch_bytes // width),
-    )
-    total = int(units.rows.sum())
+    rows = units.rows
+    parts = target_batches(model, rows, workers)
+    batches = make_batches(rows, parts=parts, most_rows=max(1, batch_bytes // width))
+    total = int(rows.sum())
+    del rows  # an array of all units, which may be millions
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
@@ -112,13 +110,22 @@ def prepare(
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
 
-    def commit() -> None:
-        listed.sync()
-        files.sync()
-        store.put(layout.manifest(model.name), manifest.text(layout.manifest(model.name)))
-
-    defer(commit)
+    defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
+
+
+def _commit_of(
+    manifest: Manifest, layout: Layout, files: Sequence[AppendFiles], store: Store
+) -> Callable[[], None]:
+    """Return a function that waits for the disk, and then commits with the manifest."""
+
+    def commit() -> None:
+        for each in files:
+            each.sync()
+        key = layout.manifest(manifest.model)
+        store.put(key, manifest.text(key))
+
+    return commit
 
 
 def _varied_columns(model: Model, schema: pa.Schema) -> list[str]:
