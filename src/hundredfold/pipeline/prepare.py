@@ -72,9 +72,9 @@ def prepare(
 ) -> Manifest:
     """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
-    batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units. defer:
-    is passed a function that waits for the disk and then commits. Workers may start before it: a
-    driver that finds no commit repeats this step, and they their work.
+    batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units.
+    defer: is passed a function that waits for the disk and then commits. Workers may start
+    before it: a driver that finds no commit repeats this step, and they their work.
 
     Raises: HomeError where there are too many units for `memory`.
     """
@@ -89,11 +89,9 @@ def prepare(
     index.set_units(units.table)
     value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
     width = row_width(schema, value_bytes)
-    rows = units.rows
-    parts = target_batches(model, rows, workers)
-    batches = make_batches(rows, parts=parts, most_rows=max(1, batch_bytes // width))
-    total = int(rows.sum())
-    del rows  # an array of all units, which may be millions
+    parts = target_batches(model, units.rows, workers)
+    batches = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // width))
+    total = sum(batch.rows for batch in batches)
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
