@@ -244,6 +244,12 @@ def test_an_existing_gitignore_is_kept(tmp_path):
     assert (tmp_path / ".gitignore").read_text() == "!*\n"
 
 
+def test_a_home_that_another_process_is_creating_is_not_foreign(tmp_path):
+    (tmp_path / ".~0123456789abcdef").write_text("3\n")  # its format file, not yet renamed
+    go(tmp_path)
+    assert (tmp_path / "format").is_file()
+
+
 @pytest.mark.parametrize("home", ["", "  ", None, 3])
 def test_a_home_without_a_name_is_refused(tmp_path, monkeypatch, home):
     monkeypatch.chdir(tmp_path)

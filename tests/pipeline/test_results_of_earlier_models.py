@@ -221,7 +221,7 @@ def test_several_rows_want_a_list_or_a_table(runner: InProcessRunner) -> None:
     failures = run_job(runner, two, take_one).failures("price")
     assert len(failures) == 4
     assert (
-        "prior has 2 rows here, and the parameter takes one; annotate it with a table"
+        "prior has 2 rows for this unit, and the parameter takes one; annotate it with a table"
         in failures[0]["message"]
     )
 
@@ -295,8 +295,8 @@ def test_each_unit_receives_the_rows_of_its_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For any number of row groups, and any size of the cache."""
-    monkeypatch.setattr(upstream, "KEPT_BYTES", kept)
-    monkeypatch.setattr(upstream, "WINDOW_BYTES", kept)
+    monkeypatch.setattr(upstream, "MAX_CACHED_BYTES", kept)
+    monkeypatch.setattr(upstream, "MAX_WINDOW_BYTES", kept)
     # as in results, the rows of one key are adjacent
     rows = sorted(rows, key=lambda row: repr(row[:3]))
     types = [pa.string(), pa.float64(), pa.int64(), pa.string()]

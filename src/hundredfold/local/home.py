@@ -207,12 +207,12 @@ class Home:
 
     def _refuse_foreign(self) -> None:
         """Raise HomeError for a folder with files that do not belong to a home."""
-        foreign = (
-            []
-            if _is_home(self.folder)
-            else sorted(p.name for p in self.folder.iterdir() if p.name not in IGNORED_FILES)
+        names = (path.name for path in self.folder.iterdir())
+        # another process may be writing the format file of this home
+        foreign = sorted(
+            name for name in names if name not in IGNORED_FILES and not name.startswith(TEMP_PREFIX)
         )
-        if foreign:
+        if foreign and not _is_home(self.folder):
             raise HomeError(
                 f"{self.folder} is not empty and not a home: it contains "
                 f"{', '.join(foreign[:3])}{' ...' if foreign[3:] else ''}",
