@@ -1,17 +1,14 @@
-"""The command line as a person meets it: a real process, in a folder with a project made by `hundredfold init`."""
+"""Fixtures: a project made by `hundredfold init`, and the command line in a process of its own."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.waits import HANG_S
+from support.cli import CliResult, RunCli, run_hundredfold
 
 VARIANTS = """
 from dataclasses import replace
@@ -36,7 +33,11 @@ def one_raises(rows):
 def variant(work: Any, **changes: Any) -> Any:
     return replace(job, models=(replace(MODEL, work=work, inputs=(), **changes),))
 
-none, number, columns, contract, raises = map(variant, (returns_none, returns_number, other_columns, breaks_contract, one_raises))
+none = variant(returns_none)
+number = variant(returns_number)
+columns = variant(other_columns)
+contract = variant(breaks_contract)
+raises = variant(one_raises)
 mistake = variant(MODEL.work, query="SELECT shop product FRM sales")
 unknown_column = variant(MODEL.work, query="SELECT shop, product, week, prise FROM sales")
 no_key = variant(MODEL.work, query="SELECT shop, price FROM sales")
@@ -44,18 +45,9 @@ unknown_table = variant(MODEL.work, query="SELECT * FROM nowhere")
 """
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package my_job in it, and variants of its job."""
+    """Return a folder with the package my_job and variants of its job."""
     folder = tmp_path_factory.mktemp("project")
     made = subprocess.run(
         [sys.executable, "-m", "hundredfold", "init", "my_job"],
@@ -69,24 +61,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def say(project: Path, tmp_path: Path) -> Callable[..., Said]:
-    """Run `hundredfold` with these words, in the project, with a home of the test's own."""
+def run_cli(project: Path, tmp_path: Path) -> RunCli:
+    """Run `hundredfold` with arguments, in the project, with a home for this test alone."""
 
-    def run(*words: str, home: str | None = None) -> Said:
+    def run(*arguments: str, home: str | None = None) -> CliResult:
         environment = {
-            **os.environ,
             "HUNDREDFOLD_HOME": home or str(tmp_path / "home"),
             "COLUMNS": "200",
             "NO_COLOR": "1",
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "hundredfold", *words],
-            cwd=project,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=HANG_S,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return run_hundredfold(*arguments, folder=project, environment=environment)
 
     return run

@@ -1,29 +1,32 @@
-"""Every mistake gets one error that says what was found, what was wanted, where, and what to do; and exit 1 or 2."""
+"""Every user error is one message: the value found and wanted, the location and the next action."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hundredfold.local.home import FORMAT
+from support.cli import RunCli
 
-Say = Callable[..., "object"]
 JOB = "my_job.job:job"
 
 
-def mistaken(say, code: int, *words: str, expect: tuple[str, ...], home: str | None = None) -> None:
-    said = say(*words, home=home)
-    assert said.code == code, said.err
+def expect_error(
+    run_cli: RunCli, code: int, *arguments: str, expect: tuple[str, ...], home: str | None = None
+) -> None:
+    """Check the exit status of a command, and texts in its one error."""
+    result = run_cli(*arguments, home=home)
+    assert result.code == code, result.err
     for text in (*expect, "error: "):
-        assert text in said.err
-    assert "Traceback" not in said.err
+        assert text in result.err
+    assert "Traceback" not in result.err
 
 
-def test_a_file_that_is_not_there(say):
-    mistaken(
-        say,
+def test_a_missing_source_file_is_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -38,9 +41,9 @@ def test_a_file_that_is_not_there(say):
     )
 
 
-def test_a_folder_without_a_match(say, tmp_path):
-    mistaken(
-        say,
+def test_a_glob_without_a_match_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -50,10 +53,10 @@ def test_a_folder_without_a_match(say, tmp_path):
     )
 
 
-def test_an_empty_folder(say, tmp_path):
+def test_an_empty_source_folder_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -63,10 +66,10 @@ def test_an_empty_folder(say, tmp_path):
     )
 
 
-def test_a_file_of_an_unknown_kind(say, tmp_path):
+def test_an_unknown_file_type_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "sales.xlsx").write_bytes(b"PK")
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -76,10 +79,10 @@ def test_a_file_of_an_unknown_kind(say, tmp_path):
     )
 
 
-def test_a_source_without_a_row(say, tmp_path):
+def test_a_source_without_rows_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "sales.csv").write_text("week,shop,product,price,quantity\n")
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -89,11 +92,11 @@ def test_a_source_without_a_row(say, tmp_path):
     )
 
 
-def test_a_column_that_is_missing(say, project, tmp_path):
+def test_a_missing_column_is_reported(run_cli: RunCli, project: Path, tmp_path: Path) -> None:
     text = (project / "my_job/data/sales.csv").read_text().replace("price", "prize", 1)
     (tmp_path / "sales.csv").write_text(text)
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -107,7 +110,7 @@ def test_a_column_that_is_missing(say, project, tmp_path):
     )
 
 
-def test_a_column_of_another_type(say, tmp_path):
+def test_a_column_of_another_type_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,8 +120,8 @@ def test_a_column_of_another_type(say, tmp_path):
         ),
         tmp_path / "sales.parquet",
     )
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -128,9 +131,9 @@ def test_a_column_of_another_type(say, tmp_path):
     )
 
 
-def test_more_rejected_rows_than_the_limit(say):
-    mistaken(
-        say,
+def test_too_many_rejected_rows_are_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -147,9 +150,9 @@ def test_more_rejected_rows_than_the_limit(say):
     )
 
 
-def test_sql_with_a_mistake(say):
-    mistaken(
-        say,
+def test_a_syntax_error_in_sql_is_reported_with_its_line(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         "variants:mistake",
@@ -157,17 +160,19 @@ def test_sql_with_a_mistake(say):
     )
 
 
-def test_sql_with_an_unknown_column(say):
-    mistaken(say, 1, "run", "variants:unknown_column", expect=("prices", "prise"))
+def test_an_unknown_column_in_sql_is_reported(run_cli: RunCli) -> None:
+    expect_error(run_cli, 1, "run", "variants:unknown_column", expect=("prices", "prise"))
 
 
-def test_a_table_that_is_no_source(say):
-    mistaken(say, 1, "run", "variants:unknown_table", expect=("nowhere", "there are: sales"))
+def test_an_unknown_table_in_sql_is_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli, 1, "run", "variants:unknown_table", expect=("nowhere", "there are: sales")
+    )
 
 
-def test_a_key_that_is_not_in_the_query(say):
-    mistaken(
-        say,
+def test_a_key_that_is_missing_in_the_query_is_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         "variants:no_key",
@@ -175,9 +180,9 @@ def test_a_key_that_is_not_in_the_query(say):
     )
 
 
-def test_a_function_that_returns_no_row(say):
-    mistaken(
-        say,
+def test_a_function_that_returns_none_is_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli,
         1,
         "run",
         "variants:none",
@@ -185,53 +190,63 @@ def test_a_function_that_returns_no_row(say):
     )
     assert (
         "returned None, as every unit did: does the function lack a return statement?"
-        in say("failures").out
+        in run_cli("failures").out
     )
 
 
-def test_a_number_is_a_result_that_the_published_query_may_not_know(say):
-    mistaken(say, 1, "run", "variants:number", expect=("300 of 300 units done", "best_price"))
+def test_a_published_query_may_lack_the_columns_of_the_results(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli, 1, "run", "variants:number", expect=("300 of 300 units done", "best_price")
+    )
 
 
-def test_a_unit_with_other_columns_than_the_rest(say):
-    mistaken(say, 1, "run", "variants:columns", expect=("5 of 300 units",))
-    assert "S003,apples" in (said := say("failures").out)
-    assert "returned other columns than 295 of 300 units: b missing and c too much" in said
+def test_a_unit_with_other_columns_than_the_others_fails(run_cli: RunCli) -> None:
+    expect_error(run_cli, 1, "run", "variants:columns", expect=("5 of 300 units",))
+    assert "S003,apples" in (result := run_cli("failures").out)
+    assert "returned other columns than 295 of 300 units: b missing and c too much" in result
 
 
-def test_a_unit_that_breaks_the_results_contract(say):
-    mistaken(say, 1, "run", "variants:contract", expect=("1 of 300 units",))
-    said = say("failures").out
-    assert "S003,rice" in said
-    assert "best_price missing and profit too much" in said
+def test_a_unit_that_breaks_the_result_contract_fails(run_cli: RunCli) -> None:
+    expect_error(run_cli, 1, "run", "variants:contract", expect=("1 of 300 units",))
+    result = run_cli("failures").out
+    assert "S003,rice" in result
+    assert "best_price missing and profit too much" in result
 
 
-def test_a_module_that_fails_to_import(say, project):
+def test_a_module_that_fails_to_import_is_reported_with_its_line(
+    run_cli: RunCli, project: Path
+) -> None:
     (project / "broken.py").write_text("import nothing_here\n")
-    mistaken(
-        say, 2, "run", "broken:job", expect=("No module named 'nothing_here'", "broken.py, line 1")
+    expect_error(
+        run_cli,
+        2,
+        "run",
+        "broken:job",
+        expect=("No module named 'nothing_here'", "broken.py, line 1"),
     )
 
 
-def test_a_job_that_is_not_there(say):
-    mistaken(say, 2, "run", "no_such:job", expect=("there is no module 'no_such'",))
-    mistaken(say, 2, "run", "my_job.job:jobs", expect=("has no 'jobs'", "it has my_job.job:job"))
-    mistaken(
-        say,
+def test_a_job_that_does_not_exist_is_reported(run_cli: RunCli) -> None:
+    expect_error(run_cli, 2, "run", "no_such:job", expect=("there is no module 'no_such'",))
+    expect_error(
+        run_cli, 2, "run", "my_job.job:jobs", expect=("has no 'jobs'", "it has my_job.job:job")
+    )
+    expect_error(
+        run_cli,
         2,
         "run",
         "my_job.model",
         expect=("my_job.model holds no job", "declare one: job = Job(...)"),
     )
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         2,
         "run",
         "variants",
         expect=("variants holds 10 jobs", "it has variants:job, variants:none"),
     )
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         2,
         "run",
         "my_job.job:",
@@ -242,9 +257,9 @@ def test_a_job_that_is_not_there(say):
     )
 
 
-def test_a_file_that_is_no_job(say, project):
-    mistaken(
-        say,
+def test_a_file_without_a_job_is_reported(run_cli: RunCli, project: Path) -> None:
+    expect_error(
+        run_cli,
         2,
         "run",
         "no_such.py",
@@ -254,8 +269,8 @@ def test_a_file_that_is_no_job(say, project):
             "wanted module:attribute or path/to/file.py:attribute",
         ),
     )
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         2,
         "run",
         "my_job/job.py:jobs",
@@ -263,8 +278,8 @@ def test_a_file_that_is_no_job(say, project):
     )
     (project / "taken").mkdir()
     (project / "taken" / "json.py").write_text("")
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         2,
         "run",
         "taken/json.py",
@@ -272,14 +287,16 @@ def test_a_file_that_is_no_job(say, project):
     )
 
 
-def test_a_source_that_the_job_does_not_have(say):
-    mistaken(say, 2, "run", JOB, "-s", "sles=x.csv", expect=("no source 'sles'", "it has sales"))
+def test_an_unknown_source_is_reported(run_cli: RunCli) -> None:
+    expect_error(
+        run_cli, 2, "run", JOB, "-s", "sles=x.csv", expect=("no source 'sles'", "it has sales")
+    )
 
 
-def test_a_home_that_cannot_be_written(say, tmp_path):
+def test_a_home_that_is_not_writable_is_reported(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
@@ -288,44 +305,46 @@ def test_a_home_that_cannot_be_written(say, tmp_path):
     )
 
 
-def test_a_home_of_a_newer_format(say, tmp_path):
+def test_a_home_of_a_newer_format_is_refused(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "format").write_text("99\n")
-    mistaken(
-        say,
+    expect_error(
+        run_cli,
         1,
         "run",
         JOB,
         home=str(tmp_path / "home"),
-        expect=(f"is of format 99, and this program reads up to {FORMAT}", "newer hundredfold"),
+        expect=(f"has format 99, and this program reads up to {FORMAT}", "newer hundredfold"),
     )
 
 
-def test_a_home_without_a_run(say):
-    mistaken(say, 1, "status", expect=("there is no run in", "hundredfold run"))
+def test_a_home_without_runs_is_reported(run_cli: RunCli) -> None:
+    expect_error(run_cli, 1, "status", expect=("there is no run in", "hundredfold run"))
 
 
-def test_a_run_that_does_not_exist(say):
-    assert say("run", JOB, "--run-id", "first").code == 0
-    mistaken(say, 2, "status", "second", expect=("there is no run second", "first"))
-    mistaken(say, 1, "run", JOB, "--run-id", "first", expect=("first",))
+def test_an_unknown_run_is_reported(run_cli: RunCli) -> None:
+    assert run_cli("run", JOB, "--run-id", "first").code == 0
+    expect_error(run_cli, 2, "status", "second", expect=("there is no run second", "first"))
+    expect_error(run_cli, 1, "run", JOB, "--run-id", "first", expect=("first",))
 
 
-def test_a_unit_that_does_not_exist(say):
-    assert say("run", JOB).code == 0
-    mistaken(
-        say,
+def test_an_unknown_unit_is_reported_with_similar_keys(run_cli: RunCli) -> None:
+    assert run_cli("run", JOB).code == 0
+    expect_error(
+        run_cli,
         2,
         "replay",
         "prices",
         "S001,brea",
         expect=("no unit 'S001,brea'", "near it: S001,bread"),
     )
-    mistaken(say, 2, "replay", "price", "S001,bread", expect=("no model 'price'", "it has prices"))
+    expect_error(
+        run_cli, 2, "replay", "price", "S001,bread", expect=("no model 'price'", "it has prices")
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "expect"),
+    ("arguments", "expect"),
     [
         (("--memory", "10MB"), "512 MiB or more"),
         (("--memory", "much"), "wanted a size"),
@@ -335,12 +354,14 @@ def test_a_unit_that_does_not_exist(say):
         (("-s", "sales"), "wanted NAME=VALUE"),
     ],
 )
-def test_options_that_make_no_sense(say, words, expect):
-    mistaken(say, 2, "run", JOB, *words, expect=(expect,))
+def test_invalid_values_of_options_are_reported(
+    run_cli: RunCli, arguments: tuple[str, ...], expect: Any
+) -> None:
+    expect_error(run_cli, 2, "run", JOB, *arguments, expect=(expect,))
 
 
 @pytest.mark.parametrize(
-    ("words", "expect"),
+    ("arguments", "expect"),
     [
         (
             ("frobnicate",),
@@ -374,10 +395,12 @@ def test_options_that_make_no_sense(say, words, expect):
         (("bench", JOB, "--seconds", "few"), ("'--seconds'", "'few' is not a valid float")),
     ],
 )
-def test_words_that_the_command_line_does_not_have(say, words, expect):
-    mistaken(say, 2, *words, expect=expect)
+def test_usage_errors_have_one_form(
+    run_cli: RunCli, arguments: tuple[str, ...], expect: Any
+) -> None:
+    expect_error(run_cli, 2, *arguments, expect=expect)
 
 
-def test_a_package_name_that_is_taken(say, project: Path):
-    mistaken(say, 2, "init", "my_job", expect=("already exists",))
-    mistaken(say, 2, "init", "My-Job", expect=("cannot be the name of a package",))
+def test_a_package_name_that_exists_is_refused(run_cli: RunCli, project: Path) -> None:
+    expect_error(run_cli, 2, "init", "my_job", expect=("already exists",))
+    expect_error(run_cli, 2, "init", "My-Job", expect=("cannot be the name of a package",))

@@ -1,4 +1,4 @@
-"""Is it worth it: a job timed here and as a loop, really, in small. What is asserted is what it counts and says, not how fast it is."""
+"""`hundredfold bench` on small jobs: counts and texts are checked, and no speed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from sizes import SLEEP
 
 
 def naps(rows: pd.DataFrame) -> dict:
-    print("words that nobody is to hear")
+    print("output of the function")
     time.sleep(SLEEP)
     if rows["shop"].iloc[0] == 7:
         raise ValueError("no shop 7 today")
@@ -62,7 +62,7 @@ job = Job(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """jobs/jobs.py with a module beside it, and the rows of 60 shops on 4 days."""
+    """Return a folder with jobs.py, a module that it imports, and rows of 60 shops on 4 days."""
     folder = tmp_path_factory.mktemp("bench") / "jobs"
     folder.mkdir()
     (folder.parent / "temporary").mkdir()
@@ -73,17 +73,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bench(folder: Path, *words: str) -> subprocess.Popen[str]:
+def bench(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "TMPDIR": str(folder.parent / "temporary")}
-    command = [sys.executable, "-m", "hundredfold", "bench", "jobs/jobs.py:job", *words]
+    command = [sys.executable, "-m", "hundredfold", "bench", "jobs/jobs.py:job", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, cwd=folder.parent, env=environment, stdout=pipe, stderr=pipe, text=True
     )
 
 
-def left(folder: Path) -> list[str]:
-    """What a bench left behind, where it was called and where temporary files lie."""
+def files_left(folder: Path) -> list[str]:
+    """Return files that a bench left in its folder and in the folder of temporary files."""
     here, temporary = folder.parent, folder.parent / "temporary"
     return [
         path.name
@@ -92,7 +92,7 @@ def left(folder: Path) -> list[str]:
     ]
 
 
-def test_a_job_is_timed_in_all_ways(folder: Path) -> None:
+def test_a_job_is_timed_as_loops_and_as_runs(folder: Path) -> None:
     process = bench(folder, "--seconds", "600", "--workers", "2", "--json")
     out, err = process.communicate(timeout=HANG_S)
     assert process.returncode == 0, err
@@ -117,8 +117,8 @@ def test_a_job_is_timed_in_all_ways(folder: Path) -> None:
         assert way["whole"] > way["reading"] > 0
     assert facts["ways"][0]["models"]["naps"]["reason"] == "ValueError: no shop 7 today"
     assert facts["ways"][3]["publishing"] > 0
-    assert "words that nobody" not in err
-    assert left(folder) == []
+    assert "output of the function" not in err
+    assert files_left(folder) == []
 
 
 def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
@@ -130,11 +130,11 @@ def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
     assert process.returncode == 130
     assert "stopped; nothing was kept" in err
     assert "Traceback" not in err
-    assert left(folder) == []
+    assert files_left(folder) == []
 
 
 def slow(rows: dict[str, Any]) -> dict[str, int]:
-    """The last units of a run never end: however slow the machine is, the run is stopped at its limit, and not done before."""
+    """Return a row; the last units of a run never end, so that it always reaches its time limit."""
     time.sleep(0.01)
     if (
         multiprocessing.current_process().name != "hundredfold-loop"
@@ -168,12 +168,11 @@ def job_of(folder: Path, *works: Any) -> Job:
     )
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
+def test_a_run_over_the_time_limit_is_stopped_and_extrapolated(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        engine, "AT_LEAST", HANG_S
-    )  # for the first of its units to be done, on a machine that is slow to start
+    # time for the first unit to be done, on a machine that starts slowly
+    monkeypatch.setattr(engine, "AT_LEAST", HANG_S)
     facts = compare(
         job_of(folder, slow, later), {}, workers=1, seconds=0.8, listener=TimingDisplay()
     )
@@ -186,15 +185,16 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_its_share(
         assert 0 < way["models"]["slow"]["timed"] < 4 * UNITS
         assert 0.01 * 4 * UNITS * 0.9 < way["models"]["slow"]["seconds"] < HANG_S
     show_comparison(facts)
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     assert headline(facts).startswith("jobs: ~")
-    assert headline(facts) in said
-    assert "slow here with 1 worker: stopped, timed on " in said
-    assert f"slow as a groupby loop: from {grouped['models']['slow']['timed']} of 240 units" in said
-    assert "not timed: later; what comes before took the 0.8 s" in said
+    assert headline(facts) in printed
+    assert "slow here with 1 worker: stopped, timed on " in printed
+    timed = grouped["models"]["slow"]["timed"]
+    assert f"slow as a groupby loop: from {timed} of 240 units" in printed
+    assert "not timed: later; the timings before took the 0.8 s" in printed
 
 
-def test_one_model_of_several(folder: Path) -> None:
+def test_one_model_of_several_can_be_timed(folder: Path) -> None:
     facts = compare(
         job_of(folder, later, aborts),
         {},
@@ -212,7 +212,7 @@ def test_one_model_of_several(folder: Path) -> None:
     assert all(list(way["models"]) == ["later"] for way in facts["ways"])
 
 
-def test_words_that_are_wrong(folder: Path) -> None:
+def test_invalid_arguments_of_a_comparison_are_refused(folder: Path) -> None:
     job = job_of(folder, later)
     with pytest.raises(JobError, match="job jobs has no model 'late'; it has later"):
         compare(job, {}, model="late", listener=TimingDisplay())
@@ -220,9 +220,7 @@ def test_words_that_are_wrong(folder: Path) -> None:
         compare(job, {}, seconds=0, listener=TimingDisplay())
 
 
-def test_a_loop_that_crashes_or_never_comes_back_ends_only_itself(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_loop_that_crashes_or_hangs_stops_only_itself(folder: Path, tmp_path: Path) -> None:
     job = job_of(folder, aborts, hangs, later)
     hundredfold.run(job, home=tmp_path, run_id="done", workers=1)
     home, tasks = Home(tmp_path), [Task("filter", model.name) for model in job.models]
@@ -253,9 +251,7 @@ FORMS = [(PandasFrame, "pandas"), (PolarsFrame, "polars")] + [
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 @pytest.mark.parametrize("cuts", ["filtered", "grouped"])
-def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(
-    kind: Any, form: str, cuts: str
-) -> None:
+def test_both_loops_pass_the_rows_of_a_unit_in_its_form(kind: Any, form: str, cuts: str) -> None:
     numbers = np.random.default_rng(1).permutation(np.repeat(np.arange(4), 5))
     keys = pa.table({"shop": [k for k, _ in KEYS], "size": [n for _, n in KEYS]})
     day = pa.array(np.arange(20)[::-1].astype(np.int32)).cast(pa.date32())
@@ -291,7 +287,12 @@ def test_both_loops_hand_over_the_rows_of_a_unit_in_its_form(
 
 def test_the_estimate_is_right_on_average_for_units_of_any_size() -> None:
     rows = np.maximum(3, 100_000 / np.arange(1, 1001) ** 1.3).astype(np.int64)
-    for seconds in (np.full(1000, 2e-3), 1e-3 + 1e-6 * rows, 1e-9 * rows**1.4):
+    cases: list[Any] = [
+        np.full(1000, 2e-3),
+        1e-3 + 1e-6 * rows,
+        1e-9 * rows**1.4,
+    ]
+    for seconds in cases:
         estimates = []
         for seed in range(100):
             drawn = draw(rows, seed)
@@ -301,7 +302,7 @@ def test_the_estimate_is_right_on_average_for_units_of_any_size() -> None:
         assert total(drawn, seconds[drawn.order]) == pytest.approx((seconds.sum(), 0.0))
 
 
-def test_a_stopped_run_is_scaled_by_what_its_units_cost_and_starts_once() -> None:
+def test_a_stopped_run_is_scaled_by_the_cost_of_its_units() -> None:
     rows = np.repeat([10, 90], 50)
     done = np.arange(100) < 60  # most of the small ones, few of the large ones
     expected = costs(rows, done, 2e-3 + 1e-3 * rows[done])

@@ -1,4 +1,4 @@
-"""Standard output and standard error as a shell hands them over: full, closed, or read by somebody who had enough."""
+"""Standard streams of a shell: full disks, closed descriptors, readers that exit early."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ COMMAND = f'"{sys.executable}" -m hundredfold'
 JOB = """
 from hundredfold import Job, Model, Publish, Source
 
-job = Job("full", [Source("sales", path="sales.csv")], [Model("m", unit=("k",), work=lambda rows: {"s": int(rows["v"].sum())})],
-          publish=Publish("out", query="SELECT * FROM m", formats=("csv",)))
+job = Job(
+    "full",
+    [Source("sales", path="sales.csv")],
+    [Model("m", unit=("k",), work=lambda rows: {"s": int(rows["v"].sum())})],
+    publish=Publish("out", query="SELECT * FROM m", formats=("csv",)),
+)
 """
 
 
+Shell = Callable[..., tuple[int, str]]
+
+
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[..., tuple[int, str]]:
-    """Run a line in a POSIX shell, in a folder with a job; its exit status and what reached the test's own pipe."""
+def shell(tmp_path: Path) -> Shell:
+    """Run a line in a POSIX shell, in a folder with a job; return its exit status and output."""
     (tmp_path / "job.py").write_text(JOB)
     (tmp_path / "sales.csv").write_text("k,v\na,1\nb,2\né ✓,3\n")
 
@@ -57,7 +64,7 @@ def state(folder: Path) -> str:
 
 
 @needs_full
-def test_a_run_keeps_its_exit_status_when_stdout_is_full(shell, tmp_path):
+def test_a_run_keeps_its_exit_status_when_stdout_is_full(shell: Shell, tmp_path: Path) -> None:
     code, printed = shell("hf run job.py --run-id r1 2>&1 >/dev/full")
     assert code == 0, printed
     assert (
@@ -71,11 +78,11 @@ def test_a_run_keeps_its_exit_status_when_stdout_is_full(shell, tmp_path):
 
 @needs_full
 @pytest.mark.parametrize(
-    "words", ["--help", "--version", "status", "status --json", "failures", "run --help"]
+    "arguments", ["--help", "--version", "status", "status --json", "failures", "run --help"]
 )
-def test_a_command_that_only_prints_fails_when_stdout_is_full(shell, words):
+def test_a_command_that_only_prints_fails_when_stdout_is_full(shell: Shell, arguments: str) -> None:
     assert shell("hf run job.py >/dev/null 2>&1")[0] == 0
-    code, printed = shell(f"hf {words} 2>&1 >/dev/full")
+    code, printed = shell(f"hf {arguments} 2>&1 >/dev/full")
     assert code == 1
     assert printed.splitlines() == [
         "error: the result cannot be written to standard output: No space left on device"
@@ -83,13 +90,13 @@ def test_a_command_that_only_prints_fails_when_stdout_is_full(shell, words):
 
 
 @needs_full
-def test_a_run_goes_on_when_neither_stream_can_be_written(shell, tmp_path):
+def test_a_run_continues_if_no_stream_can_be_written(shell: Shell, tmp_path: Path) -> None:
     assert shell("hf run job.py >/dev/full 2>&1") == (0, "")
     assert state(tmp_path) == "done"
 
 
 @needs_shell
-def test_a_run_goes_on_when_its_reader_has_had_enough(shell, tmp_path):
+def test_a_run_continues_if_its_reader_closes_the_pipe(shell: Shell, tmp_path: Path) -> None:
     _, printed = shell("set -o pipefail; (hf run job.py 2>&1; echo $? > code) | head -1")
     assert len(printed.splitlines()) == 1
     assert (tmp_path / "code").read_text() == "0\n"
@@ -99,16 +106,17 @@ def test_a_run_goes_on_when_its_reader_has_had_enough(shell, tmp_path):
 
 @needs_shell
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_descriptors_are_neither_needed_nor_reused(shell, tmp_path, closed):
+def test_closed_descriptors_are_neither_needed_nor_reused(
+    shell: Shell, tmp_path: Path, closed: str
+) -> None:
     code, printed = shell(f"hf run job.py {closed}")
     assert code == 0, printed
-    assert (
-        state(tmp_path) == "done"
-    )  # a ledger that took descriptor 1 would hold the summary by now
+    # a ledger that was opened as descriptor 1 would contain the summary
+    assert state(tmp_path) == "done"
 
 
 @needs_shell
-def test_names_outside_of_the_encoding_are_escaped(shell):
+def test_names_outside_of_the_encoding_are_escaped(shell: Shell) -> None:
     code, printed = shell("hf run job.py && hf replay m 'é ✓'", PYTHONIOENCODING="ascii")
     assert code == 0, printed
     assert "{'s': 3}" in printed
@@ -118,11 +126,11 @@ def test_names_outside_of_the_encoding_are_escaped(shell):
 
 
 @needs_shell
-def test_the_shell_completes_commands_and_run_ids(shell):
+def test_the_shell_completes_commands_and_run_ids(shell: Shell) -> None:
     assert shell("hf run job.py --run-id weekly-1 >/dev/null 2>&1")[0] == 0
     answers = [
-        shell(f"_HUNDREDFOLD_COMPLETE=bash_complete COMP_WORDS='{words}' COMP_CWORD={at} hf")[1]
-        for words, at in (
+        shell(f"_HUNDREDFOLD_COMPLETE=bash_complete COMP_WORDS='{arguments}' COMP_CWORD={at} hf")[1]
+        for arguments, at in (
             ("hundredfold re", 1),
             ("hundredfold status week", 2),
             ("hundredfold status --backend ", 3),

@@ -1,4 +1,4 @@
-"""Tables on terminals of any width: every number is whole, and every name can be read."""
+"""Tables on terminals of any width: numbers are not broken, and names stay readable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBERS = st.integers(0, 10**12).map(lambda number: f"{number:,}")
 
 
 def at_width(width: int, columns: list[TableColumn]) -> str:
-    """What a terminal of that width shows."""
+    """Return the output for a terminal of that width."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setenv("COLUMNS", str(width))
         patch.setattr(display, "stdout", Console(highlight=False, soft_wrap=True))
@@ -28,7 +28,9 @@ def at_width(width: int, columns: list[TableColumn]) -> str:
 
 
 @given(names=NAMES, width=st.integers(16, 120), data=st.data())
-def test_no_table_breaks_a_number_or_loses_a_name(names, width, data):
+def test_no_table_breaks_a_number_or_loses_a_name(
+    names: list[str], width: int, data: st.DataObject
+) -> None:
     rows = st.lists(NUMBERS, min_size=len(names), max_size=len(names))
     columns = [TableColumn.of_numbers(f"n{i}", data.draw(rows)) for i in range(5)]
     printed = at_width(width, [TableColumn("rows", names), *columns])
@@ -44,7 +46,7 @@ def test_no_table_breaks_a_number_or_loses_a_name(names, width, data):
 
 
 @given(width=st.integers(30, 120), words=st.lists(st.text("xyz", min_size=1, max_size=9)))
-def test_text_at_the_end_of_a_row_is_folded_between_words(width, words):
+def test_text_at_the_end_of_a_row_is_wrapped_between_words(width: int, words: list[str]) -> None:
     text = " ".join(words)
     printed = at_width(width, [TableColumn("why", ["units"]), TableColumn("reason", [text])])
     assert printed.split() == ["why", "reason", "units", *words]

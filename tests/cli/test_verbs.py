@@ -1,4 +1,4 @@
-"""The verbs, in the order in which a person needs them."""
+"""The commands, in the order of their use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hundredfold
+from support.cli import RunCli
 from support.waits import HANG_S
 
 JOB = "my_job.job:job"
@@ -26,21 +28,25 @@ def middle(rows) -> dict:
     return {"week": mean(rows["week"])}
 
 
-job = Job("middles", [Source("sales", path="../my_job/data/sales.csv")], [Model("middles", unit=("shop", "product"), work=middle)])
+job = Job(
+    "middles",
+    [Source("sales", path="../my_job/data/sales.csv")],
+    [Model("middles", unit=("shop", "product"), work=middle)],
+)
 """
 
 
-def test_a_run_ends_with_a_summary_and_a_release(say):
-    said = say("run", JOB)
-    assert said.code == 0, said.err
-    assert "15,600" in said.out
-    assert "price_list.csv" in said.out
-    assert "hundredfold status" in said.out
-    assert "prices: 300 of 300 units done" in said.err
+def test_a_run_ends_with_a_summary_and_a_release(run_cli: RunCli) -> None:
+    result = run_cli("run", JOB)
+    assert result.code == 0, result.err
+    assert "15,600" in result.out
+    assert "price_list.csv" in result.out
+    assert "hundredfold status" in result.out
+    assert "prices: 300 of 300 units done" in result.err
 
 
-def test_json_is_all_that_stdout_holds(say):
-    facts = json.loads(say("run", JOB, "--json").out)
+def test_with_json_stdout_has_nothing_else(run_cli: RunCli) -> None:
+    facts = json.loads(run_cli("run", JOB, "--json").out)
     assert facts["state"] == "done"
     assert facts["models"]["prices"]["ok"] == 300
     assert facts["sources"]["sales"] == {
@@ -50,14 +56,14 @@ def test_json_is_all_that_stdout_holds(say):
         "dropped": 0,
         "repaired": 0,
     }
-    assert json.loads(say("status", "--json").out)["run"] == facts["run"]
-    assert json.loads(say("failures", "--json").out) == []
-    assert [r["id"] for r in json.loads(say("status", "--all", "--json").out)] == [facts["run"]]
+    assert json.loads(run_cli("status", "--json").out)["run"] == facts["run"]
+    assert json.loads(run_cli("failures", "--json").out) == []
+    assert [r["id"] for r in json.loads(run_cli("status", "--all", "--json").out)] == [facts["run"]]
 
 
-def test_a_held_run_keeps_everything_until_it_is_retried(say, project):
-    assert say("run", "variants:raises", "--run-id", "held").code == 1
-    listed = say("failures", "--traceback").out
+def test_a_held_run_keeps_everything_until_it_is_retried(run_cli: RunCli, project: Path) -> None:
+    assert run_cli("run", "variants:raises", "--run-id", "held").code == 1
+    listed = run_cli("failures", "--traceback").out
     assert "prices  S003,rice  failed  ValueError: no rice today" in listed
     assert 'raise ValueError("no rice today")' in listed
     assert "hundredfold replay prices S003,rice --pdb" in listed
@@ -66,33 +72,35 @@ def test_a_held_run_keeps_everything_until_it_is_retried(say, project):
         (project / "variants.py").write_text(
             source.replace('raise ValueError("no rice today")', "pass")
         )
-        refused = say("retry")
-        mended = say("retry", "--accept-new-code")
+        refused = run_cli("retry")
+        fixed = run_cli("retry", "--accept-new-code")
     finally:
         (project / "variants.py").write_text(source)
     assert (refused.code, "variants: edited" in refused.err) == (1, True)
-    assert mended.code == 0, mended.err
-    assert "price_list.csv" in mended.out
-    assert json.loads(say("status", "--json").out)["models"]["prices"]["ok"] == 300
+    assert fixed.code == 0, fixed.err
+    assert "price_list.csv" in fixed.out
+    assert json.loads(run_cli("status", "--json").out)["models"]["prices"]["ok"] == 300
 
 
-def test_a_held_run_can_be_published_without_the_failed_units(say):
-    assert say("run", "variants:raises").code == 1
-    said = say("publish", "--max-failed", "1")
-    assert said.code == 0, said.err
-    assert json.loads(say("status", "--json").out)["release"]["rows"] == {"price_list": 299}
+def test_a_held_run_can_be_published_without_the_failed_units(run_cli: RunCli) -> None:
+    assert run_cli("run", "variants:raises").code == 1
+    result = run_cli("publish", "--max-failed", "1")
+    assert result.code == 0, result.err
+    assert json.loads(run_cli("status", "--json").out)["release"]["rows"] == {"price_list": 299}
 
 
-def test_replay_calls_the_function_on_that_units_rows(say):
-    assert say("run", JOB).code == 0
-    said = say("replay", "prices", "S001,bread")
-    assert said.out.startswith("Answer(elasticity=-")
-    assert "rows=52" in said.out
+def test_replay_calls_the_function_on_that_units_rows(run_cli: RunCli) -> None:
+    assert run_cli("run", JOB).code == 0
+    result = run_cli("replay", "prices", "S001,bread")
+    assert result.out.startswith("Answer(elasticity=-")
+    assert "rows=52" in result.out
 
 
-def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp_path):
-    assert say("run", JOB).code == 0
-    words = [
+def test_replay_under_the_debugger_stops_in_the_users_function(
+    project: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    assert run_cli("run", JOB).code == 0
+    arguments = [
         sys.executable,
         "-m",
         "hundredfold",
@@ -104,7 +112,7 @@ def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp
         str(tmp_path / "home"),
     ]
     done = subprocess.run(
-        words,
+        arguments,
         cwd=project,
         input="p len(rows['price'])\nc\n",
         capture_output=True,
@@ -116,18 +124,20 @@ def test_replay_under_the_debugger_stops_in_the_users_function(project, say, tmp
     assert "Answer(" in done.stdout
 
 
-def test_replay_shows_the_exception_that_the_unit_raised(say):
-    assert say("run", "variants:raises").code == 1
-    said = say("replay", "prices", "S003,rice")
-    assert said.code == 1
-    assert said.err.startswith("Traceback (most recent call last)")
-    assert said.err.endswith("ValueError: no rice today\n")
-    assert "cli.py" not in said.err
+def test_replay_shows_the_exception_that_the_unit_raised(run_cli: RunCli) -> None:
+    assert run_cli("run", "variants:raises").code == 1
+    result = run_cli("replay", "prices", "S003,rice")
+    assert result.code == 1
+    assert result.err.startswith("Traceback (most recent call last)")
+    assert result.err.endswith("ValueError: no rice today\n")
+    assert "cli.py" not in result.err
 
 
-def test_replay_under_the_debugger_ends_with_what_the_function_raises(project, say, tmp_path):
-    assert say("run", "variants:raises").code == 1
-    words = [
+def test_replay_under_the_debugger_ends_with_what_the_function_raises(
+    project: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    assert run_cli("run", "variants:raises").code == 1
+    arguments = [
         sys.executable,
         "-m",
         "hundredfold",
@@ -139,7 +149,7 @@ def test_replay_under_the_debugger_ends_with_what_the_function_raises(project, s
         str(tmp_path / "home"),
     ]
     done = subprocess.run(
-        words, cwd=project, input="c\n", capture_output=True, text=True, timeout=HANG_S
+        arguments, cwd=project, input="c\n", capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last)")
@@ -147,16 +157,16 @@ def test_replay_under_the_debugger_ends_with_what_the_function_raises(project, s
     assert "bdb.py" not in done.stderr
 
 
-def test_a_job_is_named_by_its_file(say, project, tmp_path):
-    assert say("run", "my_job/job.py").code == 0
-    assert say("run", "my_job.job").code == 0
+def test_a_job_is_named_by_its_file(run_cli: RunCli, project: Path, tmp_path: Path) -> None:
+    assert run_cli("run", "my_job/job.py").code == 0
+    assert run_cli("run", "my_job.job").code == 0
     scripts = project / "scripts"
     scripts.mkdir()
     (scripts / "beside.py").write_text("def mean(values): return float(values.mean())\n")
     (scripts / "middles.py").write_text(SCRIPT)
-    said = say("run", "scripts/middles.py:job")
-    assert said.code == 0
-    assert "units done, 1 failed" in said.err
+    result = run_cli("run", "scripts/middles.py:job")
+    assert result.code == 0
+    assert "units done, 1 failed" in result.err
     elsewhere: dict[str, Any] = {
         "env": {**os.environ, "HUNDREDFOLD_HOME": str(tmp_path / "home")},
         "cwd": tmp_path,
@@ -169,34 +179,34 @@ def test_a_job_is_named_by_its_file(say, project, tmp_path):
     )
     assert "{'week': 2" in replayed.stdout, replayed.stderr
     (scripts / "middles.py").write_text(SCRIPT.replace("raise ValueError", "mean"))
-    mended = subprocess.run(
+    fixed = subprocess.run(
         [sys.executable, "-m", "hundredfold", "retry", "--accept-new-code"],
         **elsewhere,
         capture_output=True,
         text=True,
     )
-    assert mended.returncode == 0, mended.stderr
-    assert "failed" not in mended.stderr
+    assert fixed.returncode == 0, fixed.stderr
+    assert "failed" not in fixed.stderr
 
 
-def test_rollback_moves_back_and_to_a_version(say):
+def test_rollback_moves_back_and_to_a_version(run_cli: RunCli) -> None:
     for number in range(3):
-        assert say("run", JOB, "--run-id", f"run{number}").code == 0
-    assert "release 2 of my_job is current again (run run1" in say("rollback", "my_job").out
-    assert "release 1 of my_job is current again" in say("rollback", "my_job").out
-    assert say("rollback", "my_job").code == 1
-    assert "release 3 of my_job is current again" in say("rollback", "my_job", "--to", "3").out
+        assert run_cli("run", JOB, "--run-id", f"run{number}").code == 0
+    assert "release 2 of my_job is current again (run run1" in run_cli("rollback", "my_job").out
+    assert "release 1 of my_job is current again" in run_cli("rollback", "my_job").out
+    assert run_cli("rollback", "my_job").code == 1
+    assert "release 3 of my_job is current again" in run_cli("rollback", "my_job", "--to", "3").out
 
 
-def test_a_cancelled_run_cannot_go_on(say):
-    assert say("run", "variants:raises").code == 1
-    assert "is cancelled" in say("cancel").out
-    said = say("resume")
-    assert said.code == 1
-    assert "it was cancelled: run the job again" in said.err
+def test_a_cancelled_run_cannot_be_resumed(run_cli: RunCli) -> None:
+    assert run_cli("run", "variants:raises").code == 1
+    assert "is cancelled" in run_cli("cancel").out
+    result = run_cli("resume")
+    assert result.code == 1
+    assert "it was cancelled: run the job again" in result.err
 
 
-def test_the_project_that_init_makes_passes_its_own_test(project):
+def test_the_project_of_init_passes_its_own_tests(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_job"],
         cwd=project,
@@ -207,7 +217,7 @@ def test_the_project_that_init_makes_passes_its_own_test(project):
     assert "2 passed" in done.stdout, done.stdout
 
 
-VERBS = (
+COMMANDS = (
     "run",
     "status",
     "failures",
@@ -227,77 +237,82 @@ VERBS = (
 )
 
 
-def test_help_answers_for_every_verb(say):
-    for verb in VERBS:
-        said = say(verb, "--help")
-        assert said.code == 0
-        assert f"Usage: hundredfold {verb}" in said.out
-        assert said == say(verb, "-h")
+def test_every_command_has_help(run_cli: RunCli) -> None:
+    for command in COMMANDS:
+        result = run_cli(command, "--help")
+        assert result.code == 0
+        assert f"Usage: hundredfold {command}" in result.out
+        assert result == run_cli(command, "-h")
 
 
-def test_without_words_the_verbs_are_told_in_the_order_of_their_use(say):
-    said = say()
-    assert (said.code, said.err) == (0, "")
-    assert said == say("--help")
+def test_without_arguments_the_commands_are_listed(run_cli: RunCli) -> None:
+    result = run_cli()
+    assert (result.code, result.err) == (0, "")
+    assert result == run_cli("--help")
     assert (
         tuple(
             line.split()[0]
-            for line in said.out.split("Commands:\n")[1].splitlines()
+            for line in result.out.split("Commands:\n")[1].splitlines()
             if line[2] != " "
         )
-        == VERBS
+        == COMMANDS
     )
-    assert "or another version, the current release." in " ".join(said.out.split())
+    assert "or another version, the current release." in " ".join(result.out.split())
 
 
-def test_help_tells_what_a_word_means_and_what_it_is_without_it(say):
-    said = " ".join(say("run", "--help").out.split())
-    assert "Arguments: JOB The job, as module:attribute" in said
-    assert "-s, --source NAME=PATH" in said
+def test_help_shows_arguments_options_and_defaults(run_cli: RunCli) -> None:
+    result = " ".join(run_cli("run", "--help").out.split())
+    assert "Arguments: JOB The job, as module:attribute" in result
+    assert "-s, --source NAME=PATH" in result
     assert (
         "--home FOLDER Folder that keeps the runs. "
         "[env var: HUNDREDFOLD_HOME; default: .hundredfold]"
-    ) in said
-    assert "--workers N Number of worker processes. [default: (one per core)]" in said
+    ) in result
+    assert "--workers N Number of worker processes. [default: (one per core)]" in result
 
 
-def test_the_version_is_told(say):
-    said = say("--version")
-    assert (said.code, said.out) == (0, f"hundredfold {hundredfold.__version__}\n")
+def test_the_version_is_printed(run_cli: RunCli) -> None:
+    result = run_cli("--version")
+    assert (result.code, result.out) == (0, f"hundredfold {hundredfold.__version__}\n")
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_reasons_of_rejection_stand_below_the_table_one_a_line(project, tmp_path, columns):
+def test_reasons_of_rejection_are_printed_one_per_line(
+    project: Path, tmp_path: Path, columns: str
+) -> None:
     environment = {
         **os.environ,
         "HUNDREDFOLD_HOME": str(tmp_path / "home"),
         "COLUMNS": columns,
         "NO_COLOR": "1",
     }
-    words = [sys.executable, "-m", "hundredfold", "run", JOB]
+    arguments = [sys.executable, "-m", "hundredfold", "run", JOB]
     printed = subprocess.run(
-        words, cwd=project, env=environment, capture_output=True, text=True, check=True
+        arguments, cwd=project, env=environment, capture_output=True, text=True, check=True
     ).stdout
     table, _, rest = printed.partition("why rows were rejected\n")
     assert "sales  15,600    15,597         -         3        -\n" in table
     assert rest.startswith(
-        "  sales  1  shop must not be null\n         1  price must be a number\n         1  price must be > 0\n\n"
+        "  sales  1  shop must not be null\n         1  price must be a number\n"
+        "         1  price must be > 0\n\n"
     )
     assert not [line for line in printed.splitlines() if line != line.rstrip()]
 
 
-def test_how_a_csv_file_was_read_is_printed_and_kept_with_the_run(say, tmp_path):
+def test_the_dialect_of_a_csv_file_is_printed_and_recorded(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "sales.csv").write_bytes(
         'shop;name;sold\nS0;Müller;1\nS0;"torn;2\nS1;x;3\n'.encode("utf-16")
     )
-    job = "from hundredfold import Job, Model, Source\njob = Job('j', [Source('sales', path='sales.csv', max_rejected=1)],"
     (tmp_path / "odd.py").write_text(
-        f"{job} [Model('m', unit=('shop',), work=lambda rows: {{'n': int(rows['sold'].sum())}})])\n"
+        "from hundredfold import Job, Model, Source\n"
+        "def total(rows): return {'n': int(rows['sold'].sum())}\n"
+        "source = Source('sales', path='sales.csv', max_rejected=1)\n"
+        "job = Job('j', [source], [Model('m', unit=('shop',), work=total)])\n"
     )
-    said = say("run", str(tmp_path / "odd.py"), "--home", str(tmp_path / "home"))
-    assert said.code == 0, said.err
-    assert 'read sales as CSV with delimiter ";", encoding utf-16' in said.err
-    facts = json.loads(say("status", "--home", str(tmp_path / "home"), "--json").out)
+    result = run_cli("run", str(tmp_path / "odd.py"), "--home", str(tmp_path / "home"))
+    assert result.code == 0, result.err
+    assert 'read sales as CSV with delimiter ";", encoding utf-16' in result.err
+    facts = json.loads(run_cli("status", "--home", str(tmp_path / "home"), "--json").out)
     (found,) = facts["csv"]["sales"]
     assert (found["delimiter"], found["encoding"], found["files"]) == (";", "utf-16", 1)
     assert facts["sources"]["sales"]["rejected"] == 1

@@ -1,4 +1,4 @@
-"""What the command line says of AWS where there is none: before anything is sent anywhere."""
+"""Commands for AWS without an account: errors that are reported before any request."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hundredfold.errors import add_options
+from support.cli import RunCli
 from support.waits import HANG_S
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No region, no credentials, no network to ask for them."""
+    """Remove regions and credentials from the environment."""
     for name in (
         "AWS_REGION",
         "AWS_DEFAULT_REGION",
@@ -34,7 +33,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found", "hint"),
+    ("arguments", "found", "hint"),
     [
         (
             ["run", "my_job.job:job", "--backend", "aws", "--workers", "2"],
@@ -94,19 +93,25 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_words_that_cannot_be_are_told(
-    say: Callable[..., Any], words: list[str], found: str, hint: str
+def test_options_that_a_backend_lacks_are_reported(
+    run_cli: RunCli, arguments: list[str], found: str, hint: str
 ) -> None:
-    told = say(*words)
-    assert (told.code, told.out) == (2, "")
-    assert found in told.err
-    assert hint in told.err
-    assert "Traceback" not in told.err
+    result = run_cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert found in result.err
+    assert hint in result.err
+    assert "Traceback" not in result.err
 
 
-def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
-    hint = "hundredfold failures one   then: hundredfold retry one --accept-new-code   or: hundredfold publish one --max-failed 3"
-    wanted = "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   or: hundredfold publish one --max-failed 3 @"
+def test_commands_in_a_hint_get_the_options_of_the_target() -> None:
+    hint = (
+        "hundredfold failures one   then: hundredfold retry one --accept-new-code   "
+        "or: hundredfold publish one --max-failed 3"
+    )
+    wanted = (
+        "hundredfold failures one @   then: hundredfold retry one --accept-new-code @   "
+        "or: hundredfold publish one --max-failed 3 @"
+    )
     assert add_options(hint, ["--backend", "aws", "--stack", "s"]) == wanted.replace(
         "@", "--backend aws --stack s"
     )
@@ -115,55 +120,55 @@ def test_the_commands_of_a_hint_say_where_their_run_is() -> None:
     assert add_options(given, ["--backend", "aws", "--stack", "s"]) == given
 
 
-def test_a_query_that_athena_lacks_is_refused_with_its_line_before_anything_is_sent(
-    say: Callable[..., Any], project: Path
-) -> None:
+def test_sql_that_athena_lacks_is_refused_before_a_request(run_cli: RunCli, project: Path) -> None:
     (project / "elsewhere.py").write_text(
         "from dataclasses import replace\nfrom my_job.job import job\n"
-        "QUERY = 'SELECT shop, product, week, price, quantity,\\n  strip_accents(shop) AS plain\\nFROM sales'\n"
+        "QUERY = 'SELECT shop, product, week, price, quantity,\\n'\n"
+        "QUERY += '  strip_accents(shop) AS plain\\nFROM sales'\n"
         "other = replace(job, models=(replace(job.models[0], query=QUERY),))\n"
     )
-    told = say("run", "elsewhere:other", "--backend", "aws")
-    assert told.code == 1
+    result = run_cli("run", "elsewhere:other", "--backend", "aws")
+    assert result.code == 1
     assert (
         "cannot run on AWS\n  line 2: the function strip_accents, which Athena does not have"
-        in told.err
+        in result.err
     )
 
 
-def test_without_what_the_extra_brings_it_says_what_to_install() -> None:
-    """The same command where boto3 cannot be imported."""
-    words = "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; sys.argv = ['hundredfold', 'status', '--backend', 'aws']; main()"
+def test_a_missing_extra_is_reported_with_its_installation() -> None:
+    """The same command if boto3 cannot be imported."""
+    program = (
+        "import sys; sys.modules['boto3'] = None; from hundredfold.cli.main import main; "
+        "sys.argv = ['hundredfold', 'status', '--backend', 'aws']; main()"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", words], capture_output=True, text=True, timeout=HANG_S
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 2
     assert "boto3 is not installed" in done.stderr
     assert "pip install 'hundredfold[aws]'" in done.stderr
 
 
-def test_a_lack_of_memory_on_lambda_names_what_deploy_can_change() -> None:
-    words = [
+def test_a_lack_of_memory_on_lambda_names_the_option_of_deploy() -> None:
+    arguments = [
         sys.executable,
         "-c",
         "from hundredfold.workers.memory import MEMORY_HINT; print(MEMORY_HINT)",
     ]
-    told = subprocess.run(
-        words,
+    result = subprocess.run(
+        arguments,
         env={**os.environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1769"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "deploy with --memory 3537" in told.stdout
-    assert "--workers" not in told.stdout
+    assert "deploy with --memory 3537" in result.stdout
+    assert "--workers" not in result.stdout
 
 
-def test_synth_writes_the_assembly_and_touches_nothing(
-    say: Callable[..., Any], project: Path
-) -> None:
-    told = say("deploy", "my_job.job:job", "--synth", "out", "--architecture", "x86_64")
-    assert told.code == 0, told.err
+def test_synth_only_writes_the_assembly(run_cli: RunCli, project: Path) -> None:
+    result = run_cli("deploy", "my_job.job:job", "--synth", "out", "--architecture", "x86_64")
+    assert result.code == 0, result.err
     template = json.loads(
         (project / "out" / "cdk.out" / "hundredfold-my-job.template.json").read_text()
     )
@@ -174,4 +179,4 @@ def test_synth_writes_the_assembly_and_touches_nothing(
         "AWS::Lambda::Function",
         "AWS::Athena::WorkGroup",
     } <= kinds
-    assert "MB of 250" in told.out
+    assert "MB of 250" in result.out

@@ -1,4 +1,4 @@
-"""Paths with a byte that is no UTF-8, or that a process under the C locale reads as ASCII: refused, with what to do; no run is left."""
+"""Paths that are not UTF-8, or that the C locale reads as ASCII, are refused; no run remains."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ BAD = os.fsdecode(b"bad\xffbyte")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for place in (tmp_path, tmp_path / BAD):
-        place.mkdir(exist_ok=True)
-        (place / "j.py").write_text(JOB)
-        (place / "s.csv").write_text("k,x\n1,2\n")
+    for parent in (tmp_path, tmp_path / BAD):
+        parent.mkdir(exist_ok=True)
+        (parent / "j.py").write_text(JOB)
+        (parent / "s.csv").write_text("k,x\n1,2\n")
     return tmp_path
 
 
-def said(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
+def run_in(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words],
+        [sys.executable, "-m", "hundredfold", *arguments],
         cwd=folder,
         env={
             **os.environ,
@@ -48,7 +48,7 @@ def said(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "where"),
+    ("arguments", "where"),
     [
         (("run", "j.py", "--home", BAD), ""),
         (("status", "--home", BAD), ""),
@@ -60,9 +60,11 @@ def said(folder: Path, *words: str, **environment: str) -> tuple[int, str]:
     ],
     ids=["home", "status", "job", "here", "source", "folder", "glob"],
 )
-def test_a_path_with_a_byte_that_is_no_text_is_refused(folder, words, where):
+def test_a_path_that_is_not_utf8_is_refused(
+    folder: Path, arguments: tuple[str, ...], where: str
+) -> None:
     before = sorted(folder.rglob("*"))
-    code, err = said(folder / where, *words)
+    code, err = run_in(folder / where, *arguments)
     assert (code, "is not text in UTF-8" in err, "\nhint: rename it\n" in err) == (2, True, True), (
         err
     )
@@ -71,19 +73,19 @@ def test_a_path_with_a_byte_that_is_no_text_is_refused(folder, words, where):
     assert not list(Home(folder.parent / "elsewhere").ledger.runs())
 
 
-def test_a_name_that_the_locale_cannot_read_says_which_setting_to_change(folder):
-    for words in (("run", "j.py", "--home", "Größe"), ("status", "--home", "Größe")):
-        code, err = said(folder, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+def test_a_name_outside_the_locale_names_the_setting_to_change(folder: Path) -> None:
+    for arguments in (("run", "j.py", "--home", "Größe"), ("status", "--home", "Größe")):
+        code, err = run_in(folder, *arguments, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
         assert (code, "set LC_ALL=C.UTF-8" in err, err.isascii()) == (2, True, True), err
 
 
-def test_no_path_makes_python_raise_an_error_of_its_own(tmp_path):
+def test_an_invalid_path_raises_usage_error_in_python(tmp_path: Path) -> None:
     for name in (BAD, "a\udcffb", str(tmp_path / BAD)):
         with pytest.raises(UsageError, match="is not text in UTF-8"):
             Home(name)
 
 
-def test_a_reason_that_is_no_text_ends_on_the_record(tmp_path):
+def test_a_reason_that_is_not_utf8_is_recorded_escaped(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite")
     ledger.create(Record("r", "j", "", State.NEW, "new", "2026", "2026"))
     ledger.move("r", Event.START)

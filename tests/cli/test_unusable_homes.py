@@ -1,10 +1,11 @@
-"""Homes and folders that are no folder, that vanish, and runs that nothing drives: one clear error, and what is shown is true."""
+"""Homes that are no folder or vanish, and runs without a driver: one error, and a true state."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ JOB = Job(
 )
 
 
-def go(home: Path, job: Job = JOB, **how: Any) -> Any:
-    return hundredfold.run(job, {"s": ROWS}, home=home, workers=1, memory="1GB", **how)
+def start_run(home: Path, job: Job = JOB, **options: Any) -> Any:
+    return hundredfold.run(job, {"s": ROWS}, home=home, workers=1, memory="1GB", **options)
 
 
-def invoked(*words: str) -> None:
-    with app.make_context("hundredfold", list(words)) as context:
+def invoke(*arguments: str) -> None:
+    with app.make_context("hundredfold", list(arguments)) as context:
         app.invoke(context)
 
 
@@ -56,7 +57,7 @@ NO_FOLDERS = {
 
 
 @pytest.mark.parametrize("name", NO_FOLDERS)
-def test_a_home_that_is_no_folder_says_what_it_is(tmp_path, name):
+def test_a_home_that_is_not_a_folder_is_described(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -68,8 +69,8 @@ def test_a_home_that_is_no_folder_says_what_it_is(tmp_path, name):
         assert raised.value.hint == "name a folder with --home"
 
 
-class Acts(NullCallbacks):
-    """Does something to a home when a stage begins."""
+class ActAtStage(NullCallbacks):
+    """Callbacks that act on a home when a stage starts."""
 
     def __init__(self, stage: str, act: Any) -> None:
         self.wanted, self.act = stage, act
@@ -79,7 +80,7 @@ class Acts(NullCallbacks):
             self.act()
 
 
-def made_anew(home: Path) -> None:
+def recreate(home: Path) -> None:
     shutil.rmtree(home)
     Home(home)
 
@@ -87,38 +88,42 @@ def made_anew(home: Path) -> None:
 @pytest.mark.parametrize(
     "stage", ["validate", "prepare m", "enqueue m", "work m", "collect m", "publish"]
 )
-@pytest.mark.parametrize("act", [shutil.rmtree, made_anew], ids=["removed", "made anew"])
-def test_a_home_that_vanishes_ends_the_run_and_is_not_made_again(tmp_path, stage, act):
+@pytest.mark.parametrize("act", [shutil.rmtree, recreate], ids=["removed", "recreated"])
+def test_a_home_that_vanishes_ends_the_run_and_stays_removed(
+    tmp_path: Path, stage: str, act: Callable[[Path], None]
+) -> None:
     home = tmp_path / "home"
     with pytest.raises(HomeError, match=f"the home {home} is gone") as raised:
-        go(home, callbacks=Acts(stage, lambda: act(home)))
+        start_run(home, callbacks=ActAtStage(stage, lambda: act(home)))
     assert raised.value.exit_code == 1
-    assert home.exists() == (act is made_anew)
+    assert home.exists() == (act is recreate)
 
 
-def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
+def test_a_run_without_a_driver_is_shown_as_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def dies() -> None:
         raise KeyboardInterrupt
 
-    go(tmp_path, run_id="whole")
+    start_run(tmp_path, run_id="whole")
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, run_id="r", callbacks=Acts("work m", dies))
+        start_run(tmp_path, run_id="r", callbacks=ActAtStage("work m", dies))
     home = Home(tmp_path)
     assert home.ledger.read("r").state.value == "running"
     assert (
         summarize(open_run("r", home=tmp_path))["state"],
         summarize(open_run("r", home=tmp_path))["active"],
     ) == ("stopped", False)
-    invoked("status", "r", "--home", str(tmp_path), "--json")
+    invoke("status", "r", "--home", str(tmp_path), "--json")
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
     with home.lock("r"):
         assert summarize(open_run("r", home=tmp_path))["state"] == "running"
-        invoked("status", "--all", "--home", str(tmp_path), "--json")
+        invoke("status", "--all", "--home", str(tmp_path), "--json")
         assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
             "r": "running",
             "whole": "done",
         }
-    invoked("status", "r", "--home", str(tmp_path))
+    invoke("status", "r", "--home", str(tmp_path))
     shown = capsys.readouterr().out
     assert "stopped" in shown
     assert "(no process is executing it)" in shown
@@ -128,19 +133,19 @@ def test_a_run_that_no_process_drives_is_shown_as_stopped(tmp_path, capsys):
     assert summarize(open_run("whole", home=tmp_path))["state"] == "stopped"
 
 
-def test_a_run_that_was_never_recorded_says_how_to_begin_it(tmp_path):
-    go(tmp_path, run_id="other")
+def test_a_run_that_was_never_recorded_names_the_way_to_start_it(tmp_path: Path) -> None:
+    start_run(tmp_path, run_id="other")
     with pytest.raises(hundredfold.HundredfoldError, match="there is no run r;") as raised:
         hundredfold.resume("r", home=tmp_path)
     assert (
-        "a run that was killed before it was recorded left nothing: run it again with --run-id r"
+        "a run that was killed before it was recorded left nothing: start it again with --run-id r"
         in (raised.value.hint or "")
     )
 
 
 @pytest.mark.parametrize("out", ["sales.csv", "sales.csv/below"])
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["package", "job.py", "--out"],
         ["demo", "--data"],
@@ -148,25 +153,27 @@ def test_a_run_that_was_never_recorded_says_how_to_begin_it(tmp_path):
     ],
     ids=lambda w: w[0],
 )
-def test_a_folder_to_write_into_that_is_a_file_is_refused(tmp_path, monkeypatch, words, out):
+def test_a_file_in_place_of_an_output_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], out: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sales.csv").write_text("k\n")
     with pytest.raises(
-        UsageError, match=rf"{words[-1]} {out} cannot be written: .*sales\.csv: Not a directory"
+        UsageError, match=rf"{arguments[-1]} {out} cannot be written: .*sales\.csv: Not a directory"
     ):
-        invoked(*words, out)
+        invoke(*arguments, out)
     assert (tmp_path / "sales.csv").read_text() == "k\n"
 
 
-def test_numbers_of_a_command_that_make_no_sense_are_refused(tmp_path):
-    go(tmp_path)
-    for words in (["failures", "--limit", "-1"], ["run", "x:job", "--batches", "0"]):
+def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
+    start_run(tmp_path)
+    for arguments in (["failures", "--limit", "-1"], ["run", "x:job", "--batches", "0"]):
         with pytest.raises(Exception, match="is not in the range"):
-            invoked(*words)
+            invoke(*arguments)
 
 
 @pytest.mark.parametrize("query", ["", "  \n", "SELECT 1\0"])
-def test_a_query_that_is_blank_is_refused_where_it_is_declared(query):
+def test_a_blank_query_is_refused_in_its_declaration(query: str) -> None:
     for declare in (
         lambda: Model("m", ("k",), double, query=query),
         lambda: Publish("p", query),
@@ -179,13 +186,13 @@ def test_a_query_that_is_blank_is_refused_where_it_is_declared(query):
 @pytest.mark.parametrize(
     "query", ["INSERT INTO s VALUES (1)", "DROP TABLE s", "COPY s TO 'x'", "PRAGMA version"]
 )
-def test_a_query_that_reads_nothing_is_refused_in_our_words(tmp_path, query):
+def test_a_statement_that_is_no_query_is_refused(tmp_path: Path, query: str) -> None:
     with pytest.raises(QueryError) as raised:
-        go(tmp_path, Job("j", Source("s"), Model("m", ("k",), double, query=query)))
+        start_run(tmp_path, Job("j", [Source("s")], [Model("m", ("k",), double, query=query)]))
     assert "json" not in raised.value.message
     assert raised.value.message.startswith("model m: not a query")
 
 
-def test_what_no_terminal_can_print_is_escaped_in_every_error():
+def test_characters_that_utf8_lacks_are_escaped_in_errors() -> None:
     error = SourceError("bad\udcff", problems=["worse\udcfe"], hint="worst\udcfd")
     assert (str(error), error.hint) == ("bad\\udcff\n  worse\\udcfe", "worst\\udcfd")

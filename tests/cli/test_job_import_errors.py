@@ -1,4 +1,4 @@
-"""A job's file that cannot be imported: the error is that of the file, with the line of the user's that is wrong and what to do there."""
+"""Errors of importing a job file: one error with the line in the user's code and a correction."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NUMBERS = itertools.count()
 HEAD = "from hundredfold import Csv, Job, Model, Publish, Source\ndef work(rows): return {'a': 1}\n"
 
 
-def loaded(folder: Path, text: str) -> JobError:
-    """Write a job's file whose line 3 is the first of `text`; what its import raises."""
+def load_error(folder: Path, text: str) -> JobError:
+    """Write a job file with `text` from line 3 on, and return the error of importing it."""
     path = folder / f"fails_{next(NUMBERS)}.py"
     path.write_text(HEAD + dedent(text).strip() + "\n")
     with pytest.raises(JobError) as raised:
@@ -56,18 +56,20 @@ DECLARATIONS = {
 
 
 @pytest.mark.parametrize("declaration", DECLARATIONS)
-def test_a_wrong_declaration_shows_its_line_and_what_to_write(tmp_path, declaration):
-    words, hint = DECLARATIONS[declaration]
-    error = loaded(tmp_path, f"made = {declaration}")
-    assert words in str(error)
+def test_a_wrong_declaration_shows_its_line_and_a_correction(
+    tmp_path: Path, declaration: str
+) -> None:
+    message, hint = DECLARATIONS[declaration]
+    error = load_error(tmp_path, f"made = {declaration}")
+    assert message in str(error)
     assert "cannot be imported" not in error.message
     assert error.problems[-1] == f"at {error.__notes__[-1]}, line 3: made = {declaration}"
     assert (error.hint or "").startswith(hint)
 
 
-def test_a_wrong_declaration_in_a_helper_shows_the_helpers_line(tmp_path):
+def test_a_wrong_declaration_in_a_helper_shows_the_helpers_line(tmp_path: Path) -> None:
     (tmp_path / "helping.py").write_text(HEAD + 'MODEL = Model("m", unit="shop", work=work)\n')
-    error = loaded(tmp_path, "from helping import MODEL")
+    error = load_error(tmp_path, "from helping import MODEL")
     assert error.problems == (
         f'at {tmp_path / "helping.py"}, line 3: MODEL = Model("m", unit="shop", work=work)',
     )
@@ -81,7 +83,7 @@ raise Silent
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "line"),
+    ("text", "message", "line"),
     [
         (RAISING, "Silent: (Silent, whose __str__ raises ValueError)", "line 5: raise Silent"),
         ("raise KeyError('\\udcff')", r"KeyError: '\udcff'", "line 3: raise KeyError('\\udcff')"),
@@ -96,38 +98,44 @@ raise Silent
         ("import json\njson.loads('{')", "JSONDecodeError", "json/decoder.py"),
     ],
 )
-def test_whatever_a_file_raises_is_one_error_with_a_line(tmp_path, text, words, line):
-    error = loaded(tmp_path, text)
-    assert words in error.message
+def test_any_exception_of_a_job_file_is_one_error_with_a_line(
+    tmp_path: Path, text: str, message: str, line: str
+) -> None:
+    error = load_error(tmp_path, text)
+    assert message in error.message
     assert error.message.startswith("the module fails_")
     assert line in str(error)
     str(error).encode()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("nul.py", b"x = 1\0\n", "null byte"),
         ("latin.py", b"x = '\xff'\n", "SyntaxError: "),
         ("deep.py", b"x = " + b"(" * 5000 + b")" * 5000, "cannot be imported: "),
     ],
 )
-def test_a_file_that_is_no_python_is_named_without_none(tmp_path, name, content, words):
+def test_a_file_that_is_not_python_is_reported(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(JobError) as raised:
         load_job(str(tmp_path / name))
-    assert words in str(raised.value)
+    assert message in str(raised.value)
     assert "None" not in str(raised.value)
 
 
 @pytest.mark.parametrize("ref", [".:job", "..x:job", "a..b", ":job", "", "a\0b", "a\0b.py", "x:"])
-def test_what_names_no_module_is_refused_in_our_words(ref):
+def test_an_invalid_reference_is_refused(ref: str) -> None:
     with pytest.raises(JobError, match="names no job"):
         load_job(ref)
 
 
 @pytest.mark.parametrize("ref", ["~nobody-here/x.py", "x" * 300 + ".py", "loop.py", "folder.py"])
-def test_a_file_that_cannot_be_is_no_file(tmp_path, monkeypatch, ref):
+def test_a_path_that_cannot_exist_is_reported_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop.py").symlink_to("loop.py")
     (tmp_path / "folder.py").mkdir()
@@ -135,7 +143,7 @@ def test_a_file_that_cannot_be_is_no_file(tmp_path, monkeypatch, ref):
         load_job(ref)
 
 
-def test_the_command_line_prints_the_line_and_the_hint(tmp_path):
+def test_the_command_line_prints_the_line_and_the_hint(tmp_path: Path) -> None:
     (tmp_path / "unitstr.py").write_text(
         HEAD + 'job = Job("j", Source("s"), Model("m", unit="shop", work=work))\n'
     )
@@ -148,6 +156,7 @@ def test_the_command_line_prints_the_line_and_the_hint(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
         "error: unit is the text 'shop', wanted a tuple of names",
-        f'  at {tmp_path}/unitstr.py, line 3: job = Job("j", Source("s"), Model("m", unit="shop", work=work))',
+        f"  at {tmp_path}/unitstr.py, line 3: "
+        'job = Job("j", Source("s"), Model("m", unit="shop", work=work))',
         "hint: write unit=('shop',)",
     ]
