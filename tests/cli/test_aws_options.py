@@ -38,7 +38,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (
             ["run", "my_job.job:job", "--backend", "aws", "--workers", "2"],
             "--workers are for --backend local",
-            "deploy says them",
+            "hundredfold deploy --help",
         ),
         (
             ["run", "my_job.job:job", "--batches", "9"],

@@ -251,7 +251,7 @@ def test_a_job_that_does_not_exist_is_reported(run_cli: RunCli) -> None:
         "run",
         "my_job.job:",
         expect=(
-            "'my_job.job:' names no job",
+            "'my_job.job:' does not name a job",
             "wanted module:attribute or path/to/file.py:attribute",
         ),
     )

@@ -128,7 +128,7 @@ def test_a_file_that_is_not_python_is_reported(
 
 @pytest.mark.parametrize("ref", [".:job", "..x:job", "a..b", ":job", "", "a\0b", "a\0b.py", "x:"])
 def test_an_invalid_reference_is_refused(ref: str) -> None:
-    with pytest.raises(JobError, match="names no job"):
+    with pytest.raises(JobError, match="does not name a job"):
         load_job(ref)
 
 
