@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / ".venvs-matrix"
@@ -115,13 +116,13 @@ def main() -> int:
     outcomes = [check(found[v], v, resolution, extras, tests, folder) for v, resolution in chosen]
     print_table([*outcomes, *not_chosen(wanted, found, chosen)])
     if not any(outcome.demo for outcome in outcomes):
-        say("nothing was run: see the reasons above")
+        report("nothing was run: see the reasons above")
         return 1
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
 def supported() -> Iterator[str]:
-    """The versions of Python that pyproject.toml declares, such as 3.13."""
+    """Yield the versions of Python that pyproject.toml declares, such as 3.13."""
     for classifier in project()["classifiers"]:
         version = re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", classifier)
         if version:
@@ -129,7 +130,7 @@ def supported() -> Iterator[str]:
 
 
 def find_python(version: str) -> str | None:
-    """A Python of that version that works; a name on the PATH may be a shim without a Python."""
+    """Return a working Python of a version; a name on the PATH can be a shim without a Python."""
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     named = [folder / name for name in (f"python{version}", "python3") for folder in folders]
     managed = [
@@ -150,9 +151,9 @@ def find_python(version: str) -> str | None:
 
 
 def short(found: dict[str, str]) -> list[tuple[str, str]]:
-    """The lowest versions on the oldest other Python, and the newest on the newest other one."""
-    here = f"3.{sys.version_info.minor}"
-    others = [version for version in found if version != here] or list(found)
+    """Return the lowest versions on the oldest other Python, the newest on the newest other one."""
+    running = f"3.{sys.version_info.minor}"
+    others = [version for version in found if version != running] or list(found)
     return [(others[0], "lowest"), (others[-1], "newest")] if others else []
 
 
@@ -176,8 +177,8 @@ def check(
     tests: Sequence[str],
     environments: Path,
 ) -> Outcome:
-    """Make the environment, and run the demo and the tests in it."""
-    say(f"== Python {version} with the {resolution} versions: installing")
+    """Create the environment, and run the demo and the tests in it."""
+    report(f"== Python {version} with the {resolution} versions: installing")
     folder = environments / f"{version}-{resolution}"
     began = time.monotonic()
     try:
@@ -187,13 +188,13 @@ def check(
         return Outcome(version, resolution, note=f"failed to install: {error}", ok=False)
     except IndexUnreachable as error:
         return Outcome(version, resolution, note=f"not run: {error}")
-    say(f"== installed in {time.monotonic() - began:.0f} s; the demo and the tests are next")
+    report(f"== installed in {time.monotonic() - began:.0f} s; the demo and the tests are next")
     inside = folder / BIN
     demo = run_demo(inside)
-    counts, error = run_tests(inside, tests)
-    say(f"== Python {version} with the {resolution} versions: {time.monotonic() - began:.0f} s")
-    ok = not error and demo == "ok"
-    return Outcome(version, resolution, versions_in(inside), demo, counts, error, ok)
+    counts, problem = run_tests(inside, tests)
+    report(f"== Python {version} with the {resolution} versions: {time.monotonic() - began:.0f} s")
+    ok = not problem and demo == "ok"
+    return Outcome(version, resolution, versions_in(inside), demo, counts, problem, ok)
 
 
 def install(python: str, folder: Path, resolution: str, extras: Sequence[str]) -> None:
@@ -223,7 +224,7 @@ def install(python: str, folder: Path, resolution: str, extras: Sequence[str]) -
 
 
 def find_uv() -> str | None:
-    """Where uv is, if it works: a name on the PATH may be a shim without it."""
+    """Return the path of a working uv; a name on the PATH can be a shim without it."""
     for uv in (Path(sys.executable).with_name("uv"), shutil.which("uv")):
         if uv and Path(uv).exists():
             done = subprocess.run([uv, "--version"], capture_output=True, check=False)
@@ -234,15 +235,20 @@ def find_uv() -> str | None:
 
 def call(command: Sequence[str]) -> None:
     try:
-        limits = {"timeout": INSTALL_LIMIT_S, "check": False}
-        settings = {**SYSTEM_CERTIFICATES, **os.environ}
-        done = subprocess.run(command, capture_output=True, text=True, env=settings, **limits)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**SYSTEM_CERTIFICATES, **os.environ},
+            timeout=INSTALL_LIMIT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         limit = f"the packages did not arrive within {INSTALL_LIMIT_S:.0f} s"
         raise IndexUnreachable(f"{limit}: the package index is slow; try again later") from None
     if done.returncode == 0:
         return
-    say(done.stdout + done.stderr)
+    report(done.stdout + done.stderr)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if any(map(UNREACHABLE.search, lines)):
         raise IndexUnreachable("the package index does not answer (see above); try again later")
@@ -250,13 +256,16 @@ def call(command: Sequence[str]) -> None:
     raise NotInstalled(errors[-1] if errors else "see above")
 
 
-def project() -> dict[str, list[str]]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def project() -> dict[str, Any]:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = declared["project"]
+    return found
 
 
 def requirements(extra: str = "") -> list[str]:
-    """The requirements of an extra, or those of the project itself."""
-    return project()["optional-dependencies"][extra] if extra else project()["dependencies"]
+    """Return the requirements of an extra, or those of the project itself."""
+    found = project()["optional-dependencies"][extra] if extra else project()["dependencies"]
+    return [str(requirement) for requirement in found]
 
 
 def tools() -> list[str]:
@@ -268,15 +277,15 @@ def name_of(requirement: str) -> str:
 
 
 def lower_bounds() -> Iterator[str]:
-    """The lower bounds as constraints; of several that apply, the one declared last counts."""
+    """Yield the lower bounds as constraints; the last declared bound that applies counts."""
     bounded = ("", *(extra for extra in EXTRAS if extra not in UNPINNED_EXTRAS))
     everything = [*(r for extra in bounded for r in requirements(extra)), *tools()]
     seen: dict[str, list[tuple[str, str]]] = {}
     for requirement in everything:
-        bound = re.search(r"[>~]=\s*([0-9][^,;\s]*)", requirement)
-        if bound:
+        found = re.search(r"[>~]=\s*([0-9][^,;\s]*)", requirement)
+        if found:
             marker = requirement.partition(";")[2].strip()
-            seen.setdefault(name_of(requirement), []).append((bound[1], marker))
+            seen.setdefault(name_of(requirement), []).append((found[1], marker))
     for name, bounds in seen.items():
         for number, (bound, marker) in enumerate(bounds):
             later = [f"({negated(other)})" for _, other in bounds[number + 1 :] if other]
@@ -285,31 +294,31 @@ def lower_bounds() -> Iterator[str]:
 
 
 def negated(marker: str) -> str:
-    """Where a marker of the form python_version >= 'X' does not hold."""
+    """Return the negation of a marker of the form python_version >= 'X'."""
     assert ">=" in marker, marker
     return marker.replace(">=", "<")
 
 
 def versions_in(inside: Path) -> tuple[str, ...]:
     script = f"from importlib.metadata import version; print(*map(version, {SHOWN!r}))"
-    command = [inside / "python", "-c", script]
+    command = [str(inside / "python"), "-c", script]
     return tuple(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def run_demo(inside: Path) -> str:
-    command = [inside / "hundredfold", "demo"]
+    command = [str(inside / "hundredfold"), "demo"]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        say(done.stdout[-2000:] + done.stderr[-3000:])
+        report(done.stdout[-2000:] + done.stderr[-3000:])
     return "fail" if done.returncode else "ok"
 
 
 def run_tests(inside: Path, tests: Sequence[str]) -> tuple[tuple[str, str, str], str]:
-    """How many passed, failed and were skipped; and what is wrong, or ""."""
+    """Return the numbers of passed, failed and skipped tests; and the problem, or ""."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [inside / "python", "-m", "pytest", "-p", "no:cacheprovider", "-n", "2"]
+        command = [str(inside / "python"), "-m", "pytest", "-p", "no:cacheprovider", "-n", "2"]
         done = subprocess.run([*command, f"--junitxml={report}", *tests], cwd=ROOT, check=False)
         if not report.exists():
             return ("", "", ""), f"pytest ended with exit code {done.returncode}"
@@ -325,16 +334,18 @@ def run_tests(inside: Path, tests: Sequence[str]) -> tuple[tuple[str, str, str],
 def print_table(outcomes: Sequence[Outcome]) -> None:
     rows = [HEADER, *(outcome.cells for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    say("")
+    report("")
     for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        report(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     for outcome in outcomes:
         if outcome.note:
             note = f"{outcome.python} {outcome.resolution}".rstrip() + f": {outcome.note}"
-            say(textwrap.fill(note, width=80, subsequent_indent="  "))
+            report(textwrap.fill(note, width=80, subsequent_indent="  "))
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What `make test-matrix` counts as a failure, and what it only reports."""
+"""The results that `make test-matrix` counts as failures, and those that it only reports."""
 
 from __future__ import annotations
 

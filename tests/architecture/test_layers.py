@@ -1,4 +1,4 @@
-"""The architecture: imports run downwards only, no file is part of a cycle, and heavy libraries stay in their packages."""
+"""The architecture: no import runs upwards, no cycles, and heavy libraries in one package each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import hundredfold
 SOURCE = Path(__file__).parents[2] / "src"
 ENGINE = SOURCE / "hundredfold"
 
-# From bottom to top. A module may import its own package and lower layers; packages of one layer are apart.
+# From bottom to top. A module may import its own package and lower layers, and no package of its
+# own layer.
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
     {"annotations", "paths"},
@@ -66,7 +67,7 @@ PUBLIC_MODULES = {
 
 
 def modules(package: Path) -> Mapping[str, Path]:
-    """The modules below a package's folder by their full name."""
+    """Return the modules below a package's folder by their full name."""
     found = {}
     for path in sorted(package.rglob("*.py")):
         if "template" not in path.parts:
@@ -76,7 +77,7 @@ def modules(package: Path) -> Mapping[str, Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The full name of everything that a file imports, anywhere in it, but for what only a type checker reads."""
+    """Yield the full names that a file imports, anywhere in it, except under TYPE_CHECKING."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(node)
@@ -98,7 +99,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def graph() -> Mapping[str, set[str]]:
-    """The modules of both packages, each with those that it imports."""
+    """Return the modules of both packages, each with those that it imports."""
     known = {**modules(ENGINE), **modules(SOURCE / "tariffs")}
     edges = {}
     for name, path in known.items():
@@ -108,7 +109,7 @@ def graph() -> Mapping[str, set[str]]:
 
 
 def part(module: str) -> str:
-    """The part of the engine that a module belongs to: `pipeline` for hundredfold.pipeline.work."""
+    """Return the package of the engine that has a module: `pipeline` for pipeline.work."""
     return module.split(".")[1] if "." in module else "__init__"
 
 

@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its outputs are what is printed, its links lead somewhere, nothing is left out."""
+"""The documentation: its code runs and prints the shown output, links work, nothing is missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def tool(name: str) -> ModuleType:
-    """A tool of docs/, which is a folder and no package."""
+    """Return the module of a tool in docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -56,7 +56,7 @@ def name_of(page: Path) -> str:
 
 
 def with_code(pages: list[Path]) -> list[Path]:
-    """The pages that run something; the longest first, so that it does not start last."""
+    """Return the pages with code, the longest first, so that it does not start last."""
     runs = [
         page
         for page in pages
@@ -71,11 +71,11 @@ def with_code(pages: list[Path]) -> list[Path]:
 def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: Path) -> None:
     wrong = BLOCKS.check(page)
     assert not wrong, "\n\n".join(
-        [*wrong, f"if the page is to say so: python docs/blocks.py --write {name_of(page)}"]
+        [*wrong, f"to write the real output: python docs/blocks.py --write {name_of(page)}"]
     )
 
 
-def test_what_changes_from_run_to_run_is_taken_for_equal() -> None:
+def test_values_that_differ_between_runs_are_equal() -> None:
     shown = "run 20261122-081152-da8e  done in 1.8 s\n...\norders  201  0.10\n"
     assert BLOCKS.alike(
         shown, "run 20301231-235959-ffff  done in 12.0 s\nany\nlines\norders   201   7.55"
@@ -157,13 +157,13 @@ def test_the_reference_of_the_command_line_has_every_exit_status() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(tool("from_code").PAGES))
-def test_what_is_made_from_the_code_is_as_the_code_has_it(name: str) -> None:
+def test_parts_that_are_generated_are_up_to_date(name: str) -> None:
     text = (DOCS / name).read_text("utf-8")
     assert text == tool("from_code").page(name, text), "run: make docs"
     assert f"written by docs/from_code.py -->\n\n{tool('from_code').PAGES[name][1]()}" in text
 
 
-def test_every_name_of_the_face_is_in_the_reference() -> None:
+def test_every_public_name_is_in_the_reference() -> None:
     text = (DOCS / "reference.md").read_text("utf-8")
     assert [name for name in hundredfold.__all__ if name not in text] == []
 
@@ -179,26 +179,26 @@ def test_every_parameter_is_in_the_reference(name: str) -> None:
     ] == []
 
 
-def test_every_public_word_of_a_run_is_in_the_reference() -> None:
+def test_every_public_attribute_of_a_run_is_in_the_reference() -> None:
     section = (DOCS / "reference.md").read_text("utf-8").split("\n### Run\n")[1].split("\n##")[0]
     public = [name for name in vars(hundredfold.Run) if not name.startswith("_")]
     assert [name for name in public if f"run.{name}" not in section] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = FENCED.sub("", page.read_text("utf-8"))
     lost = [
         link
         for link in LINK.findall(text)
-        if not link.startswith(("http:", "https:", "mailto:")) and not leads(page, link)
+        if not link.startswith(("http:", "https:", "mailto:")) and not has_target(page, link)
     ]
     assert lost == []
 
 
-def leads(page: Path, link: str) -> bool:
-    place, _, anchor = link.partition("#")
-    target = page if not place else (page.parent / place).resolve()
+def has_target(page: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = page if not path else (page.parent / path).resolve()
     if not target.exists():
         return False
     return not anchor or anchor in {
@@ -207,7 +207,7 @@ def leads(page: Path, link: str) -> bool:
 
 
 def anchor_of(heading: str) -> str:
-    """A heading's anchor, as GitHub makes it."""
+    """Return the anchor that GitHub gives to a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -224,7 +224,7 @@ def test_every_page_is_on_the_index() -> None:
 
 
 def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
-    """`DuckDB (2.0 or newer)` and so on are the bounds of pyproject.toml, and Python's."""
+    """`DuckDB (2.0 or newer)` and the like are the bounds of pyproject.toml, and of Python."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = chain.from_iterable(project["optional-dependencies"].values())
     declared: dict[str, str] = {"python": project["requires-python"].removeprefix(">=")}
@@ -232,12 +232,12 @@ def test_the_readme_gives_the_lower_bounds_that_are_declared() -> None:
         name, _, bound = need.partition(">=")
         declared.setdefault(name, bound.split(";")[0].split(",")[0].strip())
     text = (ROOT / "README.md").read_text()
-    said = re.findall(r"(\w+)\s+\(?(\d+(?:\.\d+)*)\s+or\s+newer", text)
-    assert len(said) >= 6
-    assert dict(said) == {name: declared[name.lower()] for name, _ in said}
+    stated = re.findall(r"(\w+)\s+\(?(\d+(?:\.\d+)*)\s+or\s+newer", text)
+    assert len(stated) >= 6
+    assert dict(stated) == {name: declared[name.lower()] for name, _ in stated}
 
 
-def test_the_readme_names_only_what_is_there() -> None:
+def test_the_readme_names_targets_of_make_that_exist() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     verbs = set(
         re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -251,5 +251,5 @@ def test_no_page_names_a_folder_of_one_machine(page: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings_are_true(module: str) -> None:
+def test_examples_in_docstrings_pass(module: str) -> None:
     assert doctest.testmod(importlib.import_module(module)).failed == 0

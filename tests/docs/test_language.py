@@ -35,7 +35,7 @@ PACKAGES_NOT_YET_TRANSLATED = {
     "src/hundredfold/sql/sources",
 }
 
-# occurrences per 1,000 words; eight models of the field have 0 to 1.4 of the first and 0 to 0.5 of the second
+# occurrences per 1,000 words; eight projects of the field have 0 to 1.4 and 0 to 0.5
 MAX_RATES = {
     r"what": 2.0,  # a clause with "what" in place of a noun must be read twice
     r"tell|tells|told|say|says|said": 0.5,  # programs print, report, return or raise
@@ -92,7 +92,7 @@ def _cells(row: str) -> str:
 
 
 def long_lines(text: str) -> list[str]:
-    """Return the lines that are too long; tables, code and a line that is one link cannot be wrapped."""
+    """Return lines that are too long, except tables, code and links, which cannot be wrapped."""
     lines = without_code(text).splitlines()
     return [
         line
@@ -116,11 +116,12 @@ def words_that_are_out(text: str) -> list[str]:
 
 
 def too_frequent(text: str, *, allowed: int) -> list[str]:
-    """Return the words whose rate is too high; `allowed` occurrences are none too many, since a page may be short."""
+    """Return words whose rate is too high; `allowed` occurrences pass, since pages can be short."""
     thousands = len(WORD.findall(text)) / 1_000
     counts = {word: len(re.findall(rf"\b({word})\b", text, re.IGNORECASE)) for word in MAX_RATES}
     return [
-        f"{word!r}: {count} times, {count / thousands:.1f} per 1,000 words, not below {MAX_RATES[word]}"
+        f"{word!r}: {count} times, {count / thousands:.1f} per 1,000 words, "
+        f"not below {MAX_RATES[word]}"
         for word, count in counts.items()
         if count > allowed and count >= MAX_RATES[word] * thousands
     ]
@@ -213,7 +214,8 @@ def test_the_check_finds_each_kind_of_fault_and_skips_code(tmp_path: Path) -> No
         "longer than 100 characters",
     ]
     page.write_text(
-        "# Ports\n\n    what the crew says\n\n```text\nthe door says so\n```\n\nThe `crew`: [it](door.md).\n",
+        "# Ports\n\n    what the crew says\n\n```text\nthe door says so\n```\n\n"
+        "The `crew`: [it](door.md).\n",
         "utf-8",
     )
     assert faults(page) == []

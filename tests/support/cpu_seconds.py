@@ -1,13 +1,14 @@
-"""CPU seconds of each test, for `pytest --cpu FILE`: unlike durations, they do not depend on what else the machine does.
+"""CPU seconds of each test, for `pytest --cpu FILE`: they do not depend on other processes.
 
-A test is charged with what its process and all processes below it used while it ran: workers, servers and commands that it
-started are included, even those that a forkserver started for it. A fixture is charged to the test that first asked for it.
+A test is charged with the CPU time of its process and of all descendants while it ran: workers,
+servers and commands are included, even those that a forkserver started. A fixture is charged to the
+test that requested it first.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
@@ -29,12 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.cpu is not None:
         config.pluginmanager.register(CpuSeconds(), "cpu_seconds")
-        if not hasattr(config, "workerinput"):  # this is no process of xdist
+        if not hasattr(config, "workerinput"):  # not a worker of xdist
             config.pluginmanager.register(Report(config.option.cpu.absolute()), "cpu_report")
 
 
 class CpuSeconds:
-    """Adds to the report of each phase of a test what it used: in each process that runs tests."""
+    """Adds the CPU seconds to the report of each phase, in each process that runs tests."""
 
     def __init__(self) -> None:
         self.before = tree_s(os.getpid())
@@ -43,36 +44,41 @@ class CpuSeconds:
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         now = tree_s(os.getpid())
-        # less than nothing is what a process took with it whose parent ended before it
+        # negative if a process ended whose parent had ended before
         report.user_properties.append((PROPERTY, max(now - self.before, 0.0)))
         self.before = now
         return report
 
 
 class Report:
-    """Writes the CPU seconds into a file: in the one process that hears of all tests."""
+    """Writes the CPU seconds to a file, in the process that receives all reports."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.file.unlink(missing_ok=True)
-        self.seconds: Counter[tuple[str, str]] = Counter()
+        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # every later phase repeats the properties of those before it
         for name, value in report.user_properties[-1:]:
             if name == PROPERTY:
-                self.seconds[report.nodeid, report.when] += value
-                with self.file.open("a") as file:  # for a run that does not reach its end
-                    file.write(line(value, report.when, report.nodeid))
+                seconds = float(str(value))
+                self.seconds[report.nodeid, report.when] += seconds
+                with self.file.open("a") as file:  # for a session that does not end
+                    file.write(line(seconds, report.when, report.nodeid))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self.file.write_text(
             "".join(
                 line(seconds, when, nodeid)
-                for (nodeid, when), seconds in self.seconds.most_common()
+                for (nodeid, when), seconds in sorted(
+                    self.seconds.items(), key=lambda each: -each[1]
+                )
             )
         )
-        terminalreporter.write_line(f"{self.seconds.total():.0f} CPU seconds in tests: {self.file}")
+        terminalreporter.write_line(
+            f"{sum(self.seconds.values()):.0f} CPU seconds in tests: {self.file}"
+        )
 
 
 def line(seconds: float, when: str, nodeid: str) -> str:
@@ -80,7 +86,7 @@ def line(seconds: float, when: str, nodeid: str) -> str:
 
 
 def tree_s(root: int) -> float:
-    """Return the CPU seconds of this process, of its living descendants, and of those that were waited for."""
+    """Return the CPU seconds of a process, its descendants, and those that it waited for."""
     seconds: dict[int, float] = {}
     children: defaultdict[int, list[int]] = defaultdict(list)
     for process in Path("/proc").iterdir():
@@ -88,7 +94,7 @@ def tree_s(root: int) -> float:
             try:
                 fields = (process / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # ended meanwhile: the one that waits for it has its seconds
+                continue  # it has ended; its parent has its seconds
             children[int(fields[1])].append(int(process.name))
             seconds[int(process.name)] = sum(map(int, fields[11:15])) / TICKS_PER_S
     tree = [root]

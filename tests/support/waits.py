@@ -1,7 +1,8 @@
-"""Waiting in tests, without a guess at how fast the machine is.
+"""Waiting in tests that does not depend on the speed of the machine.
 
-A test waits for what happens (a file, a state, the end of a process), never for seconds. The one limit guards against
-a hang: it is far beyond what the slowest machine needs, and so no test fails because others use the processor.
+A test waits for an event (a file, a state, the end of a process), never for a number of seconds.
+The only limit stops a test that hangs. It is far above the need of the slowest machine, so that no
+test fails because other processes use the processor.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 
 HANG_S = 600.0
-LIMIT_S = 600.0  # a time limit that no healthy unit of a test meets, however busy the machine is
+LIMIT_S = 600.0  # a time limit that no correct unit of a test reaches, even on a busy machine
 
 
 def wait_until(
@@ -20,16 +21,16 @@ def wait_until(
     alive: Callable[[], object] = lambda: True,
     every: float = 0.005,
 ) -> None:
-    """Return once `condition` holds. Fail at once when `alive` no longer holds before that, and after HANG_S."""
+    """Return once `condition` holds; fail if `alive` no longer holds before, or after HANG_S."""
     end = time.monotonic() + HANG_S
     while not condition():
-        assert alive(), "what was waited for has ended"
-        assert time.monotonic() < end, f"nothing came in {HANG_S:g} s"
+        assert alive(), "the process ended before the condition held"
+        assert time.monotonic() < end, f"the condition did not hold within {HANG_S:g} s"
         time.sleep(every)
 
 
 def let_unit_be_old() -> None:
-    """In a worker: let the unit that it is on have begun long before LIMIT_S, so that its driver ends it at its next look."""
+    """In a worker: backdate the start of its unit beyond LIMIT_S, so that the driver stops it."""
     from hundredfold.workers.unit_runner import UnitRunner
 
     for found in gc.get_objects():
