@@ -75,7 +75,6 @@ def prepare(
     batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units.
     defer: is passed a function that waits for the disk and then commits. Workers may start
     before it: a driver that finds no commit repeats this step, and they their work.
-
     Raises: HomeError where there are too many units for `memory`.
     """
     if (existing := read_prepared(model, job, layout, store)) is not None:
@@ -107,7 +106,6 @@ def prepare(
         files.end()
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
-
     defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
 
