@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from hundredfold.contract import read_contract
 from tariffs.columns import Rows, Units, key_offsets
+from tariffs.demand import hyper
 from tariffs.demand.prior import Prior
 from tariffs.job import SOURCES
 from tariffs.optimise.rule import COVERAGE_90
@@ -38,7 +39,7 @@ from tariffs.pricing.totals import total
 from tariffs.synthetic import bundles as bundle_generator
 from tariffs.synthetic import voice as voice_generator
 from tariffs.synthetic.scenarios import OFF, Switches
-from tariffs.synthetic.sizes import SIZES
+from tariffs.synthetic.sizes import SEGMENTS, SIZES, Size
 from tariffs.synthetic.write import _catalog, _policy
 
 QUERIES = Path(bundles.__file__).parents[1] / "queries"
@@ -52,18 +53,27 @@ PINNED = (
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """locations (54 bundle units each);  cells (48 voice units each): where there are any, voice is judged;  rare: units sell a twentieth;  trials: whether
-    exploration was logged."""
+    """The kind of a market.
+
+    locations  54 bundle units each
+    cells      48 voice units each; if there are any, voice is judged
+    rare       whether units sell a twentieth
+    trials     whether exploration was logged
+    drawn      whether the true elasticities are a draw from the estimator's prior of delta and tau,
+               another one for each seed, instead of the generator's
+    """
 
     locations: int
     cells: int = 0
     rare: bool = False
     trials: bool = False
+    drawn: bool = False
     switches: Switches = OFF
 
 
 WORLDS: Mapping[str, World] = {
     "54": World(1),
+    "54 drawn": World(1, drawn=True),
     "216": World(4),
     "1,080": World(20),
     "1,080 rare": World(20, rare=True),
@@ -188,6 +198,8 @@ def make(world: World, seed: int) -> Market:
             pa.concat_tables([b.sales for b in blocks]),
             _columns(pa.concat_tables([b.truth for b in blocks])),
         )
+        if world.drawn:
+            sales, true["beta"] = _draw_from_prior(seed, size, places, sales, true)
         if world.rare:
             rare = np.random.default_rng(seed).binomial(sales["units"].to_numpy(), RARE)
             sales, true["level"] = _with(sales, "units", rare), true["level"] + np.log(RARE)
@@ -204,6 +216,36 @@ def make(world: World, seed: int) -> Market:
         ]
     )
     return Market(kind, duck, {name: values[by_key] for name, values in true.items()})
+
+
+def _draw_from_prior(
+    seed: int, size: Size, places: pa.Table, sales: pa.Table, true: Rows
+) -> tuple[pa.Table, np.ndarray]:
+    """Return sales at elasticities drawn from the estimator's prior, and these elasticities."""
+    rng = np.random.default_rng(seed)
+    trend = np.log(bundle_generator.LIST_PRICE)
+    tier = dict(zip(places["location"].to_pylist(), places["tier"].to_pylist(), strict=True))
+    kinds = (true["product"], true["segment"], np.array([tier[at] for at in true["location"]]))
+    product = dict(zip(bundle_generator.PRODUCTS, trend - trend.mean(), strict=True))
+    slope = rng.normal(0, hyper.THETA_SD)
+    beta = rng.normal(hyper.INTERCEPT_MEAN, hyper.INTERCEPT_SD) + slope * np.array(
+        [product[name] for name in true["product"]]
+    )
+    for labels in kinds:
+        levels, code = np.unique(labels.astype(str), return_inverse=True)
+        beta = beta + rng.normal(0, rng.exponential(1 / hyper.OMEGA_RATE), len(levels))[code]
+    tau = hyper.TAU_MEDIAN * np.exp(rng.normal(0, hyper.TAU_LOG_SD))
+    beta = np.minimum(beta + rng.normal(0, tau, len(beta)), bundle_generator.LEAST_ELASTIC)
+    segments = list(SEGMENTS)
+    season = bundle_generator.bundle_season(seed, size)[[segments.index(s) for s in kinds[1]]]
+    list_price = dict(zip(bundle_generator.PRODUCTS, bundle_generator.LIST_PRICE, strict=True))
+    reference = np.array([list_price[name] for name in true["product"]])[:, None]
+    shape = (len(beta), size.weeks)  # the rows are in the order of the units, then of the weeks
+    x = sales["price"].to_numpy().reshape(shape) / reference - 1
+    demand = np.exp(true["level"][:, None] + season + beta[:, None] * x)
+    mu = sales["active_subs"].to_numpy().reshape(shape) * demand
+    noise = bundle_generator.DISPERSION - 1
+    return _with(sales, "units", rng.poisson(rng.gamma(mu / noise, noise)).ravel()), beta
 
 
 def judge(world: World, seed: int) -> Judged:
