@@ -523,7 +523,7 @@ def _require_two_people(
             f"   or, if there is none: {again}",
         )
     if not attribution.reason:
-        raise UsageError("approval and activation by one person need a reason", hint=again)
+        raise UsageError("one person for both approval and activation needs a reason", hint=again)
 
 
 def _checked_again(
