@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import hundredfold
-from conftest import Hand
 from hundredfold.errors import ContractError
 from hundredfold.pipeline.releases import release_folder
+from support.manual_pricing import ManualRun
 from tariffs import demo
 from tariffs.pricing import bundles, voice
 from tariffs.release.sales import BUNDLES, Sales
@@ -53,7 +53,7 @@ def asked(
     paths: Paths, change: Callable[[duckdb.DuckDBPyConnection], None]
 ) -> dict[str, dict[str, np.ndarray]]:
     """The columns of the four queries, after the sources were changed."""
-    hand = Hand(paths)
+    hand = ManualRun(paths)
     change(hand.duck)
     return {query: hand.ask(query, key, ("week",)).columns for query, key in QUERIES.items()}
 

@@ -261,12 +261,12 @@ def test_the_repaired_money_is_the_money_of_the_clean_rows(
 
 def believe(home: Path, key: str) -> None:
     """Record the checksum that a file has now: as if validation itself had lost a row."""
-    store, verdict = FileStore(home), Layout("one").verdict()
-    fields = get_json(store, verdict)
+    store, key_of_result = FileStore(home), Layout("one").validation_result()
+    fields = get_json(store, key_of_result)
     for source in fields["verdicts"]:
         if key in source["checksums"]:
             source["checksums"][key] = checksum_of(store, key)
-    put_json(store, verdict, fields)
+    put_json(store, key_of_result, fields)
 
 
 @pytest.mark.parametrize("left_out", ["rejects", "repairs"])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conftest import QUERIES
+from support.manual_pricing import QUERIES
 from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
 
