@@ -5,6 +5,7 @@ without a user.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import hundredfold
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.functions import handlers
 from hundredfold.aws.runs import new_record, record_upload_run
+from hundredfold.pipeline.releases import releases
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs.job_loader import load_job
 from support.emulator import wait_until
@@ -153,3 +155,49 @@ def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(
         "upload-following", {second: "s3://next/x.csv"}, job, resources, ledger
     )
     assert following.options["sources"] == good | {second: "s3://next/x.csv"}
+
+
+def test_two_executions_of_one_upload_run_it_once(uploads_stack: Stack, tmp_path: Path) -> None:
+    """S3 can deliver an event twice: both executions begin before there is a record."""
+    tasks = Tasks.write(tmp_path, ["fine"] * 6)
+    first = uploaded(uploads_stack, "sources/tasks/double.csv", tasks.file.read_bytes())
+    machine = uploads_stack.outputs["MachineArn"]
+    sources = uploads_stack.record(first).options["sources"]
+    event = json.dumps({"run": "upload-double", "sources": sources})
+    client = uploads_stack.client("stepfunctions")
+    with ThreadPoolExecutor(2) as pool:
+        started = pool.map(
+            lambda _: client.start_execution(stateMachineArn=machine, input=event), range(2)
+        )
+        arns = [each["executionArn"] for each in started]
+    wait_until(
+        lambda: "RUNNING" not in executions(uploads_stack, "upload-double"),
+        lambda: f"{executions(uploads_stack, 'upload-double')}",
+    )
+    assert executions(uploads_stack, "upload-double") == ["SUCCEEDED"] * 2
+    run = uploads_stack.wait_for_end("upload-double")
+    record = uploads_stack.record("upload-double")
+    assert (record.state, record.reason) == (State.DONE, "")
+    assert record.execution in arns
+    assert tasks.calls() == dict.fromkeys(range(6), 2)  # of the first run, and of this one
+    assert run.release is not None
+    assert [r.run for r in releases("trouble", uploads_stack.home.store)].count(run.id) == 1
+
+
+def test_an_execution_of_a_run_that_another_owns_ends_at_once(
+    uploads_stack: Stack, tmp_path: Path
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 3)
+    name = uploaded(uploads_stack, "sources/tasks/owned.csv", tasks.file.read_bytes())
+    before = uploads_stack.record(name)
+    objects = set(uploads_stack.home.store.list(f"runs/{name}/"))
+    client = uploads_stack.client("stepfunctions")
+    arn = client.start_execution(
+        stateMachineArn=uploads_stack.outputs["MachineArn"], input=json.dumps({"run": name})
+    )["executionArn"]
+    wait_until(lambda: client.describe_execution(executionArn=arn)["status"] != "RUNNING", str)
+    ended = client.describe_execution(executionArn=arn)
+    assert ended["status"] == "SUCCEEDED"
+    assert json.loads(ended["output"])["stage"]["reply"]["action"] == "superseded"
+    assert uploads_stack.record(name) == before
+    assert set(uploads_stack.home.store.list(f"runs/{name}/")) == objects

@@ -52,6 +52,7 @@ def test_an_item_has_the_attributes_that_the_indexes_read(account: Account, ledg
     )["Item"]
     assert item == {
         "id": {"S": RUN.id},
+        "execution": {"S": ""},
         "kind": {"S": "run"},
         "job": {"S": "tariffs"},
         "ref": {"S": "tariffs.job:job"},

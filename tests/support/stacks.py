@@ -235,7 +235,7 @@ class Stack:
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            patch.setattr(handlers, "SCRATCH", folder)
+            patch.setattr(handlers, "SCRATCH_FOLDER", folder)
             try:
                 yield
             finally:

@@ -60,7 +60,7 @@ from .adapters.session import caller_arn, client
 from .adapters.sources import check_location, refuse_csv
 from .home import RUNNING, StackHome, find_stack_name
 from .progress import ProgressReader
-from .runs import code_entry, is_other_code, new_record
+from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
 
 RECORD_POLL_S = 1.5  # seconds between reads of the record
 PROGRESS_POLL_S = 4.0  # seconds between reads of the progress
@@ -395,20 +395,19 @@ def _refuse_active(home: StackHome, record: Record) -> None:
 def _start_execution(home: StackHome, record: Record, callbacks: RunCallbacks, wait: bool) -> Run:
     """Start an execution of the run, and follow it."""
     number = int(record.options.get("executions", 0)) + 1
+    machine, name = home.resources.machine, execution_name(record.id, number)
+    # recorded first: an execution whose run has another owner ends at once
+    owner = execution_arn(machine, name)
+    home.ledger.note(record.id, options={"execution": owner, "executions": number})
     try:
-        started = client("stepfunctions").start_execution(
-            stateMachineArn=home.resources.machine,
-            name=f"{record.id}-{number}"[:80],
-            input=json.dumps({"run": record.id}),
+        client("stepfunctions").start_execution(
+            stateMachineArn=machine, name=name, input=json.dumps({"run": record.id})
         )
     except ClientError as error:
         raise HundredfoldError(
             f"run {record.id} is recorded, but cannot be started: {error}",
             hint=_command(home, "resume", record.id),
         ) from error
-    home.ledger.note(
-        record.id, options={"execution": started["executionArn"], "executions": number}
-    )
     callbacks.run_started(record.id)
     if wait:
         _follow(home, record.id, callbacks)

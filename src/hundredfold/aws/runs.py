@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Mapping
 
 from ..errors import NEW_CODE, SourceError, StateError
@@ -13,6 +14,8 @@ from ..ports.run_states import State
 from ..runs.names import check_aws_run_id
 from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.session import StackResources
+
+MAX_EXECUTION_NAME_CHARACTERS = 80  # of Step Functions
 
 
 def new_record(
@@ -91,6 +94,20 @@ def _record(
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=recorded)
 
 
+def execution_name(run: str, number: int) -> str:
+    """Return the name of the nth execution of a run: unique, in at most 80 characters."""
+    name = f"{run}-{number}"
+    if len(name) <= MAX_EXECUTION_NAME_CHARACTERS:
+        return name
+    digest = hashlib.sha256(run.encode()).hexdigest()[:12]
+    return f"{run[:50]}-{digest}-{number}"
+
+
+def execution_arn(machine: str, name: str) -> str:
+    """Return the ARN of an execution of a state machine."""
+    return f"{machine.replace(':stateMachine:', ':execution:', 1)}:{name}"
+
+
 def record_upload_run(
     run: str, sources: Mapping[str, str], job: Job, resources: StackResources, ledger: DynamoLedger
 ) -> Record:
@@ -106,7 +123,7 @@ def record_upload_run(
         if record.state not in (State.FAILED, State.CANCELLED)
     ]
     known = before[0].source_addresses if before else {}
-    options: RunOptions = {"uploaded": sorted(sources)}
+    options: RunOptions = {"uploaded": sorted(sources), "execution": ledger.execution}
     try:
         record = new_record(run, job, resources.job, {**known, **sources}, options, resources.code)
     except SourceError:

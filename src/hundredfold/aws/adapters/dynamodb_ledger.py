@@ -41,18 +41,34 @@ CONFLICT = {
 TEXT_ATTRIBUTES = ("id", "job", "ref", "state", "step", "created", "updated", "reason")
 
 
+class SupersededError(Exception):
+    """Another execution owns the run: this one must end, and change nothing.
+
+    It is not a HundredfoldError: no step may take it for a reason why the run fails.
+    """
+
+
 class DynamoLedger:
     """The records of the runs in a table.
 
     It holds no connection, and can be sent to another process.
 
     `runs` may miss the writes of the last second or so: it reads the indexes.
+
+    execution: ARN of the execution on whose behalf records are changed; "" for people and workers.
+        Each change then raises SupersededError where another execution owns the run.
     """
 
     def __init__(
-        self, table: str, clock: Clock = time.time, sleep: Callable[[float], object] = time.sleep
+        self,
+        table: str,
+        clock: Clock = time.time,
+        sleep: Callable[[float], object] = time.sleep,
+        *,
+        execution: str = "",
     ) -> None:
         self.table = table
+        self.execution = execution
         self._clock = clock
         self._sleep = sleep
 
@@ -65,6 +81,17 @@ class DynamoLedger:
                 raise run_exists_error(record.id)
             self._sleep(pause)
         raise _conflict_error(record.id)
+
+    def own(self, run: str) -> Record:
+        """Make this ledger's execution the owner of a run that has none; return the record.
+
+        Raises: SupersededError if another execution owns the run, NoSuchRun if there is none.
+        """
+        record = self.read(run)
+        if not record.execution:
+            return self.note(run, options={"execution": self.execution})
+        self._check_owner(record)
+        return record
 
     def read(self, run: str) -> Record:
         """Return the record; NoSuchRun if there is none."""
@@ -109,11 +136,16 @@ class DynamoLedger:
     def _update(self, run: str, change: Callable[[Record], Record]) -> Record:
         for pause in _retry_delays():
             before = self.read(run)
+            self._check_owner(before)
             after = change(before)
             if self._put(after, before.version):
                 return self._record(_item(after))
             self._sleep(pause)
         raise _conflict_error(run)
+
+    def _check_owner(self, record: Record) -> None:
+        if self.execution and record.execution not in ("", self.execution):
+            raise SupersededError(f"{record.execution} owns run {record.id}")
 
     def _put(self, record: Record, version: int | None) -> bool:
         """Write the record over that version, or as a new item; return whether it was written."""
@@ -195,7 +227,13 @@ class DynamoLedger:
 def _item(record: Record) -> dict[str, Any]:
     texts = {name: {"S": str(getattr(record, name))} for name in TEXT_ATTRIBUTES}
     facts = {name: {"S": json.dumps(dict(getattr(record, name)))} for name in ("options", "counts")}
-    return {**texts, **facts, "kind": {"S": ITEM_KIND}, "version": {"N": str(record.version)}}
+    return {
+        **texts,
+        **facts,
+        "execution": {"S": record.execution},  # for the state machine, which reads no JSON
+        "kind": {"S": ITEM_KIND},
+        "version": {"N": str(record.version)},
+    }
 
 
 def _retry_delays() -> Iterator[float]:

@@ -37,7 +37,7 @@ from ...runs.job_loader import load_job
 from ...runs.start import with_limits
 from ...sql.queries import naming_query
 from ..adapters.athena import AthenaWarehouse, QueryPending, QueryReply
-from ..adapters.dynamodb_ledger import DynamoLedger
+from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
 from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
@@ -69,10 +69,11 @@ def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
 
 def _reply_of(event: dict[str, Any]) -> dict[str, Any]:
     resources = StackResources.from_environment()
-    store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
+    store = S3Store(resources.bucket)
+    ledger = DynamoLedger(resources.table, execution=event["execution"])
     try:
+        record = _owned_record(event, ledger, resources)
         job = load_job(resources.job)
-        record = _record(event, ledger, job)
         if record.state is State.NEW:
             record = ledger.move(record.id, Event.START)
         if record.state is not State.RUNNING:
@@ -88,6 +89,8 @@ def _reply_of(event: dict[str, Any]) -> dict[str, Any]:
                 resources, store, ledger, with_limits(job, record), record, _query_reply(event)
             ),
         )
+    except SupersededError as error:
+        return {"action": "superseded", "reason": str(error)}
     except QueryPending as pending:
         # another execution may repeat a query that failed
         request_token = f"{pending.token[:32]}-{event['execution'][-90:]}"
@@ -319,16 +322,25 @@ def _clamp_pause(seconds: float) -> int:
     return max(MIN_POLL_S, min(MAX_POLL_S, math.ceil(seconds)))
 
 
-def _record(event: dict[str, Any], ledger: DynamoLedger, job: Job) -> Record:
-    """Return the run's record; the first step of an upload creates it."""
+def _owned_record(event: dict[str, Any], ledger: DynamoLedger, resources: StackResources) -> Record:
+    """Return the run's record, which this execution owns from its first step on.
+
+    The first step of an upload creates it. An event of an upload can be delivered twice, and starts
+    an execution each time: one of them creates the record.
+
+    Raises: SupersededError if another execution owns the run.
+    """
+    run = event["run"]
     try:
-        return ledger.read(event["run"])
+        return ledger.own(run)
     except NoSuchRun:
+        job = load_job(resources.job)
         if event["step"] != str(next(stages(job))) or "sources" not in event["input"]:
             raise
-        return record_upload_run(
-            event["run"], event["input"]["sources"], job, StackResources.from_environment(), ledger
-        )
+    try:
+        return record_upload_run(run, event["input"]["sources"], job, resources, ledger)
+    except StateError:  # there is a record now
+        return ledger.own(run)
 
 
 def _query_reply(event: dict[str, Any]) -> QueryReply:

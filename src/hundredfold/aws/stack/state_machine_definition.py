@@ -47,7 +47,7 @@ def definition(
             "Parameters": {
                 "run.$": "$.run",
                 "input.$": "$",
-                "execution.$": "$$.Execution.Name",
+                "execution.$": "$$.Execution.Id",
                 "query_result": {},
                 "stage": {"reply": {"token": ""}},
             },
@@ -75,6 +75,7 @@ def _stage(
     targets = {
         "next": following,
         "held": "Held",
+        "superseded": "Superseded",
         "cancelled": "Cancelled",
         "failed": "Failed",
     }
@@ -171,6 +172,10 @@ def _final_states(table: str) -> dict[str, Any]:
             "Comment": "Every unit has an outcome, but the job's limits hold the release back.",
             "Type": "Succeed",
         },
+        "Superseded": {
+            "Comment": "Another execution owns the run: nothing was changed.",
+            "Type": "Succeed",
+        },
         "Cancelled": {
             "Type": "Fail",
             "Error": "Cancelled",
@@ -194,9 +199,11 @@ def _final_states(table: str) -> dict[str, Any]:
                 "UpdateExpression": (
                     "SET #state = :failed, reason = :reason, updated = :now ADD version :one"
                 ),
-                "ConditionExpression": "#state IN (:new, :running)",
+                "ConditionExpression": "#state IN (:new, :running) AND execution IN (:execution, :none)",
                 "ExpressionAttributeNames": {"#state": "state"},
                 "ExpressionAttributeValues": {
+                    ":execution": {"S.$": "$.execution"},
+                    ":none": {"S": ""},
                     ":failed": {"S": "failed"},
                     ":new": {"S": "new"},
                     ":running": {"S": "running"},
