@@ -199,7 +199,9 @@ def _final_states(table: str) -> dict[str, Any]:
                 "UpdateExpression": (
                     "SET #state = :failed, reason = :reason, updated = :now ADD version :one"
                 ),
-                "ConditionExpression": "#state IN (:new, :running) AND execution IN (:execution, :none)",
+                "ConditionExpression": (
+                    "#state IN (:new, :running) AND execution IN (:execution, :none)"
+                ),
                 "ExpressionAttributeNames": {"#state": "state"},
                 "ExpressionAttributeValues": {
                     ":execution": {"S.$": "$.execution"},
