@@ -43,7 +43,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (
             ["run", "my_job.job:job", "--batches", "9"],
             "--batches and --detach are for --backend aws",
-            "--workers decides",
+            "--workers sets the parallelism",
         ),
         (
             ["run", "my_job.job:job", "--detach"],

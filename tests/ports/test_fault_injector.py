@@ -30,7 +30,7 @@ def test_the_nth_call_is_not_executed_and_the_others_are() -> None:
     store = MemoryStore()
     faulty = FaultInjector(store, fail_at=2)
     faulty.put("a", b"")
-    with pytest.raises(InjectedFault, match="call 2, put$"):
+    with pytest.raises(InjectedFault, match=r"call 2, put$"):
         faulty.put("b", b"")
     faulty.put("c", b"")
     assert list(faulty.list("")) == ["a", "c"]
@@ -56,7 +56,7 @@ def test_all_methods_share_one_count() -> None:
     queue = FaultInjector(MemoryQueue(), fail_at=3)
     queue.send(["a"])
     queue.receive()
-    with pytest.raises(InjectedFault, match="call 3, depth$"):
+    with pytest.raises(InjectedFault, match=r"call 3, depth$"):
         queue.depth()
 
 
