@@ -245,7 +245,7 @@ def _after_activation(version: int, target: Target, *, canary: bool) -> list[tup
 @attribution_options
 @target_options
 def withdraw(version: int, by: str | None, reason: str, target: Target) -> None:
-    """Rule a release out; the kill switch never returns to it. Needs --reason."""
+    """Bar a release from use; the kill switch never returns to it. Needs --reason."""
     from tariffs.release import actions, show
 
     home, log_writer = _open(target)

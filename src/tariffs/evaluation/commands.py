@@ -114,7 +114,7 @@ def dial(
 @home_option
 @json_option
 def prior(run: str | None, home: str, as_json: bool) -> None:
-    """Show the prior's findings: do prices respond to demand, and the gate's choices. No truth."""
+    """Show the prior's findings on its data, and the gate's choices. Needs no truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.prior import summarise_prior
     from tariffs.evaluation.product_lines import LINES
@@ -168,7 +168,7 @@ def backtest(
 @home_option
 @json_option
 def substitution(run: str | None, home: str, as_json: bool) -> None:
-    """Estimate substitution between the sizes of a bundle, beside the policy's value. No truth."""
+    """Estimate substitution within a bundle, beside the policy's value. Needs no truth."""
     from tariffs.evaluation import show
     from tariffs.evaluation.substitution import substitution as tell
 

@@ -1,25 +1,35 @@
--- Every week of every (segment, location, product), with what the catalogue and the policy say of it.  Daily rows are summed to weeks:
--- quantities added, prices weighted by what was sold, subscribers averaged; week_share is the part of the week that has rows.
-WITH dated AS (  -- units whose rows are not all weeks that end on a Sunday: days, or weeks by another name; as a rule there are few or all
+-- Every week of every (segment, location, product), with the catalogue's and the policy's values.
+-- Daily rows are summed to weeks:
+-- quantities added, prices weighted by quantity, subscribers averaged; week_share is the part of
+-- the week with rows.
+-- units with rows other than weeks ending on a Sunday (days, or weeks named by another day):
+-- usually few or all
+WITH dated AS (
   SELECT DISTINCT segment, location, product FROM bundle_sales WHERE isodow(week) <> 7
 ),
 days AS (
   SELECT
     s.segment, s.location, s.product, s.price, s.list_price, s.units, s.active_subs, s.explore_eps,
     CAST(date_trunc('week', s.week) + INTERVAL '6' DAY AS DATE) AS week,
-    row_number() OVER (PARTITION BY s.segment, s.location, s.product, date_trunc('week', s.week) ORDER BY s.week DESC) AS nth
+    row_number() OVER (PARTITION BY s.segment, s.location, s.product, date_trunc('week', s.week)
+      ORDER BY s.week DESC) AS nth
   FROM bundle_sales AS s
   JOIN dated AS d ON d.segment = s.segment AND d.location = s.location AND d.product = s.product
 ),
-summed AS (  -- sums of whole numbers, so that their order is no matter: money in hundredths of a pesewa
+-- sums of whole numbers, which do not depend on the order: money in hundredths of a pesewa
+summed AS (
   SELECT
-    segment, location, product, week, count(*) AS days, sum(units) AS units, avg(CAST(active_subs AS DOUBLE)) AS active_subs,
+    segment, location, product, week, count(*) AS days, sum(units) AS units,
+      avg(CAST(active_subs AS DOUBLE)) AS active_subs,
     CASE WHEN count(*) = 1 THEN max(price)
-      WHEN sum(units) > 0 THEN sum(CAST(round(price * 10000) AS BIGINT) * units) / CAST(sum(units) AS DOUBLE) / 10000
-      ELSE sum(CAST(round(price * 10000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 10000 END AS price,
+      WHEN sum(units) > 0 THEN sum(CAST(round(price * 10000) AS BIGINT) * units) / CAST(sum(units)
+        AS DOUBLE) / 10000
+      ELSE sum(CAST(round(price * 10000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 10000 END AS price,
     max(CASE WHEN nth = 1 THEN list_price END) AS list_price,
     CASE WHEN count(*) = 1 THEN max(explore_eps)
-      ELSE sum(CAST(round(explore_eps * list_price * 1000000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 1000000
+      ELSE sum(CAST(round(explore_eps * list_price * 1000000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 1000000
         / max(CASE WHEN nth = 1 THEN list_price END) END AS explore_eps
   FROM days
   GROUP BY segment, location, product, week
@@ -32,17 +42,24 @@ beside AS (
 ),
 weeks AS (
   SELECT
-    s.segment, s.location, s.product, s.week, CAST(s.units AS BIGINT) AS units, s.price, s.list_price,
+    s.segment, s.location, s.product, s.week, CAST(s.units AS BIGINT) AS units, s.price,
+      s.list_price,
     CAST(s.active_subs AS DOUBLE) AS active_subs, s.explore_eps, 1e0 AS week_share
   FROM bundle_sales AS s
-  LEFT JOIN dated AS d ON d.segment = s.segment AND d.location = s.location AND d.product = s.product
+  LEFT JOIN dated AS d ON d.segment = s.segment AND d.location = s.location
+    AND d.product = s.product
   WHERE d.segment IS NULL
   UNION ALL
   SELECT
-    segment, location, product, week, CAST(units AS BIGINT) AS units, price, list_price, active_subs, explore_eps,
+    segment, location, product, week, CAST(units AS BIGINT) AS units, price, list_price,
+      active_subs, explore_eps,
     CASE
-      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1 OR coalesce(before, after) IS NULL) THEN 1e0  -- a week
-      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1 AND coalesce(before, after) = 1 THEN -1e0  -- a week twice
+      -- a week
+      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
+        OR coalesce(before, after) IS NULL) THEN 1e0
+      -- a duplicate week
+      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
+        AND coalesce(before, after) = 1 THEN -1e0
       ELSE days / 7e0 END AS week_share
   FROM beside
 )
@@ -53,8 +70,10 @@ SELECT
   l.tier, l.control,
   p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
   coalesce(p.usage_value, 0e0) AS usage_value,
-  coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0), 0e0) AS regulated_floor,
-  coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling, 1.1e0), 1e9) AS regulated_ceiling,
+  coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0),
+    0e0) AS regulated_floor,
+  coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling,
+    1.1e0), 1e9) AS regulated_ceiling,
   latest.week AS latest_week,
   coalesce(own.z, every.z) AS z,
   coalesce(own.max_step, every.max_step) AS max_step,
@@ -63,7 +82,8 @@ SELECT
   coalesce(own.explore_share, every.explore_share, 0e0) AS explore_share,
   coalesce(own.explore_loss, every.explore_loss, 0.05e0) AS explore_loss
 FROM weeks AS s
-CROSS JOIN (SELECT CAST(date_trunc('week', max(week)) + INTERVAL '6' DAY AS DATE) AS week FROM bundle_sales) AS latest
+CROSS JOIN (SELECT CAST(date_trunc('week', max(week)) + INTERVAL '6' DAY AS DATE) AS week
+  FROM bundle_sales) AS latest
 JOIN locations AS l ON l.location = s.location
 JOIN product_catalog AS p ON p.product = s.product
 LEFT JOIN policy AS own ON own.kind = 'bundle' AND own.scope = s.segment

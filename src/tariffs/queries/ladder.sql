@@ -1,8 +1,11 @@
--- The priced bundles of each location, with what ties them: the order of sizes, segments beside one another, sales taken from one another.
+-- The priced bundles of each location, with their connections: the order of sizes, the ratio of
+-- segments, and shared sales.
 SELECT
   b.segment, b.location, b.product,
-  coalesce(p.ladder, p.product) AS ladder, coalesce(p.rung, 1) AS rung, coalesce(p.volume_mb, 1e0) AS volume_mb, p.price_tick,
-  CASE WHEN p.volume_mb IS NULL THEN 0 ELSE coalesce(p.validity_days, 0) END AS validity_days,  -- 0: not to be compared by it
+  coalesce(p.ladder, p.product) AS ladder, coalesce(p.rung, 1) AS rung,
+    coalesce(p.volume_mb, 1e0) AS volume_mb, p.price_tick,
+  -- 0: not comparable
+  CASE WHEN p.volume_mb IS NULL THEN 0 ELSE coalesce(p.validity_days, 0) END AS validity_days,
   b.price, b.current_price, b.reference_price, b.unit_cost, b.usage_value, b.reason_code,
   b.elasticity, b.se, b.volume, b.lowest, b.highest, b.z, b.explore_flag, b.draw,
   coalesce(own.cross_effect, every.cross_effect, 0e0) AS cross_effect,

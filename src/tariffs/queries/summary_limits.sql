@@ -1,4 +1,5 @@
--- What became of the limits on the whole table: what the prices of a kind are worth a week, and the most that any prices within the limits can be.
+-- The results of limits on the whole table: the worth of a kind's prices a week, and the bound of
+-- any prices within the limits.
 SELECT
   kind AS line,
   limits,

@@ -1,4 +1,4 @@
--- The five moves that are expected to gain the most margin, and the five that are expected to lose the most.
+-- The five moves with the largest expected gains of margin, and the five with the largest losses.
 WITH moves AS (
   SELECT
     *, row_number() OVER (ORDER BY expected_margin_delta DESC, unit_key) AS best,

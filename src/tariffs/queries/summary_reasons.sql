@@ -1,4 +1,4 @@
--- Why each price is what it is.
+-- The number of prices by reason.
 SELECT
   kind AS line, reason_code AS reason, count(*) AS prices,
   sum(expected_revenue_delta) AS revenue_change, sum(expected_margin_delta) AS margin_change

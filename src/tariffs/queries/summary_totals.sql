@@ -1,4 +1,5 @@
--- Money and volume a week against staying, with 90 % intervals that know what all units have in common (tariffs.pricing.totals); tau and its standard error.
+-- Money and volume a week against staying, with 90 % intervals that include the common errors of
+-- all units (tariffs.pricing.totals); tau and its standard error.
 SELECT
   kind AS line,
   revenue, revenue_lo AS "from", revenue_hi AS "to",

@@ -1,27 +1,39 @@
--- Every week of every (cell, hour, day type); capacity is what the cell can carry in that hour over a week's days of that type.
--- Daily rows are summed to weeks as in bundles.sql; week_share is the part of the week's days of that type that has rows.
-WITH dated AS (  -- units whose rows are not all weeks that end on a Sunday: days, or weeks by another name; as a rule there are few or all
+-- Every week of every (cell, hour, day type); capacity is what the cell can carry in that hour over
+-- a week's days of that type.
+-- Daily rows are summed to weeks as in bundles.sql; week_share is the part of the week's days of
+-- that type that has rows.
+-- units with rows other than weeks ending on a Sunday (days, or weeks named by another day):
+-- usually few or all
+WITH dated AS (
   SELECT DISTINCT cell, hour, day_type FROM voice_usage WHERE isodow(week) <> 7
 ),
 days AS (
   SELECT
-    s.cell, s.hour, s.day_type, s.discount, s.posted_discount, s.minutes, s.attempts, s.blocked, s.active_subs,
+    s.cell, s.hour, s.day_type, s.discount, s.posted_discount, s.minutes, s.attempts, s.blocked,
+      s.active_subs,
     CAST(date_trunc('week', s.week) + INTERVAL '6' DAY AS DATE) AS week,
-    row_number() OVER (PARTITION BY s.cell, s.hour, s.day_type, date_trunc('week', s.week) ORDER BY s.week DESC) AS nth
+    row_number() OVER (PARTITION BY s.cell, s.hour, s.day_type, date_trunc('week', s.week)
+      ORDER BY s.week DESC) AS nth
   FROM voice_usage AS s
   JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour AND d.day_type = s.day_type
 ),
-summed AS (  -- sums of whole numbers, so that their order is no matter: discounts in millionths
+summed AS (  -- sums of whole numbers, which do not depend on the order: discounts in millionths
   SELECT
-    cell, hour, day_type, week, count(*) AS days, sum(minutes) AS minutes, avg(CAST(active_subs AS DOUBLE)) AS active_subs,
-    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*) THEN sum(attempts) END AS attempts,
-    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*) THEN sum(blocked) END AS blocked,
+    cell, hour, day_type, week, count(*) AS days, sum(minutes) AS minutes,
+      avg(CAST(active_subs AS DOUBLE)) AS active_subs,
+    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*)
+      THEN sum(attempts) END AS attempts,
+    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*)
+      THEN sum(blocked) END AS blocked,
     CASE WHEN count(*) = 1 THEN max(discount)
-      WHEN sum(minutes) > 0 THEN sum(CAST(round(discount * 1000000) AS BIGINT) * minutes) / CAST(sum(minutes) AS DOUBLE) / 1000000
-      ELSE sum(CAST(round(discount * 1000000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 1000000 END AS discount,
+      WHEN sum(minutes) > 0 THEN sum(CAST(round(discount * 1000000) AS BIGINT) * minutes) /
+        CAST(sum(minutes) AS DOUBLE) / 1000000
+      ELSE sum(CAST(round(discount * 1000000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 1000000 END AS discount,
     max(CASE WHEN nth = 1 THEN posted_discount END) AS posted_discount,
     CASE WHEN count(*) = 1 THEN max(posted_discount) - max(discount)
-      ELSE sum(CAST(round((posted_discount - discount) * 1000000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 1000000
+      ELSE sum(CAST(round((posted_discount - discount) * 1000000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 1000000
     END AS explore_eps
   FROM days
   GROUP BY cell, hour, day_type, week
@@ -34,38 +46,49 @@ beside AS (
 ),
 weeks AS (
   SELECT
-    s.cell, s.hour, s.day_type, s.week, CAST(s.minutes AS BIGINT) AS minutes, CAST(s.attempts AS BIGINT) AS attempts,
-    CAST(s.blocked AS BIGINT) AS blocked, s.discount, s.posted_discount, s.posted_discount - s.discount AS explore_eps,
+    s.cell, s.hour, s.day_type, s.week, CAST(s.minutes AS BIGINT) AS minutes,
+      CAST(s.attempts AS BIGINT) AS attempts,
+    CAST(s.blocked AS BIGINT) AS blocked, s.discount, s.posted_discount,
+      s.posted_discount - s.discount AS explore_eps,
     CAST(s.active_subs AS DOUBLE) AS active_subs, 1e0 AS week_share
   FROM voice_usage AS s
   LEFT JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour AND d.day_type = s.day_type
   WHERE d.cell IS NULL
   UNION ALL
   SELECT
-    cell, hour, day_type, week, CAST(minutes AS BIGINT) AS minutes, CAST(attempts AS BIGINT) AS attempts,
+    cell, hour, day_type, week, CAST(minutes AS BIGINT) AS minutes,
+      CAST(attempts AS BIGINT) AS attempts,
     CAST(blocked AS BIGINT) AS blocked, discount, posted_discount, explore_eps, active_subs,
     CASE
-      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1 OR coalesce(before, after) IS NULL) THEN 1e0  -- a week
-      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1 AND coalesce(before, after) = 1 THEN -1e0  -- a week twice
+      -- a week
+      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
+        OR coalesce(before, after) IS NULL) THEN 1e0
+      -- a duplicate week
+      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
+        AND coalesce(before, after) = 1 THEN -1e0
       ELSE days / CASE WHEN day_type = 'WEEKDAY' THEN 5e0 ELSE 2e0 END END AS week_share
   FROM beside
 )
 SELECT
   v.cell, v.hour, v.day_type, v.week,
-  -- where blocked calls are counted, what was asked of the cell; else what it carried
-  v.minutes * CASE WHEN v.blocked < v.attempts THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
+  -- the demand where blocked calls are counted, otherwise the minutes carried
+  v.minutes * CASE WHEN v.blocked < v.attempts
+    THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
   v.attempts IS NOT NULL AND v.blocked IS NOT NULL AS counted,
   v.active_subs,
   p.list_price * (1 - v.discount) AS price,
   round(p.list_price * (1 - v.posted_discount), 6) AS posted_price,
   v.explore_eps, v.week_share,
   c.cell_class, l.region, l.control,
-  CASE WHEN v.hour < 6 THEN 'NIGHT' WHEN v.hour < 12 THEN 'MORNING' WHEN v.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
+  CASE WHEN v.hour < 6 THEN 'NIGHT' WHEN v.hour < 12 THEN 'MORNING' WHEN v.hour < 18
+    THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
   c.capacity_minutes * CASE WHEN v.day_type = 'WEEKDAY' THEN 5 ELSE 2 END AS capacity,
   p.list_price AS reference_price, p.unit_cost, p.price_tick, p.price_floor, p.price_ceiling,
   coalesce(p.usage_value, 0e0) AS usage_value,
-  coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0), 0e0) AS regulated_floor,
-  coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling, 1.1e0), 1e9) AS regulated_ceiling,
+  coalesce(p.competitor_min * coalesce(own.competitor_floor, every.competitor_floor, 1e0),
+    0e0) AS regulated_floor,
+  coalesce(p.competitor_reference * coalesce(own.competitor_ceiling, every.competitor_ceiling,
+    1.1e0), 1e9) AS regulated_ceiling,
   latest.week AS latest_week,
   coalesce(own.z, every.z) AS z,
   coalesce(own.max_step, every.max_step) AS max_step,
@@ -76,7 +99,8 @@ SELECT
   coalesce(own.load_limit, every.load_limit) AS load_limit
 FROM weeks AS v
 JOIN cell_load AS c ON c.cell = v.cell AND c.hour = v.hour
-CROSS JOIN (SELECT CAST(date_trunc('week', max(week)) + INTERVAL '6' DAY AS DATE) AS week FROM voice_usage) AS latest
+CROSS JOIN (SELECT CAST(date_trunc('week', max(week)) + INTERVAL '6' DAY AS DATE) AS week
+  FROM voice_usage) AS latest
 JOIN locations AS l ON l.location = c.location
 JOIN product_catalog AS p ON p.family = 'VOICE'
 LEFT JOIN policy AS own ON own.kind = 'voice' AND own.scope = l.region

@@ -1,4 +1,5 @@
--- The discounts of each cell's day, with what ties its hours: cliffs, and minutes that wait for a cheaper hour.
+-- The discounts of each cell's day, with the connections of its hours: cliffs, and minutes that
+-- wait.
 SELECT
   v.cell, v.day_type, v.hour, p.price_tick,
   v.price, v.current_price, v.reference_price, v.unit_cost, v.usage_value, v.reason_code,

@@ -1,38 +1,51 @@
--- The weeks that voice's pooled prior is learnt from: all units up to 400 per (cell class, day part, day type), beyond that every k-th.  Daily rows as in voice.sql.
+-- The weeks for the pooled prior of voice: all units up to 400 per (cell class, day part, day
+-- type), beyond that every k-th. Daily rows as in voice.sql.
 WITH units AS (
   SELECT
     u.cell, u.hour, u.day_type, c.cell_class, c.capacity_minutes, l.region,
-    CASE WHEN u.hour < 6 THEN 'NIGHT' WHEN u.hour < 12 THEN 'MORNING' WHEN u.hour < 18 THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
-    row_number() OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type ORDER BY u.cell, u.hour) AS nth,
+    CASE WHEN u.hour < 6 THEN 'NIGHT' WHEN u.hour < 12 THEN 'MORNING' WHEN u.hour < 18
+      THEN 'AFTERNOON' ELSE 'EVENING' END AS day_part,
+    row_number() OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type
+      ORDER BY u.cell, u.hour) AS nth,
     count(*) OVER (PARTITION BY c.cell_class, floor(u.hour / 6.0), u.day_type) AS size
   FROM (SELECT DISTINCT cell, hour, day_type FROM voice_usage) AS u
   JOIN cell_load AS c ON c.cell = u.cell AND c.hour = u.hour
   JOIN locations AS l ON l.location = c.location
 ),
 picked AS (SELECT * FROM units WHERE mod(nth, CAST(ceil(size / 400.0) AS BIGINT)) = 0),
-dated AS (  -- units whose rows are not all weeks that end on a Sunday: days, or weeks by another name; as a rule there are few or all
+-- units with rows other than weeks ending on a Sunday (days, or weeks named by another day):
+-- usually few or all
+dated AS (
   SELECT DISTINCT cell, hour, day_type FROM voice_usage WHERE isodow(week) <> 7
 ),
 days AS (
   SELECT
-    s.cell, s.hour, s.day_type, s.discount, s.posted_discount, s.minutes, s.attempts, s.blocked, s.active_subs,
+    s.cell, s.hour, s.day_type, s.discount, s.posted_discount, s.minutes, s.attempts, s.blocked,
+      s.active_subs,
     CAST(date_trunc('week', s.week) + INTERVAL '6' DAY AS DATE) AS week,
-    row_number() OVER (PARTITION BY s.cell, s.hour, s.day_type, date_trunc('week', s.week) ORDER BY s.week DESC) AS nth
+    row_number() OVER (PARTITION BY s.cell, s.hour, s.day_type, date_trunc('week', s.week)
+      ORDER BY s.week DESC) AS nth
   FROM voice_usage AS s
   JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour AND d.day_type = s.day_type
   JOIN picked AS u ON u.cell = s.cell AND u.hour = s.hour AND u.day_type = s.day_type
 ),
-summed AS (  -- sums of whole numbers, so that their order is no matter: discounts in millionths
+summed AS (  -- sums of whole numbers, which do not depend on the order: discounts in millionths
   SELECT
-    cell, hour, day_type, week, count(*) AS days, sum(minutes) AS minutes, avg(CAST(active_subs AS DOUBLE)) AS active_subs,
-    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*) THEN sum(attempts) END AS attempts,
-    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*) THEN sum(blocked) END AS blocked,
+    cell, hour, day_type, week, count(*) AS days, sum(minutes) AS minutes,
+      avg(CAST(active_subs AS DOUBLE)) AS active_subs,
+    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*)
+      THEN sum(attempts) END AS attempts,
+    CASE WHEN count(attempts) = count(*) AND count(blocked) = count(*)
+      THEN sum(blocked) END AS blocked,
     CASE WHEN count(*) = 1 THEN max(discount)
-      WHEN sum(minutes) > 0 THEN sum(CAST(round(discount * 1000000) AS BIGINT) * minutes) / CAST(sum(minutes) AS DOUBLE) / 1000000
-      ELSE sum(CAST(round(discount * 1000000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 1000000 END AS discount,
+      WHEN sum(minutes) > 0 THEN sum(CAST(round(discount * 1000000) AS BIGINT) * minutes) /
+        CAST(sum(minutes) AS DOUBLE) / 1000000
+      ELSE sum(CAST(round(discount * 1000000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 1000000 END AS discount,
     max(CASE WHEN nth = 1 THEN posted_discount END) AS posted_discount,
     CASE WHEN count(*) = 1 THEN max(posted_discount) - max(discount)
-      ELSE sum(CAST(round((posted_discount - discount) * 1000000) AS BIGINT) * active_subs) / CAST(sum(active_subs) AS DOUBLE) / 1000000
+      ELSE sum(CAST(round((posted_discount - discount) * 1000000) AS BIGINT) * active_subs) /
+        CAST(sum(active_subs) AS DOUBLE) / 1000000
     END AS explore_eps
   FROM days
   GROUP BY cell, hour, day_type, week
@@ -45,8 +58,10 @@ beside AS (
 ),
 weeks AS (
   SELECT
-    s.cell, s.hour, s.day_type, s.week, CAST(s.minutes AS BIGINT) AS minutes, CAST(s.attempts AS BIGINT) AS attempts,
-    CAST(s.blocked AS BIGINT) AS blocked, s.discount, s.posted_discount, s.posted_discount - s.discount AS explore_eps,
+    s.cell, s.hour, s.day_type, s.week, CAST(s.minutes AS BIGINT) AS minutes,
+      CAST(s.attempts AS BIGINT) AS attempts,
+    CAST(s.blocked AS BIGINT) AS blocked, s.discount, s.posted_discount,
+      s.posted_discount - s.discount AS explore_eps,
     CAST(s.active_subs AS DOUBLE) AS active_subs, 1e0 AS week_share
   FROM picked AS u
   JOIN voice_usage AS s ON s.cell = u.cell AND s.hour = u.hour AND s.day_type = u.day_type
@@ -54,18 +69,24 @@ weeks AS (
   WHERE d.cell IS NULL
   UNION ALL
   SELECT
-    cell, hour, day_type, week, CAST(minutes AS BIGINT) AS minutes, CAST(attempts AS BIGINT) AS attempts,
+    cell, hour, day_type, week, CAST(minutes AS BIGINT) AS minutes,
+      CAST(attempts AS BIGINT) AS attempts,
     CAST(blocked AS BIGINT) AS blocked, discount, posted_discount, explore_eps, active_subs,
     CASE
-      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1 OR coalesce(before, after) IS NULL) THEN 1e0  -- a week
-      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1 AND coalesce(before, after) = 1 THEN -1e0  -- a week twice
+      -- a week
+      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
+        OR coalesce(before, after) IS NULL) THEN 1e0
+      -- a duplicate week
+      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
+        AND coalesce(before, after) = 1 THEN -1e0
       ELSE days / CASE WHEN day_type = 'WEEKDAY' THEN 5e0 ELSE 2e0 END END AS week_share
   FROM beside
 )
 SELECT
   v.cell, v.hour, v.day_type, v.week, u.cell_class, u.day_part, u.region,
-  -- where blocked calls are counted, what was asked of the cell; else what it carried
-  v.minutes * CASE WHEN v.blocked < v.attempts THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
+  -- the demand where blocked calls are counted, otherwise the minutes carried
+  v.minutes * CASE WHEN v.blocked < v.attempts
+    THEN v.attempts / CAST(v.attempts - v.blocked AS DOUBLE) ELSE 1e0 END AS quantity,
   v.attempts IS NOT NULL AND v.blocked IS NOT NULL AS counted,
   p.list_price * (1 - v.discount) AS price, p.list_price AS reference_price, v.active_subs,
   v.explore_eps, v.week_share,

@@ -274,7 +274,7 @@ def canary_locations(
 
 
 def withdraw(version: int, attribution: Attribution, store: Store, log_writer: PutIfAbsent) -> Done:
-    """Rule a release out; the kill switch never returns to it."""
+    """Bar a release from use; the kill switch never returns to it."""
     _require_reason(attribution, "withdraw", f"tariffs withdraw {version}")
 
     def decide(decisions: DecisionLog) -> LogEntry:
