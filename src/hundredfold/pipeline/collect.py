@@ -327,8 +327,10 @@ class _Merge:
 
         Units that violate the contract are added to `late` first.
         """
-        empty = self.columns.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
-        table = _sorted_by_unit(pa.concat_tables(tables) if tables else empty)
+        if tables:
+            table = _sorted_by_unit(pa.concat_tables(tables))
+        else:  # only here: an empty table imports pandas
+            table = self.columns.schema(pa.schema([(UNIT, pa.int64())])).empty_table()
         if self.contract is not None:
             late.update(contract_violations(table, self.contract, self.warehouse))
         if late:
