@@ -1,16 +1,19 @@
-"""Runs the code of a page as a reader would, and holds what it prints against what the page shows.
+"""Run the code of a page as a reader would, and compare its output with the page.
 
-    python docs/blocks.py docs/tutorial.md            # says what differs
-    python docs/blocks.py --write docs/tutorial.md    # puts what was really printed into the page
+    python docs/blocks.py docs/tutorial.md            # prints the differences
+    python docs/blocks.py --write docs/tutorial.md    # writes the real output into the page
 
-A page is run from its top to its end, in an empty folder, with one Python that keeps its variables, as a notebook does.
+A page is run from top to bottom, in an empty folder, with one Python that keeps its variables, as
+in a notebook.
 
-    ```python, ```sql, ... with `# path/name.py` or `-- path/name.sql` as the first line    the file is written
-    ```python                       it is run; a ```text block right after it is what it prints
-    ```console                      lines that begin with `$ ` are run in a shell, each followed by what it prints;
-                                    `# exit 1` at the end of a command says that it ends so, instead of with 0
+    ```python, ```sql, ...  if the first line is `# path/name.py` or `-- path/name.sql`: write
+                            the file
+    ```python               run it; a ```text block directly after it shows its output
+    ```console              run each line that begins with `$ ` in a shell; the other lines are its
+                            output. `# exit 1` at the end of a command is its exit status, if not 0
 
-Run ids, times, seconds (and what a bench makes of them) and the folder's place are taken for equal; a line `...` stands for any lines.
+Run ids, times, seconds (and figures of a bench computed from them) and the path of the folder are
+ignored in the comparison; a line `...` matches any lines.
 """
 
 from __future__ import annotations
@@ -33,17 +36,13 @@ VOLATILE = (
     (re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}"), "RUN"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "TIME"),
     (re.compile(r"\b\d+\.\d+ s\b"), "N s"),
-    (
-        re.compile(r"(?<=\d)\s+\d+\.\d\d$", re.MULTILINE),
-        " N",
-    ),  # the table's last column: seconds of work
+    # the last column of the table: seconds of work
+    (re.compile(r"(?<=\d)\s+\d+\.\d\d$", re.MULTILINE), " N"),
     (re.compile(r'"seconds": [\d.]+'), '"seconds": N'),
     (re.compile(r"\b(used|had) [\d,.]+ [MG]iB"), r"\1 N MiB"),
     (re.compile(r"0x[0-9a-f]+"), "0xN"),
-    (
-        re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE),
-        r"\1: its times",
-    ),  # what a bench says
+    # the headline of a bench
+    (re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE), r"\1: its times"),
     (re.compile(r"~?\b[\d.,]+ (?:us|ms|s|min|h)\b"), "N s"),
     (re.compile(r"\b[\d.,]+x(?= |$)", re.MULTILINE), "Nx"),
     (re.compile(r"[ \t]+"), " "),
@@ -66,7 +65,7 @@ while line := sys.stdin.readline():
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: its language, its text, and where the text lies in the page."""
+    """A fenced block: its language, its text, and the position of the text in the page."""
 
     kind: str
     text: str
@@ -75,8 +74,8 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a block really printed, beside what the page shows; `start` and `stop` are where the page shows it."""
+class Output:
+    """The real output of a block, and the output in the page, from `start` to `stop`."""
 
     shown: str
     found: str
@@ -90,15 +89,15 @@ class Answer:
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     return [Block(m[1], m[2], m.start(2), m.end(2)) for m in FENCE.finditer(page)]
 
 
-def answers(page: str, folder: Path) -> Iterator[Answer]:
-    """Run a page's blocks in `folder`; what each of them answered."""
-    there = blocks(page)
+def outputs(page: str, folder: Path) -> Iterator[Output]:
+    """Run the blocks of a page in `folder`, and yield the output of each."""
+    found_blocks = blocks(page)
     with Python(folder) as python:
-        for block, after in zip(there, [*there[1:], None], strict=True):
+        for block, after in zip(found_blocks, [*found_blocks[1:], None], strict=True):
             name = NAMED.match(block.text)
             if name:
                 path = folder / name[1]
@@ -108,22 +107,22 @@ def answers(page: str, folder: Path) -> Iterator[Answer]:
                 yield console(block, folder)
             elif block.kind == "python":
                 found, failed = python.run(block.text)
-                beside = (
+                shows_output = (
                     after is not None
                     and after.kind == "text"
                     and page[block.stop : after.start].split() == ["```", "```text"]
                 )
                 wrong = f"raised:\n{found}" if failed else ""
                 yield (
-                    Answer(after.text, found, after.start, after.stop, wrong)
-                    if after and beside
-                    else Answer("", found, 0, 0, wrong)
+                    Output(after.text, found, after.start, after.stop, wrong)
+                    if after and shows_output
+                    else Output("", found, 0, 0, wrong)
                 )
 
 
-def console(block: Block, folder: Path) -> Answer:
-    """Each command of the block with what it prints, stdout and stderr together."""
-    told, wrong = [], ""
+def console(block: Block, folder: Path) -> Output:
+    """Run each command of a block; return the commands with their stdout and stderr."""
+    lines, wrong = [], ""
     for line in block.text.splitlines():
         if not line.startswith("$ "):
             continue
@@ -139,17 +138,17 @@ def console(block: Block, folder: Path) -> Answer:
             text=True,
             check=False,
         )
-        told.append(
+        lines.append(
             f"{line}\n{done.stdout}"
             + ("" if not done.stdout or done.stdout.endswith("\n") else "\n")
         )
         if done.returncode != (int(wanted[1]) if wanted else 0):
             wrong = f"{command} ended with exit status {done.returncode}:\n{done.stdout}"
-    return Answer(block.text, relative("".join(told), folder), block.start, block.stop, wrong)
+    return Output(block.text, relative("".join(lines), folder), block.start, block.stop, wrong)
 
 
 class Python:
-    """One Python in the folder, which keeps its variables from block to block."""
+    """A Python process in the folder, which keeps its variables between blocks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,7 +162,7 @@ class Python:
             self.process.communicate("")
 
     def run(self, text: str) -> tuple[str, bool]:
-        """What the text prints, and whether it raised."""
+        """Return the output of a program, and whether it raised."""
         if self.process is None:
             command = [sys.executable, "-c", SERVER]
             self.process = subprocess.Popen(
@@ -188,7 +187,10 @@ class Python:
 
 
 def environment() -> dict[str, str]:
-    """A terminal of 100 columns without colour, in which `hundredfold` and `python` are those of this environment."""
+    """Return the environment of a terminal of 100 columns without colour.
+
+    `hundredfold` and `python` are those of this virtual environment.
+    """
     bin_ = str(Path(sys.executable).parent)
     kept = {
         k: v
@@ -207,13 +209,16 @@ def environment() -> dict[str, str]:
 
 
 def relative(text: str, folder: Path) -> str:
-    """Paths below the folder as a reader who stands in it would write them."""
+    """Return the text with paths relative to the folder."""
     short = text.replace(f"{folder.resolve()}/", "").replace(str(folder.resolve()), ".")
     return re.sub(r" +$", "", short, flags=re.MULTILINE)
 
 
 def alike(shown: str, found: str) -> bool:
-    """Whether a page's text is what was printed, but for what changes from run to run. '...' on a line stands for any lines."""
+    """Return whether a page shows the output, except values that differ between runs.
+
+    A line `...` matches any lines.
+    """
     pattern = "".join(
         "(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + "\n"
         for line in settled(shown).splitlines()
@@ -226,51 +231,49 @@ def alike(shown: str, found: str) -> bool:
 
 
 def settled(text: str) -> str:
-    """The text without what changes from run to run."""
+    """Return the text without values that differ between runs."""
     for found, instead in VOLATILE:
         text = found.sub(instead, text)
     return text.strip()
 
 
-def difference(answer: Answer) -> str:
-    """What differs, in words for a person."""
-    if answer.wrong:
-        return answer.wrong
-    shown, found = settled(answer.shown).splitlines(), settled(answer.found).splitlines()
-    return "\n".join(
-        difflib.unified_diff(shown, found, "the page", "what was printed", lineterm="")
-    )
+def difference(output: Output) -> str:
+    """Return the difference between the page and the output."""
+    if output.wrong:
+        return output.wrong
+    shown, found = settled(output.shown).splitlines(), settled(output.found).splitlines()
+    return "\n".join(difflib.unified_diff(shown, found, "the page", "the output", lineterm=""))
 
 
 def check(path: Path) -> list[str]:
-    """Run a page; what is wrong with it."""
+    """Run a page and return its problems."""
     with tempfile.TemporaryDirectory() as folder:
         return [
-            difference(answer)
-            for answer in answers(path.read_text(encoding="utf-8"), Path(folder).resolve())
-            if not answer.same
+            difference(output)
+            for output in outputs(path.read_text(encoding="utf-8"), Path(folder).resolve())
+            if not output.same
         ]
 
 
 def write(path: Path) -> list[str]:
-    """Run a page and put what was printed into it, but where it says so already; what ended otherwise than the page says."""
+    """Run a page, write its real output into it, and return unexpected exit statuses."""
     page = path.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        told = list(answers(page, Path(folder).resolve()))
-    for answer in reversed(told):
-        if answer.stop and (not answer.same or not answer.shown):
-            page = page[: answer.start] + answer.found + page[answer.stop :]
+        results = list(outputs(page, Path(folder).resolve()))
+    for output in reversed(results):
+        if output.stop and (not output.same or not output.shown):
+            page = page[: output.start] + output.found + page[output.stop :]
     path.write_text(page, encoding="utf-8", newline="\n")
-    return [answer.wrong for answer in told if answer.wrong]
+    return [output.wrong for output in results if output.wrong]
 
 
 if __name__ == "__main__":
-    doing = write if "--write" in sys.argv else check
+    action = write if "--write" in sys.argv else check
     wrong = [
         f"{name}:\n{text}"
         for name in sys.argv[1:]
         if name != "--write"
-        for text in doing(Path(name))
+        for text in action(Path(name))
     ]
     sys.stdout.write("\n\n".join(wrong) + "\n" * bool(wrong))
     sys.exit(bool(wrong))

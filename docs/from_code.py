@@ -1,6 +1,7 @@
-"""Puts what the code says into the pages: the table of a run's states, and the tree of errors.  `make docs` runs it.
+"""Write the table of states and the tree of errors into their pages. `make docs` runs it.
 
-how-it-works.md has the table of states.TABLE, which every ledger uses; reference.md has the tree drawn at the top of errors.py.
+how-it-works.md has the table of run_states.TABLE, which every ledger uses; reference.md has the
+tree at the top of errors.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def states() -> str:
-    """One row for each state, one column for each event: the state that follows, or a dash where it cannot happen."""
+    """Return a table of states and events: the next state, or a dash if the event is refused."""
     head = [
         "| | " + " | ".join(event.value for event in Event) + " |",
         "|---" * (len(Event) + 1) + "|",
@@ -25,7 +26,7 @@ def states() -> str:
 
 
 def tree() -> str:
-    """The tree of errors, as it is drawn in the code."""
+    """Return the tree of errors from the docstring of errors.py."""
     lines = (errors.__doc__ or "").splitlines()
     drawn = [line for line in lines if line.startswith("    ")]
     return "\n".join(drawn)
@@ -38,7 +39,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def page(name: str, text: str) -> str:
-    """A page with its part as the code has it now."""
+    """Return a page with its generated part up to date."""
     part, made = PAGES[name]
     place = re.compile(
         rf"(<!-- {part}: written by docs/from_code.py -->\n).*?(<!-- end of {part} -->)", re.DOTALL
