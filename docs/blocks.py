@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -97,7 +98,7 @@ def outputs(page: str, folder: Path) -> Iterator[Output]:
     """Run the blocks of a page in `folder`, and yield the output of each."""
     found_blocks = blocks(page)
     with Python(folder) as python:
-        for block, after in zip(found_blocks, [*found_blocks[1:], None], strict=True):
+        for block, after in zip_longest(found_blocks, found_blocks[1:]):
             name = NAMED.match(block.text)
             if name:
                 path = folder / name[1]
