@@ -1,4 +1,4 @@
-"""The demo operator through the whole pipeline: one price table, whatever the workers and the form of the functions."""
+"""The demo through the whole pipeline: one price table for any workers and form of functions."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def prices(
 def priced(
     operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[hundredfold.Run, list[str]]:
-    """By two workers, of many units at once."""
+    """Return a run by two workers, with many units per call, and the digests of its files."""
     return prices(tmp_path_factory.mktemp("priced"), job, operator, 2)
 
 
-def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(
-    operator, priced, tmp_path
-):
+def test_the_price_table_has_the_same_bytes_for_any_workers_and_form(
+    operator: dict[str, Path], priced: tuple[hundredfold.Run, list[str]], tmp_path: Path
+) -> None:
     run, expected = priced
     assert run.counts["models"]["bundles"]["ok"] == 1080
     assert run.counts["models"]["voice"]["ok"] == 2880
@@ -53,7 +53,9 @@ def test_the_price_table_is_the_same_to_the_byte_for_any_workers_and_both_forms(
         assert prices(tmp_path / name, declared, operator, workers)[1] == expected, name
 
 
-def test_every_row_of_the_operator_is_accounted_for(priced):
+def test_every_row_of_the_operator_is_accounted_for(
+    priced: tuple[hundredfold.Run, list[str]],
+) -> None:
     run, _ = priced
     sales = run.counts["sources"]["bundle_sales"]
     assert sales["rows"] == sales["accepted"] + sales["rejected"] + sales["dropped"]

@@ -17,7 +17,7 @@ MAX_TEST_NAME_CHARACTERS = 70
 MAX_LINE_CHARACTERS = 100
 
 # folders of tests with longer names: one that has none leaves this list, and none enters it
-LONG_TEST_NAMES = {"demo", "examples", "faults"}
+LONG_TEST_NAMES = {"faults"}
 FOLDERS = sorted({path.parent.name for path in TESTS.glob("*/test_*.py")})
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the examples stand on: small made-up tables of the same columns, with known truth, and the real ones where they are."""
+"""Data for tests of the examples: synthetic tables with known truth, and real ones if present."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORES, BRANDS, WEEKS = 20, 2, 40
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
-    """The folder with cheese.csv, bayesm_orangeJuice_yx.parquet and, in reference/, R's fits of them."""
+    """Return the folder of cheese.csv, bayesm_orangeJuice_yx.parquet, and of R's fits: reference/."""
     folder = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
     if not folder:
         pytest.skip("set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")
@@ -30,7 +30,7 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def juice() -> pd.DataFrame:
-    """20 stores, 2 brands, 40 weeks; `truth` is the own-price elasticity that a row was made with."""
+    """Return 20 stores, 2 brands, 40 weeks; `truth` is the own-price elasticity of a row."""
     chance = np.random.default_rng(1)
     rows = []
     for store in range(1, STORES + 1):
@@ -65,7 +65,10 @@ def juice() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def cheese() -> pd.DataFrame:
-    """8 retailers, 30 weeks; `truth` is the elasticity that a row was made with. G never had a display; H never moved its price."""
+    """Return 8 retailers, 30 weeks; `truth` is the elasticity of a row.
+
+    G never had a display; H never changed its price.
+    """
     chance = np.random.default_rng(2)
     rows = []
     for retailer in "ABCDEFGH":

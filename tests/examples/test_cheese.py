@@ -42,7 +42,7 @@ def test_a_retailers_own_fit_is_least_squares(done: Run, cheese: pd.DataFrame) -
         )
 
 
-def test_what_a_retailer_cannot_tell_is_null_alone_and_taken_from_the_others(done: Run) -> None:
+def test_a_parameter_that_a_retailer_lacks_is_null_or_from_the_others(done: Run) -> None:
     own, shrunk = (done.results(name).pandas().set_index("retailer") for name in ("own", "shrunk"))
     slopes = done.results("slopes").pandas().iloc[0]
     assert list(own.index[own["display"].isna()]) == ["G"]
@@ -113,7 +113,7 @@ def test_the_example_tells_what_it_found(
 
 
 def test_real_retailers_are_those_of_r(reference_data: Path, tmp_path: Path) -> None:
-    """lm to rounding; lme4's posterior modes; and bayesm's posterior means, which are averages of 20,000 draws, not exact."""
+    """lm to rounding, lme4's posterior modes, and bayesm's posterior means: of 20,000 draws."""
     done = run(job, {"cheese": reference_data / "cheese.csv"}, home=tmp_path)
     found = {a.ours: a for a in compare(done, reference_data / "reference")}
     for name in ("own.intercept", "own.display", "own.elasticity", "own.se"):

@@ -41,7 +41,7 @@ def test_every_brand_in_every_store_is_published_once(done: Run, published: pd.D
     assert set(published["product"]) == {"Tropicana Premium 64 oz", "Tropicana Premium 96 oz"}
 
 
-def test_a_store_with_too_few_weeks_has_no_fit_alone_and_has_one_with_the_others(
+def test_a_store_with_too_few_weeks_has_a_fit_only_with_the_others(
     published: pd.DataFrame,
 ) -> None:
     assert list(published.index[published["own"].isna()]) == [(2, 1)]

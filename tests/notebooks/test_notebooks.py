@@ -129,7 +129,11 @@ def test_rows_show_as_a_table_and_a_run_as_a_line(notebook: Notebook) -> None:
 
 def test_a_run_is_awaited_beside_the_event_loop_of_the_kernel(notebook: Notebook) -> None:
     notebook.printed(JOB)
-    cell = "import asyncio\nr = await asyncio.to_thread(hundredfold.run, job, {'sales': sales}, workers=1)\nprint(len(r.results()))"
+    cell = (
+        "import asyncio\n"
+        "r = await asyncio.to_thread(hundredfold.run, job, {'sales': sales}, workers=1)\n"
+        "print(len(r.results()))"
+    )
     assert notebook.printed(cell) == "2"
 
 
@@ -140,8 +144,10 @@ def test_an_interrupted_cell_leaves_no_process_and_can_be_resumed(notebook: Note
     assert workers
     assert not [pid for pid in workers if psutil.pid_exists(pid)]
     resumed = (
-        "quick = Job('slow', sources=[Source('sales')], models=[Model('slow', unit=('shop',), work=lambda rows: {'n': rows.rows})])\n"
-        "print(hundredfold.resume('slow-1', job=quick, accept_new_code=True).results().pandas().to_dict('list'))"
+        "model = Model('slow', unit=('shop',), work=lambda rows: {'n': rows.rows})\n"
+        "quick = Job('slow', sources=[Source('sales')], models=[model])\n"
+        "run = hundredfold.resume('slow-1', job=quick, accept_new_code=True)\n"
+        "print(run.results().pandas().to_dict('list'))"
     )
     assert notebook.printed(resumed) == "{'shop': ['A', 'B'], 'n': [2, 1]}"
     assert not list((notebook.folder / ".hundredfold" / "scratch").iterdir())
