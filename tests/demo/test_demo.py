@@ -60,7 +60,7 @@ def test_every_row_of_the_operator_is_accounted_for(
     sales = run.counts["sources"]["bundle_sales"]
     assert sales["rows"] == sales["accepted"] + sales["rejected"] + sales["dropped"]
     assert len(run.rejects("bundle_sales")) == sales["rejected"] + sales["dropped"]
-    table = hundredfold.open_run("one", home=run.home.folder)
+    table = hundredfold.open_run("one", home=run.folder.parents[1])
     assert table.release is not None
     assert table.release.rows == {"price_table": 1080 + 2880}
     assert len(table.failures()) == 0
