@@ -761,7 +761,7 @@ WRONG = {
     "our columns": (
         "a.csv",
         b"__file,a\nx,1\n",
-        "things has the columns __file, and columns that begin with __ are ours",
+        "things has the columns __file, and names that begin with __ are reserved",
     ),
 }
 
@@ -815,7 +815,7 @@ def test_a_damaged_page_names_its_object(folder: Folder) -> None:
 
 NO_PARQUET = {
     "text": (b"a,b\n1,2\n", "it begins with 'a,b'"),
-    "empty": (b"", "it has no byte"),
+    "empty": (b"", "it is empty"),
     "cut": (b"PAR1" + bytes(90), "its end is missing"),
 }
 

@@ -36,7 +36,7 @@ def test_a_missing_source_file_is_reported(run_cli: RunCli) -> None:
             "there is no file",
             "no.csv",
             "my_job/",
-            "hint: name the place with --source sales=",
+            "hint: name the location with --source sales=",
         ),
     )
 

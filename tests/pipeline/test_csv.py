@@ -26,7 +26,7 @@ from hundredfold import Csv, Source
 from hundredfold.errors import ContractError, JobError, SourceError
 from hundredfold.local.filesystem import FileStore
 from hundredfold.sql.duckdb import DuckWarehouse
-from hundredfold.sql.sources.csv_files import in_words
+from hundredfold.sql.sources.csv_files import describe_facts
 from hundredfold.sql.sources.csv_records import Grammar, _Scanner, scan
 from support.in_process import InProcessRunner
 
@@ -126,7 +126,7 @@ def test_a_scan_in_blocks_of_any_size_finds_the_same_records(
         out=out,
         block=block,
     )
-    assert (found.rows, found.torn) == (len(rows), [])
+    assert (found.rows, found.malformed) == (len(rows), [])
     assert (
         list(
             csv.reader(io.StringIO(out.getvalue().decode(), newline=""), delimiter=how["delimiter"])
@@ -190,7 +190,7 @@ def test_a_delimiter_is_detected_from_rows_if_the_header_has_none(
         assert result.csv[0]["delimiter"] == re.sub("[^,|]", "", head)[0], head
     (tmp_path / "a.csv").write_text("a;b,c\nx\n")
     with pytest.raises(
-        SourceError, match="cannot be told: comma and semicolon fit alike"
+        SourceError, match="is ambiguous: comma and semicolon fit equally well"
     ) as caught:
         read(runner, tmp_path / "a.csv")
     assert "csv=Csv(delimiter=" in str(caught.value.hint)
@@ -334,7 +334,7 @@ def test_a_torn_line_costs_that_line_wherever_it_is(
     out = io.BytesIO()
     found = scan(io.BytesIO(text), Grammar(b",", b'"'), width, 2, out=out, block=block)
     assert list(csv.reader(io.StringIO(out.getvalue().decode(), newline=""))) == rows
-    assert [each.line for each in found.torn] == [2 + b"".join(lines[:at]).count(b"\n")]
+    assert [each.line for each in found.malformed] == [2 + b"".join(lines[:at]).count(b"\n")]
     assert not scan(io.BytesIO(text), Grammar(b",", b'"'), width, 2, block=block).as_is
 
 
@@ -406,14 +406,14 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
         if between:
             assert rows == [(3, "x", 4)] * between + [(5, 'pipe 5"', 6), (7, "y", 8)]
             assert rejects == [
-                "malformed line 2: a quote that is not closed: the lines below it are rows"
+                "malformed line 2: a quote that is not closed: the lines after it are rows"
             ]
         else:
             assert rows == [(1, "pipe 5,2\n5,pipe 5", 6), (7, "y", 8)]
-            assert [words for facts in result.csv for words in in_words(facts)] == [
+            assert [words for facts in result.csv for words in describe_facts(facts)] == [
                 (
-                    "CSV: 1 quoted values run over lines that could be rows; the first begins in "
-                    f"line 2 of {tmp_path / 'a.csv'} (if a quote is missing there: "
+                    "CSV: 1 quoted values extend over lines that could be rows; the first begins "
+                    f"in line 2 of {tmp_path / 'a.csv'} (if a quote is missing there: "
                     "csv=Csv(multiline=False))"
                 )
             ]
@@ -427,8 +427,8 @@ def test_the_rest_of_a_damaged_value_is_not_a_row(runner: InProcessRunner, tmp_p
     _, rows, rejects = read(runner, tmp_path / "a.csv")
     assert rows == [("y", 4), ("z", 7)]
     assert rejects == [
-        "malformed line 2: text behind a closing quote",
-        "malformed line 3: quotes inside a value, below a line whose quotes are not closed",
+        "malformed line 2: text after a closing quote",
+        "malformed line 3: quotes inside a value, after a line whose quotes are not closed",
         "malformed line 5: 3 values where 2 are wanted",
     ]
 
@@ -471,7 +471,7 @@ def others(folder: Path) -> Iterator[tuple[bytes, str]]:
     yield gzip.compress(TEXT.encode() * 1000)[:-20], "as gzip it cannot be unpacked"
     yield (
         TEXT.encode("latin-1"),
-        r"not encoded in UTF-8: 2 lines are none\n  line 2: byte 0xFC at place 5",
+        r"not encoded in UTF-8: 2 lines are invalid\n  line 2: byte 0xFC at position 5",
     )
     yield TEXT.encode("utf-16-le"), "every other byte is a NUL"
     yield "größe,b\n1,2\n".encode("latin-1"), "header of .* is not utf-8: byte 0xF6"
@@ -495,7 +495,7 @@ def test_a_file_that_is_not_csv_is_refused_with_its_real_type(
         assert str(tmp_path / "a.csv") in str(caught.value)
     (tmp_path / "a.csv").write_bytes(TEXT.encode("utf-8-sig"))
     with pytest.raises(
-        SourceError, match="begins with the byte-order mark of utf-8, and Csv says latin-1"
+        SourceError, match="begins with the byte-order mark of utf-8, and Csv has latin-1"
     ):
         read(runner, tmp_path / "a.csv", Csv(encoding="latin-1"))
 

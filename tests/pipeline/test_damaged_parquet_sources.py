@@ -62,7 +62,7 @@ def encrypted(path: Path) -> None:
 OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (no_footer, "its end is missing"),
     "a torn footer": (torn_footer, "cannot be read as Parquet"),
-    "empty": (lambda path: path.write_bytes(b""), "it has no byte"),
+    "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "a few bytes": (lambda path: path.write_bytes(b"PAR1"), "its end is missing"),
     "text": (lambda path: path.write_text("k,v\n1,2\n"), "it begins with 'k,v'"),
     "binary": (lambda path: path.write_bytes(bytes(range(256))), "it begins with"),

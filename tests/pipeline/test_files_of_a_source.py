@@ -70,7 +70,7 @@ def test_the_error_for_a_folder_of_hidden_files_mentions_them(tmp_path: Path) ->
     put(tmp_path, "_temporary/x.csv", "_y.csv")
     with pytest.raises(
         SourceError,
-        match=r"there is no Parquet, CSV or JSON-lines file(.|\n)*2 file\(s\) there are hidden",
+        match=r"there is no Parquet, CSV or JSON-lines file(.|\n)*2 file\(s\) in it are hidden",
     ):
         found(tmp_path)
 
@@ -161,7 +161,7 @@ def test_a_link_is_followed_and_a_file_is_read_once(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_missed_and_not_left_out(tmp_path: Path, target: str) -> None:
     put(tmp_path, "a.csv")
     (tmp_path / "b.csv").symlink_to(target)
-    with pytest.raises(SourceError, match=r"b\.csv is a link to a file that is not there"):
+    with pytest.raises(SourceError, match=r"b\.csv is a link to a file that does not exist"):
         found(tmp_path)
 
 
@@ -409,5 +409,5 @@ def test_partitions_are_decoded_and_may_be_null(runner: InProcessRunner, tmp_pat
 
 def test_files_in_folders_of_other_keys_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "p=1/a.csv", "b.csv")
-    with pytest.raises(SourceError, match="its files do not lie in folders of the same keys"):
+    with pytest.raises(SourceError, match="its files are not in folders of the same keys"):
         found(tmp_path)

@@ -110,7 +110,7 @@ def test_fields_in_objects_that_differ_in_case_are_kept_or_refused(
     ):
         (tmp_path / "x.jsonl").write_text("\n".join(lines))
         with pytest.raises(
-            SourceError, match=rf"line {len(lines)} .*: o.* holds objects with the fields A and a"
+            SourceError, match=rf"line {len(lines)} .*: o.* has objects with the fields A and a"
         ):
             read(runner, tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_text('{"o": {"A": 1, "a": 2}}\n{"o": {"a": 3}}\n')
@@ -135,7 +135,7 @@ def test_a_name_twice_in_one_object_is_refused_with_its_line(
 ) -> None:
     before = 5_000 * late
     (tmp_path / "x.jsonl").write_text("".join(f"{line[:5]} null}}\n" for _ in range(before)) + line)
-    with pytest.raises(SourceError, match=f"line {before + 1} of .* names a field twice") as caught:
+    with pytest.raises(SourceError, match=f"line {before + 1} of .* has a field twice") as caught:
         read(runner, tmp_path / "x.jsonl")
     assert "jq" not in str(caught.value.hint)  # which is for arrays
 

@@ -164,7 +164,7 @@ def test_a_parquet_file_that_breaks_nothing_is_read_in_place(
     with pytest.raises(SourceError, match="sales has changed since the run began"):
         run.validate()
     (tmp_path / "a.parquet").unlink()
-    with pytest.raises(SourceError, match="was there when the run began, and is gone"):
+    with pytest.raises(SourceError, match="existed when the run began, and is gone"):
         run.validate()
 
 
@@ -178,8 +178,8 @@ PLACES = {
     "head.csv": "sales is empty",
     "bad.jsonl": r"cannot be read as json: line 2 of .*bad\.jsonl is no JSON object: no",
     "rejects.csv": r"sales has the columns __file, __row, __reason, "
-    r"and columns that begin with __ are ours",
-    "rows.csv": r"sales has the columns __row, and columns that begin with __ are ours",
+    r"and names that begin with __ are reserved",
+    "rows.csv": r"sales has the columns __row, and names that begin with __ are reserved",
     "bad.parquet": "cannot be read as Parquet",
 }
 
@@ -228,11 +228,11 @@ def test_a_frame_that_would_become_another_is_refused(runner: InProcessRunner) -
         (pa.table([[1], [2]], names=["a", "a"]), "several columns named a"),
         (pd.Series([1, 2]), "Series is no path and no table"),
         (pl.Series([1, 2]), "Series is no path and no table"),
-        ({"a": [1], "b": [1, 2]}, "dict cannot be made a table"),
+        ({"a": [1], "b": [1, 2]}, "dict cannot be converted to a table"),
         (["a.csv", "b.csv"], "list is no path and no table"),
         (
             pd.DataFrame({"__row": [1], "__reason": ["x"]}),
-            "columns __row, __reason, and columns that begin with __ are ours",
+            "columns __row, __reason, and names that begin with __ are reserved",
         ),
     ]
     for frame, words in frames:

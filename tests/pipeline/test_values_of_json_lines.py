@@ -119,16 +119,16 @@ def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        (["9007199254740993", "1.5"], "a holds fractions, and a whole number beyond 2.53"),
+        (["9007199254740993", "1.5"], "a has fractions, and a whole number beyond 2.53"),
         (["1e400", "1"], "a holds a number beyond a double"),
         (["1" * 39], "a holds a whole number of more than 38 digits"),
         (['"x"', '{"b": 1}'], "line 2 of .*: a holds objects and texts"),
         (["[1]", "5"], "a holds lists and numbers"),
         (['{"b": 1}', '{"b": [1]}'], "line 2 of .*: a.b holds lists and numbers"),
         (['{"b": 1, "b": 2}'], "twice|duplicate key"),
-        ([r'"\ud800"'], "line 1 of .* holds half of a surrogate"),
-        ([r'"\ud800"', "1"], "line 1 of .* holds half of a surrogate"),
-        (['"x"', '1, "a": 2'], "line 2 of .* names a field twice: a|duplicate key"),
+        ([r'"\ud800"'], "line 1 of .* contains half of a surrogate"),
+        ([r'"\ud800"', "1"], "line 1 of .* contains half of a surrogate"),
+        (['"x"', '1, "a": 2'], "line 2 of .* has a field twice: a|duplicate key"),
         (["1", '2, "A": 3'], "several columns named A, a"),
     ],
 )  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_line_that_is_no_object_is_named(runner: InProcessRunner, lines: list[
         SourceError, match=r"line \d of .* is no JSON object|begins with \[: it is one JSON array"
     ) as caught:
         read(runner, lines)
-    assert "one JSON object a line is wanted" in str(caught.value.hint)
+    assert "wanted one JSON object per line" in str(caught.value.hint)
 
 
 def test_a_missing_field_is_null_and_its_type_is_that_of_all_files(

@@ -27,7 +27,7 @@ from hundredfold.data.arrow_columns import COLUMN_ERRORS, to_column
 from hundredfold.data.result_contract import ReturnType
 from hundredfold.data.results import ResultBuilder, to_table
 from hundredfold.errors import ResultError, SourceError
-from hundredfold.sql.sources.files import as_table
+from hundredfold.sql.sources.files import frame_to_table
 from support.in_process import InProcessRunner
 
 DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)
@@ -63,9 +63,9 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(
 ) -> None:
     values = shape(*pair)
     with pytest.raises(SourceError, match=r"^s: v holds "):
-        as_table("s", with_objects(values))
+        frame_to_table("s", with_objects(values))
     with pytest.raises(SourceError, match=r"^s: v holds "):
-        as_table("s", {"shop": ["A"] * len(values), "v": values})
+        frame_to_table("s", {"shop": ["A"] * len(values), "v": values})
     with pytest.raises(COLUMN_ERRORS):
         to_table(with_objects(values))
     gather = ResultBuilder(ReturnType(), {})
@@ -97,7 +97,7 @@ WANTED: list[Any] = [
 
 @pytest.mark.parametrize(("values", "wanted"), list(zip(PLAIN, WANTED, strict=True)), ids=str)
 def test_values_of_one_kind_are_unchanged(values: list[Any], wanted: list[Any]) -> None:
-    assert as_table("s", with_objects(values)).column("v").to_pylist() == wanted
+    assert frame_to_table("s", with_objects(values)).column("v").to_pylist() == wanted
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_values_of_one_kind_are_unchanged(values: list[Any], wanted: list[Any]) 
 )
 def test_a_column_that_would_be_another_is_refused_in_a_source(frame: Any, words: str) -> None:
     with pytest.raises(SourceError) as caught:
-        as_table("s", frame)
+        frame_to_table("s", frame)
     assert words in caught.value.message
 
 
 def test_masked_arrays_and_records_of_a_dict_are_exact() -> None:
     record = np.array([(1, 2.5)], dtype=[("p", "i4"), ("q", "f8")])
-    table = as_table("s", {"m": np.ma.array([1], mask=[True]), "r": record})
+    table = frame_to_table("s", {"m": np.ma.array([1], mask=[True]), "r": record})
     assert table.to_pylist() == [{"m": None, "r": {"p": 1, "q": 2.5}}]
     assert to_column([record[0]]).to_pylist() == [{"p": 1, "q": 2.5}]
     assert to_column([record]).to_pylist() == [[{"p": 1, "q": 2.5}]]
@@ -136,19 +136,19 @@ def test_masked_arrays_and_records_of_a_dict_are_exact() -> None:
 
 def test_a_named_index_is_a_column_of_the_source() -> None:
     frame = pd.DataFrame({"v": [1, 2]}, index=pd.Index([DAY, DAY], name="day"))
-    assert as_table("s", frame).to_pylist() == [{"v": 1, "day": DAY}, {"v": 2, "day": DAY}]
+    assert frame_to_table("s", frame).to_pylist() == [{"v": 1, "day": DAY}, {"v": 2, "day": DAY}]
     both = frame.set_index("v", append=True)
-    assert as_table("s", both.assign(x=0)).column_names == ["x", "day", "v"]
+    assert frame_to_table("s", both.assign(x=0)).column_names == ["x", "day", "v"]
 
 
 def test_an_enum_is_its_value_and_a_list_in_itself_is_refused() -> None:
     Colour = enum.Enum("Colour", {"RED": 1})
     red = Colour["RED"]
-    assert as_table("s", with_objects([red])).column("v").to_pylist() == [1]
+    assert frame_to_table("s", with_objects([red])).column("v").to_pylist() == [1]
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(SourceError, match="v holds"):
-        as_table("s", with_objects([endless]))
+        frame_to_table("s", with_objects([endless]))
 
 
 @pytest.mark.parametrize("kind", ["category", object])
@@ -180,7 +180,7 @@ NESTED = st.recursive(
 @given(st.lists(NESTED, min_size=1, max_size=4))
 def test_the_values_of_a_source_are_unchanged(values: list[Any]) -> None:
     try:
-        found = as_table("s", {"v": values}).column("v").to_pylist()
+        found = frame_to_table("s", {"v": values}).column("v").to_pylist()
     except SourceError:
         return
     assert _bare(found) == _bare(values)

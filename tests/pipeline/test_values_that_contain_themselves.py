@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hundredfold.errors import SourceError
-from hundredfold.sql.sources.files import as_table
+from hundredfold.sql.sources.files import frame_to_table
 from hundredfold.sql.sources.nesting import is_too_deep
 
 
@@ -56,20 +56,20 @@ def test_a_value_that_contains_itself_is_refused_and_ends_no_process(kind: str) 
             with pytest.raises(
                 SourceError, match="s: v holds a value that is nested more than 64 levels deep"
             ) as raised:
-                as_table("s", frame)
+                frame_to_table("s", frame)
             assert "contain itself" in (raised.value.hint or "")
 
 
 @pytest.mark.parametrize("levels", [1, 2, 30, 64])
 def test_finite_nested_values_are_read(levels: int) -> None:
     for frame in (pd.DataFrame({"v": [deep(levels)]}), {"v": [deep(levels)]}):
-        assert as_table("s", frame).column("v").to_pylist() == [deep(levels)]
+        assert frame_to_table("s", frame).column("v").to_pylist() == [deep(levels)]
 
 
 def test_values_nested_too_deeply_are_refused() -> None:
     for levels in (65, 100_000):
         with pytest.raises(SourceError, match="more than 64 levels"):
-            as_table("s", {"v": [deep(levels)]})
+            frame_to_table("s", {"v": [deep(levels)]})
 
 
 def test_a_value_that_is_referenced_often_is_visited_once() -> None:

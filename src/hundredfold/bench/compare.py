@@ -51,13 +51,12 @@ def compare(
         raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
     limits = choose_resources(workers, memory)
     job = _up_to(load_job(job) if isinstance(job, str) else job, model)
+    # how good the rows are is another question
     options = {
         "workers": workers,
         "memory": memory,
         "as_of": as_of,
-        "max_rejected": {
-            source.name: 1.0 for source in job.sources
-        },  # how good the rows are is another question
+        "max_rejected": {source.name: 1.0 for source in job.sources},
         "max_failed": 1.0,
     }
     with TemporaryDirectory(prefix="hundredfold-bench-", ignore_cleanup_errors=True) as folder:
@@ -220,9 +219,8 @@ def _looped_facts(looped: Looped | None) -> dict[str, Any]:
     seconds = (
         None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
     )
-    if (
-        looped.why and looped.timed < looped.units
-    ):  # a unit ended it, or never came back: so it would on all of them
+    if looped.why and looped.timed < looped.units:
+        # a unit ended it, or never came back: so it would on all of them
         seconds = None
     if seconds is not None and looped.failed == looped.timed:
         looped, seconds = (
@@ -235,9 +233,14 @@ def _looped_facts(looped: Looped | None) -> dict[str, Any]:
             None,
         )
     return {
-        "seconds": seconds, "timed": looped.timed, "units": looped.units, "failed": looped.failed,
-        "error": looped.error, "reason": looped.reason, "why": looped.why,
-    }  # fmt: skip
+        "seconds": seconds,
+        "timed": looped.timed,
+        "units": looped.units,
+        "failed": looped.failed,
+        "error": looped.error,
+        "reason": looped.reason,
+        "why": looped.why,
+    }
 
 
 def _engine_way(
@@ -248,10 +251,14 @@ def _engine_way(
         worked = ran.models.get(name) if ran is not None else None
         few = worked is not None and worked.done < min(TOO_FEW, worked.units)
         models[name] = {
-            "seconds": worked.seconds if worked and not few else None, "timed": worked.done if worked else 0,
-            "units": worked.units if worked else 0, "failed": worked.failed if worked else 0, "error": 0.0, "reason": "",
+            "seconds": worked.seconds if worked and not few else None,
+            "timed": worked.done if worked else 0,
+            "units": worked.units if worked else 0,
+            "failed": worked.failed if worked else 0,
+            "error": 0.0,
+            "reason": "",
             "why": "stopped: too few to tell," if few else "",
-        }  # fmt: skip
+        }
     whole = (
         None
         if ran is None

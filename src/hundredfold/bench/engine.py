@@ -27,10 +27,8 @@ from .sample import costs, scaled
 
 ALL, SINGLE = "all", "single"  # the runs' ids
 LEAST = 0.25  # of the time for all, that a model which was begun is given in any case
-NOTHING, AT_LEAST = (
-    2,
-    10.0,
-)  # as long as none of its units is done, a model is given so many times its time, or so many seconds
+# as long as none of its units is done, a model is given so many times its time, or so many seconds
+NOTHING, AT_LEAST = (2, 10.0)
 SETTLE = 1.0  # seconds in which a resumed run's worker starts; in a run that was not stopped it has started long before
 
 
@@ -82,16 +80,14 @@ class Stopwatch:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     seconds: dict[str, float] = field(default_factory=dict)
-    timed: dict[str, int] = field(
-        default_factory=dict
-    )  # how many units, of models that were scaled up
+    # how many units, of models that were scaled up
+    timed: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     resumed: bool = False
     allowed: float = 0.0  # seconds for the work at hand
     now: Stage | None = None
-    first: tuple[int, float] | None = (
-        None  # when units were handed over for the first time: how many, after how long
-    )
+    # when units were handed over for the first time: how many, after how long
+    first: tuple[int, float] | None = None
     last: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:

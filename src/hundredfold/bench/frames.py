@@ -201,9 +201,8 @@ class PandasFrame(_Light):
         if self.form == "pandas":
             return to_pandas(table, self.nullable)
         for i, f in enumerate(table.schema):
-            if f.name in self.days or pa.types.is_timestamp(
-                f.type
-            ):  # as the light form has them: dates and UTC
+            if f.name in self.days or pa.types.is_timestamp(f.type):
+                # as the light form has them: dates and UTC
                 table = table.set_column(
                     i,
                     f.name,
@@ -334,13 +333,14 @@ class NumpyFrame(_Light):
             arrays, names = self.arrays, self.keys
             for key in zip(*columns, strict=True):
                 told = zip(names, key, strict=True)
+                # NaN, NaT
                 yield reduce(
                     and_,
                     [
                         arrays[n] != arrays[n] if part != part else arrays[n] == part
                         for n, part in told
                     ],
-                )  # NaN, NaT
+                )
 
         return units, rows()
 

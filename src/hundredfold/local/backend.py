@@ -37,7 +37,7 @@ from ..runs.start import (
     with_limits,
 )
 from ..sql.duckdb import fingerprints
-from ..sql.sources.files import as_table, find_files, pattern
+from ..sql.sources.files import find_files, frame_to_table, pattern
 from ..workers.job_pickle import pickle_job
 from ..workers.pool import WorkerPool
 from ..workers.start_method import prestart_forkserver
@@ -304,7 +304,7 @@ def _keep_tables(home: Home, record: Record, places: Mapping[str, SourcePlace]) 
         if not isinstance(place, str):
             key = Layout(record.id).staged(name)
             with home.store.writing(key) as path:
-                pq.write_table(as_table(name, place), path)
+                pq.write_table(frame_to_table(name, place), path)
             staged[key] = checksum_of(home.store, key)
     return home.ledger.note(record.id, options={"staged": staged}) if staged else record
 
@@ -386,7 +386,7 @@ def _source_place(name: str, place: object, name_given: bool) -> SourcePlace:
             hint=f"name its path: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
         )
     if not isinstance(place, str | Path):
-        return as_table(name, place)
+        return frame_to_table(name, place)
     text = str(place)
     return str(expand_user(text).absolute()) if name_given else text
 

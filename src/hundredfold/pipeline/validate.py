@@ -26,7 +26,7 @@ from ..ports.interfaces import (
     Warehouse,
 )
 from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
-from ..sql.sources.changes import refuse_other_files
+from ..sql.sources.changes import check_unchanged
 from .validation_results import (
     Finding,
     ValidationResult,
@@ -257,7 +257,7 @@ def _keep_accepted(
     key = f"{layout.root}/sources/{source.name}.parquet"
     accepted = warehouse.write_rows(checks.accepted(rejects), key)
     # from here on, the copy is read
-    refuse_other_files(source.name, raw.fingerprints, warehouse)
+    check_unchanged(source.name, raw.fingerprints, warehouse)
     rejected = totals.bad + totals.conflicting
     if accepted + rejected + totals.dropped != totals.read:
         raise ConservationError(
@@ -590,4 +590,4 @@ def refuse_changed(results: Sequence[ValidationResult], warehouse: Warehouse) ->
     Raises: SourceError for the first source that differs.
     """
     for result in results:
-        refuse_other_files(result.source, result.files, warehouse)
+        check_unchanged(result.source, result.files, warehouse)

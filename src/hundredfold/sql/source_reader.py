@@ -19,22 +19,22 @@ from ..job import Source
 from ..ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from .casts import keeps_digits
 from .sources import json_lines
-from .sources.changes import refuse_other_files
-from .sources.csv_files import CsvFile, facts_of, malformed, prepare_csv, typed
+from .sources.changes import check_unchanged
+from .sources.csv_files import CsvFile, dialect_facts, malformed_lines, prepare_csv, text_to_cast
 from .sources.files import (
     Files,
-    as_table,
+    candidate_types,
+    check_column_names,
     find_files,
+    frame_to_table,
     pattern,
-    possible,
-    refuse_ours,
-    settling,
-    still_open,
+    remaining_types,
+    type_checks_sql,
 )
 from .sources.listing import partition_types
 from .sources.parquet_files import (
     exact_times,
-    refuse_inexact,
+    reject_inexact,
     without_zone,
 )
 
@@ -103,7 +103,7 @@ class SourceReader:
         name = source.name
         if not isinstance(place, str | Path):
             with self._db.store.writing(staged) as path:
-                pq.write_table(as_table(name, place), path)
+                pq.write_table(frame_to_table(name, place), path)
             return self._attach_parquet(
                 name,
                 Files((str(self._db.store.path(staged)),), "parquet"),
@@ -137,7 +137,7 @@ class SourceReader:
             if len(files.paths) > 1:
                 self._refuse_mixed_types(source, files, select)
             if in_place:
-                refuse_inexact(source, files.paths, self._db.query)
+                reject_inexact(source, files.paths, self._db.query)
             clocks = exact_times(types)
             plain = ", ".join(
                 f"{clocks[n]} AS {quote(n)}" if n in clocks else quote(n)
@@ -175,12 +175,12 @@ class SourceReader:
                 f"{error.message.split(chr(10))[0]}",
                 hint="is it a complete Parquet file?",
             ) from error
-        refuse_ours(source, [n for n in types if n != "__file"])
+        check_column_names(source, [n for n in types if n != "__file"])
         # DuckDB renames columns without a name, and those whose name differs from another only in
         # case
         if any(re.search(r"_\d+$|^C\d+$", n) for n in types):
             for path in files.paths:
-                refuse_ours(source, pq.read_schema(path).names)
+                check_column_names(source, pq.read_schema(path).names)
         return types
 
     def _has_column(self, path: str, name: str) -> bool:
@@ -338,7 +338,7 @@ class SourceReader:
         if not files.partitions:
             return select
         types = partition_types(files.partitions)
-        refuse_ours(source, list(types))
+        check_column_names(source, list(types))
         found = self._types(select)
         own = {name.lower(): name for name in found}
         rows = _partition_rows(files, list(types))
@@ -440,13 +440,13 @@ class SourceReader:
             as_text=bool(contract_columns),
             has=lambda path, name: name.lower() in named.get(path, ()),
         )
-        unread = malformed(found)
+        unread = malformed_lines(found)
         return AttachedSource(
             select,
             self._db.columns(select),
             text=bool(contract_columns),
             malformed=unread if unread.num_rows else None,
-            csv=facts_of(found),
+            csv=dialect_facts(found),
         )
 
     def _store_csv(
@@ -473,7 +473,7 @@ class SourceReader:
                 tick=self._db.tick,
             )
             for file in found:
-                refuse_ours(source.name, file.dialect.names)
+                check_column_names(source.name, file.dialect.names)
             rows, failed = sum(file.scan.rows for file in found), None
             try:
                 readers = (file.sql(pattern, named=len(found) > 1) for file in found)
@@ -544,7 +544,7 @@ class SourceReader:
         values |= self._sample_values(
             [name for name, value in values.items() if value is None], texts
         )
-        kinds = {name: possible(value) for name, value in values.items()}
+        kinds = {name: candidate_types(value) for name, value in values.items()}
         valued = {name for name, value in values.items() if value is not None}
         few = (
             self._db.query(f"SELECT count(*) AS n FROM ({select}) AS s").column("n")[0].as_py()
@@ -583,10 +583,10 @@ class SourceReader:
         found: dict[str, list[str]] = {name: [] for name in kinds}
         for some in _groups([name for name, open_ in kinds.items() if open_], MAX_TYPED_COLUMNS):
             asked = {name: kinds[name] for name in some}
-            found |= still_open(
+            found |= remaining_types(
                 asked,
                 list(
-                    self._db.query(f"SELECT {settling(asked)} FROM ({rows}) AS s")
+                    self._db.query(f"SELECT {type_checks_sql(asked)} FROM ({rows}) AS s")
                     .to_pylist()[0]
                     .values()
                 ),
@@ -603,7 +603,7 @@ class SourceReader:
         try:
             columns = self._json_types(files, wanted)
             if columns is not None:
-                refuse_ours(source, list(columns))
+                check_column_names(source, list(columns))
                 listed = ", ".join(
                     f"{sql_string(name)}: '{kind}'" for name, kind in columns.items()
                 )
@@ -614,7 +614,7 @@ class SourceReader:
                 )
                 self._store_rows(reader, staged)
                 if self._has_large_double(staged, columns) and self._any_line_matches(
-                    files, json_lines.LONG
+                    files, json_lines.INEXACT_NUMBER
                 ):
                     columns = None
         except QueryError as error:
@@ -630,10 +630,10 @@ class SourceReader:
         if (
             columns is not None
             and self._has_empty_row(select, columns)
-            and (bad := json_lines.bad_line(files.paths))
+            and (bad := json_lines.first_invalid_line(files.paths))
         ):
             raise SourceError(f"{source}: {bad}", hint=json_lines.hint_for(bad))
-        refuse_ours(
+        check_column_names(
             source,
             [name for name in self._db.columns(select).names if name not in ("__file", "__row")],
         )
@@ -676,19 +676,21 @@ class SourceReader:
                 return None
             if column is None:
                 plain[name] = str(read)
-                scan = scan or (json_lines.LONG if nested and "DOUBLE" in str(read) else "")
+                scan = scan or (
+                    json_lines.INEXACT_NUMBER if nested and "DOUBLE" in str(read) else ""
+                )
             elif nested:
                 if not pa.types.is_nested(column.arrow) or (
                     keeps_digits(column.arrow) and re.search("DOUBLE|JSON", str(kind))
                 ):
                     return None  # [1.10] would be written as [1.1]
-                plain[name], scan = "JSON", json_lines.LONGER
+                plain[name], scan = "JSON", json_lines.INEXACT_DIGITS
             else:
                 plain[name] = "VARCHAR"
                 if read == "DOUBLE" and pa.types.is_string(column.arrow):
                     return None  # 1.10 would be written as 1.1
                 if read == "DOUBLE" and not pa.types.is_floating(column.arrow):
-                    scan = json_lines.LONGER
+                    scan = json_lines.INEXACT_DIGITS
         return None if scan and self._any_line_matches(files, scan) else plain
 
     def _json_fields(self, reader: str) -> dict[str, duckdb.DuckDBPyType] | None:
@@ -763,7 +765,7 @@ class SourceReader:
         try:
             yield
         finally:
-            refuse_other_files(source, before, self._db)
+            check_unchanged(source, before, self._db)
 
 
 def _partition_rows(files: Files, keys: Sequence[str]) -> str:
@@ -827,12 +829,12 @@ def _texts_to_convert(
         return {}
     names = dict.fromkeys(name for file in files for name in file.dialect.names)
     if wanted is None:
-        return {name: typed(name, csv.decimal, csv.null) for name in names}
+        return {name: text_to_cast(name, csv.decimal, csv.null) for name in names}
     kinds = {
         name: wanted[name].arrow for name in names if name in wanted and name not in source.clean
     }
     return {
-        name: typed(name, csv.decimal if _is_number(kind) else ".", csv.null)
+        name: text_to_cast(name, csv.decimal if _is_number(kind) else ".", csv.null)
         for name, kind in kinds.items()
         if not pa.types.is_string(kind)
     }
@@ -847,7 +849,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _read_error(source: str, files: Files, error: QueryError) -> SourceError:
     """Return the error for text files that cannot be read, with the line if it can be found."""
     _refuse_file_column(source, error)
-    bad = json_lines.bad_line(files.paths) if files.kind == "json" else None
+    bad = json_lines.first_invalid_line(files.paths) if files.kind == "json" else None
     words = bad or error.message.split("\n")[0]  # the rest is a query of the engine
     hint = json_lines.hint_for(bad) if bad else "correct the file, or name another"
     return SourceError(
@@ -860,7 +862,7 @@ def _refuse_file_column(source: str, error: QueryError) -> None:
     known.
     """
     if "filename adds column" in error.message:
-        refuse_ours(source, ["__file"])
+        check_column_names(source, ["__file"])
     if "file_row_number adds column" in error.message:
         raise SourceError(
             f"{source} has a column file_row_number, a name that is reserved for the numbers of "

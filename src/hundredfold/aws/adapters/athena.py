@@ -37,7 +37,7 @@ from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from ...sql.athena import tables_in, to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
-from ...sql.sources.parquet_files import COPY_AGAIN
+from ...sql.sources.parquet_files import COPY_HINT
 from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
 from .glue_types import (
     duckdb_schema,
@@ -212,7 +212,7 @@ class AthenaWarehouse:
             return None
         return SourceError(
             f"{source}: Athena cannot read {named}: {error.message.splitlines()[0]}",
-            hint=COPY_AGAIN,
+            hint=COPY_HINT,
         )
 
     def tables_of(self, select: str) -> set[str]:

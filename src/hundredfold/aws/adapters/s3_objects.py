@@ -18,8 +18,8 @@ from ...sql.sources.listing import (
     kind_of_file,
     matches,
     parents,
-    refuse_tables,
-    refuse_unread,
+    reject_table_formats,
+    reject_unread_files,
 )
 from .errors import DENIED, error_code, translate_errors
 from .session import client
@@ -106,8 +106,10 @@ def find_objects(source: str, location: str) -> list[S3Object]:
                 ".zst)"
             ),
         )
-    refuse_tables(source, (f"/{name}" for name in names), _Folders(bucket, prefix, listed).names_in)
-    refuse_unread(source, location, names)
+    reject_table_formats(
+        source, (f"/{name}" for name in names), _Folders(bucket, prefix, listed).names_in
+    )
+    reject_unread_files(source, location, names)
     return _without_empty_text([listed[name] for name in sorted(names)])
 
 

@@ -29,14 +29,14 @@ from ...job import Csv, Source
 from ...ports.interfaces import AttachedSource
 from ...sql.duckdb import DuckWarehouse
 from ...sql.scratch_files import ScratchFiles
-from ...sql.sources.files import refuse_ours
+from ...sql.sources.files import check_column_names
 from ...sql.sources.listing import kind_of_file, partition_folders, partitions
 from ...sql.sources.parquet_files import (
-    COPY_AGAIN,
+    COPY_HINT,
     HEAD_BYTES,
-    refuse_durations,
-    refuse_finer,
-    what_is_no_parquet,
+    not_parquet_reason,
+    reject_durations,
+    reject_finer_times,
 )
 from .errors import DENIED, error_code
 from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
@@ -206,7 +206,7 @@ def _schemas(source: str, objects: Sequence[S3Object]) -> list[pa.Schema]:
     def read(o: S3Object) -> pa.Schema:
         try:
             file = pq.ParquetFile(ObjectFile(o.bucket, o.key))
-            refuse_durations(source, o.address, file.schema_arrow)
+            reject_durations(source, o.address, file.schema_arrow)
             _refuse_sub_millisecond(source, o, file)
             return duckdb_schema(file)
         except PermissionError as error:
@@ -214,7 +214,7 @@ def _schemas(source: str, objects: Sequence[S3Object]) -> list[pa.Schema]:
         except (pa.ArrowException, OSError) as error:
             reason = _describe_non_parquet(o) or str(error)
             raise SourceError(
-                f"{source}: {o.address} cannot be read as Parquet: {reason}", hint=COPY_AGAIN
+                f"{source}: {o.address} cannot be read as Parquet: {reason}", hint=COPY_HINT
             ) from error
 
     with ThreadPoolExecutor(REQUEST_THREADS) as pool:
@@ -231,7 +231,7 @@ def _refuse_sub_millisecond(source: str, o: S3Object, file: pq.ParquetFile) -> N
         for column in map(file.schema.column, range(len(file.schema)))
         if column.physical_type == "INT96"
     }
-    refuse_finer(
+    reject_finer_times(
         source, o.address, sorted(old), lambda: ObjectFile(o.bucket, o.key), step_ns=1_000_000
     )
     fine = [
@@ -255,7 +255,7 @@ def _describe_non_parquet(o: S3Object) -> str:
     file = ObjectFile(o.bucket, o.key)
     head = file.read(HEAD_BYTES)
     file.seek(max(o.size - 4, 0))
-    return what_is_no_parquet(head, file.read(), o.size)
+    return not_parquet_reason(head, file.read(), o.size)
 
 
 def _hidden_to_athena(objects: Sequence[S3Object]) -> bool:
@@ -274,7 +274,7 @@ def _register(
     objects: Sequence[S3Object],
     schema: pa.Schema,
 ) -> None:
-    refuse_ours(source, schema.names)
+    check_column_names(source, schema.names)
     refuse_unsupported_columns(source, schema)
     folder = f"s3://{objects[0].bucket}/{_folder_of(objects)}"
     if exceed_inline_limit([o.address for o in objects]):
@@ -411,7 +411,7 @@ def _attach_glue_table(
             hint="give Athena a view without them",
         )
     schema = pa.schema(fields)
-    refuse_ours(source, schema.names)
+    check_column_names(source, schema.names)
     refuse_unsupported_columns(source, schema)
     is_view = found.get("TableType") == "VIRTUAL_VIEW"
     location = found["StorageDescriptor"].get("Location", "")

@@ -140,9 +140,8 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
         }
         for name in names
     }
-    qualified = qualify(
-        tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb"
-    )  # which would make `$path` another name
+    # which would make `$path` another name
+    qualified = qualify(tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb")
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified

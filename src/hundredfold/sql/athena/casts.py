@@ -22,9 +22,8 @@ WHOLE = rf"[+-]?{DIGITS}"
 NUMBER = rf"[+-]?(?:{DIGITS}[.]?(?:{DIGITS})?|[.]{DIGITS})(?:[eE][+-]?[0-9]+)?"
 DAY = "([0-9]{4})(?:-([0-9]{1,2})-|/([0-9]{1,2})/| ([0-9]{1,2}) )([0-9]{1,2})"
 TIME = rf"{DAY}(?:(?:T| +)([0-9]{{1,2}}:[0-9]{{1,2}}(?::[0-9]{{1,2}}(?:[.][0-9]{{1,3}}0*)?)?)(Z| UTC|([+-][0-9]{{2}})(?::?([0-9]{{2}}))?)?)?"
-YEAR, MONTH, MONTH_2, MONTH_3, DAY_OF_MONTH, CLOCK, ZONE, HOURS, MINUTES = range(
-    1, 10
-)  # groups of TIME
+# groups of TIME
+YEAR, MONTH, MONTH_2, MONTH_3, DAY_OF_MONTH, CLOCK, ZONE, HOURS, MINUTES = range(1, 10)
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 
 
@@ -290,8 +289,10 @@ def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     )
     moved = sql(
         "date_add('minute', CASE WHEN hours LIKE '-%' THEN minutes - 60 * CAST(hours AS BIGINT) ELSE -60 * CAST(hours AS BIGINT) - minutes END, stamp)",
-        hours=hours, minutes=minutes, stamp=stamp,
-    )  # fmt: skip
+        hours=hours,
+        minutes=minutes,
+        stamp=stamp,
+    )
     return _case(
         text,
         (_like(TIME) + " AND hours IS NOT NULL", "moved"),
@@ -303,8 +304,13 @@ def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
 
 
 _READ: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
-    "float": _float, "integer": _integer, "decimal": _decimal, "boolean": _boolean, "date": _date, "timestamp": _timestamp,
-}  # fmt: skip
+    "float": _float,
+    "integer": _integer,
+    "decimal": _decimal,
+    "boolean": _boolean,
+    "date": _date,
+    "timestamp": _timestamp,
+}
 
 
 def _tight(value: exp.Expr) -> exp.Expr:

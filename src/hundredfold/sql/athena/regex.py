@@ -84,10 +84,8 @@ def _bracket(pattern: str, at: int) -> tuple[str, int]:
         elif pattern.startswith("[:", at):
             raise _refused(pattern, pattern[at : at + 2])
         else:
-            part, at = (
-                (f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]),
-                at + 1,
-            )  # Java's classes can be nested and cut
+            # Java's classes can be nested and cut
+            part, at = ((f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]), at + 1)
         parts.append(part)
     if at >= len(pattern):
         raise _refused(pattern, pattern[start:])

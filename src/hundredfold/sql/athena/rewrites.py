@@ -95,9 +95,8 @@ def _divide(node: exp.Div, kinds: Sequence[str]) -> exp.Expr:
         raise _refused(
             node, "a division of an interval", "divide the number of seconds, days or months"
         )
-    whole = (
-        left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)
-    )  # of doubles, or 0 would be an error
+    # of doubles, or 0 would be an error
+    whole = left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)
     return exp.Div(this=whole.copy(), expression=right.copy(), typed=True, safe=False)
 
 
@@ -350,12 +349,8 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
         return to_text(value, kinds[0]) if kinds else node
     if source == "text":
         return from_text(value, kind, lenient=lenient)
-    if source == "float" and name in (
-        types.TINYINT,
-        types.SMALLINT,
-        types.INT,
-        types.BIGINT,
-    ):  # half to even
+    if source == "float" and name in (types.TINYINT, types.SMALLINT, types.INT, types.BIGINT):
+        # half to even
         rounded = let(
             value,
             lambda x: sql(
@@ -365,12 +360,8 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
         return type(node)(this=rounded, to=kind.copy())
     if source == "float" and name == types.DECIMAL:
         return _decimal_of_float(node, value, kind)
-    if name in (
-        types.TIMESTAMP,
-        types.TIMESTAMPNTZ,
-        types.TIMESTAMPTZ,
-        types.TIMESTAMPLTZ,
-    ):  # all times are UTC
+    if name in (types.TIMESTAMP, types.TIMESTAMPNTZ, types.TIMESTAMPTZ, types.TIMESTAMPLTZ):
+        # all times are UTC
         return exp.cast(value.copy(), "timestamp")
     if name in (types.ARRAY, types.LIST, types.MAP, types.BLOB, types.VARBINARY) and source not in (
         "list",
@@ -686,9 +677,10 @@ def _exact_averages(tree: exp.Expr) -> None:
         total, count = (
             whole.copy().transform(_put(exp.Avg, other)) for other in (exp.Sum, exp.Count)
         )
+        # over a window DuckDB divides once
         scale = (
             10 ** int(kind.rstrip(")").rpartition(",")[2]) if isinstance(whole, exp.Window) else 1
-        )  # over a window DuckDB divides once
+        )
         digits = (
             total if scale == 1 else sql(f"CAST(total * {scale} AS DECIMAL(38, 0))", total=total)
         )
@@ -805,26 +797,110 @@ def _refused(node: exp.Expr, words: str, hint: str) -> QueryError:
 
 
 MENDS: dict[type[exp.Expr], Mend] = {
-    exp.Div: _divide, exp.IntDiv: _divide_whole, exp.Floor: _round_of_kind, exp.Ceil: _round_of_kind, exp.Round: _round_of_kind, exp.Trunc: _round_of_kind,
-    exp.Abs: _round_of_kind, exp.Sign: _sign, exp.Log: _logarithm, exp.Greatest: _extreme, exp.Least: _extreme, exp.IsInf: _infinite, exp.Add: _add,
-    exp.Sub: _add, exp.Interval: _interval, exp.EQ: _compare, exp.NEQ: _compare, exp.GT: _compare, exp.GTE: _compare, exp.LT: _compare, exp.LTE: _compare,
-    exp.NullSafeEQ: _compare, exp.NullSafeNEQ: _compare, exp.In: _among, exp.Between: _between, exp.Is: _is, exp.Cast: _cast, exp.TryCast: _cast,
-    exp.DPipe: _join, exp.Concat: _concat, exp.ConcatWs: _concat_with, exp.Length: _length, exp.ArraySize: _length, exp.Trim: _trim,
-    exp.Substring: _substring, exp.Left: _left, exp.Right: _right, exp.Replace: _replace, exp.Contains: _contains, exp.EndsWith: _ends_with,
-    exp.StartsWith: _starts_with, exp.SplitPart: _split_part, exp.MD5: _md5, exp.RegexpLike: _matches, exp.RegexpFullMatch: _matches_whole,
-    exp.RegexpExtract: _extracted, exp.RegexpReplace: _replaced, exp.TimestampTrunc: _truncated, exp.DateTrunc: _truncated, exp.Extract: _extract,
-    exp.DayOfWeek: _part_called("dow"), exp.DayOfWeekIso: _part_called("isodow"), exp.DayOfYear: _part_called("doy"), exp.DayOfMonth: _part_called("day"),
-    exp.WeekOfYear: _part_called("week"), exp.TimeToUnix: _part_called("epoch"), exp.DateDiff: _difference, exp.Avg: _average, exp.Sum: _sum,
-    exp.ArgMax: _by("max_by"), exp.ArgMin: _by("min_by"), exp.AnyValue: _any, exp.IgnoreNulls: _nulls_apart, exp.GroupConcat: _joined, exp.Bracket: _element,
-}  # fmt: skip
+    exp.Div: _divide,
+    exp.IntDiv: _divide_whole,
+    exp.Floor: _round_of_kind,
+    exp.Ceil: _round_of_kind,
+    exp.Round: _round_of_kind,
+    exp.Trunc: _round_of_kind,
+    exp.Abs: _round_of_kind,
+    exp.Sign: _sign,
+    exp.Log: _logarithm,
+    exp.Greatest: _extreme,
+    exp.Least: _extreme,
+    exp.IsInf: _infinite,
+    exp.Add: _add,
+    exp.Sub: _add,
+    exp.Interval: _interval,
+    exp.EQ: _compare,
+    exp.NEQ: _compare,
+    exp.GT: _compare,
+    exp.GTE: _compare,
+    exp.LT: _compare,
+    exp.LTE: _compare,
+    exp.NullSafeEQ: _compare,
+    exp.NullSafeNEQ: _compare,
+    exp.In: _among,
+    exp.Between: _between,
+    exp.Is: _is,
+    exp.Cast: _cast,
+    exp.TryCast: _cast,
+    exp.DPipe: _join,
+    exp.Concat: _concat,
+    exp.ConcatWs: _concat_with,
+    exp.Length: _length,
+    exp.ArraySize: _length,
+    exp.Trim: _trim,
+    exp.Substring: _substring,
+    exp.Left: _left,
+    exp.Right: _right,
+    exp.Replace: _replace,
+    exp.Contains: _contains,
+    exp.EndsWith: _ends_with,
+    exp.StartsWith: _starts_with,
+    exp.SplitPart: _split_part,
+    exp.MD5: _md5,
+    exp.RegexpLike: _matches,
+    exp.RegexpFullMatch: _matches_whole,
+    exp.RegexpExtract: _extracted,
+    exp.RegexpReplace: _replaced,
+    exp.TimestampTrunc: _truncated,
+    exp.DateTrunc: _truncated,
+    exp.Extract: _extract,
+    exp.DayOfWeek: _part_called("dow"),
+    exp.DayOfWeekIso: _part_called("isodow"),
+    exp.DayOfYear: _part_called("doy"),
+    exp.DayOfMonth: _part_called("day"),
+    exp.WeekOfYear: _part_called("week"),
+    exp.TimeToUnix: _part_called("epoch"),
+    exp.DateDiff: _difference,
+    exp.Avg: _average,
+    exp.Sum: _sum,
+    exp.ArgMax: _by("max_by"),
+    exp.ArgMin: _by("min_by"),
+    exp.AnyValue: _any,
+    exp.IgnoreNulls: _nulls_apart,
+    exp.GroupConcat: _joined,
+    exp.Bracket: _element,
+}
 NAMED: dict[str, Mend] = {
-    "isfinite": _finite, "prefix": _starts_with, "suffix": _ends_with, "date_part": _date_part, "datepart": _date_part,
-    "weekday": _part_called("dow"), "epoch_ns": _nanoseconds,
-}  # fmt: skip
+    "isfinite": _finite,
+    "prefix": _starts_with,
+    "suffix": _ends_with,
+    "date_part": _date_part,
+    "datepart": _date_part,
+    "weekday": _part_called("dow"),
+    "epoch_ns": _nanoseconds,
+}
 ASKING_OWN = frozenset(
     [exp.Floor, exp.Ceil, exp.Round, exp.Trunc, exp.Abs, exp.TimestampTrunc, exp.DateTrunc]
 )
 ASKING = ASKING_OWN | {
-    exp.Div, exp.IntDiv, exp.Add, exp.Sub, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ, exp.In, exp.Between, exp.Cast,
-    exp.TryCast, exp.DPipe, exp.Concat, exp.ConcatWs, exp.Length, exp.ArraySize, exp.Contains, exp.DateDiff, exp.Avg, exp.Sum, exp.GroupConcat, exp.Bracket,
-}  # fmt: skip
+    exp.Div,
+    exp.IntDiv,
+    exp.Add,
+    exp.Sub,
+    exp.EQ,
+    exp.NEQ,
+    exp.GT,
+    exp.GTE,
+    exp.LT,
+    exp.LTE,
+    exp.NullSafeEQ,
+    exp.NullSafeNEQ,
+    exp.In,
+    exp.Between,
+    exp.Cast,
+    exp.TryCast,
+    exp.DPipe,
+    exp.Concat,
+    exp.ConcatWs,
+    exp.Length,
+    exp.ArraySize,
+    exp.Contains,
+    exp.DateDiff,
+    exp.Avg,
+    exp.Sum,
+    exp.GroupConcat,
+    exp.Bracket,
+}

@@ -10,9 +10,8 @@ from functools import cached_property
 
 from sqlglot import exp
 
-Describe = Callable[
-    [str], list[tuple[str, str]]
-]  # the columns of a query in DuckDB's SQL: names and types
+# the columns of a query in DuckDB's SQL: names and types
+Describe = Callable[[str], list[tuple[str, str]]]
 Wanted = Callable[[exp.Expr], Sequence[exp.Expr | None] | None]
 KINDS = "kinds"  # where a node's own type and those of its operands are kept: (own, *operands)
 

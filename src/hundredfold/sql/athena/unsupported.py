@@ -48,17 +48,110 @@ INSTEAD = {  # of functions that are often missed
     "unnest": "use FROM t CROSS JOIN unnest(t.list) AS u(x)",
 }
 TYPES = frozenset(
-    ["TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN", "VARCHAR", "CHAR", "TEXT", "VARBINARY", "BLOB", "DATE", "TIMESTAMP",
-     "TIMESTAMPNTZ", "TIMESTAMPTZ", "TIMESTAMPLTZ", "ARRAY", "LIST", "MAP", "UNKNOWN"]
-)  # fmt: skip
+    [
+        "TINYINT",
+        "SMALLINT",
+        "INT",
+        "BIGINT",
+        "FLOAT",
+        "DOUBLE",
+        "DECIMAL",
+        "BOOLEAN",
+        "VARCHAR",
+        "CHAR",
+        "TEXT",
+        "VARBINARY",
+        "BLOB",
+        "DATE",
+        "TIMESTAMP",
+        "TIMESTAMPNTZ",
+        "TIMESTAMPTZ",
+        "TIMESTAMPLTZ",
+        "ARRAY",
+        "LIST",
+        "MAP",
+        "UNKNOWN",
+    ]
+)
 NODES = (
-    exp.Select, exp.From, exp.Join, exp.Where, exp.Group, exp.Having, exp.Order, exp.Ordered, exp.Limit, exp.Offset, exp.Distinct, exp.Qualify, exp.With,
-    exp.CTE, exp.Subquery, exp.Table, exp.TableAlias, exp.SetOperation, exp.Values, exp.Tuple, exp.Column, exp.Identifier, exp.Star, exp.Alias, exp.Paren,
-    exp.Literal, exp.Boolean, exp.Null, exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Is,
-    exp.In, exp.Between, exp.Like, exp.ILike, exp.Escape, exp.Case, exp.If, exp.Cast, exp.DataType, exp.DataTypeParam, exp.Interval, exp.Var, exp.Window,
-    exp.WindowSpec, exp.Filter, exp.IgnoreNulls, exp.RespectNulls, exp.Exists, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Neg, exp.DPipe,
-    exp.Dot, exp.LimitOptions, exp.Bracket, exp.Array, exp.Unnest, exp.Rollup, exp.Cube, exp.GroupingSets, exp.CurrentDate, exp.Func, exp.Explode,
-)  # fmt: skip
+    exp.Select,
+    exp.From,
+    exp.Join,
+    exp.Where,
+    exp.Group,
+    exp.Having,
+    exp.Order,
+    exp.Ordered,
+    exp.Limit,
+    exp.Offset,
+    exp.Distinct,
+    exp.Qualify,
+    exp.With,
+    exp.CTE,
+    exp.Subquery,
+    exp.Table,
+    exp.TableAlias,
+    exp.SetOperation,
+    exp.Values,
+    exp.Tuple,
+    exp.Column,
+    exp.Identifier,
+    exp.Star,
+    exp.Alias,
+    exp.Paren,
+    exp.Literal,
+    exp.Boolean,
+    exp.Null,
+    exp.And,
+    exp.Or,
+    exp.Not,
+    exp.EQ,
+    exp.NEQ,
+    exp.GT,
+    exp.GTE,
+    exp.LT,
+    exp.LTE,
+    exp.NullSafeEQ,
+    exp.NullSafeNEQ,
+    exp.Is,
+    exp.In,
+    exp.Between,
+    exp.Like,
+    exp.ILike,
+    exp.Escape,
+    exp.Case,
+    exp.If,
+    exp.Cast,
+    exp.DataType,
+    exp.DataTypeParam,
+    exp.Interval,
+    exp.Var,
+    exp.Window,
+    exp.WindowSpec,
+    exp.Filter,
+    exp.IgnoreNulls,
+    exp.RespectNulls,
+    exp.Exists,
+    exp.Add,
+    exp.Sub,
+    exp.Mul,
+    exp.Div,
+    exp.IntDiv,
+    exp.Mod,
+    exp.Neg,
+    exp.DPipe,
+    exp.Dot,
+    exp.LimitOptions,
+    exp.Bracket,
+    exp.Array,
+    exp.Unnest,
+    exp.Rollup,
+    exp.Cube,
+    exp.GroupingSets,
+    exp.CurrentDate,
+    exp.Func,
+    exp.Explode,
+)
 UNITS = frozenset(["year", "quarter", "month", "week", "day", "hour", "minute", "second"])
 COUNTED = UNITS - {"week"}  # of date_diff: what a week is to it has changed with DuckDB's versions
 PARTS = UNITS | {"dow", "dayofweek", "weekday", "isodow", "doy", "dayofyear", "epoch"}
@@ -72,9 +165,8 @@ using values varchar when where window with within
 """
 FUNCTIONS = frozenset(_FUNCTIONS.split())
 NOT_FUNCTIONS = frozenset(_WORDS.split())
-Rule = tuple[
-    Callable[[exp.Expr], bool], str, str
-]  # what it is true of, in words, and how it is written
+# what it is true of, in words, and how it is written
+Rule = tuple[Callable[[exp.Expr], bool], str, str]
 
 
 def refusals(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
@@ -163,9 +255,8 @@ def _line_of_words(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int:
     """The line where these words stand one after the other; 0 if nowhere. Where they stand on several, the one that is nearest to the
     first name in the node, or, in a node without names, to the last one of the SELECT that it ends."""
     words = phrase.upper().split()
-    said = [
-        (word, token.line) for token in tokens for word in token.text.upper().split()
-    ]  # GROUP BY is one token
+    # GROUP BY is one token
+    said = [(word, token.line) for token in tokens for word in token.text.upper().split()]
     lines = [
         line
         for n, (_, line) in enumerate(said)
@@ -257,7 +348,11 @@ def _is_in_a_struct(node: exp.Expr) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    (_and(_all(exp.SetOperation), _has("by_name")), "UNION BY NAME; name the columns in both halves", "BY NAME"),
+    (
+        _and(_all(exp.SetOperation), _has("by_name")),
+        "UNION BY NAME; name the columns in both halves",
+        "BY NAME",
+    ),
     (_and(_all(exp.Group), _has("all")), "GROUP BY ALL; name the columns", "GROUP BY ALL"),
     (_is_ordered_by_all, "ORDER BY ALL; name the columns", "ORDER BY ALL"),
     (_joins("ASOF"), "ASOF JOIN; use a window function", "ASOF"),
@@ -266,21 +361,49 @@ RULES: tuple[Rule, ...] = (
     (_all(exp.Pivot), "PIVOT; use CASE and GROUP BY", "PIVOT"),
     (_all(exp.Columns), "COLUMNS(...); name the columns", "COLUMNS"),
     (_all(exp.PositionalColumn), "a column by its position; name it", "#"),
-    (_and(_all(exp.Distinct), _has("on")), "DISTINCT ON; use QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ...) = 1", "DISTINCT ON"),
-    (_and(_all(exp.With), _has("recursive")), "WITH RECURSIVE, which ends there after ten rounds", "RECURSIVE"),
+    (
+        _and(_all(exp.Distinct), _has("on")),
+        "DISTINCT ON; use QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ...) = 1",
+        "DISTINCT ON",
+    ),
+    (
+        _and(_all(exp.With), _has("recursive")),
+        "WITH RECURSIVE, which ends there after ten rounds",
+        "RECURSIVE",
+    ),
     (_all(exp.Lateral), "LATERAL; join a subquery", "LATERAL"),
-    (_all(exp.Explode), "unnest among the columns; use FROM t CROSS JOIN unnest(t.list) AS u(x)", "unnest"),
+    (
+        _all(exp.Explode),
+        "unnest among the columns; use FROM t CROSS JOIN unnest(t.list) AS u(x)",
+        "unnest",
+    ),
     (_is_a_macro_or_lambda, "a lambda or a named argument; write it out", "lambda"),
     (_and(_all(exp.WindowSpec), _has("exclude")), "EXCLUDE in a window", "EXCLUDE"),
-    (_is_unordered_list, "a list of a group's values in no order: say ORDER BY inside the brackets", ""),
-    (_has_other_part, f"a part of a time that Athena does not have, or counts otherwise: there are {', '.join(sorted(PARTS))}", ""),
-    (_has_other_format, f"a form of a time that Athena may read otherwise: %{', %'.join(sorted(FORMATS))} are the same there", ""),
+    (
+        _is_unordered_list,
+        "a list of a group's values in no order: say ORDER BY inside the brackets",
+        "",
+    ),
+    (
+        _has_other_part,
+        f"a part of a time that Athena does not have, or counts otherwise: there are {', '.join(sorted(PARTS))}",
+        "",
+    ),
+    (
+        _has_other_format,
+        f"a form of a time that Athena may read otherwise: %{', %'.join(sorted(FORMATS))} are the same there",
+        "",
+    ),
     (_is_odd_limit, "LIMIT or OFFSET that is no plain number", "LIMIT"),
     (_and(_all(exp.Limit), _has("limit_options")), "LIMIT in per cent", "LIMIT"),
-    (_is_other_type, f"a type that Athena does not have, or keeps otherwise: there are {', '.join(sorted(TYPES - {'UNKNOWN', 'LIST', 'BLOB', 'TIMESTAMPNTZ', 'TIMESTAMPLTZ'}))}", ""),
+    (
+        _is_other_type,
+        f"a type that Athena does not have, or keeps otherwise: there are {', '.join(sorted(TYPES - {'UNKNOWN', 'LIST', 'BLOB', 'TIMESTAMPNTZ', 'TIMESTAMPLTZ'}))}",
+        "",
+    ),
     (_all(exp.ByteString), "a text with E'...'; write the characters themselves", ""),
     (_all(exp.Collate), "COLLATE; use lower()", "COLLATE"),
     (_all(exp.AtTimeZone), "AT TIME ZONE: all times are kept in UTC", "AT TIME ZONE"),
     (_all(exp.Glob), "GLOB; use LIKE", "GLOB"),
     (_all(exp.Struct, exp.ToMap), "a struct or a map written out; name its fields as columns", "{"),
-)  # fmt: skip
+)

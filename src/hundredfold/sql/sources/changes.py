@@ -1,4 +1,4 @@
-"""Whether a source's files are still those that a run began with."""
+"""A check that a source's files are still those with which a run began."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ class Fingerprinting(Protocol):
     def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]: ...
 
 
-def refuse_other_files(
-    source: str, files: Sequence[Sequence[Any]], warehouse: Fingerprinting
-) -> None:
-    """Compare files with their earlier prints. Raises: SourceError that names those that differ or are gone."""
+def check_unchanged(source: str, files: Sequence[Sequence[Any]], warehouse: Fingerprinting) -> None:
+    """Raise SourceError if files differ from their recorded fingerprints, or are gone."""
     if not files:
         return
     try:
         now = warehouse.fingerprints([entry[0] for entry in files])
     except OSError as error:
         raise SourceError(
-            f"{source}: {error.filename} was there when the run began, and is gone",
-            hint="put it back, then run the job again: a run reads one state of its sources",
+            f"{source}: {error.filename} existed when the run began, and is gone",
+            hint="restore it, then run the job again: a run reads one state of its sources",
         ) from error
     changed = [then[0] for then, after in zip(files, now, strict=True) if list(then) != list(after)]
     if changed:

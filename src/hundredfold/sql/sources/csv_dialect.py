@@ -1,14 +1,17 @@
-"""How a CSV file is written: decided once for each file, from its first bytes and its `Csv`, and never from how its rows look.
+"""The dialect of a CSV file, detected once for each file from its first bytes and its `Csv`, never
+from the content of its rows.
 
 compression  by the first bytes, whatever the name: gzip, zstd, none
 encoding     `Csv.encoding`, else the byte-order mark, else UTF-8
-line ends    a line feed, with or without carriage returns before it; a carriage return alone where the file has no line feed
-delimiter    `Csv.delimiter`, else a first line `sep=;`, else the one of , ; tab | that splits the header; where several do, the
-             one by which most of the first lines have as many values as the header
-quote        `Csv.quote`: the double quote of RFC 4180 unless it says otherwise
-header       the first line, unless `Csv.header` says otherwise
+line ends    a line feed, optionally after carriage returns; a carriage return alone if the file has
+             no line feed
+delimiter    `Csv.delimiter`, else a first line `sep=;`, else the one of , ; tab | that splits the
+             header; if several do, the one by which most of the first lines have as many values as
+             the header
+quote        `Csv.quote`, by default the double quote of RFC 4180
+header       the first line, unless `Csv.header` differs
 
-A file that cannot be read so is refused: the error names what it is, and what to do.
+A file that cannot be read by these rules is rejected: the error names its format, and a remedy.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from ...errors import SourceError
 from ...job import Csv
 from .csv_records import Grammar, Readable
 
-HEAD_BYTES = 2**20  # of the decoded text, from which all is decided; a header is no longer
-LINES_COMPARED = 200  # where several delimiters split the header
+# of the decoded text, from which the dialect is detected; a header is not longer
+HEAD_BYTES = 2**20
+MAX_COMPARED_LINES = 200  # if several delimiters split the header
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-EXTRA = "__extra"  # the column of what is behind a last delimiter: nothing
-MARKS = (
+EXTRA = "__extra"  # the column after a last delimiter, which is empty
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -39,7 +43,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-OTHERS = (
+OTHER_FORMATS = (
     (rb"PK\x03\x04.{0,4000}?(xl/|\[Content_Types\])", "an Excel workbook", "save the sheet as CSV"),
     (rb"PK\x03\x04", "a ZIP archive", "unpack it"),
     (rb"PAR1[\x00-\x1f]", "a Parquet file", "give it a name that ends with .parquet"),
@@ -60,19 +64,18 @@ OTHERS = (
     (
         rb"(?i)\s*+<(!doctype html|html|\?xml)",
         "a page of HTML or XML",
-        "look at what was downloaded",
+        "look at the file that was downloaded",
     ),
 )
-DATA = re.compile(
-    r"[+-]?\d[\d.,:/ T+-]*(?:[eE][+-]?\d+)?Z?|true|false|null|nan", re.I
-)  # a number, a date, no name
+# a number or a date, but no name
+DATA_VALUE = re.compile(r"[+-]?\d[\d.,:/ T+-]*(?:[eE][+-]?\d+)?Z?|true|false|null|nan", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What was decided of one file."""
+    """The detected dialect of one file."""
 
-    names: tuple[str, ...]  # of its columns; none in a file without a line
+    names: tuple[str, ...]  # of its columns; empty if the file has no line
     delimiter: str = ","
     quote: str | None = '"'
     encoding: str = "utf-8"
@@ -84,8 +87,9 @@ class Dialect:
     multiline: bool | None = None
     trailing: bool = False  # each line ends with a delimiter
     start: int = 0  # bytes of the decoded text before the first row
-    first_line: int = 2  # the number of the line where the first row begins
-    is_plain: bool = True  # nothing but one line of names comes before the rows, or nothing at all: any reader finds them
+    first_line: int = 2  # the number of the line at which the first row begins
+    # only a line of names precedes the rows, or nothing: any reader finds them
+    is_plain: bool = True
 
     @property
     def grammar(self) -> Grammar:
@@ -94,7 +98,7 @@ class Dialect:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is recorded with the run."""
+        """Return the facts that are recorded with the run."""
         return {
             "delimiter": self.delimiter,
             "quote": self.quote,
@@ -107,7 +111,7 @@ class Dialect:
 
     @contextmanager
     def open(self, path: str) -> Iterator[Readable]:
-        """The rows' text, decoded to UTF-8, from the first one on."""
+        """Open the text of the rows, decoded to UTF-8, from the first row on."""
         with open_text(path, self.compression, self.encoding) as text:
             left = self.start
             while left and (skipped := text.read(min(left, HEAD_BYTES))):
@@ -115,21 +119,24 @@ class Dialect:
             yield text
 
 
-def decide(source: str, path: str, csv: Csv, columns: Sequence[str] = ()) -> Dialect:
-    """How a file is written. `columns` are the contract's, for a file without names. SourceError if it cannot be read as CSV."""
+def detect_dialect(source: str, path: str, csv: Csv, columns: Sequence[str] = ()) -> Dialect:
+    """Return the dialect of a file; SourceError if it cannot be read as CSV.
+
+    columns: those of the contract, for a file without names.
+    """
     with Path(path).open("rb") as file:
         raw = file.read(4096)
     compression = next((name for magic, name in COMPRESSIONS.items() if raw.startswith(magic)), "")
-    first = raw if not compression else _head(source, path, compression, "utf-8", 4096)
-    _refuse_others(source, path, first)
-    encoding = _encoding(source, path, first, csv.encoding)
-    head = _head(source, path, compression, encoding, HEAD_BYTES)
-    return _Decision(source, path, csv, columns, encoding, compression, head).made()
+    first = raw if not compression else _read_head(source, path, compression, "utf-8", 4096)
+    _reject_other_formats(source, path, first)
+    encoding = _detect_encoding(source, path, first, csv.encoding)
+    head = _read_head(source, path, compression, encoding, HEAD_BYTES)
+    return _Detection(source, path, csv, columns, encoding, compression, head).detect()
 
 
 @contextmanager
 def open_text(path: str, compression: str, encoding: str) -> Iterator[Readable]:
-    """A file's bytes, decompressed, and as UTF-8."""
+    """Open a file's bytes, decompressed, as UTF-8."""
     with (
         pa.input_stream(path, compression=compression)
         if compression
@@ -139,7 +146,10 @@ def open_text(path: str, compression: str, encoding: str) -> Iterator[Readable]:
 
 
 class Transcoded:
-    """A text in another encoding as UTF-8. What is none in that encoding becomes a NUL, which no line may hold."""
+    """A text in another encoding, as UTF-8.
+
+    Bytes that are invalid in that encoding become a NUL, which no line may contain.
+    """
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self.file = file
@@ -155,35 +165,35 @@ class Transcoded:
         return read
 
 
-def _nul(error: UnicodeError) -> tuple[str, int]:
+def _replace_with_nul(error: UnicodeError) -> tuple[str, int]:
     return "\0", int(getattr(error, "end", 0))
 
 
-codecs.register_error("hundredfold-nul", _nul)
+codecs.register_error("hundredfold-nul", _replace_with_nul)
 
 
 def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name == "utf-8"
 
 
-def _head(source: str, path: str, compression: str, encoding: str, size: int) -> bytes:
-    """The beginning of a file's text."""
+def _read_head(source: str, path: str, compression: str, encoding: str, size: int) -> bytes:
+    """Return the beginning of a file's text."""
     head = b""
     try:
         with open_text(path, compression, encoding) as text:
             while len(head) < size and (more := text.read(size - len(head))):
                 head += more
     except (OSError, pa.ArrowException) as error:
-        raise unreadable(source, path, compression, error) from error
+        raise read_error(source, path, compression, error) from error
     return head
 
 
-def unreadable(source: str, path: str, compression: str, error: Exception) -> SourceError:
-    """Why a file's bytes cannot be had."""
+def read_error(source: str, path: str, compression: str, error: Exception) -> SourceError:
+    """Return the error for a file whose bytes cannot be read."""
     if compression:
         return SourceError(
             f"{source}: {path} is damaged: as {compression} it cannot be unpacked: {error}",
-            hint="copy it again, whole",
+            hint="copy the whole file again",
         )
     return SourceError(
         f"{source}: {path} cannot be read: {error}",
@@ -191,28 +201,31 @@ def unreadable(source: str, path: str, compression: str, error: Exception) -> So
     )
 
 
-def _encoding(source: str, path: str, first: bytes, wanted: str | None) -> str:
-    """What a file is encoded in; SourceError where its first bytes contradict what was said."""
-    mark = next((name for magic, name in MARKS if first.startswith(magic)), None)
+def _detect_encoding(source: str, path: str, first: bytes, wanted: str | None) -> str:
+    """Return a file's encoding; SourceError if its first bytes contradict the given one."""
+    mark = next((name for magic, name in BYTE_ORDER_MARKS if first.startswith(magic)), None)
     if wanted is None:
         nuls = [first[start:200:2].count(0) / max(len(first[start:200:2]), 1) for start in (0, 1)]
         if mark is None and max(nuls) > 0.8 and min(nuls) < 0.2:
             order = "utf-16-be" if nuls[0] > nuls[1] else "utf-16-le"
             raise SourceError(
-                f"{source}: {path} is not UTF-8: every other byte is a NUL, as in UTF-16, and there is no byte-order mark",
-                hint=f'say how it is encoded: Source("{source}", ..., csv=Csv(encoding="{order}"))',
+                f"{source}: {path} is not UTF-8: every other byte is a NUL, as in UTF-16, and"
+                " there is no byte-order mark",
+                hint=f'name its encoding: Source("{source}", ..., csv=Csv(encoding="{order}"))',
             )
         return mark or "utf-8"
     if mark is not None and not codecs.lookup(wanted).name.startswith(mark):
         raise SourceError(
-            f"{source}: {path} begins with the byte-order mark of {mark}, and Csv says {wanted}",
+            f"{source}: {path} begins with the byte-order mark of {mark}, and Csv has {wanted}",
             hint="leave out encoding=",
         )
     return wanted
 
 
-def what_is(first: bytes) -> str:
-    """Return what a file is that is neither CSV nor Parquet, from its first bytes; "" if they do not say."""
+def identify_format(first: bytes) -> str:
+    """Return the format of a file that is neither CSV nor Parquet, by its first bytes; "" if
+    unknown.
+    """
     packed = next(
         (
             f"compressed with {name}"
@@ -222,19 +235,19 @@ def what_is(first: bytes) -> str:
         "",
     )
     return packed or next(
-        (what for pattern, what, _ in OTHERS if re.match(pattern, first, re.S)), ""
+        (name for pattern, name, _ in OTHER_FORMATS if re.match(pattern, first, re.S)), ""
     )
 
 
-def _refuse_others(source: str, path: str, first: bytes) -> None:
-    """SourceError for a file that is something else, whatever its name."""
-    for pattern, what, hint in OTHERS:
+def _reject_other_formats(source: str, path: str, first: bytes) -> None:
+    """Raise SourceError for a file in another format, whatever its name."""
+    for pattern, name, hint in OTHER_FORMATS:
         if re.match(pattern, first, re.S):
-            raise SourceError(f"{source}: {path} is no CSV: it is {what}", hint=hint)
+            raise SourceError(f"{source}: {path} is no CSV: it is {name}", hint=hint)
 
 
-class _Decision:
-    """The steps of one decision. `head` is the beginning of the decoded text."""
+class _Detection:
+    """The steps of the detection; `head` is the beginning of the decoded text."""
 
     def __init__(
         self,
@@ -249,35 +262,47 @@ class _Decision:
         self.source, self.path, self.csv, self.columns = source, path, csv, columns
         self.encoding, self.compression, self.head = encoding, compression, head
         self.newline = b"\r" if b"\r" in head and b"\n" not in head else b"\n"
-        self.at, self.line = 0, 1
+        self.position, self.line = 0, 1
 
-    def made(self) -> Dialect:
+    def detect(self) -> Dialect:
         marked = self.head.startswith(codecs.BOM_UTF8)
-        self.at = len(codecs.BOM_UTF8) if marked else 0
+        self.position = len(codecs.BOM_UTF8) if marked else 0
         for _ in range(self.csv.skip):
             self._next_line()
-        delimiter = self._separator()
-        while self.at < len(self.head) and not self._this_line().strip(b"\r\n"):
+        delimiter = self._separator_line()
+        while self.position < len(self.head) and not self._this_line().strip(b"\r\n"):
             self._next_line()
         plain = self.line == 1 and _is_utf8(self.encoding) and self.newline == b"\n"
-        given = None if self.csv.header is True else self._given(delimiter)
+        given = None if self.csv.header is True else self._given_names(delimiter)
         delimiter = (
             delimiter or self.csv.delimiter or self._delimiter(len(given) if given else None)
         )
         grammar = self._grammar(delimiter)
-        names, trailing, begin = given or (), False, self.at
-        if self.at >= len(self.head):
+        names, trailing, begin = given or (), False, self.position
+        if self.position >= len(self.head):
             names = ()
         elif given is not None:
             plain = plain and not marked
         else:
-            plain = plain and grammar.read(self.head, self.at).is_strict
-            names, trailing, begin = self._header(grammar)
+            plain = plain and grammar.read(self.head, self.position).is_strict
+            names, trailing, begin = self._read_header(grammar)
             plain = plain and self.line == 2
         return Dialect(
-            names, delimiter, self.csv.quote, self.encoding, self.csv.decimal, tuple(self.csv.null), given is None, self.compression,
-            self.newline.decode(), self.csv.multiline, trailing, begin, self.line, plain,
-        )  # fmt: skip
+            names,
+            delimiter,
+            self.csv.quote,
+            self.encoding,
+            self.csv.decimal,
+            tuple(self.csv.null),
+            given is None,
+            self.compression,
+            self.newline.decode(),
+            self.csv.multiline,
+            trailing,
+            begin,
+            self.line,
+            plain,
+        )
 
     def _grammar(self, delimiter: str) -> Grammar:
         return Grammar(
@@ -288,15 +313,17 @@ class _Decision:
         )
 
     def _this_line(self) -> bytes:
-        end = self.head.find(self.newline, self.at) + 1
-        return self.head[self.at : end or None]
+        end = self.head.find(self.newline, self.position) + 1
+        return self.head[self.position : end or None]
 
     def _next_line(self) -> None:
-        self.at += len(self._this_line())
+        self.position += len(self._this_line())
         self.line += 1
 
-    def _separator(self) -> str:
-        """The delimiter that a first line such as `sep=;` names, as Excel writes it; that line is no row."""
+    def _separator_line(self) -> str:
+        """Return the delimiter in a first line such as `sep=;`, which Excel writes and which is no
+        row.
+        """
         found = re.fullmatch(rb'"?sep=(.)"?\r*\n?', self._this_line(), re.S)
         if not found or self.csv.delimiter:
             return ""
@@ -304,9 +331,10 @@ class _Decision:
         return found[1].decode("latin-1")
 
     def _delimiter(self, width: int | None) -> str:
-        """The delimiter that splits the header, or the first line into `width` values."""
+        """Return the delimiter that splits the header, or the first line into `width` values."""
         widths = {
-            sign: len(self._grammar(sign).read(self.head, self.at).fields) for sign in DELIMITERS
+            sign: len(self._grammar(sign).read(self.head, self.position).fields)
+            for sign in DELIMITERS
         }
         fitting = [
             sign for sign, found in widths.items() if (found == width if width else found > 1)
@@ -318,23 +346,24 @@ class _Decision:
         if len(fitting) == 1:
             return fitting[0]
         counts = {
-            sign: (self._agreeing(sign, width or widths[sign]), width or widths[sign])
+            sign: (self._count_lines_with(sign, width or widths[sign]), width or widths[sign])
             for sign in fitting
         }
         best = max(counts.values())
         chosen = [sign for sign, count in counts.items() if count == best]
         if len(chosen) > 1 and not width:
             raise SourceError(
-                f"{self.source}: the delimiter of {self.path} cannot be told: {' and '.join(DELIMITERS[s] for s in chosen)} fit alike",
-                problems=[f"line {self.line}: {_shown(self._this_line())}"],
-                hint=f'say which: Source("{self.source}", ..., csv=Csv(delimiter={chosen[0]!r}))',
+                f"{self.source}: the delimiter of {self.path} is ambiguous:"
+                f" {' and '.join(DELIMITERS[s] for s in chosen)} fit equally well",
+                problems=[f"line {self.line}: {_preview(self._this_line())}"],
+                hint=f'name it: Source("{self.source}", ..., csv=Csv(delimiter={chosen[0]!r}))',
             )
         return chosen[0]
 
-    def _agreeing(self, sign: str, width: int) -> int:
-        """How many of the first lines have that many values."""
-        grammar, at, count = self._grammar(sign), self.at, 0
-        for _ in range(LINES_COMPARED):
+    def _count_lines_with(self, sign: str, width: int) -> int:
+        """Return how many of the first lines have that many values."""
+        grammar, at, count = self._grammar(sign), self.position, 0
+        for _ in range(MAX_COMPARED_LINES):
             end = self.head.find(self.newline, at) + 1
             if not end:
                 break
@@ -343,48 +372,53 @@ class _Decision:
             at = end
         return count
 
-    def _given(self, delimiter: str) -> tuple[str, ...]:
-        """The names of a file that has none."""
+    def _given_names(self, delimiter: str) -> tuple[str, ...]:
+        """Return the column names of a file without a header."""
         if not isinstance(self.csv.header, bool):
             return tuple(self.csv.header)
         width = 0
         sign = delimiter or self.csv.delimiter
         if self.columns and (
             sign is None
-            or len(self._grammar(sign).read(self.head, self.at).fields) == len(self.columns)
+            or len(self._grammar(sign).read(self.head, self.position).fields) == len(self.columns)
         ):
             return tuple(self.columns)
-        width = len(self._grammar(sign or self._delimiter(None)).read(self.head, self.at).fields)
+        width = len(
+            self._grammar(sign or self._delimiter(None)).read(self.head, self.position).fields
+        )
         return tuple(f"column{number}" for number in range(width))
 
-    def _header(self, grammar: Grammar) -> tuple[tuple[str, ...], bool, int]:
-        """The names in the header, whether a delimiter follows the last, and where the header ends."""
-        record = grammar.read(self.head, self.at)
+    def _read_header(self, grammar: Grammar) -> tuple[tuple[str, ...], bool, int]:
+        """Return the names in the header, whether a delimiter follows the last, and the header's
+        end.
+        """
+        record = grammar.read(self.head, self.position)
         cut = record.end >= len(self.head) >= HEAD_BYTES
         if record.is_open or record.rule or cut:
-            what = (
+            problem = (
                 f"longer than {HEAD_BYTES:,} bytes"
                 if cut
                 else record.problem or "a quote that is not closed"
             )
             raise SourceError(
-                f"{self.source}: the header of {self.path} cannot be read: {what}",
-                problems=[f"line {self.line}: {_shown(self._this_line())}"],
-                hint=self._hint("mend the line"),
+                f"{self.source}: the header of {self.path} cannot be read: {problem}",
+                problems=[f"line {self.line}: {_preview(self._this_line())}"],
+                hint=self._hint("correct the line"),
             )
         try:
             names = [self._name(value, grammar.quote) for value in record.fields]
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{self.source}: the header of {self.path} is not {self.encoding}: byte 0x{error.object[error.start]:02X}",
-                problems=[f"line {self.line}: {_shown(self._this_line())}"],
+                f"{self.source}: the header of {self.path} is not {self.encoding}: byte"
+                f" 0x{error.object[error.start]:02X}",
+                problems=[f"line {self.line}: {_preview(self._this_line())}"],
                 hint=encoding_hint(self.source),
             ) from error
         trailing = len(names) > 1 and not names[-1]
         names = names[:-1] if trailing else names
-        self._refuse_names(names)
+        self._check_names(names)
         begin = record.end
-        self.line += max(self.head.count(self.newline, self.at, begin), 1)
+        self.line += max(self.head.count(self.newline, self.position, begin), 1)
         return tuple(names), trailing, begin
 
     def _name(self, value: bytes, quote: bytes | None) -> str:
@@ -392,14 +426,14 @@ class _Decision:
             return value[1:-1].replace(quote * 2, quote).decode()
         return value.decode().strip()
 
-    def _refuse_names(self, names: Sequence[str]) -> None:
-        """SourceError for names that columns cannot have, all at once."""
-        small = [name.lower() for name in names]
-        twice = sorted({name for name in names if small.count(name.lower()) > 1})
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Raise SourceError for names that columns cannot have, all in one error."""
+        lowercase = [name.lower() for name in names]
+        duplicates = sorted({name for name in names if lowercase.count(name.lower()) > 1})
         problems = [f"value {i + 1} is empty" for i, name in enumerate(names) if not name]
         problems += (
-            [f"{', '.join(twice)}: the same name, in SQL, where capitals do not count"]
-            if any(twice)
+            [f"{', '.join(duplicates)}: the same name in SQL, which ignores case"]
+            if any(duplicates)
             else []
         )
         problems += [
@@ -407,7 +441,7 @@ class _Decision:
             for name in names
             if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", name)
         ]
-        if not problems and all(DATA.fullmatch(name) for name in names):
+        if not problems and all(DATA_VALUE.fullmatch(name) for name in names):
             problems = [f"it looks like a row: {', '.join(names[:6])}"]
         if problems:
             pandas = " (pandas: to_csv(..., index=False))" if not names[0] else ""
@@ -417,14 +451,17 @@ class _Decision:
                 hint=self._hint(f"give each column a name of its own{pandas}"),
             )
 
-    def _hint(self, what: str) -> str:
+    def _hint(self, remedy: str) -> str:
         names = 'header=("a", "b", ...)'
-        return f"{what}; or give the names: csv=Csv({names}) for a file without a header, csv=Csv({names}, skip=1) instead of this one"
+        return (
+            f"{remedy}; or pass the names: csv=Csv({names}) for a file without a header,"
+            f" csv=Csv({names}, skip=1) instead of this one"
+        )
 
 
 def encoding_hint(source: str) -> str:
-    return f'say how it is encoded, such as Source("{source}", ..., csv=Csv(encoding="latin-1"))'
+    return f'name its encoding, such as Source("{source}", ..., csv=Csv(encoding="latin-1"))'
 
 
-def _shown(line: bytes) -> str:
+def _preview(line: bytes) -> str:
     return line[:80].rstrip(b"\r\n").decode(errors="replace")

@@ -1,8 +1,9 @@
-"""Gets CSV files ready for DuckDB, so that it reads only what every reader of CSV understands in the same way.
+"""Preparation of CSV files for DuckDB, so that it reads only text that every CSV reader understands
+in the same way.
 
-Each file is scanned first (`csv_records`).  One whose records are all written as RFC 4180 has it is read where it is.  Of any
-other the good records are written anew, into a copy that is read in its place, and the torn lines are kept with their reasons.
-DuckDB must find as many rows as the scan did.
+Each file is scanned first (`csv_records`). A file whose records are all written as in RFC 4180 is
+read in place. Of any other file the valid records are rewritten into a copy that is read instead,
+and the malformed lines are kept with their reasons. DuckDB must find as many rows as the scan did.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import pyarrow as pa
 from ...contract import literal, quote
 from ...errors import HomeError, SourceError
 from ...job import Csv
-from .csv_dialect import EXTRA, Dialect, decide, encoding_hint, unreadable
-from .csv_records import ENCODING, Scan, scan
+from .csv_dialect import EXTRA, Dialect, detect_dialect, encoding_hint, read_error
+from .csv_records import ENCODING_RULE, Scan, scan
 
-LINE_BYTES = 2_000_000  # of a line that DuckDB reads without being told
-NO_NULL = "\x1fhundredfold: no text is null\x1f"
-PLAIN = {
+DEFAULT_MAX_LINE_BYTES = 2_000_000  # of a line that DuckDB reads by default
+IMPOSSIBLE_TEXT = "\x1fhundredfold: no text is null\x1f"
+DEFAULT_FACTS = {
     "delimiter": ",",
     "quote": '"',
     "encoding": "utf-8",
@@ -32,7 +33,7 @@ PLAIN = {
     "header": True,
     "compression": None,
 }
-MALFORMED = pa.schema(
+MALFORMED_SCHEMA = pa.schema(
     {
         "file": pa.string(),
         "row": pa.int64(),
@@ -45,7 +46,7 @@ MALFORMED = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class CsvFile:
-    """A file that is ready to be read: its own path, or that of the copy that stands for it."""
+    """A file that is ready to be read: by its own path, or that of a copy."""
 
     path: str
     read: str
@@ -57,12 +58,15 @@ class CsvFile:
         return self.read != self.path
 
     def sql(self, pattern: Callable[[str], str], *, named: bool = True) -> str:
-        """The file's rows as a query, all values as text, with its path if `named`. `pattern` writes a path as SQL."""
+        """Return a query of the file's rows, all values as text, with its path if `named`.
+
+        pattern: writes a path as SQL.
+        """
         d = self.dialect
         names = [*d.names, *([EXTRA] if d.trailing else [])]
         columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
         nulls = ", ".join(literal(text) for text in d.null if d.delimiter not in text) or literal(
-            NO_NULL
+            IMPOSSIBLE_TEXT
         )
         sign = literal(d.quote or "")
         options = [
@@ -78,17 +82,20 @@ class CsvFile:
             *(["parallel = false"] if self.scan.multiline else []),
             *(
                 [f"max_line_size = {self.scan.longest + 100}"]
-                if self.scan.longest + 100 > LINE_BYTES
+                if self.scan.longest + 100 > DEFAULT_MAX_LINE_BYTES
                 else []
             ),
         ]
-        # an empty value is missing, quoted or not: writers that quote every value write a missing one as ""
+        # an empty value is null, quoted or not: writers that quote every value write a null as ""
         empty_is_null = "" in d.null and d.null != ("",)
         select = ", ".join(
             f"nullif({quote(n)}, '') AS {quote(n)}" if empty_is_null else quote(n) for n in d.names
         )
         file = f", {literal(self.path)} AS __file" if named else ""
-        return f"SELECT {select}{file} FROM read_csv({pattern(self.read)}, hive_partitioning = false, {', '.join(options)})"
+        return (
+            f"SELECT {select}{file} FROM read_csv({pattern(self.read)}, hive_partitioning = false,"
+            f" {', '.join(options)})"
+        )
 
 
 def prepare_csv(
@@ -101,15 +108,20 @@ def prepare_csv(
     rewrite: bool,
     tick: Callable[[], None],
 ) -> list[CsvFile]:
-    """Scan files, and copy those that need it into the folder `copies`; files without a line are left out.
+    """Scan files, and copy those that need it into the folder `copies`; skip files without a line.
 
-    With `rewrite` all are copied.  SourceError if one cannot be read, or none has a line.
+    With `rewrite` all are copied.
+
+    Raises:
+        SourceError: a file cannot be read, or none has a line.
     """
     found = []
     for number, path in enumerate(paths):
-        dialect = decide(source, path, csv, columns)
+        dialect = detect_dialect(source, path, csv, columns)
         if dialect.names:
-            found.append(_prepared(source, path, dialect, copies / f"{number}.csv", rewrite, tick))
+            found.append(
+                _prepare_file(source, path, dialect, copies / f"{number}.csv", rewrite, tick)
+            )
     if not found:
         raise SourceError(
             f"{source} is empty: {paths[0]} has no line",
@@ -118,29 +130,29 @@ def prepare_csv(
     return found
 
 
-def _prepared(
+def _prepare_file(
     source: str, path: str, dialect: Dialect, copy: Path, rewrite: bool, tick: Callable[[], None]
 ) -> CsvFile:
     try:
         if dialect.is_plain and not rewrite:
-            seen = _scanned(path, dialect, None, tick)
+            seen = _scan_file(path, dialect, None, tick)
             if seen.as_is:
                 return CsvFile(path, path, dialect, seen)
         copy.parent.mkdir(parents=True, exist_ok=True)
         with copy.open("wb") as out:
-            seen = _scanned(path, dialect, out, tick)
+            seen = _scan_file(path, dialect, out, tick)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise HomeError(
                 f"the disk is full: {copy.parent}",
                 hint="free some space, or move the runs with --home",
             ) from error
-        raise unreadable(source, path, dialect.compression, error) from error
-    _refuse_other_encoding(source, path, dialect, seen)
+        raise read_error(source, path, dialect.compression, error) from error
+    _reject_other_encoding(source, path, dialect, seen)
     return CsvFile(path, str(copy), dialect, seen)
 
 
-def _scanned(path: str, dialect: Dialect, out: BinaryIO | None, tick: Callable[[], None]) -> Scan:
+def _scan_file(path: str, dialect: Dialect, out: BinaryIO | None, tick: Callable[[], None]) -> Scan:
     with dialect.open(path) as text:
         return scan(
             text,
@@ -154,20 +166,22 @@ def _scanned(path: str, dialect: Dialect, out: BinaryIO | None, tick: Callable[[
         )
 
 
-def _refuse_other_encoding(source: str, path: str, dialect: Dialect, seen: Scan) -> None:
-    """SourceError for a file several lines of which are no UTF-8, and that holds nothing beyond ASCII that is."""
-    bad = [torn for torn in seen.torn if torn.rule == ENCODING]
+def _reject_other_encoding(source: str, path: str, dialect: Dialect, seen: Scan) -> None:
+    """Raise SourceError for a file with invalid UTF-8 in several lines, and none valid beyond
+    ASCII.
+    """
+    bad = [torn for torn in seen.malformed if torn.rule == ENCODING_RULE]
     if len(bad) > 1 and not seen.non_ascii and all(name.isascii() for name in dialect.names):
         raise SourceError(
-            f"{source}: {path} is not encoded in UTF-8: {len(bad):,} lines are none",
+            f"{source}: {path} is not encoded in UTF-8: {len(bad):,} lines are invalid",
             problems=[f"line {torn.line}: {torn.problem}: {torn.text[:60]}" for torn in bad[:3]],
             hint=encoding_hint(source),
         )
 
 
-def malformed(files: Iterable[CsvFile]) -> pa.Table:
-    """The torn lines of all files."""
-    rows = [(f.path, torn) for f in files for torn in f.scan.torn]
+def malformed_lines(files: Iterable[CsvFile]) -> pa.Table:
+    """Return the malformed lines of all files."""
+    rows = [(f.path, torn) for f in files for torn in f.scan.malformed]
     return pa.table(
         [
             [path for path, _ in rows],
@@ -176,26 +190,26 @@ def malformed(files: Iterable[CsvFile]) -> pa.Table:
             [f"malformed line {torn.line}: {torn.problem}" for _, torn in rows],
             [torn.text for _, torn in rows],
         ],
-        schema=MALFORMED,
+        schema=MALFORMED_SCHEMA,
     )
 
 
-def facts_of(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
-    """What was decided, once for files that are written alike: what is recorded with the run."""
+def dialect_facts(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
+    """Return the detected dialects, for the run's record; files with equal ones share one."""
     groups: dict[str, list[CsvFile]] = {}
     for file in files:
         groups.setdefault(repr(file.dialect.facts), []).append(file)
     facts = []
     for group in groups.values():
-        doubtful = next((f for f in group if f.scan.doubtful), None)
+        doubtful = next((f for f in group if f.scan.suspicious), None)
         facts.append(
             {
                 **group[0].dialect.facts,
                 "files": len(group),
                 "first": group[0].path,
                 "multiline": sum(f.scan.multiline for f in group),
-                "doubtful": sum(f.scan.doubtful for f in group),
-                "first_doubtful": f"line {doubtful.scan.first_doubtful} of {doubtful.path}"
+                "doubtful": sum(f.scan.suspicious for f in group),
+                "first_doubtful": f"line {doubtful.scan.first_suspicious} of {doubtful.path}"
                 if doubtful
                 else "",
             }
@@ -203,20 +217,25 @@ def facts_of(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
     return facts
 
 
-def in_words(facts: Mapping[str, Any]) -> list[str]:
-    """What was decided other than by default, and what a person should look at."""
-    odd = [f"{key} {_in_words(facts[key])}" for key, plain in PLAIN.items() if facts[key] != plain]
+def describe_facts(facts: Mapping[str, Any]) -> list[str]:
+    """Return the facts that differ from the defaults, and those that a person should check."""
+    odd = [
+        f"{key} {_describe_value(facts[key])}"
+        for key, plain in DEFAULT_FACTS.items()
+        if facts[key] != plain
+    ]
     files = f" ({facts['files']:,} files)" if facts["files"] > 1 else ""
     lines = [f"CSV with {', '.join(odd)}{files}"] if odd else []
     if facts["doubtful"]:
         lines.append(
-            f"CSV: {facts['doubtful']:,} quoted values run over lines that could be rows; the first begins in {facts['first_doubtful']}"
+            f"CSV: {facts['doubtful']:,} quoted values extend over lines that could be rows; the"
+            f" first begins in {facts['first_doubtful']}"
             " (if a quote is missing there: csv=Csv(multiline=False))"
         )
     return lines
 
 
-def _in_words(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     if isinstance(value, list):
         return " or ".join(f'"{text}"' for text in value) or "none"
     return {None: "none", False: "none", "\t": "tab"}.get(
@@ -224,14 +243,20 @@ def _in_words(value: Any) -> str:
     )
 
 
-def typed(name: str, decimal: str, null: Sequence[str]) -> str:
-    """SQL of the text of which a value that is no text is made: null where it is empty or a null text, quoted or not, and with "." as
-    its decimal sign."""
+def text_to_cast(name: str, decimal: str, null: Sequence[str]) -> str:
+    """Return SQL of the text that is cast to another type, with "." as its decimal sign.
+
+    It is null for an empty text or a null text, quoted or not.
+    """
     text = quote(name)
     if decimal == ",":
         text = (
             f"CASE WHEN regexp_full_match({text}, '[^.,]*,[^.,]*') THEN replace({text}, ',', '.')"
-            rf" WHEN regexp_full_match({text}, '\s*[+-]?\d*\.\d*([eE][+-]?\d+)?\s*') THEN {text} || ' (the decimal sign is a comma)'"
+            rf" WHEN regexp_full_match({text}, '\s*[+-]?\d*\.\d*([eE][+-]?\d+)?\s*') THEN {text}"
+            r" || ' (the decimal sign is a comma)'"
             f" ELSE {text} END"
         )
-    return f"CASE WHEN {quote(name)} IN ({', '.join(map(literal, sorted({*null, ''})))}) THEN NULL ELSE {text} END"
+    return (
+        f"CASE WHEN {quote(name)} IN ({', '.join(map(literal, sorted({*null, ''})))}) THEN NULL"
+        f" ELSE {text} END"
+    )

@@ -1,6 +1,6 @@
-"""Where a source's rows are on this machine: files of a known kind, or a table already in memory.
+"""The rows of a source on this machine: files of a known kind, or a table in memory.
 
-Whatever it was, what leaves here is a query whose rows have their columns, `__file` and `__row`.
+Either way the result is a query whose rows have their columns, `__file` and `__row`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...data.arrow_columns import COLUMN_ERRORS, has_objects, is_opaque, is_vali
 from ...errors import ResultError, SourceError
 from ...paths import expand_user
 from .listing import (
-    NAMED,
+    NAMING_HINT,
     Partition,
     data_files,
     kind_of_file,
@@ -32,24 +32,37 @@ from .listing import (
     may_lead,
     own_partitions,
     partitions,
-    refuse_tables,
-    refuse_unread,
+    reject_table_formats,
+    reject_unread_files,
 )
-from .nesting import MOST_LEVELS, NESTED, is_too_deep
+from .nesting import MAX_LEVELS, NESTED_TYPES, is_too_deep
 
 _ISO = r"\d{4}-\d\d-\d\d[ T]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{1,6})?)?"
-_YEARS = "BETWEEN TIMESTAMP '0001-01-01 00:00:00' AND TIMESTAMP '9999-12-31 23:59:59.999999'"  # those that Python has
-SETTLED = {
+# the years that Python supports
+_YEAR_RANGE = "BETWEEN TIMESTAMP '0001-01-01 00:00:00' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
+# a type, and the condition under which a text has the same meaning as a value of it
+TYPE_CHECKS = {
     "BIGINT": "CAST(TRY_CAST(@ AS BIGINT) AS VARCHAR) = @",
-    # up to 15 digits a double holds every decimal; beyond that, only what it writes again in the same way
-    "DOUBLE": r"""CASE WHEN CAST(TRY_CAST(@ AS DOUBLE) AS VARCHAR) = @ THEN @ NOT IN ('nan', '-nan', 'inf', '-inf')
-        ELSE length(ltrim(translate(@, '-.', ''), '0')) <= 15 AND regexp_full_match(@, '-?(0|[1-9]\d*)(\.\d+)?') END""",
+    # a double holds every decimal of up to 15 digits; beyond that, only those that it prints
+    # unchanged
+    "DOUBLE": (
+        "CASE WHEN CAST(TRY_CAST(@ AS DOUBLE) AS VARCHAR) = @"
+        " THEN @ NOT IN ('nan', '-nan', 'inf', '-inf')"
+        " ELSE length(ltrim(translate(@, '-.', ''), '0')) <= 15"
+        r" AND regexp_full_match(@, '-?(0|[1-9]\d*)(\.\d+)?') END"
+    ),
     "BOOLEAN": "lower(@) IN ('true', 'false')",
-    "DATE": "CAST(TRY_CAST(@ AS DATE) AS VARCHAR) = @ AND TRY_CAST(@ AS DATE) BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'",
-    "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) {_YEARS}",
-    "TIMESTAMP WITH TIME ZONE": rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND CAST(TRY_CAST(@ AS TIMESTAMPTZ) AS TIMESTAMP) {_YEARS}",
-}  # a type, and what is true of a text that becomes it without another meaning
-WHOLE, DAY, MOMENT = (
+    "DATE": (
+        "CAST(TRY_CAST(@ AS DATE) AS VARCHAR) = @ AND TRY_CAST(@ AS DATE) BETWEEN DATE"
+        " '0001-01-01' AND DATE '9999-12-31'"
+    ),
+    "TIMESTAMP": f"regexp_full_match(@, '{_ISO}') AND TRY_CAST(@ AS TIMESTAMP) {_YEAR_RANGE}",
+    "TIMESTAMP WITH TIME ZONE": (
+        rf"regexp_full_match(@, '{_ISO}(Z|[+-]\d\d(:?\d\d)?)') AND CAST(TRY_CAST(@ AS TIMESTAMPTZ)"
+        rf" AS TIMESTAMP) {_YEAR_RANGE}"
+    ),
+}
+INTEGER_TEXT, DATE_TEXT, TIMESTAMP_TEXT = (
     re.compile(r"-?\d+"),
     re.compile(r"\d{4}-\d\d-\d\d"),
     re.compile(r"\d{4}-\d\d-\d\d[ T]"),
@@ -58,9 +71,9 @@ WHOLE, DAY, MOMENT = (
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files of one kind, and the partition of each (none where they lie in no folders KEY=VALUE).
+    """Files of one kind, and the partition of each (none if they are in no folders KEY=VALUE).
 
-    `root` is the folder that holds all of them and the folders of their partitions.
+    `root` is the folder that contains all of them and the folders of their partitions.
     """
 
     paths: tuple[str, ...]
@@ -77,18 +90,20 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     """Return the files that a path, a glob or a folder names.
 
     Raises:
-        SourceError: there are none, they are of several kinds, or they belong to a table of Delta Lake, Iceberg or Hudi.
+        SourceError: there are none, they are of several kinds, or they belong to a table of
+            Delta Lake, Iceberg or Hudi.
     """
     path = expand_user(place)
-    full = Path(os.path.abspath(path if path.is_absolute() else expand_user(folder / path)))  # noqa: PTH100  # a link stays a link: its folders name partitions
+    path = path if path.is_absolute() else expand_user(folder / path)
+    full = Path(os.path.abspath(path))  # noqa: PTH100  # links are kept: folders name partitions
     try:
-        base, names = _listed(source, full)
-        refuse_tables(source, (f"{base}/{name}" for name in names), _names_in)
-        refuse_unread(source, str(full), names)
+        base, names = _list_files(source, full)
+        reject_table_formats(source, (f"{base}/{name}" for name in names), _names_in)
+        reject_unread_files(source, str(full), names)
     except OSError as error:
         raise SourceError(
             f"{source}: {error.filename} cannot be listed: {error.strerror}",
-            hint="name a place that can be read",
+            hint="name a location that can be read",
         ) from error
     kinds = {name: str(kind_of_file(name)) for name in names}
     if len(set(kinds.values())) > 1:
@@ -109,7 +124,7 @@ def find_files(source: str, place: str, folder: Path) -> Files:
             hint="rename them",
         )
     above = (base or "/").split("/")[1:]
-    names, parted = _each_once(source, base, names, partitions(source, above, names))
+    names, parted = _without_duplicates(source, base, names, partitions(source, above, names))
     names, parted = _without_empty(base, names, parted, kinds[names[0]])
     return Files(
         tuple(f"{base}/{name}" for name in names),
@@ -119,21 +134,27 @@ def find_files(source: str, place: str, folder: Path) -> Files:
     )
 
 
-def _listed(source: str, full: Path) -> tuple[str, list[str]]:
-    """Return a folder and the names of the files below it that a place stands for; SourceError if there are none."""
+def _list_files(source: str, full: Path) -> tuple[str, list[str]]:
+    """Return a folder and the names of the files below it that a location denotes.
+
+    Raises:
+        SourceError: there are none.
+    """
     if full.is_dir():
         base, names = full, data_files(_walk(full, None), None)
         if not names:
             raise SourceError(
                 f"{source}: there is no Parquet, CSV or JSON-lines file in the folder {full}",
-                problems=_hidden_in(full),
-                hint=_pass(source, "DIR/*.parquet"),
+                problems=_hidden_files(full),
+                hint=_source_option(source, "DIR/*.parquet"),
             )
-    elif full.is_file():  # before it is taken for a pattern: a name may hold [ and *
+    elif full.is_file():  # before it is taken for a pattern: a name may contain [ and *
         base, names = full.parent, [full.name]
         if kind_of_file(full.name) is None:
             raise SourceError(
-                f"{source}: the kind of 1 file(s) is not known", problems=[str(full)], hint=NAMED
+                f"{source}: the kind of 1 file(s) is not known",
+                problems=[str(full)],
+                hint=NAMING_HINT,
             )
     elif glob.has_magic(str(full)):
         first = next(n for n, part in enumerate(full.parts) if glob.has_magic(part))
@@ -146,24 +167,28 @@ def _listed(source: str, full: Path) -> tuple[str, list[str]]:
                 raise SourceError(
                     f"{source}: the kind of {len(matching)} file(s) is not known",
                     problems=matching,
-                    hint=NAMED,
+                    hint=NAMING_HINT,
                 )
             raise SourceError(
                 f"{source}: no file matches {full}",
-                problems=_near(full),
-                hint=_pass(source, "PATH"),
+                problems=_nearest_entries(full),
+                hint=_source_option(source, "PATH"),
             )
     else:
         raise SourceError(
-            f"{source}: there is no file {full}", problems=_near(full), hint=_pass(source, "PATH")
+            f"{source}: there is no file {full}",
+            problems=_nearest_entries(full),
+            hint=_source_option(source, "PATH"),
         )
     return str(base).rstrip("/"), names
 
 
 def _walk(base: Path, wanted: Sequence[str] | None) -> Iterator[str]:
-    """Yield the names of the files below a folder, without those below hidden folders or ones that a pattern does not lead into.
+    """Yield the names of the files below a folder, except below hidden folders and outside the
+    pattern.
 
-    Links to folders are followed, one that leads back to a folder above it is not. A link to nothing is yielded, and missed later.
+    Links to folders are followed, unless they lead back to a folder above. A broken link is
+    yielded, and reported later.
     """
     todo: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(base)]))]
     while todo:
@@ -180,10 +205,10 @@ def _walk(base: Path, wanted: Sequence[str] | None) -> Iterator[str]:
                         todo.append((f"{name}/", around | {real}))
 
 
-def _each_once(
+def _without_duplicates(
     source: str, base: str, names: Sequence[str], parted: tuple[Partition, ...]
 ) -> tuple[list[str], tuple[Partition, ...]]:
-    """Return the files, each under one name of those that it has in a partition: a link is another name of a file.
+    """Return each file once, although links may give it several names in its partition.
 
     Raises:
         SourceError: a link leads to no file.
@@ -194,8 +219,8 @@ def _each_once(
         path = f"{base}/{name}"
         if not Path(path).is_file():
             raise SourceError(
-                f"{source}: {path} is a link to a file that is not there",
-                hint="put the file back, or remove the link",
+                f"{source}: {path} is a link to a file that does not exist",
+                hint="restore the file, or remove the link",
             )
         folder, _, last = path.rpartition("/")
         real = folders.get(folder) or folders.setdefault(folder, os.path.realpath(folder))
@@ -210,7 +235,10 @@ def _each_once(
 def _without_empty(
     base: str, names: list[str], parted: tuple[Partition, ...], kind: str
 ) -> tuple[list[str], tuple[Partition, ...]]:
-    """Return the files without those of text that have no byte, unless all have none: they hold no row. A Parquet file has bytes or is damaged."""
+    """Return the files without empty text files, unless all are empty.
+
+    They contain no row. An empty Parquet file is damaged instead.
+    """
     sized = [
         n
         for n, name in enumerate(names)
@@ -222,69 +250,72 @@ def _without_empty(
 
 
 def _names_in(folder: str) -> list[str] | None:
-    return os.listdir(folder) if Path(folder).is_dir() else None  # noqa: PTH208  # names, and no paths
+    return os.listdir(folder) if Path(folder).is_dir() else None  # noqa: PTH208  # names, not paths
 
 
-def _hidden_in(folder: Path) -> list[str]:
-    """Return a finding about hidden files, if that is all that a folder holds."""
+def _hidden_files(folder: Path) -> list[str]:
+    """Return a problem about hidden files, if a folder contains nothing else."""
     hidden = sum(kind_of_file(p.name) is not None for p in folder.rglob("*"))
     return (
         [
-            f"{hidden} file(s) there are hidden: their names, or folders above them, begin with _ or ."
+            f"{hidden} file(s) in it are hidden: their names, or folders above them, begin with _"
+            " or ."
         ]
         if hidden
         else []
     )
 
 
-def as_table(source: str, frame: Any) -> pa.Table:
-    """An Arrow table of a frame in memory: pandas, polars, Arrow, or anything that speaks Arrow's C stream.
+def frame_to_table(source: str, frame: Any) -> pa.Table:
+    """Return an Arrow table of a frame in memory: pandas, polars, Arrow, or any Arrow C stream.
 
-    SourceError for what is no table, and for columns that would come out as something else.
+    Raises:
+        SourceError: it is no table, or a column would become another type.
     """
-    _refuse_deep(source, frame)
-    table = _in_micros(source, _converted(source, frame))
-    refuse_ours(source, table.column_names)
-    _refuse_unkept(source, table.schema)
+    _reject_deep(source, frame)
+    table = _in_microseconds(source, _convert(source, frame))
+    check_column_names(source, table.column_names)
+    _reject_changed_types(source, table.schema)
     return _with_plain_texts(table)
 
 
-def _refuse_deep(source: str, frame: Any) -> None:
-    """Raise SourceError for columns whose values are nested too deep for Arrow, which would end this process."""
+def _reject_deep(source: str, frame: Any) -> None:
+    """Raise SourceError for columns with values nested too deep for Arrow, which would crash."""
     if isinstance(frame, dict):
         columns = [
-            (name, _listed_values(values))
+            (name, _fast_values(values))
             for name, values in frame.items()
-            if isinstance(values, NESTED) or _is_object(values)
+            if isinstance(values, NESTED_TYPES) or _is_object(values)
         ]
     elif type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
         columns = [
-            (name, _listed_values(frame.iloc[:, n]))
+            (name, _fast_values(frame.iloc[:, n]))
             for n, name in enumerate(frame.columns)
             if _is_object(frame.iloc[:, n])
         ]
     else:
-        return  # it is Arrow's already
+        return  # it is an Arrow table already
     deep = [str(name) for name, values in columns if is_too_deep(values)]
     if deep:
         raise SourceError(
-            f"{source}: {', '.join(deep)} holds a value that is nested more than {MOST_LEVELS} levels deep",
+            f"{source}: {', '.join(deep)} holds a value that is nested more than {MAX_LEVELS}"
+            " levels deep",
             hint="does a list or a dict contain itself? write such values as text",
         )
 
 
 def _is_object(values: Any) -> bool:
-    """Whether a column is a pandas series or a NumPy array of Python's objects."""
+    """Return whether a column is a pandas series or a NumPy array of Python objects."""
     kind = getattr(values, "dtype", None)
     return isinstance(kind, np.dtype) and kind.hasobject
 
 
-def _listed_values(values: Any) -> Any:
-    """Return a column's values as they are quickest to go through."""
+def _fast_values(values: Any) -> Any:
+    """Return a column's values in the form that is fastest to iterate."""
     return values.tolist() if _is_object(values) else values
 
 
-def _converted(source: str, frame: Any) -> pa.Table:
+def _convert(source: str, frame: Any) -> pa.Table:
     module, kind = type(frame).__module__.split(".")[0], type(frame).__qualname__
     pandas = module == "pandas" and kind != "Series"
     if (
@@ -294,12 +325,15 @@ def _converted(source: str, frame: Any) -> pa.Table:
     ):
         raise SourceError(
             f"{source}: {type(frame).__module__}.{kind} is no path and no table",
-            hint="wanted a path or glob, or a pandas, polars or Arrow table; for several files name their folder, or a glob such as DIR/*.csv",
+            hint=(
+                "wanted a path or glob, or a pandas, polars or Arrow table; for several files name"
+                " their folder, or a glob such as DIR/*.csv"
+            ),
         )
     if pandas:
-        return _of_pandas(source, frame)
+        return _pandas_to_table(source, frame)
     if isinstance(frame, dict):
-        return _of_columns(source, frame)
+        return _columns_to_table(source, frame)
     try:
         table = pa.table(frame)
     except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -308,7 +342,9 @@ def _converted(source: str, frame: Any) -> pa.Table:
             if module == "polars"
             else "wanted columns of one length, each of one type"
         )
-        raise SourceError(f"{source}: {kind} cannot be made a table: {error}", hint=hint) from error
+        raise SourceError(
+            f"{source}: {kind} cannot be converted to a table: {error}", hint=hint
+        ) from error
     if module == "polars" and (opaque := [f.name for f in table.schema if is_opaque(f.type)]):
         raise SourceError(
             f"{source}: {len(opaque)} column(s) hold Python objects, which SQL cannot",
@@ -318,8 +354,11 @@ def _converted(source: str, frame: Any) -> pa.Table:
     return table
 
 
-def _of_pandas(source: str, frame: Any) -> pa.Table:
-    """A pandas frame, with its index where that has a name. Columns of objects hold values of one sort, as those of results do."""
+def _pandas_to_table(source: str, frame: Any) -> pa.Table:
+    """Return a pandas frame as a table, with its index if that has a name.
+
+    Columns of objects must have values of one kind, as in results.
+    """
     index = frame.index
     named = any(name is not None for name in index.names)
     levels = (
@@ -331,11 +370,14 @@ def _of_pandas(source: str, frame: Any) -> pa.Table:
         else {}
     )
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    _refuse_twice(source, [*frame.columns, *levels])
+    _reject_duplicates(source, [*frame.columns, *levels])
     for name, level in levels.items():
         frame = frame.assign(**{name: index.get_level_values(level)})
     objects = [name for name in frame.columns if has_objects(frame[name])]
-    made = {name: _column(source, name, frame[name].tolist(), nan_is_null=True) for name in objects}
+    made = {
+        name: _values_to_column(source, name, frame[name].tolist(), nan_is_null=True)
+        for name in objects
+    }
     rest = frame.drop(columns=objects)
     columns = {
         name: made[name] if name in made else _typed_column(source, name, rest[[name]])
@@ -345,7 +387,7 @@ def _of_pandas(source: str, frame: Any) -> pa.Table:
 
 
 def _typed_column(source: str, name: str, frame: Any) -> pa.ChunkedArray:
-    """The only column of a pandas frame, which has a type of its own."""
+    """Return the only column of a pandas frame, which is not of objects."""
     try:
         return pa.Table.from_pandas(frame, preserve_index=False).column(0)
     except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -362,38 +404,46 @@ def _typed_column(source: str, name: str, frame: Any) -> pa.ChunkedArray:
         ) from error
 
 
-def _of_columns(source: str, columns: Mapping[str, Any]) -> pa.Table:
-    """A dict of columns as a table."""
+def _columns_to_table(source: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Return a dict of columns as a table."""
     made = {}
     for name, values in columns.items():
         library = type(values).__module__.partition(".")[0]
         masked = library == "numpy" and hasattr(values, "mask")
         if isinstance(values, list | tuple):
-            made[name] = _column(source, str(name), list(values))
+            made[name] = _values_to_column(source, str(name), list(values))
         elif library == "numpy" and values.ndim == 1 and (values.dtype.kind in "OV" or masked):
-            made[name] = _column(source, str(name), values.tolist() if masked else list(values))
+            made[name] = _values_to_column(
+                source, str(name), values.tolist() if masked else list(values)
+            )
         elif library == "pandas" and hasattr(values, "dtype") and has_objects(values):
-            made[name] = _column(source, str(name), values.tolist(), nan_is_null=True)
+            made[name] = _values_to_column(source, str(name), values.tolist(), nan_is_null=True)
         elif library == "polars" and str(getattr(values, "dtype", "")) == "Object":
-            made[name] = _column(source, str(name), values.to_list())
+            made[name] = _values_to_column(source, str(name), values.to_list())
         else:
             made[name] = values
     try:
         return pa.table(made)
     except (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise SourceError(
-            f"{source}: dict cannot be made a table: {error}",
+            f"{source}: dict cannot be converted to a table: {error}",
             hint="wanted columns of one length, each of one type",
         ) from error
 
 
-SCALARS = frozenset({str, bool, int, float, bytes, dt.date})
+SCALAR_TYPES = frozenset({str, bool, int, float, bytes, dt.date})
 
 
-def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False) -> pa.Array:
-    """Python values as a column; SourceError where they are not of one sort, or of one that no column holds.
+def _values_to_column(
+    source: str, name: str, values: list[Any], nan_is_null: bool = False
+) -> pa.Array:
+    """Return Python values as a column.
 
-    Values of one plain type are Arrow's to convert; of a mixture it would make what the first value is, in silence.
+    Arrow converts values of one plain type. It would silently convert a mixture to the type of its
+    first value.
+
+    Raises:
+        SourceError: the values are not of one kind, or no column can hold that kind.
     """
     kinds = set(map(type, values)) - {type(None)}
     if nan_is_null and len(kinds) > 1:
@@ -402,7 +452,7 @@ def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False
     try:
         if (
             len(kinds) == 0
-            or (len(kinds) == 1 and kinds <= SCALARS)
+            or (len(kinds) == 1 and kinds <= SCALAR_TYPES)
             or kinds <= {int, float}
             or kinds <= {decimal.Decimal, int}
         ):
@@ -413,83 +463,87 @@ def _column(source: str, name: str, values: list[Any], nan_is_null: bool = False
             )
         return to_column(values)
     except COLUMN_ERRORS as error:
-        found = ", ".join(
-            sorted(
-                {
-                    f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-                    for kind in kinds
-                }
-            )
-        )
-        if kinds == {int}:
-            words, hint = (
-                "whole numbers of more than 64 bits",
-                "make them floats, texts or Decimals",
-            )
-        elif len(kinds) == 1 and isinstance(error, ResultError):
-            words, hint = "values that one column cannot hold", "give the values in it one type"
-        elif len(kinds) > 1:
-            words, hint = (
-                "values of several types in one column",
-                "give the column one type, as with frame.astype({...})",
-            )
-        else:
-            words, hint = (
-                "values of a type that no column has",
-                "convert the values: to float, to text, or each to columns of its own",
-            )
-        raise SourceError(
-            f"{source}: {name} holds {words}: {found}", problems=[str(error)[:300]], hint=hint
-        ) from error
+        raise _mixed_column_error(source, name, kinds, error) from error
+
+
+def _mixed_column_error(source: str, name: str, kinds: set[type], error: Exception) -> SourceError:
+    """Return the error for values that no column can hold."""
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    found = ", ".join(sorted(each.removeprefix("builtins.") for each in names))
+    if kinds == {int}:
+        description = "whole numbers of more than 64 bits"
+        hint = "convert them to floats, texts or Decimals"
+    elif len(kinds) == 1 and isinstance(error, ResultError):
+        description = "values that one column cannot hold"
+        hint = "give the values in it one type"
+    elif len(kinds) > 1:
+        description = "values of several types in one column"
+        hint = "give the column one type, as with frame.astype({...})"
+    else:
+        description = "values of a type that no column has"
+        hint = "convert the values: to float, to text, or each to columns of its own"
+    return SourceError(
+        f"{source}: {name} holds {description}: {found}", problems=[str(error)[:300]], hint=hint
+    )
 
 
 def _is_unsigned(values: Sequence[Any], kinds: set[type]) -> bool:
-    """Whether whole numbers need the 64th bit: Arrow does not see that by itself."""
+    """Return whether integers need the 64th bit, which Arrow does not detect."""
     return kinds == {int} and max(v for v in values if v is not None) >= 2**63
 
 
-def refuse_ours(source: str, names: Sequence[str]) -> None:
-    """SourceError for names that a source cannot have: doubled ones, empty ones, and those that begin as ours do."""
-    _refuse_twice(source, names)
+def check_column_names(source: str, names: Sequence[str]) -> None:
+    """Raise SourceError for column names that are duplicate, empty, or begin with __."""
+    _reject_duplicates(source, names)
     bad = [name for name in names if not is_valid_name(name)]
     if bad:
         raise SourceError(
             f"{source} has {len(bad)} column(s) without a name that SQL can use",
             problems=[f"column {names.index(name) + 1} of {len(names)}: {name!r}" for name in bad],
-            hint="give each column a name (pandas: to_csv(..., index=False), frame.reset_index(names='name'))",
+            hint=(
+                "give each column a name (pandas: to_csv(..., index=False),"
+                " frame.reset_index(names='name'))"
+            ),
         )
     ours = [name for name in names if name.startswith("__")]
     if ours:
         raise SourceError(
-            f"{source} has the columns {', '.join(ours)}, and columns that begin with __ are ours",
-            hint="drop or rename them (rejects bring __file, __row and __reason with them)",
+            f"{source} has the columns {', '.join(ours)}, and names that begin with __ are"
+            " reserved",
+            hint="drop or rename them (rejects contain __file, __row and __reason)",
         )
 
 
-def _refuse_twice(source: str, names: Sequence[str]) -> None:
+def _reject_duplicates(source: str, names: Sequence[str]) -> None:
     counts = Counter(name.lower() for name in names)
-    twice = sorted({name for name in names if counts[name.lower()] > 1})
-    if twice:
+    duplicates = sorted({name for name in names if counts[name.lower()] > 1})
+    if duplicates:
         raise SourceError(
-            f"{source} has several columns named {', '.join(name if name.strip() else repr(name) for name in twice)}",
-            hint='give each column a name of its own; to SQL, "Price" and "price" are one name',
+            f"{source} has several columns named"
+            f" {', '.join(name if name.strip() else repr(name) for name in duplicates)}",
+            hint='give each column a name of its own; in SQL, "Price" and "price" are one name',
         )
 
 
-def _refuse_unkept(source: str, schema: pa.Schema) -> None:
-    """Refuse the types that Parquet or SQL would turn into another."""
-    unkept = {f.name: f.type for f in schema if _unkept(f.type)}
+def _reject_changed_types(source: str, schema: pa.Schema) -> None:
+    """Raise SourceError for types that Parquet or SQL would convert to another."""
+    unkept = {f.name: f.type for f in schema if _would_change(f.type)}
     if unkept:
         raise SourceError(
             f"{source}: {len(unkept)} column(s) have a type that would become another",
             problems=[f"{name}: {kind}" for name, kind in unkept.items()],
-            hint="convert a duration to seconds as float, an interval of pandas to its two ends, a period to a date or text, "
-            "a decimal of more than 38 digits to text; a dict without a key to null",
+            hint="convert a duration to seconds as float, an interval of pandas to its two ends,"
+            " a period to a date or text, a decimal of more than 38 digits to text,"
+            " a dict without a key to null",
         )
 
 
-def _in_micros(source: str, table: pa.Table) -> pa.Table:
-    """The table with times of seconds in microseconds, as Parquet and SQL have them; SourceError where one is too far off."""
+def _in_microseconds(source: str, table: pa.Table) -> pa.Table:
+    """Return the table with times of seconds in microseconds, as in Parquet and SQL.
+
+    Raises:
+        SourceError: a time is too distant for that.
+    """
     for position, field in enumerate(table.schema):
         if pa.types.is_date64(field.type):
             try:
@@ -498,7 +552,7 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
                 )
             except pa.ArrowInvalid as error:
                 raise SourceError(
-                    f"{source}: {field.name} ({field.type}) holds a time of day in a date: {error}",
+                    f"{source}: {field.name} ({field.type}) has a time of day in a date: {error}",
                     hint="cast it to a timestamp",
                 ) from error
         if pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms"):
@@ -510,21 +564,22 @@ def _in_micros(source: str, table: pa.Table) -> pa.Table:
                 )
             except pa.ArrowInvalid as error:
                 raise SourceError(
-                    f"{source}: {field.name} ({field.type}) holds a time that SQL cannot: {error}",
-                    hint="SQL holds times in microseconds, up to the year 294246; set what is beyond to null",
+                    f"{source}: {field.name} ({field.type}) has a time that SQL cannot hold:"
+                    f" {error}",
+                    hint="SQL holds times in microseconds, up to the year 294246;"
+                    " set later ones to null",
                 ) from error
     return table
 
 
-def _unkept(kind: pa.DataType) -> bool:
-    pandas = getattr(kind, "extension_name", "").startswith(
-        "pandas."
-    )  # periods, and intervals, which lose a side
+def _would_change(kind: pa.DataType) -> bool:
+    # periods, and intervals, which would lose one of their ends
+    pandas = getattr(kind, "extension_name", "").startswith("pandas.")
     if pa.types.is_dictionary(kind):
-        return _unkept(kind.value_type)
+        return _would_change(kind.value_type)
     if pa.types.is_nested(kind) and not pa.types.is_union(kind):
         return not kind.num_fields or any(
-            _unkept(kind.field(n).type) for n in range(kind.num_fields)
+            _would_change(kind.field(n).type) for n in range(kind.num_fields)
         )
     return bool(
         pandas
@@ -541,7 +596,10 @@ def _unkept(kind: pa.DataType) -> bool:
 
 
 def _with_plain_texts(table: pa.Table) -> pa.Table:
-    """The table with dictionaries of plain text: polars' categories are of string_view, which Parquet cannot write."""
+    """Return the table with dictionaries of plain text.
+
+    polars' categories are of string_view, which Parquet cannot write.
+    """
     for i, f in enumerate(table.schema):
         if pa.types.is_dictionary(f.type) and pa.types.is_string_view(f.type.value_type):
             chunks = [
@@ -554,23 +612,23 @@ def _with_plain_texts(table: pa.Table) -> pa.Table:
 
 
 def pattern(path: str) -> str:
-    """A path as SQL, where DuckDB takes every path for a pattern."""
+    """Return a path as SQL; DuckDB takes every path for a pattern."""
     return literal(glob.escape(path))
 
 
-def possible(value: str | None) -> list[str]:
-    """Return the types that a column may have, by one of its values: those of which the value may be. All where there is no value."""
+def candidate_types(value: str | None) -> list[str]:
+    """Return the types that a column may have, by one of its values; all types for None."""
     if value is None:
-        return list(SETTLED)
+        return list(TYPE_CHECKS)
     fits = {
-        "BIGINT": WHOLE.fullmatch(value),
+        "BIGINT": INTEGER_TEXT.fullmatch(value),
         "DOUBLE": _is_float(value),
         "BOOLEAN": value.lower() in ("true", "false"),
-        "DATE": DAY.fullmatch(value),
-        "TIMESTAMP": MOMENT.match(value),
-        "TIMESTAMP WITH TIME ZONE": MOMENT.match(value),
+        "DATE": DATE_TEXT.fullmatch(value),
+        "TIMESTAMP": TIMESTAMP_TEXT.match(value),
+        "TIMESTAMP WITH TIME ZONE": TIMESTAMP_TEXT.match(value),
     }
-    return [kind for kind in SETTLED if fits[kind]]
+    return [kind for kind in TYPE_CHECKS if fits[kind]]
 
 
 def _is_float(value: str) -> bool:
@@ -581,28 +639,32 @@ def _is_float(value: str) -> bool:
     return True
 
 
-def settling(open_: Mapping[str, Sequence[str]]) -> str:
-    """For each column of texts and each type that it may have: whether all of its values are of that type (null where it has none)."""
+def type_checks_sql(open_: Mapping[str, Sequence[str]]) -> str:
+    """Return SQL that checks each text column against each candidate type: whether all values fit.
+
+    The result is null if the column has no value.
+    """
     sums = [
-        f"bool_and(coalesce({SETTLED[kind].replace('@', quote(name))}, FALSE)) FILTER (WHERE {quote(name)} IS NOT NULL)"
+        f"bool_and(coalesce({TYPE_CHECKS[kind].replace('@', quote(name))}, FALSE))"
+        f" FILTER (WHERE {quote(name)} IS NOT NULL)"
         for name, kinds in open_.items()
         for kind in kinds
     ]
     return ", ".join(f"{total} AS s{i}" for i, total in enumerate(sums))
 
 
-def still_open(
+def remaining_types(
     open_: Mapping[str, Sequence[str]], answers: Sequence[bool | None]
 ) -> dict[str, list[str]]:
-    """The types that no value has spoken against."""
-    said = iter(answers)
+    """Return the candidate types that no value contradicts."""
+    given = iter(answers)
     return {
-        name: [kind for kind in kinds if next(said) is not False] for name, kinds in open_.items()
+        name: [kind for kind in kinds if next(given) is not False] for name, kinds in open_.items()
     }
 
 
-def _near(full: Path) -> Sequence[str]:
-    """What is there instead: the deepest folder that exists, and some of what it holds."""
+def _nearest_entries(full: Path) -> Sequence[str]:
+    """Return the nearest existing folder, and some of its entries."""
     folder = full.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -612,5 +674,5 @@ def _near(full: Path) -> Sequence[str]:
     return [f"{folder} holds {', '.join(names[:8]) or 'nothing'}{' ...' if len(names) > 8 else ''}"]
 
 
-def _pass(source: str, what: str) -> str:
-    return f"name the place with --source {source}={what}"
+def _source_option(source: str, location: str) -> str:
+    return f"name the location with --source {source}={location}"

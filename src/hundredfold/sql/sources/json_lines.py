@@ -1,17 +1,18 @@
-"""JSON lines with the types that JSON gives their values.
+"""JSON lines, read with the types that their values have in JSON.
 
-Theory of operation.  DuckDB's reader is fast, and it is right for fields of one kind.  Texts that look like dates or UUIDs it retypes, so
-its columns are named to it as texts.  What it would change in silence it is not given at all: fields of several kinds, whole numbers that a
-double would round, numbers beyond a double.  Such a source is read here, a line after the other by Python's parser, with numbers kept as
-they are written until their column's type is known.  Each field becomes:
+Theory of operation. DuckDB's reader is fast, and exact for fields of one kind. It converts texts
+that look like dates or UUIDs, so such columns are declared as texts. Values that it would silently
+change are not passed to it: fields of several kinds, integers that a double would round, numbers
+beyond a double. A source with such values is read by this module, line by line with Python's
+parser, and numbers are kept as written until the type of their column is known. Each field becomes:
 
-    texts alone                                 text
-    true and false alone                        boolean
-    whole numbers                               int64; decimal(38, 0) where one is larger
-    numbers                                     double, if it holds every whole number among them
+    only texts                                  text
+    only true and false                         boolean
+    only integers                               int64; decimal(38, 0) if one is larger
+    only numbers                                double, if it holds every integer among them
     texts beside numbers or booleans            text, each as it is written
     lists, objects                              list, struct, by the same rules inside
-    lists or objects beside others              refused, with the line
+    lists or objects beside other values        rejected, with the line
 """
 
 from __future__ import annotations
@@ -27,19 +28,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import SourceError
-from .files import refuse_ours
+from .files import check_column_names
 
-LINES = 20_000  # that are held at a time
-LONG = r"[:\[,]\s*-?[0-9]{16,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"  # a number in a line that a double may not hold
-LONGER = r"[:\[,]\s*-?[0-9.]{17,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"  # one whose digits it may not hold
-LEAVES = {"BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN"}
-RETYPED = ("VARCHAR", "DATE", "TIME", "TIMESTAMP", "UUID")
-ARRAY = "begins with [: it is one JSON array, or lines of arrays"
-ONE_OBJECT = "correct or remove that line: one JSON object a line is wanted"
-FROM_ARRAY = (
-    "one JSON object a line is wanted: jq -c '.[]' FILE > FILE.jsonl makes such lines of an array"
+CHUNK_LINES = 20_000  # held in memory at a time
+# a number that a double may not hold
+INEXACT_NUMBER = r"[:\[,]\s*-?[0-9]{16,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"
+# a number whose digits a double may not hold
+INEXACT_DIGITS = r"[:\[,]\s*-?[0-9.]{17,}|[:\[,]\s*-?[0-9.]+[eE][+-]?[0-9]{3,}"
+EXACT_TYPES = {"BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN"}
+RETYPED_TEXTS = ("VARCHAR", "DATE", "TIME", "TIMESTAMP", "UUID")
+ARRAY_PROBLEM = "begins with [: it is one JSON array, or lines of arrays"
+OBJECT_HINT = "correct or remove that line: wanted one JSON object per line"
+ARRAY_HINT = (
+    "wanted one JSON object per line: jq -c '.[]' FILE > FILE.jsonl converts an array to such lines"
 )
-ASK = 'give the field one type, or declare a contract: with "field: str" every value is its text'
+TYPE_HINT = (
+    'give the field one type, or declare a contract: with "field: str" every value is its text'
+)
 
 
 class Number(str):
@@ -52,15 +57,18 @@ class Number(str):
         return self.lstrip("-").isdigit()
 
 
-class Refused(ValueError):
-    """Why a line cannot be read."""
+class InvalidLine(ValueError):
+    """A line cannot be read; the message is the reason."""
 
 
 def sql_type(kind: Any) -> str | None:
-    """Return the type as which DuckDB reads a field without changing a value, from the type that it found; None if there is none."""
+    """Return the type as which DuckDB reads a field unchanged, from the type that it inferred.
+
+    Return None if there is none.
+    """
     name, inner = str(kind), kind.id
     if inner not in ("list", "struct", "map"):
-        return LEAVES.get(name) or ("VARCHAR" if name.startswith(RETYPED) else None)
+        return EXACT_TYPES.get(name) or ("VARCHAR" if name.startswith(RETYPED_TEXTS) else None)
     parts = [(part, sql_type(child)) for part, child in kind.children]
     if not parts or any(part is None for _, part in parts):
         return None
@@ -85,26 +93,26 @@ def lines(path: str) -> Iterator[tuple[int, str]]:
             *whole, rest = (rest + block).split(b"\n")
             for line in whole:
                 number += 1
-                if text := _decoded(path, line, number).strip():
+                if text := _decode(path, line, number).strip():
                     yield number, text
-        if text := _decoded(path, rest, number + 1).strip():
+        if text := _decode(path, rest, number + 1).strip():
             yield number + 1, text
 
 
-def _decoded(path: str, line: bytes, number: int) -> str:
+def _decode(path: str, line: bytes, number: int) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(
+        raise InvalidLine(
             f"line {number} of {path} is not UTF-8: {error.reason} at its byte {error.start + 1}"
         ) from None
 
 
 def parse(path: str, number: int, line: str) -> dict[str, Any]:
-    """Return the object that a line is, its numbers as they are written.
+    """Return the object of a line, its numbers as they are written.
 
     Raises:
-        Refused: the line is no JSON object, or an object names a field twice.
+        InvalidLine: the line is no JSON object, or an object has a field twice.
     """
     try:
         found = json.loads(
@@ -112,46 +120,49 @@ def parse(path: str, number: int, line: str) -> dict[str, Any]:
             parse_int=Number,
             parse_float=Number,
             parse_constant=Number,
-            object_pairs_hook=lambda pairs: _once(path, number, pairs),
+            object_pairs_hook=lambda pairs: _without_duplicates(path, number, pairs),
         )
     except (json.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         if line.startswith("["):
-            raise Refused(f"line {number} of {path} {ARRAY}")
-        raise Refused(f"line {number} of {path} is no JSON object: {line[:60]}")
+            raise InvalidLine(f"line {number} of {path} {ARRAY_PROBLEM}")
+        raise InvalidLine(f"line {number} of {path} is no JSON object: {line[:60]}")
     if "\\u" in line:
         try:
             _json(found).encode()
         except UnicodeEncodeError:
-            raise Refused(
-                f"line {number} of {path} holds half of a surrogate pair: {line[:60]}"
+            raise InvalidLine(
+                f"line {number} of {path} contains half of a surrogate pair: {line[:60]}"
             ) from None
     return found
 
 
 def hint_for(bad: str) -> str:
-    """Return what to do about a line that cannot be read."""
-    return FROM_ARRAY if ARRAY in bad else ONE_OBJECT
+    """Return the remedy for a line that cannot be read."""
+    return ARRAY_HINT if ARRAY_PROBLEM in bad else OBJECT_HINT
 
 
-def _once(path: str, number: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(path: str, number: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise Refused(
-            f"line {number} of {path} names a field twice: {next(name for name in names if names.count(name) > 1)}"
+        raise InvalidLine(
+            f"line {number} of {path} has a field twice:"
+            f" {next(name for name in names if names.count(name) > 1)}"
         )
     return found
 
 
-def bad_line(paths: Sequence[str]) -> str | None:
-    """Return the file and the first line that is no JSON object, or cannot be read, in words; None if there is none."""
+def first_invalid_line(paths: Sequence[str]) -> str | None:
+    """Return the file, number and problem of the first line that cannot be read; None if there is
+    none.
+    """
     for path in paths:
         try:
             for number, line in lines(path):
                 parse(path, number, line)
-        except Refused as error:
+        except InvalidLine as error:
             return str(error)
         except (OSError, EOFError, pa.ArrowException) as error:
             return f"{path}: {error}"
@@ -161,56 +172,57 @@ def bad_line(paths: Sequence[str]) -> str | None:
 # ---- the kinds of values
 
 
-class Kind:
-    """What was found in a field: names of kinds, and those of elements and of fields inside."""
+class FieldKinds:
+    """The kinds of values of a field, and those of its elements and of the fields in it."""
 
-    __slots__ = ("element", "fields", "names", "small")
+    __slots__ = ("by_lowercase", "element", "fields", "names")
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self.element: Kind | None = None
-        self.fields: dict[str, Kind] = {}
-        self.small: dict[str, str] = {}  # the names of fields, by themselves in small letters
+        self.element: FieldKinds | None = None
+        self.fields: dict[str, FieldKinds] = {}
+        # names of fields, by the same names in lower case
+        self.by_lowercase: dict[str, str] = {}
 
-    def see(self, value: Any, path: str) -> None:
+    def add(self, value: Any, path: str) -> None:
         if value is None:
             return
         if isinstance(value, list):
             self.names.add("list")
-            self.element = self.element or Kind()
+            self.element = self.element or FieldKinds()
             for each in value:
-                self.element.see(each, f"{path}[]")
+                self.element.add(each, f"{path}[]")
         elif isinstance(value, dict):
             self.names.add("object")
             for name, each in value.items():
-                self._refuse_like(name, path)
-                (self.fields.get(name) or self.fields.setdefault(name, Kind())).see(
+                self._check_name(name, path)
+                (self.fields.get(name) or self.fields.setdefault(name, FieldKinds())).add(
                     each, f"{path}.{name}"
                 )
         else:
             self.names.add(_scalar(value))
         if len(self.names) > 1 and self.names & {"list", "object"}:
-            raise Refused(
-                f"{path} holds {' and '.join(sorted(_words(name) for name in self.names))}"
+            raise InvalidLine(
+                f"{path} holds {' and '.join(sorted(_plural(name) for name in self.names))}"
             )
 
-    def _refuse_like(self, name: str, path: str) -> None:
-        """Refuse a field whose name differs in case alone from another one's, and one without a name."""
+    def _check_name(self, name: str, path: str) -> None:
+        """Reject a field without a name, or whose name differs from another only in case."""
         if name in self.fields:
             return
         if not name:
-            raise Refused(f"{path} holds an object with a field without a name")
-        like = self.small.setdefault(name.lower(), name)
+            raise InvalidLine(f"{path} has an object with a field without a name")
+        like = self.by_lowercase.setdefault(name.lower(), name)
         if like != name:
-            raise Refused(
-                f"{path} holds objects with the fields {like} and {name}, which are one name to SQL"
+            raise InvalidLine(
+                f"{path} has objects with the fields {like} and {name}, which are one name in SQL"
             )
 
     def arrow(self, path: str) -> pa.DataType:
-        """Return the type that holds every value as it is.
+        """Return the type that holds every value unchanged.
 
         Raises:
-            Refused: no type does.
+            InvalidLine: no type does.
         """
         names = self.names
         if not names or "text" in names or ("boolean" in names and len(names) > 1):
@@ -230,11 +242,12 @@ class Kind:
             )
         for unheld in ("a number beyond a double", "a whole number of more than 38 digits"):
             if unheld in names:
-                raise Refused(f"{path} holds {unheld}")
+                raise InvalidLine(f"{path} holds {unheld}")
         if "number" in names:
             if names & {"a whole number beyond 2^53", "a large whole number"}:
-                raise Refused(
-                    f"{path} holds fractions, and a whole number beyond 2^53 that a double would round"
+                raise InvalidLine(
+                    f"{path} has fractions, and a whole number beyond 2^53 that a double would"
+                    " round"
                 )
             return pa.float64()
         return pa.decimal128(38, 0) if "a large whole number" in names else pa.int64()
@@ -260,18 +273,18 @@ def _scalar(value: Any) -> str:
     return "number"
 
 
-def _words(name: str) -> str:
+def _plural(name: str) -> str:
     return {"text": "texts", "list": "lists", "object": "objects", "boolean": "booleans"}.get(
         name, "numbers"
     )
 
 
-def as_typed(value: Any, kind: pa.DataType) -> Any:
-    """Return a value of a line as Arrow takes it for that type."""
+def to_arrow_value(value: Any, kind: pa.DataType) -> Any:
+    """Return a value of a line as Arrow accepts it for that type."""
     if value is None:
         return None
     if pa.types.is_string(kind):
-        return written(value)
+        return to_text(value)
     if pa.types.is_floating(kind):
         return float(value)
     if pa.types.is_integer(kind):
@@ -279,34 +292,37 @@ def as_typed(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_decimal(kind):
         return Decimal(value)
     if pa.types.is_list(kind):
-        return [as_typed(each, kind.value_type) for each in value]
+        return [to_arrow_value(each, kind.value_type) for each in value]
     if pa.types.is_struct(kind):
-        return {field.name: as_typed(value.get(field.name), field.type) for field in kind}
+        return {field.name: to_arrow_value(value.get(field.name), field.type) for field in kind}
     return value
 
 
-def written(value: Any) -> str:
-    """Return a value as text: a text is its content, all else is as it is written in JSON."""
+def to_text(value: Any) -> str:
+    """Return a value as text: the content of a text, any other value as it is written in JSON."""
     return str(value) if isinstance(value, str) else _json(value)
 
 
-def json_of_texts(value: Any, kind: pa.DataType) -> str:
-    """Return a value of a list or map type as JSON in which every number is a text, as it is written: readers write numbers anew."""
+def json_with_text_numbers(value: Any, kind: pa.DataType) -> str:
+    """Return a value of a list or map type as JSON with every number as text, as it is written.
+
+    Readers would reformat numbers.
+    """
     if value is None:
         return "null"
     if pa.types.is_list(kind) and isinstance(value, list):
-        return f"[{', '.join(json_of_texts(each, kind.value_type) for each in value)}]"
+        return f"[{', '.join(json_with_text_numbers(each, kind.value_type) for each in value)}]"
     if pa.types.is_map(kind) and isinstance(value, dict):
         return (
             "{"
             + ", ".join(
-                f"{_quoted(name)}: {json_of_texts(each, kind.item_type)}"
+                f"{_quoted(name)}: {json_with_text_numbers(each, kind.item_type)}"
                 for name, each in value.items()
             )
             + "}"
         )
     return (
-        _quoted(written(value))
+        _quoted(to_text(value))
         if pa.types.is_string(kind) or isinstance(value, Number)
         else _json(value)
     )
@@ -334,28 +350,33 @@ def _json(value: Any) -> str:
 def read_lines(
     source: str, paths: Sequence[str], texts: Mapping[str, pa.DataType], out: Path
 ) -> list[str]:
-    """Write the rows of files as Parquet, with `__file` and `__row`; return the columns that hold JSON of lists and objects.
+    """Write the rows of files as Parquet, with `__file` and `__row`.
 
-    `texts` are the columns that a contract casts, with its types: their values are written as text, those of lists and maps as JSON.
+    Return the columns that contain JSON of lists and objects.
+
+    texts: the columns that a contract casts, with its types; their values are written as text,
+    lists and maps as JSON.
     """
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, FieldKinds] = {}
     for path, _, number, row in _rows(source, paths):
         try:
             for name, value in row.items():
                 if name not in texts:
-                    (kinds.get(name) or kinds.setdefault(name, Kind())).see(value, name)
+                    (kinds.get(name) or kinds.setdefault(name, FieldKinds())).add(value, name)
                 elif name not in kinds:
-                    kinds[name] = Kind()
-        except Refused as error:
-            raise SourceError(f"{source}: line {number} of {path}: {error}", hint=ASK) from error
+                    kinds[name] = FieldKinds()
+        except InvalidLine as error:
+            raise SourceError(
+                f"{source}: line {number} of {path}: {error}", hint=TYPE_HINT
+            ) from error
     try:
         fields = [
             pa.field(name, pa.string() if name in texts else kind.arrow(name))
             for name, kind in kinds.items()
         ]
-    except Refused as error:
-        raise SourceError(f"{source}: {error}", hint=ASK) from error
-    refuse_ours(source, list(kinds))
+    except InvalidLine as error:
+        raise SourceError(f"{source}: {error}", hint=TYPE_HINT) from error
+    check_column_names(source, list(kinds))
     schema = pa.schema([("__file", pa.string()), ("__row", pa.int64()), *fields])
     with pq.ParquetWriter(out, schema, compression="zstd") as file:
         for chunk in _chunks(_rows(source, paths)):
@@ -372,8 +393,8 @@ def read_lines(
 
 def _value(value: Any, field: pa.Field, texts: Mapping[str, pa.DataType]) -> Any:
     if value is not None and field.name in texts and pa.types.is_nested(texts[field.name]):
-        return json_of_texts(value, texts[field.name])
-    return as_typed(value, field.type)
+        return json_with_text_numbers(value, texts[field.name])
+    return to_arrow_value(value, field.type)
 
 
 def _rows(source: str, paths: Iterable[str]) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
@@ -382,7 +403,7 @@ def _rows(source: str, paths: Iterable[str]) -> Iterator[tuple[str, int, int, di
         try:
             for row, (number, line) in enumerate(lines(path), 1):
                 yield path, row, number, parse(path, number, line)
-        except Refused as error:
+        except InvalidLine as error:
             raise SourceError(
                 f"{source} cannot be read as json: {error}", hint=hint_for(str(error))
             ) from error
@@ -392,7 +413,7 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
     chunk: list[Any] = []
     for row in rows:
         chunk.append(row)
-        if len(chunk) == LINES:
+        if len(chunk) == CHUNK_LINES:
             yield chunk
             chunk = []
     if chunk:

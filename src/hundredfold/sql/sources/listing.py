@@ -1,13 +1,16 @@
-"""Which files below a place are a source's data: one set of rules for a disk and for S3.
+"""The rules that decide which files below a location are a source's data, for a disk and for S3.
 
-Theory of operation.  A disk and a bucket differ in how names are listed, and in nothing else.  So the rules are functions over names:
-a file is its parts (`("sales", "year=2020", "a.csv")`), relative to the place that the source names.  Spark, Hive, Athena and Arrow
-have the same rules:
+Theory of operation. A disk and a bucket differ only in how names are listed. So the rules are
+functions of names: a file is its parts (`("sales", "year=2020", "a.csv")`), relative to the
+location that the source names. Spark, Hive, Athena and Arrow have the same rules:
 
-- A name that begins with `_` or `.` is hidden, and so is everything below such a folder (`_temporary`, `.ipynb_checkpoints`).
-  A folder `key=value` is a partition and never hidden.  What a place names itself is read as it is named.
-- `*`, `?` and `[...]` stay within one folder, `**` stands for any number of folders, and none of them finds what is hidden.
-- The files of a table of Delta Lake, Iceberg or Hudi are not the table's rows: its log says which of them count.
+- A name that begins with `_` or `.` is hidden, and so is everything below such a folder
+  (`_temporary`, `.ipynb_checkpoints`). A folder `key=value` is a partition and never hidden.
+  Names that are part of the location itself are not hidden.
+- `*`, `?` and `[...]` match within one folder, `**` matches any number of folders, and none of them
+  matches hidden names.
+- The files of a table of Delta Lake, Iceberg or Hudi are not the table's rows: its log determines
+  which of them count.
 - The folders `key=value` above a file give its rows the column `key`.
 """
 
@@ -23,14 +26,22 @@ from urllib.parse import unquote
 from ...errors import SourceError
 
 KINDS = {
-    ".parquet": "parquet", ".pq": "parquet",
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv",
-    ".jsonl": "json", ".ndjson": "json", ".json": "json",
-}  # fmt: skip
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+}
 PACKED = (".gz", ".zst")
 UNREAD_PACKED = (".bz2", ".xz", ".zip", ".lz4", ".lzo", ".sz", ".snappy", ".br", ".7z", ".deflate")
 UNREAD_KINDS = (".orc", ".avro")
-NAMED = "wanted a name that ends with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four with .gz or .zst)"
+NAMING_HINT = (
+    "wanted a name that ends with .parquet, .csv, .tsv, .jsonl or .ndjson (or one of the last four"
+    " with .gz or .zst)"
+)
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 TABLE_MARKS = {
@@ -47,7 +58,7 @@ Partition = Mapping[str, str | None]
 
 
 def kind_of_file(name: str) -> str | None:
-    """Return parquet, csv or json, from a file's name; None for any other file."""
+    """Return parquet, csv or json, by a file's name; None for any other file."""
     path = PurePosixPath(name)
     if path.suffix.lower() in PACKED:
         inner = KINDS.get(PurePosixPath(path.stem).suffix.lower())
@@ -56,7 +67,7 @@ def kind_of_file(name: str) -> str | None:
 
 
 def is_unread(name: str) -> bool:
-    """Return whether a file holds rows, by its name, in a form that nothing here reads."""
+    """Return whether a file is data, by its name, in a format that is not supported."""
     path = PurePosixPath(name)
     inner = PurePosixPath(path.stem).suffix.lower()
     packed = path.suffix.lower() in UNREAD_PACKED and (inner in KINDS or inner in UNREAD_KINDS)
@@ -73,7 +84,9 @@ def is_partition(folder: str) -> bool:
 
 
 def is_hidden(parts: Sequence[str]) -> bool:
-    """Return whether a file is no data: its name, or a folder above it that is no partition, begins with `_` or `.`."""
+    """Return whether a file is hidden: its name, or a non-partition folder above it, begins with
+    `_` or `.`.
+    """
     return any(_is_hidden_folder(part) for part in parts[:-1]) or parts[-1].startswith((".", "_"))
 
 
@@ -82,7 +95,11 @@ def _is_hidden_folder(name: str) -> bool:
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Return whether a pattern finds a file. One that finds a folder named as data (`out.parquet/`, as Spark writes it) finds what is in it."""
+    """Return whether a pattern matches a file.
+
+    A pattern that matches a folder named as data (`out.parquet/`, as Spark writes it) matches its
+    files.
+    """
     if not pattern or not parts:
         return not pattern and not parts
     if pattern[0] == "**":
@@ -98,7 +115,9 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def may_lead(folders: Sequence[str], pattern: Sequence[str] | None) -> bool:
-    """Return whether there may be files below a folder that are data (`pattern` None), or that a pattern finds."""
+    """Return whether a folder may contain data (`pattern` is None), or files that a pattern
+    matches.
+    """
     if pattern is None:
         return not any(map(_is_hidden_folder, folders))
     if not folders:
@@ -120,7 +139,7 @@ def _fits(name: str, pattern: str, *, folder: bool) -> bool:
 
 
 def data_files(names: Iterable[str], pattern: Sequence[str] | None) -> list[str]:
-    """Return those names below a place that are data, or that a pattern finds among them, sorted; also data that nothing here reads."""
+    """Return the names that are data, or that a pattern matches, sorted; also unsupported data."""
     split = ((name, name.split("/")) for name in names)
     found = (
         name
@@ -130,30 +149,34 @@ def data_files(names: Iterable[str], pattern: Sequence[str] | None) -> list[str]
     return sorted(name for name in found if kind_of_file(name) or is_unread(name))
 
 
-def refuse_unread(source: str, place: str, names: Iterable[str]) -> None:
-    """Refuse data in a form that nothing here reads: without a word they would be missing."""
+def reject_unread_files(source: str, place: str, names: Iterable[str]) -> None:
+    """Raise SourceError for data in an unsupported format, which would silently be missing."""
     unread = [name for name in names if is_unread(name)]
     if unread:
         raise SourceError(
             f"{source}: {len(unread)} file(s) at {place} are data that cannot be read",
             problems=unread,
-            hint=f"write them in another form, or move them away: {NAMED}",
+            hint=f"write them in another form, or move them away: {NAMING_HINT}",
         )
 
 
 def parents(name: str) -> Iterator[str]:
-    """Yield every folder above a name, from the nearest to the root: `a/b/` and `a/` for `a/b/c.csv`; `/` for a name that begins there."""
+    """Yield every folder above a name, from the nearest to the root.
+
+    They are `a/b/` and `a/` for `a/b/c.csv`; `/` for a name that begins with it.
+    """
     at = len(name)
     while (at := name.rfind("/", 0, at)) >= 0:
         yield name[: at + 1]
 
 
-def refuse_tables(
+def reject_table_formats(
     source: str, names: Iterable[str], names_in: Callable[[str], Iterable[str] | None]
 ) -> None:
-    """Refuse files that belong to a table of Delta Lake, Iceberg or Hudi: which of them count is known to its log alone.
+    """Raise SourceError for files of a Delta Lake, Iceberg or Hudi table: only its log lists the
+    rows.
 
-    `names_in` gives the names in a folder `.../`, and None for one that is not there.
+    names_in: returns the names in a folder `.../`, or None if it does not exist.
     """
     seen: set[str] = set()
     for name in names:
@@ -164,14 +187,18 @@ def refuse_tables(
             kind = table_format(folder, names_in)
             if kind:
                 raise SourceError(
-                    f"{source}: {folder} is a table of {kind}, and its files are not its rows: the table's log says which of them count",
-                    hint=f"hand over the table's rows ({READ_TABLE[kind]}) as a frame or as Parquet files of their own; "
-                    "on AWS, name the catalog's table: glue://DATABASE/TABLE",
+                    f"{source}: {folder} is a table of {kind}, and its files are not its rows:"
+                    " only the table's log determines which of them count",
+                    hint=(
+                        f"pass the table's rows ({READ_TABLE[kind]}) as a frame or as Parquet"
+                        " files of their own; on AWS, name the catalog's table:"
+                        " glue://DATABASE/TABLE"
+                    ),
                 )
 
 
 def table_format(folder: str, names_in: Callable[[str], Iterable[str] | None]) -> str | None:
-    """Return the format of the table that a folder `.../` is; None for a plain folder."""
+    """Return the format of the table in a folder `.../`; None for a plain folder."""
     for kind, (mark, ending) in TABLE_MARKS.items():
         names = names_in(f"{folder}{mark}/")
         if names is not None and (not ending or any(ending in name for name in names)):
@@ -180,10 +207,12 @@ def table_format(folder: str, names_in: Callable[[str], Iterable[str] | None]) -
 
 
 def partition_of(folders: Sequence[str]) -> dict[str, str | None]:
-    """Return the columns that folders `key=value` give to the rows below them, as text; null where Hive writes its name for it.
+    """Return the columns that folders `key=value` give to the rows below them, as text.
+
+    A value is None if it is Hive's name for null.
 
     Raises:
-        ValueError: a key comes twice, or a folder names no value.
+        ValueError: a key occurs twice, or a folder has no value.
     """
     found: dict[str, str | None] = {}
     for folder in filter(is_partition, folders):
@@ -201,23 +230,29 @@ def partition_of(folders: Sequence[str]) -> dict[str, str | None]:
 
 
 def own_partitions(above: Sequence[str]) -> int:
-    """Return how many of the folders above a place, counted from the nearest, are partitions without one between that is none."""
+    """Return how many folders above a location, counted from the nearest, are consecutive
+    partitions.
+    """
     return next(
         (n for n, folder in enumerate(reversed(above)) if not is_partition(folder)), len(above)
     )
 
 
 def partition_folders(above: Sequence[str], name: str) -> list[str]:
-    """Return the folders that give a file its columns: those below a place, and those above it without one between that is none."""
+    """Return the folders that give a file its columns: those below a location, and consecutive ones
+    above.
+    """
     outer = above[len(above) - own_partitions(above) :]
     return [folder for folder in (*outer, *name.split("/")[:-1]) if is_partition(folder)]
 
 
 def partitions(source: str, above: Sequence[str], names: Sequence[str]) -> tuple[Partition, ...]:
-    """Return the partition of each file: `names` are below the folders `above`. Nothing where no file lies in a partition.
+    """Return the partition of each file; `names` are below the folders `above`.
+
+    The result is empty if no file is in a partition.
 
     Raises:
-        SourceError: the files do not lie in folders of the same keys.
+        SourceError: the files are not in folders of the same keys.
     """
     try:
         found = [partition_of(partition_folders(above, name)) for name in names]
@@ -232,15 +267,21 @@ def partitions(source: str, above: Sequence[str], names: Sequence[str]) -> tuple
                 for n, p in ((names[0], found[0]), (name, partition))
             ]
             raise SourceError(
-                f"{source}: its files do not lie in folders of the same keys",
+                f"{source}: its files are not in folders of the same keys",
                 problems=shown,
-                hint="wanted every file below the same folders KEY=VALUE/, or name a folder or a pattern that leaves the others out",
+                hint=(
+                    "wanted every file below the same folders KEY=VALUE/, or name a folder or a"
+                    " pattern that leaves the others out"
+                ),
             )
     return tuple(found) if found and found[0] else ()
 
 
 def partition_types(found: Sequence[Partition]) -> dict[str, str]:
-    """Return the SQL type of each partition column: BIGINT or DATE if every value is one that is written again in the same way, else text."""
+    """Return the SQL type of each partition column.
+
+    It is BIGINT or DATE if every value has the canonical text of that type, else VARCHAR.
+    """
     types = {}
     for key in found[0] if found else ():
         values = {partition[key] for partition in found} - {None}

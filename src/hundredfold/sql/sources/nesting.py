@@ -1,4 +1,6 @@
-"""How deep values lie in one another, found before Arrow recurses into them: its recursion has no bound, and ends the process."""
+"""A check of how deep values are nested, made before Arrow's unlimited recursion would crash the
+process.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +10,29 @@ from typing import Any
 
 import numpy as np
 
-MOST_LEVELS = 64  # of lists, dicts and the like in one another
-NESTED = (list, tuple, set, frozenset, dict, np.ndarray)
+MAX_LEVELS = 64  # of nested lists, dicts and the like
+NESTED_TYPES = (list, tuple, set, frozenset, dict, np.ndarray)
 
 
 def is_too_deep(values: Iterable[Any]) -> bool:
-    """Return whether a value of a column is nested deeper than MOST_LEVELS, as one that contains itself is.
+    """Return whether a value of a column is nested deeper than MAX_LEVELS, or contains itself.
 
-    All values are looked at level by level: where none is nested, this costs one pass over their types.
+    All values are examined level by level: without nested ones, this costs one pass over their
+    types.
     """
     level: Iterable[Any] = (values,)
-    for _ in range(MOST_LEVELS + 1):
+    for _ in range(MAX_LEVELS + 1):
         level = [*level]
         nested = tuple(
             kind
             for kind in set(map(type, chain.from_iterable(map(_parts, level))))
-            if issubclass(kind, NESTED)
+            if issubclass(kind, NESTED_TYPES)
         )
         if not nested:
             return False
         inner = (part for each in level for part in _parts(each) if type(part) in nested)
-        level = {
-            id(part): part for part in inner
-        }.values()  # each once: one may be contained many times
+        # once each, since one may be contained many times
+        level = {id(part): part for part in inner}.values()
     return True
 
 
