@@ -11,7 +11,7 @@ from annotated_types import Gt
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.aws.backend import check_translates
 from hundredfold.errors import QueryError
-from hundredfold.sql.athena import refuse_untranslatable
+from hundredfold.sql.athena import check_translatable
 
 ON_LINE_3 = {
     "GROUP BY ALL": "SELECT g, count(*) AS n\nFROM t\nGROUP BY ALL",
@@ -41,8 +41,8 @@ ON_LINE_3 = {
         "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t"
     ),
     "a part of a time": "SELECT\n year(d) AS y,\n date_part('century', d) AS c\nFROM t",
-    "a form of a time": "SELECT\n strftime(d, '%Y') AS y,\n strftime(d, '%U') AS c\nFROM t",
-    "LIMIT or OFFSET that is no plain number": (
+    "a format of a time": "SELECT\n strftime(d, '%Y') AS y,\n strftime(d, '%U') AS c\nFROM t",
+    "LIMIT or OFFSET that is no integer literal": (
         "SELECT g FROM (SELECT g FROM t\nLIMIT 3) AS q\nLIMIT 1 + 1"
     ),
     "LIMIT in per cent": (
@@ -67,7 +67,7 @@ def test_sql_that_athena_does_not_support_is_rejected_with_its_line(words: str) 
     with pytest.raises(
         QueryError, match=r"the query of model prices cannot run on AWS\n"
     ) as caught:
-        refuse_untranslatable("the query of model prices", query)
+        check_translatable("the query of model prices", query)
     (problem,) = caught.value.problems
     assert problem.startswith(f"line 3: {words.rstrip(';')}")
     assert caught.value.hint
@@ -75,7 +75,7 @@ def test_sql_that_athena_does_not_support_is_rejected_with_its_line(words: str) 
 
 def test_all_unsupported_lines_are_reported_at_once_in_order() -> None:
     with pytest.raises(QueryError) as caught:
-        refuse_untranslatable(
+        check_translatable(
             "the summary 'all'",
             "SELECT g, median(x) AS m\nFROM t\nASOF JOIN u ON t.d >= u.d\nGROUP BY ALL\nORDER BY "
             "ALL",
@@ -90,7 +90,7 @@ def test_all_unsupported_lines_are_reported_at_once_in_order() -> None:
 
 def test_a_query_with_a_syntax_error_is_rejected_with_its_line() -> None:
     with pytest.raises(QueryError, match=r"cannot be read: .* Line 2"):
-        refuse_untranslatable("the query of model prices", "SELECT g\nFROM t WHERE (x")
+        check_translatable("the query of model prices", "SELECT g\nFROM t WHERE (x")
 
 
 @pytest.mark.parametrize("where", ["source", "release"])

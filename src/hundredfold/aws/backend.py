@@ -52,7 +52,7 @@ from ..runs.start import (
     new_run_id,
     parse_as_of,
 )
-from ..sql.athena import refuse_untranslatable
+from ..sql.athena import check_translatable
 from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
@@ -293,14 +293,14 @@ def _resolve_sources(
 def check_translates(job: Job) -> None:
     """Raise QueryError for queries that Athena does not support, before anything starts."""
     for model in job.models:
-        refuse_untranslatable(f"the query of model {model.name}", query_of(model, job))
+        check_translatable(f"the query of model {model.name}", query_of(model, job))
     for output in job.releases:
-        refuse_untranslatable(f"the query of {output.name}", load_query(output.query, job.folder))
+        check_translatable(f"the query of {output.name}", load_query(output.query, job.folder))
         for title, query in output.summaries.items():
-            refuse_untranslatable(f"the summary {title!r}", load_query(query, job.folder))
+            check_translatable(f"the summary {title!r}", load_query(query, job.folder))
     for source in job.sources:
         for column, expression in source.clean.items():
-            refuse_untranslatable(
+            check_translatable(
                 f"{source.name}: clean of {column}", f"SELECT {expression} AS x FROM t"
             )
     _refuse_nested_checks(job)

@@ -1,7 +1,9 @@
-"""Queries are written once, in DuckDB's SQL.  Here they are put into Athena's, or refused, with their line, where that would change them.
+"""Translation of queries, which are written in DuckDB's SQL, to Athena's SQL. A query that would
+change its meaning is rejected, with its line.
 
-What may be used is listed (refusals); names are resolved by sqlglot; DuckDB says of which types the operands are (kinds); and what means
-another thing for these types in Athena is mended (mending, texts, patterns, order).
+The parts of SQL that may be used are listed (unsupported); sqlglot resolves names; DuckDB
+determines the types of the operands (types); and expressions that have another meaning for these
+types in Athena are rewritten (rewrites, casts, regex, row_order).
 """
 
 from __future__ import annotations
@@ -18,80 +20,118 @@ from sqlglot.transforms import eliminate_semi_and_anti_joins
 
 from ...errors import QueryError
 from .casts import call
-from .rewrites import mended, wanted
-from .row_order import ordered, without_qualify
-from .types import UNSIGNED, Describe, ask, sort_of
-from .unsupported import refusals
+from .rewrites import operands_of, rewrite
+from .row_order import with_order_of_subquery, without_qualify
+from .types import UNSIGNED, Describe, annotate_types, kind_of_type
+from .unsupported import unsupported_parts
 
-MARGIN = "wanted SQL that DuckDB and Athena (Trino) both have"
-LONGEST = 262_144  # bytes of a statement
-NONE: Mapping[str, Mapping[str, str]] = {}
-Odd = Mapping[str, Mapping[str, str]]  # table, column, reason
-Shown = Callable[[exp.Expr, str], exp.Expr]
+DIALECT_HINT = "wanted SQL that DuckDB and Athena (Trino) both have"
+MAX_STATEMENT_BYTES = 262_144  # of a statement
+NOTHING_UNREADABLE: Mapping[str, Mapping[str, str]] = {}
+Unreadable = Mapping[str, Mapping[str, str]]  # table, column, reason
+Conversion = Callable[[exp.Expr, str], exp.Expr]
 
 
 def parse(select: str) -> exp.Expr:
-    """The syntax tree of a query in DuckDB's SQL; QueryError if it is none."""
+    """Return the syntax tree of a query in DuckDB's SQL; QueryError if it has a syntax error."""
     try:
         return sqlglot.parse_one(select, read="duckdb")
     except SqlglotError as error:
         raise QueryError(
-            f"the query cannot be read: {str(error).splitlines()[0]}", hint=MARGIN
+            f"the query cannot be read: {str(error).splitlines()[0]}", hint=DIALECT_HINT
         ) from error
 
 
-def refuse_untranslatable(what: str, select: str) -> None:
-    """QueryError for what Athena would not understand, or understand otherwise, with its line."""
+def check_translatable(subject: str, select: str) -> None:
+    """Raise QueryError for parts of a query that Athena would not understand, or would
+    misinterpret.
+    """
     try:
-        found = refusals(select, parse(select))
+        found = unsupported_parts(select, parse(select))
     except QueryError as error:
-        raise QueryError(f"{what} cannot run on AWS: {error.message}", hint=error.hint) from error
+        raise QueryError(
+            f"{subject} cannot run on AWS: {error.message}", hint=error.hint
+        ) from error
     if found:
         raise QueryError(
-            f"{what} cannot run on AWS",
-            problems=[f"line {line}: {words}" if line else words for line, words in found],
-            hint=f"{MARGIN}; the job runs here as it is, without --backend aws",
+            f"{subject} cannot run on AWS",
+            problems=[f"line {line}: {problem}" if line else problem for line, problem in found],
+            hint=f"{DIALECT_HINT}; locally the job runs unchanged, without --backend aws",
         )
 
 
-def to_athena(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
-    """The query in Athena's SQL. `tables` maps a name to what stands for it there: a query in brackets, or a table's name in SQL.
-    `describe` gives the columns of a query in DuckDB's SQL, in which all these names stand too. `odd` says of columns of these tables
-    why they cannot be read there. QueryError for what cannot be put so."""
-    return _translated(select, tables, describe, odd, lambda value, _: value)
-
-
-def to_answer(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
-    """The query in Athena's SQL, its lists and the like written as JSON and its bytes in hex: what a file of texts can hold."""
-    return _translated(select, tables, describe, odd, _shown)
-
-
-def to_table(select: str, tables: Mapping[str, str], describe: Describe, odd: Odd = NONE) -> str:
-    """The query in Athena's SQL, its numbers of just the types that DuckDB gives them: what is kept will be read as such."""
-    return _translated(select, tables, describe, odd, _kept)
-
-
-def _translated(
-    select: str, tables: Mapping[str, str], describe: Describe, odd: Odd, shown: Shown
+def to_athena(
+    select: str,
+    tables: Mapping[str, str],
+    describe: Describe,
+    unreadable: Unreadable = NOTHING_UNREADABLE,
 ) -> str:
-    tree = _by_position(parse(select), describe)
-    found = refusals(select, tree)
+    """Return the query in Athena's SQL.
+
+    tables: maps each name to its replacement: a query in brackets, or a table's name in SQL.
+    describe: returns the columns of a query in DuckDB's SQL, which can use all these names too.
+    unreadable: the reasons why columns of these tables cannot be read by Athena.
+
+    Raises:
+        QueryError: it cannot be translated.
+    """
+    return _translate(select, tables, describe, unreadable, lambda value, _: value)
+
+
+def to_answer(
+    select: str,
+    tables: Mapping[str, str],
+    describe: Describe,
+    unreadable: Unreadable = NOTHING_UNREADABLE,
+) -> str:
+    """Return the query in Athena's SQL, with columns that a text file can hold.
+
+    Its lists and other nested values are JSON, and its bytes are hex.
+    """
+    return _translate(select, tables, describe, unreadable, _as_text)
+
+
+def to_table(
+    select: str,
+    tables: Mapping[str, str],
+    describe: Describe,
+    unreadable: Unreadable = NOTHING_UNREADABLE,
+) -> str:
+    """Return the query in Athena's SQL, with numbers of exactly the types that DuckDB gives them.
+
+    Its result is stored, and will be read with these types.
+    """
+    return _translate(select, tables, describe, unreadable, _with_declared_type)
+
+
+def _translate(
+    select: str,
+    tables: Mapping[str, str],
+    describe: Describe,
+    unreadable: Unreadable,
+    convert: Conversion,
+) -> str:
+    tree = _union_by_position(parse(select), describe)
+    found = unsupported_parts(select, tree)
     if found:
-        raise QueryError(f"a query cannot run on AWS: {found[0][1]}", hint=MARGIN)
+        raise QueryError(f"a query cannot run on AWS: {found[0][1]}", hint=DIALECT_HINT)
     try:
-        tree = _qualified(_plain_names(tree), describe)
-        _refuse_odd(tree, odd)
-        ask(tree, wanted, describe)
-        tree = ordered(_named(without_qualify(mended(tree)), describe(select), shown))
-        return _written(_placed(tree, tables))
+        tree = _qualify(_canonical_functions(tree), describe)
+        _check_readable(tree, unreadable)
+        annotate_types(tree, operands_of, describe)
+        tree = with_order_of_subquery(
+            _name_columns(without_qualify(rewrite(tree)), describe(select), convert)
+        )
+        return _to_sql(_replace_tables(tree, tables))
     except SqlglotError as error:
         raise QueryError(
-            f"a query cannot be put into Athena's SQL: {str(error).splitlines()[0]}", hint=MARGIN
+            f"a query cannot be translated to Athena's SQL: {str(error).splitlines()[0]}",
+            hint=DIALECT_HINT,
         ) from error
 
 
-def _by_position(tree: exp.Expr, describe: Describe) -> exp.Expr:
-    """UNION BY NAME with all columns in both halves."""
+def _union_by_position(tree: exp.Expr, describe: Describe) -> exp.Expr:
+    """Return UNION BY NAME with all columns in both halves."""
     for union in list(tree.find_all(exp.SetOperation)):
         if not union.args.get("by_name"):
             continue
@@ -116,8 +156,10 @@ def _by_position(tree: exp.Expr, describe: Describe) -> exp.Expr:
     return tree
 
 
-def _plain_names(tree: exp.Expr) -> exp.Expr:
-    """One name for functions that have two, where sqlglot does not know the second."""
+def _canonical_functions(tree: exp.Expr) -> exp.Expr:
+    """Return the tree with one name for functions that have two, if sqlglot does not know the
+    second.
+    """
     plain = {
         "mean": exp.Avg,
         "every": exp.LogicalAnd,
@@ -131,8 +173,10 @@ def _plain_names(tree: exp.Expr) -> exp.Expr:
     return tree
 
 
-def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
-    """The tree with every column under its table's name, and stars, positions and names of other columns written out."""
+def _qualify(tree: exp.Expr, describe: Describe) -> exp.Expr:
+    """Return the tree with qualified columns, and without stars, positions and aliases as
+    references.
+    """
     names = {table.name for table in _tables(tree)}
     columns: dict[str, object] = {
         name.lower(): {
@@ -140,16 +184,16 @@ def _qualified(tree: exp.Expr, describe: Describe) -> exp.Expr:
         }
         for name in names
     }
-    # which would make `$path` another name
+    # normalizing would change the name `$path`
     qualified = qualify(tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb")
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified
 
 
-def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
-    """QueryError for columns that are read and cannot be."""
-    named = {table.alias_or_name: table.name for table in _tables(tree) if table.name in odd}
+def _check_readable(tree: exp.Expr, unreadable: Unreadable) -> None:
+    """Raise QueryError if the query reads columns that Athena cannot read."""
+    named = {table.alias_or_name: table.name for table in _tables(tree) if table.name in unreadable}
     read = {
         (named[column.table], column.name)
         for column in tree.find_all(exp.Column)
@@ -157,7 +201,7 @@ def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
     }
     problems = [
         f"{table}.{column}: {why}"
-        for table, columns in odd.items()
+        for table, columns in unreadable.items()
         for column, why in columns.items()
         if (table, column.lower()) in read
     ]
@@ -165,27 +209,30 @@ def _refuse_odd(tree: exp.Expr, odd: Odd) -> None:
         raise QueryError(
             "a query reads what Athena cannot",
             problems=problems,
-            hint="name the columns that are needed, or make them otherwise where they are made",
+            hint="name the columns that are needed, or change the columns where they are defined",
         )
 
 
-@lru_cache(1000)  # it is asked for again and again, and parsing takes its time
+@lru_cache(1000)  # called repeatedly, and parsing is slow
 def tables_in(select: str) -> frozenset[str]:
-    """The names of the tables that a query reads."""
+    """Return the names of the tables that a query reads."""
     return frozenset(table.name for table in _tables(parse(select)) if not table.db)
 
 
 def _tables(tree: exp.Expr) -> list[exp.Table]:
-    """The tables that a query reads; a name that a WITH gives is none."""
+    """Return the tables that a query reads, without names that a WITH defines."""
     return [
         table
         for table in tree.find_all(exp.Table)
-        if isinstance(table.this, exp.Identifier) and table.name not in _named_around(table)
+        if isinstance(table.this, exp.Identifier) and table.name not in _cte_names_around(table)
     ]
 
 
-def _named_around(table: exp.Expr) -> set[str]:
-    """The names that the WITH clauses around a table give there: a query of a WITH sees those before it, and not its own."""
+def _cte_names_around(table: exp.Expr) -> set[str]:
+    """Return the names that the WITH clauses around a table define for it.
+
+    A query of a WITH sees those before it, but not itself.
+    """
     names: set[str] = set()
     inside, node = table, table.parent
     while node is not None:
@@ -198,13 +245,13 @@ def _named_around(table: exp.Expr) -> set[str]:
     return names
 
 
-def _named(tree: exp.Expr, columns: list[tuple[str, str]], shown: Shown) -> exp.Expr:
-    """The query's columns under the names that DuckDB gives them, and of its types where they are written as NULL."""
+def _name_columns(tree: exp.Expr, columns: list[tuple[str, str]], convert: Conversion) -> exp.Expr:
+    """Return the query with the column names that DuckDB gives it, and typed NULLs."""
     if isinstance(tree, exp.SetOperation):
         for half in (tree.this, tree.expression):
-            half.replace(_named(half, columns, shown))
+            half.replace(_name_columns(half, columns, convert))
     if isinstance(tree, exp.Subquery):
-        tree.this.replace(_named(tree.this, columns, shown))
+        tree.this.replace(_name_columns(tree.this, columns, convert))
     if isinstance(tree, exp.Select) and len(tree.expressions) == len(columns):
         for column, (name, kind) in zip(tree.expressions, columns, strict=True):
             value = column.unalias()
@@ -213,21 +260,21 @@ def _named(tree: exp.Expr, columns: list[tuple[str, str]], shown: Shown) -> exp.
                     value.copy(),
                     exp.DataType.build("INTEGER" if '"' in kind else kind, dialect="duckdb"),
                 )
-            column.replace(exp.alias_(shown(value, kind).copy(), name.lower(), quoted=True))
+            column.replace(exp.alias_(convert(value, kind).copy(), name.lower(), quoted=True))
     return tree
 
 
-def _shown(value: exp.Expr, kind: str) -> exp.Expr:
-    if sort_of(kind) in ("list", "struct", "map"):
+def _as_text(value: exp.Expr, kind: str) -> exp.Expr:
+    if kind_of_type(kind) in ("list", "struct", "map"):
         return call("json_format", exp.cast(value.copy(), "json"))
-    return call("to_hex", value) if sort_of(kind) == "blob" else value
+    return call("to_hex", value) if kind_of_type(kind) == "blob" else value
 
 
-def _kept(value: exp.Expr, kind: str) -> exp.Expr:
-    """Sums of integers are decimals of 38 digits to whoever reads them as Arrow."""
+def _with_declared_type(value: exp.Expr, kind: str) -> exp.Expr:
+    """Return a number with DuckDB's type: Athena's sums of integers are DECIMAL(38, 0)."""
     if (
         isinstance(value, exp.Column)
-        or sort_of(kind) not in ("integer", "decimal", "float")
+        or kind_of_type(kind) not in ("integer", "decimal", "float")
         or kind in UNSIGNED
     ):
         return value
@@ -237,8 +284,8 @@ def _kept(value: exp.Expr, kind: str) -> exp.Expr:
     )
 
 
-def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
-    """Names of sources and models as what stands for them."""
+def _replace_tables(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
+    """Return the query with the names of sources and models replaced."""
     for table in _tables(tree):
         if table.db or table.name not in tables:
             continue
@@ -257,11 +304,12 @@ def _placed(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
     return tree
 
 
-def _written(tree: exp.Expr) -> str:
+def _to_sql(tree: exp.Expr) -> str:
     text = tree.sql("athena", unsupported_level=sqlglot.ErrorLevel.RAISE, comments=False)
-    if len(text.encode()) > LONGEST:
+    if len(text.encode()) > MAX_STATEMENT_BYTES:
         raise QueryError(
-            f"a statement has {len(text.encode()):,} bytes, and Athena takes {LONGEST:,}",
+            f"a statement has {len(text.encode()):,} bytes, and Athena accepts"
+            f" {MAX_STATEMENT_BYTES:,}",
             hint="clean and check fewer columns of one source, or read it in parts",
         )
     return str(text)

@@ -1,7 +1,8 @@
 """Casts from text and to text, with the texts that DuckDB reads and writes.
 
-Athena reads fewer ways to write a number or a time, and some that DuckDB does not; and it writes doubles and times in another way. So a
-text is looked at before it is cast, and what a cast gives is put into DuckDB's form.
+Athena reads fewer forms of numbers and times than DuckDB, and some that DuckDB does not; and it
+writes doubles and times differently. So a text is checked before it is cast, and the result of a
+cast to text is converted to DuckDB's form.
 """
 
 from __future__ import annotations
@@ -14,30 +15,35 @@ from functools import lru_cache
 from sqlglot import exp
 
 from ...errors import QueryError
-from .types import sort_of
+from .types import kind_of_type
 
-BLANKS = "\t\n\v\f\r "  # what DuckDB skips around a number or a time
+WHITESPACE = "\t\n\v\f\r "  # skipped by DuckDB around a number or a time
 DIGITS = "[0-9]+(?:_[0-9]+)*"
 WHOLE = rf"[+-]?{DIGITS}"
 NUMBER = rf"[+-]?(?:{DIGITS}[.]?(?:{DIGITS})?|[.]{DIGITS})(?:[eE][+-]?[0-9]+)?"
 DAY = "([0-9]{4})(?:-([0-9]{1,2})-|/([0-9]{1,2})/| ([0-9]{1,2}) )([0-9]{1,2})"
-TIME = rf"{DAY}(?:(?:T| +)([0-9]{{1,2}}:[0-9]{{1,2}}(?::[0-9]{{1,2}}(?:[.][0-9]{{1,3}}0*)?)?)(Z| UTC|([+-][0-9]{{2}})(?::?([0-9]{{2}}))?)?)?"
+TIME = (
+    rf"{DAY}(?:(?:T| +)([0-9]{{1,2}}:[0-9]{{1,2}}(?::[0-9]{{1,2}}(?:[.][0-9]{{1,3}}0*)?)?)(Z|"
+    r" UTC|([+-][0-9]{2})(?::?([0-9]{2}))?)?)?"
+)
 # groups of TIME
 YEAR, MONTH, MONTH_2, MONTH_3, DAY_OF_MONTH, CLOCK, ZONE, HOURS, MINUTES = range(1, 10)
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 
 
 def call(name: str, *arguments: exp.Expr | str | int) -> exp.Expr:
-    """A call of one of Athena's functions; a str is a text, an int a number."""
-    return exp.Anonymous(this=name, expressions=[_value(argument) for argument in arguments])
+    """Return a call of one of Athena's functions; a str argument is a text, an int a number."""
+    return exp.Anonymous(
+        this=name, expressions=[_to_expression(argument) for argument in arguments]
+    )
 
 
 def sql(text: str, **values: exp.Expr) -> exp.Expr:
-    """A piece of Athena's SQL, with values for the names in it."""
+    """Return an expression of Athena's SQL, with values in place of the names in it."""
 
     def put(node: exp.Expr) -> exp.Expr:
         return (
-            _tight(values[node.name])
+            _parenthesised(values[node.name])
             if isinstance(node, exp.Column) and node.name in values
             else node
         )
@@ -52,8 +58,8 @@ def _parsed(text: str) -> exp.Expr:
     return tree
 
 
-def let(value: exp.Expr, body: Callable[[exp.Expr], exp.Expr]) -> exp.Expr:
-    """What `body` makes of a value that it names often and that is worked out once."""
+def bind_once(value: exp.Expr, body: Callable[[exp.Expr], exp.Expr]) -> exp.Expr:
+    """Return the expression that `body` builds from a value, which is evaluated only once."""
     if isinstance(value.unnest(), exp.Column | exp.Literal):
         return exp.paren(body(value.unnest()))
     name = exp.to_identifier("_v")
@@ -62,18 +68,19 @@ def let(value: exp.Expr, body: Callable[[exp.Expr], exp.Expr]) -> exp.Expr:
 
 
 def to_text(value: exp.Expr, kind: str) -> exp.Expr:
-    """A value as text, as DuckDB writes it; of lists and the like as JSON."""
-    sort = sort_of(kind)
+    """Return a value as text, in DuckDB's form; lists and other nested values as JSON."""
+    sort = kind_of_type(kind)
     if sort == "text":
         return value
     plain = exp.cast(value.copy(), "varchar")
     if sort == "float":
-        return let(plain, _of_float)
+        return bind_once(plain, _float_text)
     if sort == "timestamp":
-        return let(
+        return bind_once(
             plain,
             lambda t: sql(
-                "CASE WHEN strpos(t, '.') > 0 THEN trim(TRAILING '.' FROM trim(TRAILING '0' FROM t)) ELSE t END",
+                "CASE WHEN strpos(t, '.') > 0 THEN trim(TRAILING '.' FROM trim(TRAILING '0' FROM"
+                " t)) ELSE t END",
                 t=t,
             ),
         )
@@ -81,14 +88,17 @@ def to_text(value: exp.Expr, kind: str) -> exp.Expr:
         return call("json_format", exp.cast(value.copy(), "json"))
     if sort in ("blob", "interval", "time"):
         raise QueryError(
-            f"{value.sql('duckdb')} is a {kind}, and as a text it is another one on AWS",
-            hint="leave it as it is",
+            f"{value.sql('duckdb')} is a {kind}, whose text differs on AWS",
+            hint="do not convert it to text",
         )
     return plain
 
 
-def _of_float(text: exp.Expr) -> exp.Expr:
-    """DuckDB's text of a number out of Java's: it has an exponent below 0.0001 and from 10^16 on, Java's elsewhere or always."""
+def _float_text(text: exp.Expr) -> exp.Expr:
+    """Return DuckDB's text of a number from Java's.
+
+    DuckDB's has an exponent below 0.0001 and from 10^16 on; Java's at other limits, or always.
+    """
     parts = {
         "t": text,
         "sign": sql("CASE WHEN t LIKE '-%' THEN '-' ELSE '' END", t=text),
@@ -104,37 +114,45 @@ def _of_float(text: exp.Expr) -> exp.Expr:
         WHEN lower(t) LIKE '%inf%' THEN sign || 'inf'
         WHEN NOT regexp_like(t, '[eE]') THEN t
         WHEN power BETWEEN -4 AND -1 THEN sign || '0.' || substr('000', 1, -1 - power) || digits
-        WHEN power BETWEEN 0 AND 15 AND length(digits) > power + 1 THEN sign || substr(digits, 1, power + 1) || '.' || substr(digits, power + 2)
+        WHEN power BETWEEN 0 AND 15 AND length(digits) > power + 1
+            THEN sign || substr(digits, 1, power + 1) || '.' || substr(digits, power + 2)
         WHEN power BETWEEN 0 AND 15 THEN sign || rpad(digits, power + 1, '0') || '.0'
-        ELSE sign || substr(digits, 1, 1) || CASE WHEN length(digits) > 1 THEN '.' || substr(digits, 2) ELSE '' END
-            || CASE WHEN power < 0 THEN 'e-' ELSE 'e+' END || CASE WHEN abs(power) < 10 THEN '0' ELSE '' END || CAST(abs(power) AS VARCHAR)
+        ELSE sign || substr(digits, 1, 1)
+            || CASE WHEN length(digits) > 1 THEN '.' || substr(digits, 2) ELSE '' END
+            || CASE WHEN power < 0 THEN 'e-' ELSE 'e+' END
+            || CASE WHEN abs(power) < 10 THEN '0' ELSE '' END || CAST(abs(power) AS VARCHAR)
         END""",
         **parts,
     )
 
 
 def from_text(value: exp.Expr, kind: exp.DataType, *, lenient: bool) -> exp.Expr:
-    """A text as another type. What cannot be read is NULL (`lenient`), or lets the query fail."""
+    """Return a text cast to another type. Unreadable text is NULL if `lenient`, else an error."""
     bare = value.unnest()
     if isinstance(bare, exp.Literal) and bare.is_string:
         constant = constant_of(bare.name, kind)
         if constant is not None:
             return constant
-    read = _READ.get(_sort(kind))
+    read = _READERS.get(_kind_name(kind))
     if read is None:
         raise QueryError(
-            f"{value.sql('duckdb')} as {kind.sql('duckdb')}: DuckDB and Athena read such texts in two ways",
+            f"{value.sql('duckdb')} as {kind.sql('duckdb')}: DuckDB and Athena read such texts"
+            " differently",
             hint="give the column this type",
         )
-    if _sort(kind) == "boolean":
-        return let(value, lambda text: _or_fail(read(text, kind), text, kind, lenient))
-    trimmed = exp.Trim(this=value.copy(), expression=exp.Literal.string(BLANKS), position="BOTH")
-    return let(trimmed, lambda text: _or_fail(read(text, kind), text, kind, lenient))
+    if _kind_name(kind) == "boolean":
+        return bind_once(value, lambda text: _or_error(read(text, kind), text, kind, lenient))
+    trimmed = exp.Trim(
+        this=value.copy(), expression=exp.Literal.string(WHITESPACE), position="BOTH"
+    )
+    return bind_once(trimmed, lambda text: _or_error(read(text, kind), text, kind, lenient))
 
 
 def constant_of(text: str, kind: exp.DataType) -> exp.Expr | None:
-    """A text that is written in a query as a value of a type; None if it is none, or needs to be looked at there."""
-    sort, bare = _sort(kind), text.strip(BLANKS)
+    """Return a text literal as a value of a type; None if it has none, or must be checked at run
+    time.
+    """
+    sort, bare = _kind_name(kind), text.strip(WHITESPACE)
     if sort in ("float", "decimal") and re.fullmatch(NUMBER, bare):
         return exp.cast(exp.Literal.string(bare.replace("_", "")), kind.copy())
     if sort == "integer" and re.fullmatch(WHOLE, bare):
@@ -149,7 +167,7 @@ def constant_of(text: str, kind: exp.DataType) -> exp.Expr | None:
         return None
     found = re.fullmatch(TIME, bare)
     try:
-        moment = _moment(found, applied=kind.this in ZONED) if found else None
+        moment = _parse_time(found, applied=kind.this in ZONED_TYPES) if found else None
     except ValueError:
         return None
     if moment is None:
@@ -158,28 +176,32 @@ def constant_of(text: str, kind: exp.DataType) -> exp.Expr | None:
         return exp.cast(exp.Literal.string(moment.date().isoformat()), "date")
     if moment.microsecond % 1000:
         raise QueryError(
-            f"the time {text!r} is finer than a millisecond, which is all that Athena keeps",
+            f"the time {text!r} is finer than a millisecond, which is Athena's precision",
             hint="round it",
         )
     return exp.cast(exp.Literal.string(moment.isoformat(" ", "milliseconds")), "timestamp")
 
 
-ZONED = (exp.DataType.Type.TIMESTAMPTZ, exp.DataType.Type.TIMESTAMPLTZ)
-TIMES = (*ZONED, exp.DataType.Type.TIMESTAMP, exp.DataType.Type.TIMESTAMPNTZ)
+ZONED_TYPES = (exp.DataType.Type.TIMESTAMPTZ, exp.DataType.Type.TIMESTAMPLTZ)
+TIMESTAMP_TYPES = (*ZONED_TYPES, exp.DataType.Type.TIMESTAMP, exp.DataType.Type.TIMESTAMPNTZ)
 
 
-def _sort(kind: exp.DataType) -> str:
-    """The sort of a type that a cast names."""
+def _kind_name(kind: exp.DataType) -> str:
+    """Return the kind of a type in a cast."""
     name = kind.sql("duckdb")
     return (
         "timestamp"
-        if kind.this in TIMES
-        else sort_of({"INT": "INTEGER", "REAL": "FLOAT", "TEXT": "VARCHAR"}.get(name, name))
+        if kind.this in TIMESTAMP_TYPES
+        else kind_of_type({"INT": "INTEGER", "REAL": "FLOAT", "TEXT": "VARCHAR"}.get(name, name))
     )
 
 
-def _moment(found: re.Match[str], *, applied: bool) -> dt.datetime:
-    """The time that a text tells, moved to UTC if its offset is `applied`; ValueError if there is none."""
+def _parse_time(found: re.Match[str], *, applied: bool) -> dt.datetime:
+    """Return the time that a text denotes, in UTC if its offset is `applied`.
+
+    Raises:
+        ValueError: there is no such time.
+    """
     year, day = int(found[YEAR]), int(found[DAY_OF_MONTH])
     month = int(found[MONTH] or found[MONTH_2] or found[MONTH_3])
     hour, minute, second = [*(found[CLOCK] or "0:0").split(":"), "0"][:3]
@@ -193,21 +215,21 @@ def _moment(found: re.Match[str], *, applied: bool) -> dt.datetime:
     return moment - dt.timedelta(minutes=minutes if found[HOURS][0] == "+" else -minutes)
 
 
-def _or_fail(read: exp.Case, text: exp.Expr, kind: exp.DataType, lenient: bool) -> exp.Expr:
-    """What was read; where it could not be, NULL, or a cast that fails with the text in its words."""
+def _or_error(read: exp.Case, text: exp.Expr, kind: exp.DataType, lenient: bool) -> exp.Expr:
+    """Return the value that was read; if there is none, NULL, or an error with the text."""
     if not lenient:
         read.append(
             "ifs",
             exp.If(
                 this=sql("t IS NOT NULL", t=text),
-                true=exp.cast(sql("'cannot be read: ' || t", t=text), _athenas(kind)),
+                true=exp.cast(sql("'cannot be read: ' || t", t=text), _athena_type(kind)),
             ),
         )
     return read
 
 
-def _athenas(kind: exp.DataType) -> exp.DataType:
-    return exp.DataType.build("timestamp") if kind.this in TIMES else kind.copy()
+def _athena_type(kind: exp.DataType) -> exp.DataType:
+    return exp.DataType.build("timestamp") if kind.this in TIMESTAMP_TYPES else kind.copy()
 
 
 def _like(pattern: str) -> str:
@@ -265,7 +287,7 @@ def _boolean(text: exp.Expr, _: exp.DataType) -> exp.Case:
 
 
 def _day(text: exp.Expr) -> exp.Expr:
-    """The day in a text, as YYYY-MM-DD."""
+    """Return the day in a text, as YYYY-MM-DD."""
     month, day = (
         rf"lpad(regexp_extract(t, '\A[0-9]{{4}}[-/ ]{skipped}([0-9]{{1,2}})', 1), 2, '0')"
         for skipped in ("", "[0-9]{1,2}[-/ ]")
@@ -280,7 +302,7 @@ def _date(text: exp.Expr, _: exp.DataType) -> exp.Case:
 def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     clock = sql(f"coalesce(nullif(regexp_extract(t, '{TIME}', {CLOCK}), ''), '00:00')", t=text)
     stamp = sql("TRY_CAST(day || ' ' || clock AS TIMESTAMP)", day=_day(text), clock=clock)
-    if kind.this not in ZONED:
+    if kind.this not in ZONED_TYPES:
         return _case(text, (_like(TIME), "stamp"), stamp=stamp)
     hours = sql(f"nullif(regexp_extract(t, '{TIME}', {HOURS}), '')", t=text)
     minutes = sql(
@@ -288,7 +310,8 @@ def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
         t=text,
     )
     moved = sql(
-        "date_add('minute', CASE WHEN hours LIKE '-%' THEN minutes - 60 * CAST(hours AS BIGINT) ELSE -60 * CAST(hours AS BIGINT) - minutes END, stamp)",
+        "date_add('minute', CASE WHEN hours LIKE '-%' THEN minutes - 60 * CAST(hours AS BIGINT)"
+        " ELSE -60 * CAST(hours AS BIGINT) - minutes END, stamp)",
         hours=hours,
         minutes=minutes,
         stamp=stamp,
@@ -303,7 +326,7 @@ def _timestamp(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     )
 
 
-_READ: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
+_READERS: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
     "float": _float,
     "integer": _integer,
     "decimal": _decimal,
@@ -313,15 +336,15 @@ _READ: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
 }
 
 
-def _tight(value: exp.Expr) -> exp.Expr:
-    """A value as part of another."""
+def _parenthesised(value: exp.Expr) -> exp.Expr:
+    """Return a value for use inside another expression."""
     loose = isinstance(
         value, exp.Binary | exp.Connector | exp.Not | exp.Neg | exp.Between | exp.Is | exp.In
     ) and not isinstance(value, exp.Dot)
     return exp.paren(value.copy()) if loose else value.copy()
 
 
-def _value(argument: exp.Expr | str | int) -> exp.Expr:
+def _to_expression(argument: exp.Expr | str | int) -> exp.Expr:
     if isinstance(argument, exp.Expr):
         return argument.copy()
     return (

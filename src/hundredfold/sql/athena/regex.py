@@ -1,4 +1,6 @@
-"""Regular expressions: what DuckDB's (RE2) and Athena's (Java's, or RE2) read in the same way, and the rest put so that they do."""
+"""Translation of regular expressions: syntax with the same meaning in DuckDB (RE2) and Athena (Java
+or RE2) is kept, the rest is rewritten.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,24 @@ import re
 
 from ...errors import QueryError
 
-CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\f\r "}  # of ASCII alone, as RE2 has them
-AS_IS = "AzntrfpP"  # escapes that mean the same, and punctuation
+ASCII_CLASSES = {
+    "d": "0-9",
+    "w": "0-9A-Za-z_",
+    "s": r"\t\n\f\r ",
+}  # ASCII only, as in RE2
+COMMON_ESCAPES = "AzntrfpP"  # escapes with the same meaning, beside punctuation
 PROPERTY = re.compile(r"\{[A-Z][a-z]?\}|[LMNPSZ]")
 
 
-def pattern_of(pattern: str, flags: str = "") -> str:
-    """The pattern in the words that both have; QueryError for what they read in two ways. `flags` are DuckDB's: c, i, s."""
+def translate_pattern(pattern: str, flags: str = "") -> str:
+    """Return the pattern in syntax common to both; QueryError for parts that they interpret
+    differently.
+
+    flags: DuckDB's: c, i, s.
+    """
     if set(flags) - set("cis"):
         raise QueryError(
-            f"the options {flags!r} of a regular expression: c, i and s are known on AWS",
+            f"the options {flags!r} of a regular expression: AWS supports c, i and s",
             hint="write the pattern without them",
         )
     any_one = r"[\s\S]" if "s" in flags else r"[^\n]"
@@ -27,15 +37,15 @@ def pattern_of(pattern: str, flags: str = "") -> str:
         elif letter == "[":
             part, at = _bracket(pattern, at)
         elif pattern.startswith("(?", at) and not pattern.startswith("(?:", at):
-            raise _refused(pattern, pattern[at : at + 3])
+            raise _unsupported(pattern, pattern[at : at + 3])
         else:
             part, at = {".": any_one, "^": r"\A", "$": r"\z"}.get(letter, letter), at + 1
         parts.append(part)
     return ("(?i)" if "i" in flags else "") + "".join(parts)
 
 
-def replacement_of(text: str) -> str:
-    r"""What stands for a match: \1 is $1 there."""
+def translate_replacement(text: str) -> str:
+    r"""Return the replacement of a match in Athena's syntax: $1 for \1."""
     parts = re.findall(r"\\[0-9\\]|[^\\]|\\", text)
     return "".join(
         f"${part[1]}"
@@ -50,27 +60,27 @@ def replacement_of(text: str) -> str:
 
 
 def _escape(pattern: str, at: int, *, inside: bool) -> tuple[str, int]:
-    """An escape from its backslash on, and where it ends."""
+    """Return the translation of an escape, and where it ends."""
     letter = pattern[at + 1 : at + 2]
-    if letter in CLASSES:
-        return (CLASSES[letter] if inside else f"[{CLASSES[letter]}]"), at + 2
-    if letter.lower() in CLASSES and letter and not inside:
-        return f"[^{CLASSES[letter.lower()]}]", at + 2
+    if letter in ASCII_CLASSES:
+        return (ASCII_CLASSES[letter] if inside else f"[{ASCII_CLASSES[letter]}]"), at + 2
+    if letter.lower() in ASCII_CLASSES and letter and not inside:
+        return f"[^{ASCII_CLASSES[letter.lower()]}]", at + 2
     if letter in "pP" and letter:
         found = PROPERTY.match(pattern, at + 2)
         if found:
             return f"\\{letter}{{{found[0].strip('{}')}}}", found.end()
     elif (
         letter
-        and (letter in AS_IS or not (letter.isalnum() or letter.isspace()))
+        and (letter in COMMON_ESCAPES or not (letter.isalnum() or letter.isspace()))
         and letter.isascii()
     ):
         return pattern[at : at + 2], at + 2
-    raise _refused(pattern, pattern[at : at + 2])
+    raise _unsupported(pattern, pattern[at : at + 2])
 
 
 def _bracket(pattern: str, at: int) -> tuple[str, int]:
-    """A class in brackets, and where it ends."""
+    """Return the translation of a class in brackets, and where it ends."""
     start = at
     at += 1
     parts = ["["]
@@ -82,18 +92,18 @@ def _bracket(pattern: str, at: int) -> tuple[str, int]:
         if pattern[at] == "\\":
             part, at = _escape(pattern, at, inside=True)
         elif pattern.startswith("[:", at):
-            raise _refused(pattern, pattern[at : at + 2])
+            raise _unsupported(pattern, pattern[at : at + 2])
         else:
-            # Java's classes can be nested and cut
+            # in Java, classes can be nested and intersected
             part, at = ((f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]), at + 1)
         parts.append(part)
     if at >= len(pattern):
-        raise _refused(pattern, pattern[start:])
+        raise _unsupported(pattern, pattern[start:])
     return "".join([*parts, "]"]), at + 1
 
 
-def _refused(pattern: str, part: str) -> QueryError:
+def _unsupported(pattern: str, part: str) -> QueryError:
     return QueryError(
-        f"the regular expression {pattern!r}: {part!r} is read in another way on AWS",
+        f"the regular expression {pattern!r}: {part!r} has another meaning on AWS",
         hint="write it with classes in brackets",
     )

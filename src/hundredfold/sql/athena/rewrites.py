@@ -1,7 +1,8 @@
-"""What means one thing in DuckDB and another in Athena, put so that it means the same.
+"""Rewrites of expressions that have another meaning in Athena than in DuckDB.
 
-Each kind of node that needs it has a function here, which is handed the node and the types of its operands.  What it gives has the type
-that DuckDB says the node has: the nodes around are mended by that.
+Each kind of node that needs one has a function in this module, which receives the node and the
+types of its operands. Its result has the type that DuckDB gives the node, since the rewrites of the
+outer nodes rely on it.
 """
 
 from __future__ import annotations
@@ -12,23 +13,30 @@ from typing import Any
 from sqlglot import exp
 
 from ...errors import QueryError
-from .casts import call, constant_of, from_text, let, sql, to_text
-from .regex import pattern_of, replacement_of
-from .types import operands, own, sort_of
+from .casts import bind_once, call, constant_of, from_text, sql, to_text
+from .regex import translate_pattern, translate_replacement
+from .types import kind_of_type, operand_types, own_type
 
-SPACES = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"  # what DuckDB trims
+# characters that DuckDB trims
+TRIMMED_SPACES = (
+    " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u202f\u205f\u3000"
+)
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 DAYS = {"day": 1, "week": 7}
 CLOCK = frozenset(["hour", "minute", "second"])
 TIMES = frozenset(["date", "timestamp"])
 NUMBERS = frozenset(["integer", "decimal", "float"])
-Mend = Callable[[Any, Sequence[str]], exp.Expr]
+Rewrite = Callable[[Any, Sequence[str]], exp.Expr]
 
 
-def wanted(node: exp.Expr) -> Sequence[exp.Expr | None] | None:
-    """Whose types must be known to mend a node: its own (None: not that one), and those of its operands. None if no type matters."""
+def operands_of(node: exp.Expr) -> Sequence[exp.Expr | None] | None:
+    """Return the nodes whose types the rewrite of a node needs; None if it needs no type.
+
+    The first is the node itself (None if its own type is not needed), then its operands.
+    """
     kind = type(node)
-    if kind not in ASKING:
+    if kind not in TYPED_NODES:
         return None
     values = [
         value
@@ -37,28 +45,31 @@ def wanted(node: exp.Expr) -> Sequence[exp.Expr | None] | None:
         for value in (found if isinstance(found, list) else [found])
     ]
     bare = [_bare(value) for value in values if isinstance(value, exp.Expr)]
-    return [node if kind in ASKING_OWN else None, *(value for value in bare if _is_value(value))]
+    return [
+        node if kind in NODES_WITH_OWN_TYPE else None,
+        *(value for value in bare if _is_value(value)),
+    ]
 
 
-def mended(tree: exp.Expr) -> exp.Expr:
-    """The tree with every node mended, inner ones first."""
+def rewrite(tree: exp.Expr) -> exp.Expr:
+    """Return the tree with every node rewritten, inner ones first."""
     holder = exp.Paren(this=tree)
     _exact_averages(holder)
     for node in reversed(list(tree.walk())):
-        mend = (
-            NAMED.get(node.name.lower())
+        rewrite_node = (
+            REWRITES_BY_NAME.get(node.name.lower())
             if isinstance(node, exp.Anonymous)
-            else MENDS.get(type(node))
+            else REWRITES.get(type(node))
         )
-        if mend is not None:
-            node.replace(mend(node, operands(node)))
+        if rewrite_node is not None:
+            node.replace(rewrite_node(node, operand_types(node)))
     whole: exp.Expr = holder.this
     whole.parent = None
     return whole
 
 
 def _bare(value: exp.Expr) -> exp.Expr:
-    """The value in an aggregate's argument, without DISTINCT and ORDER BY."""
+    """Return the value in an aggregate's argument, without DISTINCT and ORDER BY."""
     if isinstance(value, exp.Order):
         return _bare(value.this)
     if isinstance(value, exp.Distinct) and len(value.expressions) == 1:
@@ -76,12 +87,12 @@ def _double(value: exp.Expr) -> exp.Expr:
     return exp.cast(value.copy(), "double")
 
 
-def _of_kind(value: exp.Expr, node: exp.Expr) -> exp.Expr:
-    """A value of the type that DuckDB gives a node, where Athena's own could be another."""
-    kind = own(node)
+def _cast_to_own_type(value: exp.Expr, node: exp.Expr) -> exp.Expr:
+    """Return a value cast to the type that DuckDB gives a node, if Athena's could differ."""
+    kind = own_type(node)
     return (
         exp.cast(value, exp.DataType.build(kind, dialect="duckdb"))
-        if sort_of(kind) in ("float", "decimal", "integer") and kind != "HUGEINT"
+        if kind_of_type(kind) in ("float", "decimal", "integer") and kind != "HUGEINT"
         else value
     )
 
@@ -91,29 +102,32 @@ def _of_kind(value: exp.Expr, node: exp.Expr) -> exp.Expr:
 
 def _divide(node: exp.Div, kinds: Sequence[str]) -> exp.Expr:
     left, right = node.this, node.expression
-    if "interval" in map(sort_of, kinds):
-        raise _refused(
+    if "interval" in map(kind_of_type, kinds):
+        raise _untranslatable(
             node, "a division of an interval", "divide the number of seconds, days or months"
         )
-    # of doubles, or 0 would be an error
+    # as doubles, since division by 0 would be an error otherwise
     whole = left if kinds[:1] == ("DOUBLE",) and isinstance(left, exp.Column) else _double(left)
     return exp.Div(this=whole.copy(), expression=right.copy(), typed=True, safe=False)
 
 
 def _divide_whole(node: exp.IntDiv, kinds: Sequence[str]) -> exp.Expr:
-    if any(sort_of(kind) not in ("integer", "") for kind in kinds):
-        raise _refused(node, "// of numbers that are not whole", "use floor(a / b)")
+    if any(kind_of_type(kind) not in ("integer", "") for kind in kinds):
+        raise _untranslatable(node, "// of numbers that are not integers", "use floor(a / b)")
     return exp.Div(this=node.this.copy(), expression=node.expression.copy(), typed=True, safe=False)
 
 
-def _round_of_kind(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
-    return _of_kind(_kept(node), node)
+def _rounded(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
+    return _cast_to_own_type(_unchanged(node), node)
 
 
 def _sign(node: exp.Sign, _: Sequence[str]) -> exp.Expr:
-    """That of NaN is 0, and so NaN must be above 0 for nobody."""
-    text = "CASE WHEN x > 0 AND x <= infinity() THEN 1 WHEN x < 0 THEN -1 WHEN x IS NOT NULL THEN 0 END"
-    return let(node.this, lambda x: sql(text, x=x))
+    """Return the sign, which is 0 for NaN: the condition must not depend on how NaN compares."""
+    text = (
+        "CASE WHEN x > 0 AND x <= infinity() THEN 1 WHEN x < 0 THEN -1 WHEN x IS NOT NULL THEN 0"
+        " END"
+    )
+    return bind_once(node.this, lambda x: sql(text, x=x))
 
 
 def _logarithm(node: exp.Log, _: Sequence[str]) -> exp.Expr:
@@ -123,7 +137,7 @@ def _logarithm(node: exp.Log, _: Sequence[str]) -> exp.Expr:
 
 
 def _extreme(node: exp.Greatest | exp.Least, _: Sequence[str]) -> exp.Expr:
-    """DuckDB leaves nulls out, Athena answers null: each value stands for those that are null."""
+    """Return GREATEST or LEAST without nulls: in Athena the result is null if any argument is."""
     values = [node.this, *node.expressions]
     turned = (
         [
@@ -145,13 +159,13 @@ def _infinite(node: exp.IsInf, _: Sequence[str]) -> exp.Expr:
 
 
 def _add(node: exp.Add | exp.Sub, kinds: Sequence[str]) -> exp.Expr:
-    """Sums of days and of times; all other sums are the same."""
+    """Return the sum of a day or time and another value; all other sums are unchanged."""
     left, right = node.this, node.expression
     if isinstance(left, exp.Interval) and isinstance(node, exp.Add):
         left, right = right, left
     if isinstance(right, exp.Interval):
-        return _later(node, left, right, kinds[0] if kinds else "")
-    sorts = [sort_of(kind) for kind in kinds]
+        return _add_interval(node, left, right, kinds[0] if kinds else "")
+    sorts = [kind_of_type(kind) for kind in kinds]
     if sorts == ["integer", "date"] and isinstance(node, exp.Add):
         left, right, sorts = right, left, ["date", "integer"]
     if sorts == ["date", "integer"]:
@@ -160,14 +174,16 @@ def _add(node: exp.Add | exp.Sub, kinds: Sequence[str]) -> exp.Expr:
     if sorts == ["date", "date"]:
         return call("date_diff", "day", right, left)
     if set(sorts) & {"date", "timestamp", "interval"}:
-        raise _refused(node, "this sum of times", "use date_diff('second', a, b), or + INTERVAL")
+        raise _untranslatable(
+            node, "this sum of times", "use date_diff('second', a, b), or + INTERVAL"
+        )
     return node
 
 
-def _later(node: exp.Expr, value: exp.Expr, interval: exp.Interval, kind: str) -> exp.Expr:
-    unit, size, number = _span(interval)
-    if sort_of(kind) not in ("date", "timestamp"):
-        raise _refused(
+def _add_interval(node: exp.Expr, value: exp.Expr, interval: exp.Interval, kind: str) -> exp.Expr:
+    unit, size, number = _interval_unit(interval)
+    if kind_of_type(kind) not in ("date", "timestamp"):
+        raise _untranslatable(
             node,
             f"{kind or 'a value'} and an interval",
             "an interval can be added to a date or a time",
@@ -183,18 +199,18 @@ def _later(node: exp.Expr, value: exp.Expr, interval: exp.Interval, kind: str) -
         "date_add",
         unit,
         amount,
-        exp.cast(value.copy(), "timestamp") if sort_of(kind) == "date" else value,
+        exp.cast(value.copy(), "timestamp") if kind_of_type(kind) == "date" else value,
     )
 
 
-def _span(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
-    """An interval as a unit that Athena has, how many of these one of its own is, and how many of its own."""
+def _interval_unit(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
+    """Return an interval as a unit of Athena, their number in its own unit, and its count."""
     unit = interval.args.get("unit")
     name = unit.name.lower().rstrip("s") if unit is not None else ""
     size = MONTHS.get(name) or DAYS.get(name) or (1 if name in CLOCK else 0)
     number = interval.this
     if not size or number is None:
-        raise _refused(
+        raise _untranslatable(
             interval,
             "this interval",
             "use one number and one of year, quarter, month, week, day, hour, minute, second",
@@ -203,22 +219,22 @@ def _span(interval: exp.Interval) -> tuple[str, int, exp.Expr]:
     bare = number.unnest()
     if isinstance(bare, exp.Literal) and bare.is_string:
         if not bare.name.strip().lstrip("+-").isdigit():
-            raise _refused(interval, "this interval", "use a whole number of one unit")
+            raise _untranslatable(interval, "this interval", "use an integer of one unit")
         number = exp.Literal.number(int(bare.name))
     return unit_there, size, number
 
 
 def _interval(node: exp.Interval, _: Sequence[str]) -> exp.Expr:
-    """In the frame of a window; in a sum it is gone by now."""
+    """Return an interval in the frame of a window; those in sums are rewritten already."""
     if node.find_ancestor(exp.WindowSpec) is None and not isinstance(
         node.parent, exp.Add | exp.Sub
     ):
-        raise _refused(node, "an interval as a value", "use the number of days or seconds")
+        raise _untranslatable(node, "an interval as a value", "use the number of days or seconds")
     if isinstance(node.parent, exp.Add | exp.Sub):
         return node
-    unit, size, number = _span(node)
+    unit, size, number = _interval_unit(node)
     if not isinstance(number, exp.Literal):
-        raise _refused(node, "this interval in a window", "use a plain number")
+        raise _untranslatable(node, "this interval in a window", "use a plain number")
     return exp.Interval(
         this=exp.Literal.string(str(int(number.name) * size)), unit=exp.Var(this=unit.upper())
     )
@@ -228,36 +244,43 @@ def _interval(node: exp.Interval, _: Sequence[str]) -> exp.Expr:
 
 
 def _compare(node: exp.Binary, kinds: Sequence[str]) -> exp.Expr:
-    """A text that is written there is of the type of the other side; NaN is equal to itself, and above all numbers."""
+    """Return a comparison in which NaN equals itself and is above all numbers.
+
+    A text literal has the type of the other side.
+    """
     if len(kinds) < 2:
         return node
     left, right = (
-        _alike(node, node.this, kinds[0], kinds[1]),
-        _alike(node, node.expression, kinds[1], kinds[0]),
+        _comparable_side(node, node.this, kinds[0], kinds[1]),
+        _comparable_side(node, node.expression, kinds[1], kinds[0]),
     )
     plain = type(node)(this=left.copy(), expression=right.copy())
-    floats = "float" in map(sort_of, kinds)
+    floats = "float" in map(kind_of_type, kinds)
     if not floats or isinstance(node, exp.NullSafeEQ | exp.NullSafeNEQ):
         return plain
     nan = [_is_nan(value, kind) for value, kind in ((left, kinds[0]), (right, kinds[1]))]
     match node:
         case exp.GT() if nan[0] is not None:
-            return _or(plain, nan[0], exp.not_(nan[1]) if nan[1] is not None else _is_there(right))
+            return _or(
+                plain, nan[0], exp.not_(nan[1]) if nan[1] is not None else _is_not_null(right)
+            )
         case exp.GTE() if nan[0] is not None:
-            return _or(plain, nan[0], _is_there(right))
+            return _or(plain, nan[0], _is_not_null(right))
         case exp.LT() if nan[1] is not None:
-            return _or(plain, nan[1], exp.not_(nan[0]) if nan[0] is not None else _is_there(left))
+            return _or(
+                plain, nan[1], exp.not_(nan[0]) if nan[0] is not None else _is_not_null(left)
+            )
         case exp.LTE() if nan[1] is not None:
-            return _or(plain, nan[1], _is_there(left))
-        case exp.EQ() if None not in nan and not _joins(node):
+            return _or(plain, nan[1], _is_not_null(left))
+        case exp.EQ() if None not in nan and not _is_join_condition(node):
             return _or(plain, nan[0], nan[1])
         case exp.NEQ() if None not in nan:
             return exp.not_(_or(exp.EQ(this=left.copy(), expression=right.copy()), nan[0], nan[1]))
     return plain
 
 
-def _joins(node: exp.Expr) -> bool:
-    """Whether a condition says which rows of two tables belong together: Athena looks for equal values, and cannot for more than that."""
+def _is_join_condition(node: exp.Expr) -> bool:
+    """Return whether a condition joins two tables: Athena joins by equal values only."""
     parent = node.parent
     while parent is not None and not isinstance(parent, exp.Query):
         if isinstance(parent, exp.Join):
@@ -267,17 +290,17 @@ def _joins(node: exp.Expr) -> bool:
 
 
 def _is_nan(value: exp.Expr, kind: str) -> exp.Expr | None:
-    """Whether a value is NaN; None where it cannot be."""
+    """Return the condition that a value is NaN; None if it cannot be."""
     bare = value.unnest()
     return (
         call("is_nan", value)
-        if sort_of(kind) == "float" and not isinstance(bare, exp.Literal)
+        if kind_of_type(kind) == "float" and not isinstance(bare, exp.Literal)
         else None
     )
 
 
-def _is_there(value: exp.Expr) -> exp.Expr | None:
-    """Whether a value is not null; None where it cannot be."""
+def _is_not_null(value: exp.Expr) -> exp.Expr | None:
+    """Return the condition that a value is not null; None if it cannot be null."""
     bare = value.unnest()
     written = isinstance(bare.this if isinstance(bare, exp.Neg) else bare, exp.Literal)
     return (
@@ -289,9 +312,9 @@ def _or(plain: exp.Expr, *also: exp.Expr | None) -> exp.Expr:
     return exp.paren(exp.or_(plain, exp.and_(*(each for each in also if each is not None))))
 
 
-def _alike(node: exp.Expr, value: exp.Expr, kind: str, other: str) -> exp.Expr:
-    """A side of a comparison, of a type that Athena compares with the other's."""
-    mine, theirs = sort_of(kind), sort_of(other)
+def _comparable_side(node: exp.Expr, value: exp.Expr, kind: str, other: str) -> exp.Expr:
+    """Return a side of a comparison, with a type that Athena compares with the other side's."""
+    mine, theirs = kind_of_type(kind), kind_of_type(other)
     if (mine in TIMES and theirs in TIMES) or {mine, theirs} & {"", "null"}:
         return value
     if mine == theirs or (mine in NUMBERS and theirs in NUMBERS):
@@ -301,21 +324,21 @@ def _alike(node: exp.Expr, value: exp.Expr, kind: str, other: str) -> exp.Expr:
         there = constant_of(bare.name, exp.DataType.build(other, dialect="duckdb"))
         if there is not None:
             return there
-    if theirs == "text" and isinstance(_other(node, value).unnest(), exp.Literal):
+    if theirs == "text" and isinstance(_other_side(node, value).unnest(), exp.Literal):
         return value
-    raise _refused(node, f"a {kind} is compared with a {other}", "CAST one of them")
+    raise _untranslatable(node, f"a {kind} is compared with a {other}", "CAST one of them")
 
 
-def _other(node: exp.Expr, value: exp.Expr) -> exp.Expr:
+def _other_side(node: exp.Expr, value: exp.Expr) -> exp.Expr:
     other: exp.Expr = node.expression if value is node.this else node.this
     return other
 
 
-def _among(node: exp.In, kinds: Sequence[str]) -> exp.Expr:
+def _in_list(node: exp.In, kinds: Sequence[str]) -> exp.Expr:
     if node.args.get("query") is not None or not kinds:
         return node
     listed = [
-        _alike(exp.EQ(this=each, expression=node.this), each, kind, kinds[0])
+        _comparable_side(exp.EQ(this=each, expression=node.this), each, kind, kinds[0])
         for each, kind in zip(node.expressions, kinds[1:], strict=True)
     ]
     return exp.In(this=node.this.copy(), expressions=[each.copy() for each in listed])
@@ -325,7 +348,9 @@ def _between(node: exp.Between, kinds: Sequence[str]) -> exp.Expr:
     if len(kinds) < 3:
         return node
     ends = [
-        _alike(exp.EQ(this=node.args[end], expression=node.this), node.args[end], kind, kinds[0])
+        _comparable_side(
+            exp.EQ(this=node.args[end], expression=node.this), node.args[end], kind, kinds[0]
+        )
         for end, kind in zip(("low", "high"), kinds[1:], strict=True)
     ]
     return exp.Between(this=node.this.copy(), low=ends[0].copy(), high=ends[1].copy())
@@ -342,7 +367,7 @@ def _is(node: exp.Is, _: Sequence[str]) -> exp.Expr:
 
 def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
     value, kind = node.this, node.to
-    source, lenient = sort_of(kinds[0]) if kinds else "", isinstance(node, exp.TryCast)
+    source, lenient = kind_of_type(kinds[0]) if kinds else "", isinstance(node, exp.TryCast)
     name = kind.this
     types = exp.DataType.Type
     if name in (types.VARCHAR, types.TEXT, types.CHAR):
@@ -350,8 +375,8 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
     if source == "text":
         return from_text(value, kind, lenient=lenient)
     if source == "float" and name in (types.TINYINT, types.SMALLINT, types.INT, types.BIGINT):
-        # half to even
-        rounded = let(
+        # round half to even
+        rounded = bind_once(
             value,
             lambda x: sql(
                 "CASE WHEN abs(x) % 1 = 0.5 THEN 2e0 * round(x / 2e0) ELSE round(x) END", x=x
@@ -371,16 +396,18 @@ def _cast(node: exp.Cast, kinds: Sequence[str]) -> exp.Expr:
         "null",
         "",
     ):
-        raise _refused(
+        raise _untranslatable(
             node,
             f"a {kinds[0]} as {kind.sql('duckdb')}",
-            "give the column this type where it is made",
+            "give the column this type where it is defined",
         )
     return node
 
 
 def _decimal_of_float(node: exp.Cast, value: exp.Expr, kind: exp.DataType) -> exp.Expr:
-    """Rounded as DuckDB does, by the number times a power of ten and not by its exact value."""
+    """Return a rounded number: by the number times a power of ten, as in DuckDB, not its exact
+    value.
+    """
     scale = int(kind.expressions[1].name) if len(kind.expressions) > 1 else 0
     digits = exp.DataType.build("decimal(38, 0)", dialect="athena")
     smallest = exp.cast(
@@ -397,7 +424,7 @@ def _decimal_of_float(node: exp.Cast, value: exp.Expr, kind: exp.DataType) -> ex
 
 
 def _join(node: exp.DPipe, kinds: Sequence[str]) -> exp.Expr:
-    if len(kinds) < 2 or {"list", "blob"} & set(map(sort_of, kinds)):
+    if len(kinds) < 2 or {"list", "blob"} & set(map(kind_of_type, kinds)):
         return exp.DPipe(this=node.this.copy(), expression=node.expression.copy(), safe=False)
     left, right = (
         _paren(to_text(value, kind))
@@ -407,8 +434,8 @@ def _join(node: exp.DPipe, kinds: Sequence[str]) -> exp.Expr:
 
 
 def _concat(node: exp.Concat, kinds: Sequence[str]) -> exp.Expr:
-    if "list" in map(sort_of, kinds):
-        raise _refused(node, "concat of lists", "use ||")
+    if "list" in map(kind_of_type, kinds):
+        raise _untranslatable(node, "concat of lists", "use ||")
     parts = [
         exp.Coalesce(this=to_text(value, kind).copy(), expressions=[exp.Literal.string("")])
         for value, kind in zip(node.expressions, kinds, strict=True)
@@ -424,7 +451,7 @@ def _concat_with(node: exp.ConcatWs, kinds: Sequence[str]) -> exp.Expr:
 
 
 def _length(node: exp.Length, kinds: Sequence[str]) -> exp.Expr:
-    if kinds and sort_of(kinds[0]) in ("list", "map"):
+    if kinds and kind_of_type(kinds[0]) in ("list", "map"):
         return call("cardinality", node.this)
     return call("length", node.this)
 
@@ -433,54 +460,58 @@ def _trim(node: exp.Trim, _: Sequence[str]) -> exp.Expr:
     position = str(node.args.get("position") or "BOTH").upper()
     return exp.Trim(
         this=node.this.copy(),
-        expression=(node.expression or exp.Literal.string(SPACES)).copy(),
+        expression=(node.expression or exp.Literal.string(TRIMMED_SPACES)).copy(),
         position=position,
     )
 
 
 def _substring(node: exp.Substring, _: Sequence[str]) -> exp.Expr:
-    return _cut(node.this, node.args["start"], node.args.get("length"))
+    return _substring_from(node.this, node.args["start"], node.args.get("length"))
 
 
 def _left(node: exp.Left, _: Sequence[str]) -> exp.Expr:
     number = node.expression
-    if (_number(number) or 0) >= 0 and _number(number) is not None:
+    if (_literal_integer(number) or 0) >= 0 and _literal_integer(number) is not None:
         return call("substr", node.this, 1, number)
-    return let(
+    return bind_once(
         node.this,
         lambda t: sql(
             "substr(t, 1, n)",
             t=t,
-            n=_by_sign(number, sql("greatest(length(t) + n, 0)", t=t, n=number), number),
+            n=_case_by_sign(number, sql("greatest(length(t) + n, 0)", t=t, n=number), number),
         ),
     )
 
 
 def _right(node: exp.Right, _: Sequence[str]) -> exp.Expr:
     number = node.expression
-    return let(
+    return bind_once(
         node.this,
         lambda t: sql(
             "substr(t, n)",
             t=t,
-            n=_by_sign(
+            n=_case_by_sign(
                 number, sql("1 - n", n=number), sql("greatest(length(t) - n + 1, 1)", t=t, n=number)
             ),
         ),
     )
 
 
-def _cut(value: exp.Expr, start: exp.Expr, size: exp.Expr | None) -> exp.Expr:
-    """DuckDB's substring: from 1; what is below counts from before the text, or (negative) from its end; a negative size goes back."""
-    if (_number(start) or 0) > 0 and (size is None or (_number(size) or -1) >= 0):
+def _substring_from(value: exp.Expr, start: exp.Expr, size: exp.Expr | None) -> exp.Expr:
+    """Return DuckDB's substring.
+
+    Positions count from 1; 0 and less are before the text, negative ones count from its end; a
+    negative size extends backwards.
+    """
+    if (_literal_integer(start) or 0) > 0 and (size is None or (_literal_integer(size) or -1) >= 0):
         return call("substr", value, start, *([size] if size is not None else []))
 
     def cut(text: exp.Expr) -> exp.Expr:
-        first = _by_sign(start, sql("length(t) + s + 1", t=text, s=start), start)
+        first = _case_by_sign(start, sql("length(t) + s + 1", t=text, s=start), start)
         if size is None:
             return sql("substr(t, greatest(first, 1))", t=text, first=first)
         low, high = (
-            _by_sign(size, *ends)
+            _case_by_sign(size, *ends)
             for ends in (
                 (sql("a + n", a=first, n=size), first),
                 (first, sql("a + n", a=first, n=size)),
@@ -493,22 +524,22 @@ def _cut(value: exp.Expr, start: exp.Expr, size: exp.Expr | None) -> exp.Expr:
             high=high,
         )
 
-    return let(value, cut)
+    return bind_once(value, cut)
 
 
-def _by_sign(number: exp.Expr, below: exp.Expr, else_: exp.Expr) -> exp.Expr:
-    """One thing where a number is below 0, another where it is not."""
-    known = _number(number)
+def _case_by_sign(number: exp.Expr, below: exp.Expr, else_: exp.Expr) -> exp.Expr:
+    """Return an expression with one value if a number is below 0, and another if it is not."""
+    known = _literal_integer(number)
     if known is not None:
         return below if known < 0 else else_
     return sql("CASE WHEN n < 0 THEN below ELSE other END", n=number, below=below, other=else_)
 
 
-def _number(value: exp.Expr) -> int | None:
-    """The whole number that is written there; None for anything else."""
+def _literal_integer(value: exp.Expr) -> int | None:
+    """Return the integer of a literal; None for anything else."""
     bare = value.unnest()
     if isinstance(bare, exp.Neg):
-        above = _number(bare.this)
+        above = _literal_integer(bare.this)
         return None if above is None else -above
     return int(bare.name) if isinstance(bare, exp.Literal) and bare.is_int else None
 
@@ -522,8 +553,8 @@ def _replace(node: exp.Replace, _: Sequence[str]) -> exp.Expr:
 
 
 def _contains(node: exp.Contains, kinds: Sequence[str]) -> exp.Expr:
-    if kinds and sort_of(kinds[0]) != "text":
-        raise _refused(node, "contains of a list", "join unnest(list)")
+    if kinds and kind_of_type(kinds[0]) != "text":
+        raise _untranslatable(node, "contains of a list", "join unnest(list)")
     return sql("strpos(t, s) > 0", t=node.this, s=node.expression)
 
 
@@ -531,7 +562,7 @@ def _ends_with(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
     text, end = (
         node.expressions if isinstance(node, exp.Anonymous) else (node.this, node.expression)
     )
-    return let(
+    return bind_once(
         text,
         lambda t: sql(
             "length(t) >= length(s) AND substr(t, length(t) - length(s) + 1) = s", t=t, s=end
@@ -547,8 +578,8 @@ def _starts_with(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
 
 
 def _split_part(node: exp.SplitPart, _: Sequence[str]) -> exp.Expr:
-    if (_number(node.args["part_index"]) or 0) < 1:
-        raise _refused(
+    if (_literal_integer(node.args["part_index"]) or 0) < 1:
+        raise _untranslatable(
             node, "a part of a text that is not counted from 1", "use a number from 1 on"
         )
     part = call("split_part", node.this, node.args["delimiter"], node.args["part_index"])
@@ -562,10 +593,12 @@ def _md5(node: exp.MD5, _: Sequence[str]) -> exp.Expr:
 def _pattern(node: exp.Expr, flags: exp.Expr | None = None) -> str:
     for part in (node.expression, flags):
         if part is not None and not (isinstance(part, exp.Literal) and part.is_string):
-            raise _refused(
-                node, "a regular expression that is no plain text", "write the pattern as a text"
+            raise _untranslatable(
+                node,
+                "a regular expression that is no plain text",
+                "write the pattern as a text literal",
             )
-    return pattern_of(node.expression.name, flags.name if flags is not None else "")
+    return translate_pattern(node.expression.name, flags.name if flags is not None else "")
 
 
 def _matches(node: exp.RegexpLike, _: Sequence[str]) -> exp.Expr:
@@ -590,13 +623,13 @@ def _replaced(node: exp.RegexpReplace, _: Sequence[str]) -> exp.Expr:
     flags, text = node.args.get("modifiers"), node.args.get("replacement")
     letters = flags.name if isinstance(flags, exp.Literal) else ""
     if "g" not in letters or not isinstance(text, exp.Literal):
-        raise _refused(
+        raise _untranslatable(
             node,
-            "regexp_replace of the first match alone",
+            "regexp_replace of only the first match",
             "replace all of them, with the option 'g'",
         )
     pattern = _pattern(node, exp.Literal.string(letters.replace("g", "")))
-    return call("regexp_replace", node.this, pattern, replacement_of(text.name))
+    return call("regexp_replace", node.this, pattern, translate_replacement(text.name))
 
 
 # ---- times
@@ -606,14 +639,14 @@ def _truncated(node: exp.Expr, kinds: Sequence[str]) -> exp.Expr:
     unit = node.args["unit"].name.lower().rstrip("s")
     value = (
         exp.cast(node.this.copy(), "timestamp")
-        if kinds and sort_of(kinds[0]) == "date"
+        if kinds and kind_of_type(kinds[0]) == "date"
         else node.this
     )
     cut = call("date_trunc", unit, value)
-    return exp.cast(cut, "date") if own(node) == "DATE" else cut
+    return exp.cast(cut, "date") if own_type(node) == "DATE" else cut
 
 
-def _part(name: str, value: exp.Expr) -> exp.Expr:
+def _time_part(name: str, value: exp.Expr) -> exp.Expr:
     match name:
         case "dow" | "dayofweek" | "weekday":
             return sql("day_of_week(t) % 7", t=value)
@@ -627,24 +660,24 @@ def _part(name: str, value: exp.Expr) -> exp.Expr:
 
 
 def _extract(node: exp.Extract, _: Sequence[str]) -> exp.Expr:
-    return _part(node.name.lower(), node.expression)
+    return _time_part(node.name.lower(), node.expression)
 
 
 def _date_part(node: exp.Anonymous, _: Sequence[str]) -> exp.Expr:
-    return _part(node.expressions[0].name.lower(), node.expressions[1])
+    return _time_part(node.expressions[0].name.lower(), node.expressions[1])
 
 
-def _part_called(name: str) -> Mend:
-    return lambda node, _: _part(
+def _time_part_function(name: str) -> Rewrite:
+    return lambda node, _: _time_part(
         name, node.expressions[0] if isinstance(node, exp.Anonymous) else node.this
     )
 
 
 def _difference(node: exp.DateDiff, kinds: Sequence[str]) -> exp.Expr:
-    """DuckDB counts the boundaries between two times, Athena the whole units."""
+    """Return the number of unit boundaries between two times; Athena counts whole units."""
     unit = node.args["unit"].name.lower().rstrip("s")
     later, earlier = node.this, node.expression
-    if unit == "day" and list(map(sort_of, kinds[:2])) == ["date", "date"]:
+    if unit == "day" and list(map(kind_of_type, kinds[:2])) == ["date", "date"]:
         return call("date_diff", "day", earlier, later)
     cut = [
         call("date_trunc", unit, exp.cast(value.copy(), "timestamp")) for value in (earlier, later)
@@ -660,22 +693,25 @@ def _nanoseconds(node: exp.Anonymous, _: Sequence[str]) -> exp.Expr:
 
 
 def _average(node: exp.Avg, kinds: Sequence[str]) -> exp.Expr:
-    if kinds and sort_of(kinds[0]) not in ("integer", "decimal") and kinds[0] != "DOUBLE":
+    if kinds and kind_of_type(kinds[0]) not in ("integer", "decimal") and kinds[0] != "DOUBLE":
         _replace_argument(node, _double)
     return node
 
 
 def _exact_averages(tree: exp.Expr) -> None:
-    """Averages of decimals: DuckDB adds them up exactly and gives a double, Athena gives a decimal of the same scale."""
+    """Rewrite averages of decimals, which DuckDB sums exactly and returns as a double.
+
+    Athena returns a decimal of the same scale.
+    """
     for node in list(tree.find_all(exp.Avg)):
-        kind = next(iter(operands(node)), "")
-        if sort_of(kind) != "decimal":
+        kind = next(iter(operand_types(node)), "")
+        if kind_of_type(kind) != "decimal":
             continue
         whole: exp.Expr = node
         while isinstance(whole.parent, exp.Filter | exp.Window) and whole.parent.this is whole:
             whole = whole.parent
         total, count = (
-            whole.copy().transform(_put(exp.Avg, other)) for other in (exp.Sum, exp.Count)
+            whole.copy().transform(_replace_type(exp.Avg, other)) for other in (exp.Sum, exp.Count)
         )
         # over a window DuckDB divides once
         scale = (
@@ -691,12 +727,12 @@ def _exact_averages(tree: exp.Expr) -> None:
         )
 
 
-def _put(old: type[exp.Expr], new: type[exp.Expr]) -> Callable[[exp.Expr], exp.Expr]:
+def _replace_type(old: type[exp.Expr], new: type[exp.Expr]) -> Callable[[exp.Expr], exp.Expr]:
     return lambda node: new(this=node.this) if isinstance(node, old) else node
 
 
 def _sum(node: exp.Sum, kinds: Sequence[str]) -> exp.Expr:
-    if kinds and sort_of(kinds[0]) == "boolean":
+    if kinds and kind_of_type(kinds[0]) == "boolean":
         _replace_argument(node, lambda value: exp.cast(value.copy(), "bigint"))
     if kinds and kinds[0] == "FLOAT":
         _replace_argument(node, _double)
@@ -708,37 +744,37 @@ def _replace_argument(node: exp.Expr, made: Callable[[exp.Expr], exp.Expr]) -> N
     value.replace(made(value))
 
 
-def _by(name: str) -> Mend:
-    """max_by and min_by: DuckDB leaves out rows whose first value is null."""
+def _min_max_by(name: str) -> Rewrite:
+    """Return the rewrite of max_by or min_by: DuckDB skips rows whose first value is null."""
 
-    def mend(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
+    def rewrite_node(node: exp.Expr, _: Sequence[str]) -> exp.Expr:
         return call(
             name,
             node.this,
             sql("CASE WHEN x IS NOT NULL THEN y END", x=node.this, y=node.expression),
         )
 
-    return mend
+    return rewrite_node
 
 
-def _any(node: exp.AnyValue, _: Sequence[str]) -> exp.Expr:
+def _any_value(node: exp.AnyValue, _: Sequence[str]) -> exp.Expr:
     return call("arbitrary", node.this)
 
 
-def _nulls_apart(node: exp.IgnoreNulls, _: Sequence[str]) -> exp.Expr:
-    """arbitrary() leaves nulls out by itself."""
+def _without_ignore_nulls(node: exp.IgnoreNulls, _: Sequence[str]) -> exp.Expr:
+    """Return arbitrary() alone, which skips nulls anyway."""
     inner = node.this
     return inner if isinstance(inner, exp.Anonymous) and inner.name == "arbitrary" else node
 
 
-def _joined(node: exp.GroupConcat, kinds: Sequence[str]) -> exp.Expr:
-    """The texts of a group in order; nulls are left out, and of none there is null."""
+def _string_agg(node: exp.GroupConcat, kinds: Sequence[str]) -> exp.Expr:
+    """Return the texts of a group joined in order, without nulls; null if there are none."""
     order = node.this
     value = order.this
     if isinstance(value, exp.Distinct):
-        raise _refused(
+        raise _untranslatable(
             node,
-            "the different values of a group as one text",
+            "the distinct values of a group as one text",
             "take them in a subquery with SELECT DISTINCT",
         )
     listed = exp.ArrayAgg(
@@ -750,7 +786,7 @@ def _joined(node: exp.GroupConcat, kinds: Sequence[str]) -> exp.Expr:
     there = exp.not_(exp.Is(this=exp.paren(value.copy()), expression=exp.Null()))
     filtered = node.parent if isinstance(node.parent, exp.Filter) else None
     if filtered is not None:
-        raise _refused(node, "FILTER of a joined text", "use CASE inside the brackets")
+        raise _untranslatable(node, "FILTER of a joined text", "use CASE inside the brackets")
     return call(
         "array_join",
         exp.Filter(this=listed, expression=exp.Where(this=there)),
@@ -762,25 +798,25 @@ def _joined(node: exp.GroupConcat, kinds: Sequence[str]) -> exp.Expr:
 
 
 def _element(node: exp.Bracket, kinds: Sequence[str]) -> exp.Expr:
-    """sqlglot counts from 0 what is written as a plain number."""
+    """Return an element of a list; in sqlglot, literal positions count from 0."""
     index = node.expressions[0] if len(node.expressions) == 1 else None
     bare = index.unnest() if index is not None else None
     if isinstance(bare, exp.Literal) and bare.is_string:
         return call("element_at", node.this, bare)
-    number = _number(bare) if bare is not None else None
+    number = _literal_integer(bare) if bare is not None else None
     number = number + 1 if number is not None else None
     if not number:
-        raise _refused(
+        raise _untranslatable(
             node,
-            "a part of a list that is not named by a plain number",
+            "an element of a list whose position is no integer literal",
             "use list[1], or join unnest(list)",
         )
-    if kinds and sort_of(kinds[0]) == "text":
-        return _cut(node.this, exp.Literal.number(number), exp.Literal.number(1))
+    if kinds and kind_of_type(kinds[0]) == "text":
+        return _substring_from(node.this, exp.Literal.number(number), exp.Literal.number(1))
     return call("element_at", node.this, exp.Literal.number(number))
 
 
-def _kept(node: exp.Expr) -> exp.Expr:
+def _unchanged(node: exp.Expr) -> exp.Expr:
     return node.copy()
 
 
@@ -792,18 +828,18 @@ def _paren(value: exp.Expr) -> exp.Expr:
     )
 
 
-def _refused(node: exp.Expr, words: str, hint: str) -> QueryError:
+def _untranslatable(node: exp.Expr, words: str, hint: str) -> QueryError:
     return QueryError(f"{words}, in {' '.join(node.sql('duckdb').split())[:80]}", hint=hint)
 
 
-MENDS: dict[type[exp.Expr], Mend] = {
+REWRITES: dict[type[exp.Expr], Rewrite] = {
     exp.Div: _divide,
     exp.IntDiv: _divide_whole,
-    exp.Floor: _round_of_kind,
-    exp.Ceil: _round_of_kind,
-    exp.Round: _round_of_kind,
-    exp.Trunc: _round_of_kind,
-    exp.Abs: _round_of_kind,
+    exp.Floor: _rounded,
+    exp.Ceil: _rounded,
+    exp.Round: _rounded,
+    exp.Trunc: _rounded,
+    exp.Abs: _rounded,
     exp.Sign: _sign,
     exp.Log: _logarithm,
     exp.Greatest: _extreme,
@@ -820,7 +856,7 @@ MENDS: dict[type[exp.Expr], Mend] = {
     exp.LTE: _compare,
     exp.NullSafeEQ: _compare,
     exp.NullSafeNEQ: _compare,
-    exp.In: _among,
+    exp.In: _in_list,
     exp.Between: _between,
     exp.Is: _is,
     exp.Cast: _cast,
@@ -847,35 +883,35 @@ MENDS: dict[type[exp.Expr], Mend] = {
     exp.TimestampTrunc: _truncated,
     exp.DateTrunc: _truncated,
     exp.Extract: _extract,
-    exp.DayOfWeek: _part_called("dow"),
-    exp.DayOfWeekIso: _part_called("isodow"),
-    exp.DayOfYear: _part_called("doy"),
-    exp.DayOfMonth: _part_called("day"),
-    exp.WeekOfYear: _part_called("week"),
-    exp.TimeToUnix: _part_called("epoch"),
+    exp.DayOfWeek: _time_part_function("dow"),
+    exp.DayOfWeekIso: _time_part_function("isodow"),
+    exp.DayOfYear: _time_part_function("doy"),
+    exp.DayOfMonth: _time_part_function("day"),
+    exp.WeekOfYear: _time_part_function("week"),
+    exp.TimeToUnix: _time_part_function("epoch"),
     exp.DateDiff: _difference,
     exp.Avg: _average,
     exp.Sum: _sum,
-    exp.ArgMax: _by("max_by"),
-    exp.ArgMin: _by("min_by"),
-    exp.AnyValue: _any,
-    exp.IgnoreNulls: _nulls_apart,
-    exp.GroupConcat: _joined,
+    exp.ArgMax: _min_max_by("max_by"),
+    exp.ArgMin: _min_max_by("min_by"),
+    exp.AnyValue: _any_value,
+    exp.IgnoreNulls: _without_ignore_nulls,
+    exp.GroupConcat: _string_agg,
     exp.Bracket: _element,
 }
-NAMED: dict[str, Mend] = {
+REWRITES_BY_NAME: dict[str, Rewrite] = {
     "isfinite": _finite,
     "prefix": _starts_with,
     "suffix": _ends_with,
     "date_part": _date_part,
     "datepart": _date_part,
-    "weekday": _part_called("dow"),
+    "weekday": _time_part_function("dow"),
     "epoch_ns": _nanoseconds,
 }
-ASKING_OWN = frozenset(
+NODES_WITH_OWN_TYPE = frozenset(
     [exp.Floor, exp.Ceil, exp.Round, exp.Trunc, exp.Abs, exp.TimestampTrunc, exp.DateTrunc]
 )
-ASKING = ASKING_OWN | {
+TYPED_NODES = NODES_WITH_OWN_TYPE | {
     exp.Div,
     exp.IntDiv,
     exp.Add,

@@ -1,6 +1,7 @@
-"""Of which types the operands of a query are.  DuckDB is asked: it stands beside with empty tables of the same columns.
+"""The types of a query's operands, as DuckDB determines them with empty tables of the same columns.
 
-Each SELECT is asked by itself, with the FROM that its expressions stand in; a column of a query around it is a NULL of its type.
+Each SELECT is described by itself, with the FROM of its expressions; a column of an outer query is
+replaced by a NULL of its type.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from sqlglot import exp
 
 # the columns of a query in DuckDB's SQL: names and types
 Describe = Callable[[str], list[tuple[str, str]]]
-Wanted = Callable[[exp.Expr], Sequence[exp.Expr | None] | None]
-KINDS = "kinds"  # where a node's own type and those of its operands are kept: (own, *operands)
+Operands = Callable[[exp.Expr], Sequence[exp.Expr | None] | None]
+TYPES_KEY = "kinds"  # key of the types of a node and its operands: (own, *operands)
 
 UNSIGNED = frozenset(["UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"])
 INTEGERS = frozenset(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"]) | UNSIGNED
-SUMS = (exp.Add, exp.Sub, exp.Mul)
+ARITHMETIC = (exp.Add, exp.Sub, exp.Mul)
 
 
-def sort_of(kind: str) -> str:
-    """The sort of a DuckDB type: integer, decimal, float, text, date, timestamp, boolean, blob, list, ..., "" if it is not known."""
+def kind_of_type(kind: str) -> str:
+    """Return the kind of a DuckDB type: integer, decimal, float, text, date, ...; "" if unknown."""
     if kind in INTEGERS:
         return "integer"
     if kind.endswith("]"):
@@ -39,34 +40,45 @@ def sort_of(kind: str) -> str:
     return plain.get(name, name.lower())
 
 
-def ask(tree: exp.Expr, wanted: Wanted, describe: Describe) -> None:
-    """Put into each node the types that it wants to know: `wanted` gives the nodes whose types these are (None for one that is not
-    wanted), or None for a node that asks for nothing. `tree` is qualified: every column says of which table it is."""
+def annotate_types(tree: exp.Expr, operands_of: Operands, describe: Describe) -> None:
+    """Annotate each node with the types that it needs.
+
+    operands_of: returns the nodes whose types a node needs (None for a type that is not needed), or
+    None if it needs none.
+
+    `tree` is qualified: every column names its table.
+    """
     for select in list(tree.find_all(exp.Select)):
-        asking = [(node, values) for node in _own(select) if (values := wanted(node)) is not None]
-        if asking:
+        annotated = [
+            (node, values)
+            for node in _own_nodes(select)
+            if (values := operands_of(node)) is not None
+        ]
+        if annotated:
             scope = Scope(select, describe)
-            scope.learn([value for _, values in asking for value in values if value is not None])
-            for node, values in asking:
-                node.meta[KINDS] = tuple(
-                    scope.kind(value) if value is not None else "" for value in values
+            scope.add_types(
+                [value for _, values in annotated for value in values if value is not None]
+            )
+            for node, values in annotated:
+                node.meta[TYPES_KEY] = tuple(
+                    scope.type_of(value) if value is not None else "" for value in values
                 )
 
 
-def own(node: exp.Expr) -> str:
-    """A node's own type; "" where nobody asked."""
-    kinds: Sequence[str] = node.meta.get(KINDS, ("",))
+def own_type(node: exp.Expr) -> str:
+    """Return a node's own type; "" if it was not annotated."""
+    kinds: Sequence[str] = node.meta.get(TYPES_KEY, ("",))
     return kinds[0]
 
 
-def operands(node: exp.Expr) -> tuple[str, ...]:
-    """The types of a node's operands; none where nobody asked."""
-    kinds: Sequence[str] = node.meta.get(KINDS, ("",))
+def operand_types(node: exp.Expr) -> tuple[str, ...]:
+    """Return the types of a node's operands; none if it was not annotated."""
+    kinds: Sequence[str] = node.meta.get(TYPES_KEY, ("",))
     return tuple(kinds[1:])
 
 
 class Scope:
-    """One SELECT, and the types of values that stand in it."""
+    """One SELECT, and the types of values in it."""
 
     def __init__(self, select: exp.Select, describe: Describe) -> None:
         self.select, self.describe = select, describe
@@ -74,21 +86,23 @@ class Scope:
         self._kinds: dict[str, str] = {}
         self._texts: dict[int, str] = {}
 
-    def learn(self, values: Sequence[exp.Expr]) -> None:
-        """Ask for the types of values: of long sums for those of their parts, from which most of them follow."""
-        self._ask([part for value in values for part in _parts(value)])
-        self._ask([value for value in values if not self._follows(value)])
+    def add_types(self, values: Sequence[exp.Expr]) -> None:
+        """Determine the types of values; for long sums those of their operands, which usually
+        suffice.
+        """
+        self._describe_values([part for value in values for part in _operands_of(value)])
+        self._describe_values([value for value in values if not self._derived_type(value)])
 
-    def kind(self, value: exp.Expr) -> str:
-        """The type of a value that was learnt."""
-        return self._kinds.get(self._text(value)) or self._follows(value)
+    def type_of(self, value: exp.Expr) -> str:
+        """Return the type of a value whose type was determined."""
+        return self._kinds.get(self._to_sql(value)) or self._derived_type(value)
 
-    def _follows(self, value: exp.Expr) -> str:
-        """The type of a sum of integers, or of doubles; "" for all else."""
-        parts = list(_parts(value))
+    def _derived_type(self, value: exp.Expr) -> str:
+        """Return the type of a sum of integers, or of doubles; "" for any other value."""
+        parts = list(_operands_of(value))
         if parts == [value]:
-            return self._kinds.get(self._text(value), "")
-        kinds = {self._kinds[self._text(part)] for part in parts}
+            return self._kinds.get(self._to_sql(value), "")
+        kinds = {self._kinds[self._to_sql(part)] for part in parts}
         return (
             "BIGINT"
             if kinds <= INTEGERS
@@ -97,45 +111,47 @@ class Scope:
             else ""
         )
 
-    def _ask(self, values: Sequence[exp.Expr]) -> None:
+    def _describe_values(self, values: Sequence[exp.Expr]) -> None:
         plain: list[str] = []
         grouped: list[str] = []
         for value in values:
-            text = self._text(value)
+            text = self._to_sql(value)
             if text not in self._kinds:
                 self._kinds[text] = ""
-                (grouped if _sums_up(value) else plain).append(text)
+                (grouped if _aggregates(value) else plain).append(text)
         for texts, group in ((plain, False), (grouped, True)):
             if texts:
                 found = self.describe(self._probe(texts, group))
                 self._kinds.update(zip(texts, (kind for _, kind in found), strict=True))
 
-    def _text(self, value: exp.Expr) -> str:
-        """A value in SQL whose columns are all those of this SELECT."""
+    def _to_sql(self, value: exp.Expr) -> str:
+        """Return a value in SQL with only columns of this SELECT."""
         if id(value) not in self._texts:
             free = any(
                 isinstance(node, exp.Column) and node.table not in self.tables
                 for node in value.walk()
             )
-            bound = value.copy().transform(self._bind, self._inner(value)) if free else value
+            bound = value.copy().transform(self._bind, self._inner_tables(value)) if free else value
             self._texts[id(value)] = bound.sql("duckdb", comments=False)
         return self._texts[id(value)]
 
     def _bind(self, node: exp.Expr, inner: set[str]) -> exp.Expr:
-        """Names of the SELECT's own columns are what they stand for, and columns of queries around it are NULLs of their types."""
+        """Replace aliases of the SELECT by their expressions, and columns of outer queries by typed
+        NULLs.
+        """
         if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
             return node
         if not node.table:
             return (
                 exp.paren(self._aliases[node.name].copy()) if node.name in self._aliases else node
             )
-        if node.table in self.tables or node.table in inner or node.table not in self._outer:
+        if node.table in self.tables or node.table in inner or node.table not in self._outer_scopes:
             return node
-        around = self._outer[node.table]
-        around.learn([node])
-        return exp.cast(exp.Null(), around.kind(node), dialect="duckdb")
+        outer_scope = self._outer_scopes[node.table]
+        outer_scope.add_types([node])
+        return exp.cast(exp.Null(), outer_scope.type_of(node), dialect="duckdb")
 
-    def _inner(self, value: exp.Expr) -> set[str]:
+    def _inner_tables(self, value: exp.Expr) -> set[str]:
         return {
             source.alias_or_name
             for select in value.find_all(exp.Select)
@@ -151,8 +167,10 @@ class Scope:
         }
 
     @cached_property
-    def _outer(self) -> dict[str, Scope]:
-        """The SELECTs around by the names of their tables, the nearest first."""
+    def _outer_scopes(self) -> dict[str, Scope]:
+        """Return the outer SELECTs by the names of their tables; an inner one hides those further
+        out.
+        """
         found: dict[str, Scope] = {}
         node = self.select.parent
         while node is not None:
@@ -163,12 +181,12 @@ class Scope:
         return found
 
     def _probe(self, texts: Sequence[str], group: bool) -> str:
-        """A query whose columns are these values."""
+        """Return a query whose columns are these values."""
         columns = ", ".join(f"{text} AS k{number}" for number, text in enumerate(texts))
         parts = ["from_", "joins", *(["group"] if group else []), "windows"]
         rest = exp.Select(
             **{
-                part: _copied(self.select.args[part])
+                part: _copy_part(self.select.args[part])
                 for part in parts
                 if self.select.args.get(part)
             }
@@ -178,11 +196,14 @@ class Scope:
                 bound = self._bind(column, set())
                 if bound is not column:
                     column.replace(bound)
-        return f"{_with(self.select)}SELECT {columns} {rest.sql('duckdb', comments=False).removeprefix('SELECT')}"
+        return (
+            f"{_with_clauses(self.select)}SELECT {columns}"
+            f" {rest.sql('duckdb', comments=False).removeprefix('SELECT')}"
+        )
 
 
-def _own(select: exp.Select) -> Iterator[exp.Expr]:
-    """The nodes of a SELECT that are in no SELECT inside of it."""
+def _own_nodes(select: exp.Select) -> Iterator[exp.Expr]:
+    """Yield the nodes of a SELECT that are in no SELECT inside it."""
     for node in select.walk(
         prune=lambda node: node is not select and isinstance(node, exp.Select | exp.SetOperation)
     ):
@@ -190,17 +211,17 @@ def _own(select: exp.Select) -> Iterator[exp.Expr]:
             yield node
 
 
-def _parts(value: exp.Expr) -> Iterator[exp.Expr]:
-    """What a sum or a product is made of; of all else itself."""
-    if isinstance(value, exp.Paren) and isinstance(value.this, SUMS):
-        yield from _parts(value.this)
+def _operands_of(value: exp.Expr) -> Iterator[exp.Expr]:
+    """Yield the operands of a sum or a product; of any other value the value itself."""
+    if isinstance(value, exp.Paren) and isinstance(value.this, ARITHMETIC):
+        yield from _operands_of(value.this)
     elif (
-        isinstance(value, SUMS)
+        isinstance(value, ARITHMETIC)
         and not isinstance(value.expression, exp.Interval)
         and not isinstance(value.this, exp.Interval)
     ):
-        yield from _parts(value.this)
-        yield from _parts(value.expression)
+        yield from _operands_of(value.this)
+        yield from _operands_of(value.expression)
     else:
         yield value
 
@@ -213,39 +234,39 @@ def _sources(select: exp.Expr) -> list[exp.Expr]:
     ]
 
 
-def _sums_up(value: exp.Expr) -> bool:
-    """Whether a value is made of a group of rows."""
+def _aggregates(value: exp.Expr) -> bool:
+    """Return whether a value aggregates a group of rows."""
     return any(
         not _is_over_window(node, value) for node in value.find_all(exp.AggFunc, exp.Grouping)
     )
 
 
 def _is_over_window(node: exp.Expr, value: exp.Expr) -> bool:
-    """Whether an aggregate is one of a window, or stands in a query inside of the value."""
+    """Return whether an aggregate is a window function, or is in a query inside the value."""
     inside = node
     while inside is not value and inside.parent is not None:
         inside = inside.parent
         if isinstance(inside, exp.Query):
             return True
-        if isinstance(inside, exp.Window) and _called(inside) is node:
+        if isinstance(inside, exp.Window) and _windowed_function(inside) is node:
             return True
     return False
 
 
-def _called(window: exp.Window) -> exp.Expr:
-    """What a window is of, without FILTER and IGNORE NULLS around it."""
+def _windowed_function(window: exp.Window) -> exp.Expr:
+    """Return the function of a window, without FILTER and IGNORE NULLS around it."""
     node: exp.Expr = window.this
     while isinstance(node, exp.Filter | exp.IgnoreNulls | exp.RespectNulls):
         node = node.this
     return node
 
 
-def _copied(part: exp.Expr | list[exp.Expr]) -> exp.Expr | list[exp.Expr]:
+def _copy_part(part: exp.Expr | list[exp.Expr]) -> exp.Expr | list[exp.Expr]:
     return [each.copy() for each in part] if isinstance(part, list) else part.copy()
 
 
-def _with(select: exp.Select) -> str:
-    """The WITH clauses that a SELECT can see."""
+def _with_clauses(select: exp.Select) -> str:
+    """Return the WITH clauses that are visible to a SELECT."""
     seen: list[str] = []
     node: exp.Expr | None = select
     inside: exp.Expr | None = None
@@ -254,7 +275,7 @@ def _with(select: exp.Select) -> str:
         if clause is not None:
             ctes = list(clause.expressions)
             if inside in ctes:
-                ctes = ctes[: ctes.index(inside)]  # one of a WITH sees those before it
+                ctes = ctes[: ctes.index(inside)]  # a query of a WITH sees those before it
             seen = [cte.sql("duckdb", comments=False) for cte in ctes] + seen
         inside = node if isinstance(node, exp.CTE) else inside
         node = node.parent

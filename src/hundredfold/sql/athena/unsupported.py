@@ -1,6 +1,8 @@
-"""What of DuckDB's SQL has no like in Athena's, or would mean another thing there: told with its line, before a run.
+"""The parts of DuckDB's SQL that Athena lacks or interprets differently, reported with their lines
+before a run.
 
-What is not known to be safe is refused: the functions and the parts of a query that may be used are listed here, and nothing else passes.
+Anything that is not known to be safe is rejected: only the functions and the parts of a query that
+are listed in this module are accepted.
 """
 
 from __future__ import annotations
@@ -12,30 +14,33 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
-# the functions of DuckDB that may be called; "list" and "if" are words of SQL, too
+# DuckDB's functions that may be called; "list" and "if" are keywords of SQL, too
 _FUNCTIONS = """
-abs acos any_value arbitrary arg_max arg_min argmax argmin array_agg array_length asin atan atan2 avg bool_and bool_or cardinality cbrt
-ceil ceiling char_length character_length coalesce concat concat_ws contains cos count cume_dist date
-date_diff date_part date_trunc datediff datepart datetrunc day dayofmonth dayofweek dayofyear degrees dense_rank ends_with epoch epoch_ns
-every exists exp extract first_value floor greatest group_concat grouping hour if ifnull instr isfinite isinf isnan isodow lag last_day
-last_value lcase lead least left len length list listagg ln log log10 log2 lower lpad ltrim max max_by md5 mean min min_by minute mod month
-nth_value ntile nullif percent_rank pi position pow power prefix quarter radians rank regexp_extract regexp_full_match regexp_matches
-regexp_replace replace right round row_number rpad rtrim second sign sin split_part sqrt starts_with stddev
-stddev_pop stddev_samp strftime string_agg strpos strptime substr substring suffix sum tan today translate trim trunc ucase upper
-var_pop var_samp variance week weekday weekofyear year
+abs acos any_value arbitrary arg_max arg_min argmax argmin array_agg array_length asin atan atan2
+avg bool_and bool_or cardinality cbrt ceil ceiling char_length character_length coalesce concat
+concat_ws contains cos count cume_dist date date_diff date_part date_trunc datediff datepart
+datetrunc day dayofmonth dayofweek dayofyear degrees dense_rank ends_with epoch epoch_ns every
+exists exp extract first_value floor greatest group_concat grouping hour if ifnull instr isfinite
+isinf isnan isodow lag last_day last_value lcase lead least left len length list listagg ln log
+log10 log2 lower lpad ltrim max max_by md5 mean min min_by minute mod month nth_value ntile nullif
+percent_rank pi position pow power prefix quarter radians rank regexp_extract regexp_full_match
+regexp_matches regexp_replace replace right round row_number rpad rtrim second sign sin split_part
+sqrt starts_with stddev stddev_pop stddev_samp strftime string_agg strpos strptime substr
+substring suffix sum tan today translate trim trunc ucase upper var_pop var_samp variance week
+weekday weekofyear year
 """
-INSTEAD = {  # of functions that are often missed
-    "count_if": "use count(*) FILTER (WHERE ...), which is 0 where there is none",
-    "first": "use min_by(x, y), which names the order",
-    "last": "use max_by(x, y), which names the order",
+REPLACEMENTS = {  # of functions that are often used
+    "count_if": "use count(*) FILTER (WHERE ...), which is 0 if there is none",
+    "first": "use min_by(x, y), which determines the order",
+    "last": "use max_by(x, y), which determines the order",
     "median": "Athena has approximate quantiles only; take it in the model's function",
     "mode": "count the values, and take the first by row_number()",
     "quantile": "Athena has approximate quantiles only; take it in the model's function",
     "quantile_cont": "Athena has approximate quantiles only; take it in the model's function",
     "quantile_disc": "Athena has approximate quantiles only; take it in the model's function",
-    "random": "a query must give the same rows each time",
-    "uuid": "a query must give the same rows each time",
-    "now": "use as_of of the table `run`, which stays the same",
+    "random": "a query must return the same rows each time",
+    "uuid": "a query must return the same rows each time",
+    "now": "use as_of of the table `run`, which remains the same",
     "read_parquet": "declare the file as a source",
     "read_csv": "declare the file as a source",
     "read_csv_auto": "declare the file as a source",
@@ -73,6 +78,7 @@ TYPES = frozenset(
         "UNKNOWN",
     ]
 )
+INTERNAL_TYPES = {"UNKNOWN", "LIST", "BLOB", "TIMESTAMPNTZ", "TIMESTAMPLTZ"}
 NODES = (
     exp.Select,
     exp.From,
@@ -153,44 +159,51 @@ NODES = (
     exp.Explode,
 )
 UNITS = frozenset(["year", "quarter", "month", "week", "day", "hour", "minute", "second"])
-COUNTED = UNITS - {"week"}  # of date_diff: what a week is to it has changed with DuckDB's versions
+DATE_DIFF_UNITS = UNITS - {
+    "week"
+}  # of date_diff: the meaning of a week has changed with DuckDB's versions
 PARTS = UNITS | {"dow", "dayofweek", "weekday", "isodow", "doy", "dayofyear", "epoch"}
-FORMATS = frozenset("YmdHMSjy")  # letters of strftime that mean the same there
-# what SQL has beside functions before an opening bracket
-_WORDS = """
-all and any array as between by case cast char columns cross cube decimal distinct else end escape except exclude exists filter following from full group having
-ilike in inner intersect interval is join lateral left like limit list map materialized natural not null nulls numeric offset on or order outer over
-partition pivot preceding qualify range recursive replace right rollup row rows select semi anti sets some table text then time timestamp try_cast union unnest
-using values varchar when where window with within
+FORMATS = frozenset("YmdHMSjy")  # letters of strftime that have the same meaning
+# keywords that may precede an opening bracket and are no functions
+_KEYWORDS = """
+all and any array as between by case cast char columns cross cube decimal distinct else end escape
+except exclude exists filter following from full group having ilike in inner intersect interval is
+join lateral left like limit list map materialized natural not null nulls numeric offset on or
+order outer over partition pivot preceding qualify range recursive replace right rollup row rows
+select semi anti sets some table text then time timestamp try_cast union unnest using values
+varchar when where window with within
 """
 FUNCTIONS = frozenset(_FUNCTIONS.split())
-NOT_FUNCTIONS = frozenset(_WORDS.split())
-# what it is true of, in words, and how it is written
+KEYWORDS = frozenset(_KEYWORDS.split())
+# a predicate, the problem in words, and its SQL
 Rule = tuple[Callable[[exp.Expr], bool], str, str]
 
 
-def refusals(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
-    """Everything in a query that Athena would not understand, or understand otherwise: (line, words), in the order of the lines."""
+def unsupported_parts(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
+    """Return the parts of a query that Athena lacks or would misinterpret: (line, problem), by
+    line.
+    """
     tokens = sqlglot.tokenize(select, read="duckdb")
-    found = [*_calls(tokens, tree), *_writing(tokens)]
+    found = [*_unsupported_calls(tokens, tree), *_unsupported_syntax(tokens)]
     for node in tree.walk():
         for is_so, words, phrase in RULES:
             if is_so(node):
-                found.append((_line_of_words(tokens, phrase, node) or _line(node), words))
+                found.append((_line_of_phrase(tokens, phrase, node) or _line(node), words))
                 break
         else:
             if not isinstance(node, NODES) and not _is_in_a_struct(node):
                 found.append(
                     (
                         _line(node),
-                        f"{' '.join(node.sql('duckdb').split())[:60]}, for which Athena has no word",
+                        f"{' '.join(node.sql('duckdb').split())[:60]}, which Athena's SQL cannot"
+                        " express",
                     )
                 )
     return sorted(set(found))
 
 
-def _calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
-    """Calls of functions that are not listed."""
+def _unsupported_calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
+    """Yield calls of functions that are not listed."""
     named = {alias.name.lower() for alias in tree.find_all(exp.TableAlias) if alias.name}
     for before, token, following in zip([None, *tokens], tokens, tokens[1:], strict=False):
         name = token.text.lower()
@@ -207,9 +220,9 @@ def _calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
         ):
             continue
         if name not in FUNCTIONS and (
-            name not in NOT_FUNCTIONS or (name == "unnest" and _is_selected(before))
+            name not in KEYWORDS or (name == "unnest" and _is_selected(before))
         ):
-            advice = INSTEAD.get(name)
+            advice = REPLACEMENTS.get(name)
             yield (
                 token.line,
                 f"the function {name}, which Athena does not have"
@@ -218,12 +231,12 @@ def _calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
 
 
 def _is_selected(before: Token | None) -> bool:
-    """Whether a call stands in the list of columns, as far as the word before it tells."""
+    """Return whether a call is in the list of columns, as far as the preceding token shows."""
     return before is not None and before.token_type in (TokenType.SELECT, TokenType.DISTINCT)
 
 
-def _writing(tokens: list[Token]) -> Iterator[tuple[int, str]]:
-    """What sqlglot reads as another thing."""
+def _unsupported_syntax(tokens: list[Token]) -> Iterator[tuple[int, str]]:
+    """Yield syntax that sqlglot would misinterpret."""
     for token, following in pairwise(tokens):
         if token.text in ("~", "!~", "~~", "!~~", "~~*", "!~~*") or token.text.upper() == "SIMILAR":
             yield token.line, f"the operator {token.text.upper()}; use LIKE or regexp_matches"
@@ -237,7 +250,7 @@ def _writing(tokens: list[Token]) -> Iterator[tuple[int, str]]:
 
 
 def _line(node: exp.Expr | None) -> int:
-    """The line of the first name in a node, or around it; 0 if none tells one."""
+    """Return the line of the first name in a node, or around it; 0 if there is none."""
     while node is not None:
         lines = _lines(node)
         if lines:
@@ -247,13 +260,16 @@ def _line(node: exp.Expr | None) -> int:
 
 
 def _lines(node: exp.Expr) -> list[int]:
-    """The lines of the names in a node: nothing else knows its own."""
+    """Return the lines of the names in a node: no other nodes have lines."""
     return [int(part.meta["line"]) for part in node.walk() if "line" in part.meta]
 
 
-def _line_of_words(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int:
-    """The line where these words stand one after the other; 0 if nowhere. Where they stand on several, the one that is nearest to the
-    first name in the node, or, in a node without names, to the last one of the SELECT that it ends."""
+def _line_of_phrase(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int:
+    """Return the line of a sequence of keywords; 0 if it does not occur.
+
+    If it occurs on several lines, return the nearest to the first name in the node or, for a node
+    without names, to the last one of its SELECT.
+    """
     words = phrase.upper().split()
     # GROUP BY is one token
     said = [(word, token.line) for token in tokens for word in token.text.upper().split()]
@@ -299,7 +315,7 @@ def _is_unordered_list(node: exp.Expr) -> bool:
 
 
 def _has_other_part(node: exp.Expr) -> bool:
-    """A part of a time that is another thing there, or none."""
+    """Return whether a part of a time has another meaning in Athena, or none."""
     if isinstance(node, exp.Anonymous) and node.name.lower() in ("date_part", "datepart"):
         part = node.expressions[0] if node.expressions else None
         return not isinstance(part, exp.Literal) or part.name.lower() not in PARTS
@@ -310,7 +326,7 @@ def _has_other_part(node: exp.Expr) -> bool:
         if isinstance(node, exp.TimestampTrunc | exp.DateTrunc | exp.DateDiff)
         else None
     )
-    known = COUNTED if isinstance(node, exp.DateDiff) else UNITS
+    known = DATE_DIFF_UNITS if isinstance(node, exp.DateDiff) else UNITS
     return unit is not None and (
         not isinstance(unit, exp.Var | exp.Literal) or unit.name.lower().rstrip("s") not in known
     )
@@ -343,7 +359,7 @@ def _is_a_macro_or_lambda(node: exp.Expr) -> bool:
 
 
 def _is_in_a_struct(node: exp.Expr) -> bool:
-    """Whether it is a field of a struct that is written out, which is told as a whole."""
+    """Return whether a field is in a struct literal, which is reported as a whole."""
     return isinstance(node, exp.PropertyEQ) and isinstance(node.parent, exp.Struct)
 
 
@@ -368,7 +384,7 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         _and(_all(exp.With), _has("recursive")),
-        "WITH RECURSIVE, which ends there after ten rounds",
+        "WITH RECURSIVE, which ends after ten rounds in Athena",
         "RECURSIVE",
     ),
     (_all(exp.Lateral), "LATERAL; join a subquery", "LATERAL"),
@@ -381,29 +397,32 @@ RULES: tuple[Rule, ...] = (
     (_and(_all(exp.WindowSpec), _has("exclude")), "EXCLUDE in a window", "EXCLUDE"),
     (
         _is_unordered_list,
-        "a list of a group's values in no order: say ORDER BY inside the brackets",
+        "a list of a group's values in no order: write ORDER BY inside the brackets",
         "",
     ),
     (
         _has_other_part,
-        f"a part of a time that Athena does not have, or counts otherwise: there are {', '.join(sorted(PARTS))}",
+        "a part of a time that Athena lacks, or counts differently: use"
+        f" {', '.join(sorted(PARTS))}",
         "",
     ),
     (
         _has_other_format,
-        f"a form of a time that Athena may read otherwise: %{', %'.join(sorted(FORMATS))} are the same there",
+        f"a format of a time that Athena may interpret differently: %{', %'.join(sorted(FORMATS))}"
+        " are the same",
         "",
     ),
-    (_is_odd_limit, "LIMIT or OFFSET that is no plain number", "LIMIT"),
+    (_is_odd_limit, "LIMIT or OFFSET that is no integer literal", "LIMIT"),
     (_and(_all(exp.Limit), _has("limit_options")), "LIMIT in per cent", "LIMIT"),
     (
         _is_other_type,
-        f"a type that Athena does not have, or keeps otherwise: there are {', '.join(sorted(TYPES - {'UNKNOWN', 'LIST', 'BLOB', 'TIMESTAMPNTZ', 'TIMESTAMPLTZ'}))}",
+        "a type that Athena lacks, or stores differently: use"
+        f" {', '.join(sorted(TYPES - INTERNAL_TYPES))}",
         "",
     ),
     (_all(exp.ByteString), "a text with E'...'; write the characters themselves", ""),
     (_all(exp.Collate), "COLLATE; use lower()", "COLLATE"),
-    (_all(exp.AtTimeZone), "AT TIME ZONE: all times are kept in UTC", "AT TIME ZONE"),
+    (_all(exp.AtTimeZone), "AT TIME ZONE: all times are in UTC", "AT TIME ZONE"),
     (_all(exp.Glob), "GLOB; use LIKE", "GLOB"),
-    (_all(exp.Struct, exp.ToMap), "a struct or a map written out; name its fields as columns", "{"),
+    (_all(exp.Struct, exp.ToMap), "a struct or map literal; name its fields as columns", "{"),
 )
