@@ -19,11 +19,11 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Source
 from hundredfold.bench import engine
+from hundredfold.bench.baseline import Task
+from hundredfold.bench.baseline_process import time_loops
 from hundredfold.bench.compare import compare
 from hundredfold.bench.frames import NumpyFrame, PandasFrame, PolarsFrame
-from hundredfold.bench.loop import Task
-from hundredfold.bench.loops import time_loops
-from hundredfold.bench.sample import costs, draw, scaled, total
+from hundredfold.bench.sample import draw, estimate_total, expected_costs, extrapolate
 from hundredfold.cli.bench import headline, show_comparison
 from hundredfold.cli.display import TimingDisplay
 from hundredfold.data.manifest import ROWS_COLUMN, UnitList
@@ -296,17 +296,17 @@ def test_the_estimate_is_right_on_average_for_units_of_any_size() -> None:
         estimates = []
         for seed in range(100):
             drawn = draw(rows, seed)
-            estimates.append(total(drawn, seconds[drawn.order[:60]])[0])
+            estimates.append(estimate_total(drawn, seconds[drawn.order[:60]])[0])
         assert abs(np.mean(estimates) / seconds.sum() - 1) < 0.05
         assert np.std(estimates) / seconds.sum() < 0.2
-        assert total(drawn, seconds[drawn.order]) == pytest.approx((seconds.sum(), 0.0))
+        assert estimate_total(drawn, seconds[drawn.order]) == pytest.approx((seconds.sum(), 0.0))
 
 
 def test_a_stopped_run_is_scaled_by_the_cost_of_its_units() -> None:
     rows = np.repeat([10, 90], 50)
     done = np.arange(100) < 60  # most of the small ones, few of the large ones
-    expected = costs(rows, done, 2e-3 + 1e-3 * rows[done])
+    expected = expected_costs(rows, done, 2e-3 + 1e-3 * rows[done])
     assert expected == pytest.approx(2e-3 + 1e-3 * rows)
-    assert scaled((10, 3.0), (60, 8.0), np.ones(100), done) == pytest.approx(12.0)
-    assert scaled((60, 8.0), (60, 8.0), np.ones(100), done) == pytest.approx(8.0 * 100 / 60)
-    assert scaled((10, 3.0), (60, 8.0), expected, done) > 15.0
+    assert extrapolate((10, 3.0), (60, 8.0), np.ones(100), done) == pytest.approx(12.0)
+    assert extrapolate((60, 8.0), (60, 8.0), np.ones(100), done) == pytest.approx(8.0 * 100 / 60)
+    assert extrapolate((10, 3.0), (60, 8.0), expected, done) > 15.0

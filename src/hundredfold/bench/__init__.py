@@ -1,1 +1,1 @@
-"""Is it worth it: the loop that a job replaces, timed beside a run of the job, on this machine and for these functions."""
+"""A benchmark of a job: runs of the engine, and the loops that it replaces."""

@@ -1,7 +1,8 @@
-"""The comparison: the job run here with all workers and with one, and the loops that it replaces, all on this machine.
+"""A comparison of a job's run with all workers, its run with one, and the loops that it replaces,
+all on this machine.
 
-Nothing is kept: the runs have a temporary home.  What a loop leaves out (it checks nothing, keeps nothing on disk, publishes
-nothing) is in the figures of the runs; so is all that a run does once.
+Nothing is kept: the runs have a temporary home. The figures of the runs include the work that a
+loop omits (checks, storage, publication), and all work that a run does once.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ..local.resources import Resources, choose_resources
 from ..runs.job_loader import load_job
 from ..sql.sources.files import Files, find_files
 from ..workers.protocol import WorkerContext
-from .engine import ALL, Listener, Ran, Worked, run_all, run_single
+from .baseline import BaselineTiming, Task
+from .baseline_process import time_loops
+from .engine import ALL_RUN_ID, Listener, ModelTiming, RunTiming, run_all, run_single
 from .frames import library_of
-from .loop import Looped, Task
-from .loops import time_loops
 
-SINGLE_SHARE, LOOPS_SHARE = 0.5, 0.5  # of the time for the run with all workers
-TOO_FEW = 20  # units that say nothing of all the others
-START = 2.0  # seconds of a run's beginning that are the same with one worker
+SINGLE_TIME_SHARE, LOOPS_TIME_SHARE = 0.5, 0.5  # of the time for the run with all workers
+MIN_UNITS = 20  # fewer units are not representative
+START_S = 2.0  # seconds at the start of a run that are the same with one worker
 
 
 def compare(
@@ -42,16 +43,19 @@ def compare(
     seconds: float = 60.0,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Time a job, or one model of it, in all ways; the figures, as a program can read them.
+    """Time a job, or one model of it, in all ways; return the figures for programs.
 
-    seconds: for the run with all workers; the other timings together are given as much again. What takes longer is stopped
-    and scaled up. Raises what keeps a run of the job from its units.
+    seconds: for the run with all workers; the other timings together have the same again. A timing
+    that takes longer is stopped and extrapolated.
+
+    Raises:
+        HundredfoldError: the job cannot be run.
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
     limits = choose_resources(workers, memory)
-    job = _up_to(load_job(job) if isinstance(job, str) else job, model)
-    # how good the rows are is another question
+    job = _job_up_to(load_job(job) if isinstance(job, str) else job, model)
+    # the quality of the rows is not measured
     options = {
         "workers": workers,
         "memory": memory,
@@ -63,14 +67,14 @@ def compare(
         home = Home(folder)
         listener.timing(f"here, {_workers(limits.workers)}")
         every = run_all(job, sources, home, seconds, options, listener)
-        single = _single(job, sources, home, seconds, options, listener, every, limits.workers)
+        single = _time_single(job, sources, home, seconds, options, listener, every, limits.workers)
         names = [model] if model else list(every.models)
-        looped = _loops(job, names, every, home, seconds, limits, listener)
-    return _facts(job, model, names, limits, every, single, looped, seconds)
+        timings = _time_loops(job, names, every, home, seconds, limits, listener)
+    return _facts(job, model, names, limits, every, single, timings, seconds)
 
 
-def _up_to(job: Job, model: str | None) -> Job:
-    """The job; or, for one model, what has to run before it can."""
+def _job_up_to(job: Job, model: str | None) -> Job:
+    """Return the job; for one model, only the models that it depends on."""
     if model is None:
         return job
     last = job.models.index(job.model(model))
@@ -81,48 +85,50 @@ def _workers(count: int) -> str:
     return f"{count} worker{'s' if count > 1 else ''}"
 
 
-def _single(
+def _time_single(
     job: Job,
     sources: Mapping[str, str],
     home: Home,
     seconds: float,
     options: Mapping[str, Any],
     listener: Listener,
-    every: Ran,
+    every: RunTiming,
     workers: int,
-) -> tuple[Ran | None, str]:
-    """The run with one worker; or none, and why."""
+) -> tuple[RunTiming | None, str]:
+    """Return the run with one worker; or None, and the reason."""
     if workers == 1:
         return None, ""
-    before = (every.reading - START) * workers
+    before = (every.reading - START_S) * workers
     if before > seconds:
         return None, f"reading alone may take {before:,.0f} s"
     listener.timing(f"here, {_workers(1)}")
     try:
-        return run_single(job, sources, home, SINGLE_SHARE * seconds, options, listener, every), ""
+        return run_single(
+            job, sources, home, SINGLE_TIME_SHARE * seconds, options, listener, every
+        ), ""
     except HundredfoldError as error:
         return None, str(error)
 
 
-def _loops(
+def _time_loops(
     job: Job,
     names: Sequence[str],
-    every: Ran,
+    every: RunTiming,
     home: Home,
     seconds: float,
     limits: Resources,
     listener: Listener,
-) -> dict[Task, Looped]:
+) -> dict[Task, BaselineTiming]:
     tasks = [
         Task("read"),
         *(task for name in names for task in _tasks(job, name, every.models[name])),
     ]
-    places = home.ledger.read(ALL).source_addresses
+    places = home.ledger.read(ALL_RUN_ID).source_addresses
     files: dict[str, Files] = {
         name: find_files(name, place, job.folder or Path()) for name, place in places.items()
     }
 
-    def tell(task: Task) -> None:
+    def on_task(task: Task) -> None:
         listener.timing(
             "reading the sources in one process"
             if task.kind == "read"
@@ -130,17 +136,17 @@ def _loops(
         )
 
     return time_loops(
-        WorkerContext(job, Layout(ALL), home.store),
+        WorkerContext(job, Layout(ALL_RUN_ID), home.store),
         tasks,
         files,
-        LOOPS_SHARE * seconds,
+        LOOPS_TIME_SHARE * seconds,
         limits.memory,
         home.logs("loops"),
-        tell,
+        on_task,
     )
 
 
-def _tasks(job: Job, name: str, worked: Worked) -> list[Task]:
+def _tasks(job: Job, name: str, worked: ModelTiming) -> list[Task]:
     model = job.model(name)
     kinds = (
         ["call"]
@@ -159,12 +165,12 @@ def _facts(
     model: str | None,
     names: Sequence[str],
     limits: Resources,
-    every: Ran,
-    single: tuple[Ran | None, str],
-    looped: Mapping[Task, Looped],
+    every: RunTiming,
+    single: tuple[RunTiming | None, str],
+    timings: Mapping[Task, BaselineTiming],
     seconds: float,
 ) -> dict[str, Any]:
-    ways = [_loop_way(kind, names, looped) for kind in ("filter", "groupby")]
+    ways = [_loop_way(kind, names, timings) for kind in ("filter", "groupby")]
     alone, why = single
     if alone is not None or why:
         ways.append(_engine_way("single", 1, alone, names, model, why))
@@ -182,7 +188,7 @@ def _facts(
     }
 
 
-def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
+def _model_facts(job: Job, name: str, worked: ModelTiming) -> dict[str, Any]:
     model = job.model(name)
     return {
         "units": worked.units,
@@ -194,17 +200,20 @@ def _model_facts(job: Job, name: str, worked: Worked) -> dict[str, Any]:
 
 
 def _loop_way(
-    kind: str, names: Sequence[str], looped: Mapping[Task, Looped]
+    kind: str, names: Sequence[str], timings: Mapping[Task, BaselineTiming]
 ) -> dict[str, Any] | None:
-    """A kind of loop over all models; a model of one unit is one call in either. None if it is the kind of no model."""
-    found = {task.model: each for task, each in looped.items() if task.kind in (kind, "call")}
-    if kind not in {task.kind for task in looped} and not (kind == "filter" and found):
+    """Return the figures of a kind of loop over all models; None if it applies to no model.
+
+    A model of one unit is one call in either kind.
+    """
+    found = {task.model: each for task, each in timings.items() if task.kind in (kind, "call")}
+    if kind not in {task.kind for task in timings} and not (kind == "filter" and found):
         return None
-    read = next(each for task, each in looped.items() if task.kind == "read")
-    models = {name: _looped_facts(found.get(name)) for name in names}
+    read = next(each for task, each in timings.items() if task.kind == "read")
+    models = {name: _loop_facts(found.get(name)) for name in names}
     seconds = [read.once or 0.0, *(entry["seconds"] for entry in models.values())]
     return {
-        "way": kind if kind in {task.kind for task in looped} else "call",
+        "way": kind if kind in {task.kind for task in timings} else "call",
         "libraries": sorted({each.library for each in found.values() if each.library}),
         "reading": read.once,
         "models": models,
@@ -214,42 +223,42 @@ def _loop_way(
     }
 
 
-def _looped_facts(looped: Looped | None) -> dict[str, Any]:
-    looped = looped or Looped(why="not timed: it has no unit to time")
+def _loop_facts(timing: BaselineTiming | None) -> dict[str, Any]:
+    timing = timing or BaselineTiming(why="not timed: it has no unit to time")
     seconds = (
-        None if looped.once is None or looped.seconds is None else looped.once + looped.seconds
+        None if timing.once is None or timing.seconds is None else timing.once + timing.seconds
     )
-    if looped.why and looped.timed < looped.units:
-        # a unit ended it, or never came back: so it would on all of them
+    if timing.why and timing.timed < timing.units:
+        # a unit crashed it or never returned, and would in a full run too
         seconds = None
-    if seconds is not None and looped.failed == looped.timed:
-        looped, seconds = (
+    if seconds is not None and timing.failed == timing.timed:
+        timing, seconds = (
             replace(
-                looped,
+                timing,
                 timed=0,
                 failed=0,
-                why=f"not timed: every unit that was tried failed: {looped.reason}",
+                why=f"not timed: every unit that was tried failed: {timing.reason}",
             ),
             None,
         )
     return {
         "seconds": seconds,
-        "timed": looped.timed,
-        "units": looped.units,
-        "failed": looped.failed,
-        "error": looped.error,
-        "reason": looped.reason,
-        "why": looped.why,
+        "timed": timing.timed,
+        "units": timing.units,
+        "failed": timing.failed,
+        "error": timing.error,
+        "reason": timing.reason,
+        "why": timing.why,
     }
 
 
 def _engine_way(
-    way: str, workers: int, ran: Ran | None, names: Sequence[str], model: str | None, why: str
+    way: str, workers: int, ran: RunTiming | None, names: Sequence[str], model: str | None, why: str
 ) -> dict[str, Any]:
     models: dict[str, Any] = {}
     for name in names:
         worked = ran.models.get(name) if ran is not None else None
-        few = worked is not None and worked.done < min(TOO_FEW, worked.units)
+        few = worked is not None and worked.done < min(MIN_UNITS, worked.units)
         models[name] = {
             "seconds": worked.seconds if worked and not few else None,
             "timed": worked.done if worked else 0,
@@ -257,7 +266,7 @@ def _engine_way(
             "failed": worked.failed if worked else 0,
             "error": 0.0,
             "reason": "",
-            "why": "stopped: too few to tell," if few else "",
+            "why": "stopped: too few units to extrapolate," if few else "",
         }
     whole = (
         None

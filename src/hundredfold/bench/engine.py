@@ -1,4 +1,6 @@
-"""Real runs of the job with everything on, timed stage by stage; stopped, and scaled up, where they would take too long."""
+"""Real runs of a job, timed stage by stage; they are stopped and extrapolated if they would take
+too long.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +25,32 @@ from ..pipeline.runner import RunCallbacks
 from ..pipeline.stages import MODEL_STEPS, Stage
 from ..pipeline.validation_results import ValidationResult
 from ..pipeline.work import Progress
-from .sample import costs, scaled
+from .sample import expected_costs, extrapolate
 
-ALL, SINGLE = "all", "single"  # the runs' ids
-LEAST = 0.25  # of the time for all, that a model which was begun is given in any case
-# as long as none of its units is done, a model is given so many times its time, or so many seconds
-NOTHING, AT_LEAST = (2, 10.0)
-SETTLE = 1.0  # seconds in which a resumed run's worker starts; in a run that was not stopped it has started long before
+ALL_RUN_ID, SINGLE_RUN_ID = "all", "single"  # ids of the runs
+MIN_MODEL_SHARE = 0.25  # of the time for all, which a model that was begun has in any case
+# a model none of whose units is done has this multiple of its time, but at least these seconds
+IDLE_FACTOR, MIN_IDLE_S = (2, 10.0)
+# for the worker of a resumed run, which would have started long before in an uninterrupted run
+WORKER_START_S = 1.0
 
 
 class Listener(RunCallbacks, Protocol):
-    """A callbacks who is also told what is timed next."""
+    """RunCallbacks that are also notified of the next timing."""
 
     def timing(self, what: str) -> None: ...
 
 
-class Enough(Exception):
-    """The time of a stage is over, or that of all before it."""
+class TimeLimitReached(Exception):
+    """The time for a stage, or for all before it, is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Worked:
-    """A model in a run: seconds to prepare, work and collect all of its units, and how many of them really were done."""
+class ModelTiming:
+    """The timing of a model in a run: seconds to prepare, execute and collect all of its units.
+
+    done: how many of them were really executed.
+    """
 
     seconds: float
     collecting: float
@@ -56,22 +62,23 @@ class Worked:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """A run in its parts. `whole` is by the clock, or, of one that was stopped, their sum."""
+class RunTiming:
+    """The timing of a run; `whole` is the elapsed time, or the sum of the parts if stopped."""
 
     reading: float
-    models: Mapping[str, Worked]
+    models: Mapping[str, ModelTiming]
     publishing: float | None
     whole: float
     rejected: int = 0
-    refused: str = ""  # why it published nothing
+    refused: str = ""  # the reason why it published nothing
 
 
 @dataclass
 class Stopwatch:
-    """A RunCallbacks that times each stage, and stops the run where a model's work takes longer than `limit` says.
+    """RunCallbacks that time each stage, and stop the run if a model's work exceeds its limit.
 
-    A limit below 0 says that the model is not even begun. What an earlier driver of the run did is not timed again.
+    A negative limit means that the model is not begun. Stages of an earlier driver are not timed
+    again.
     """
 
     listener: Listener
@@ -80,13 +87,13 @@ class Stopwatch:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     seconds: dict[str, float] = field(default_factory=dict)
-    # how many units, of models that were scaled up
+    # number of units, of models that were extrapolated
     timed: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     resumed: bool = False
-    allowed: float = 0.0  # seconds for the work at hand
+    allowed: float = 0.0  # seconds for the current work
     now: Stage | None = None
-    # when units were handed over for the first time: how many, after how long
+    # the first time units were committed: how many, after how many seconds
     first: tuple[int, float] | None = None
     last: tuple[int, float] = (0, 0.0)
 
@@ -102,17 +109,17 @@ class Stopwatch:
         if stage.model is not None and stage.step in ("prepare", "work") and new:
             allowed = self.limit(self, stage.model)
             if allowed < 0 and stage.step == "prepare":
-                raise Enough
+                raise TimeLimitReached
             self.allowed = max(allowed, self.least)
             if stage.step == "work" and self.resumed:
-                self.sleep(SETTLE)
+                self.sleep(WORKER_START_S)
                 self.resumed = False
         self.now, self.first, self.last = (stage if new else None), None, (0, 0.0)
         self.listener.stage_started(stage)
         self.since = self.clock()
 
     def close(self) -> None:
-        """Whatever was begun is at its end."""
+        """End the timing of the current stage."""
         if self.now is not None:
             self.seconds[str(self.now)] = self.clock() - self.since
             self.now = None
@@ -127,9 +134,11 @@ class Stopwatch:
             self.last = (progress.done, spent)
             self.first = self.first or self.last
         self.listener.progress(progress)
-        over = spent > (self.allowed if progress.done else max(NOTHING * self.allowed, AT_LEAST))
+        over = spent > (
+            self.allowed if progress.done else max(IDLE_FACTOR * self.allowed, MIN_IDLE_S)
+        )
         if self.now is not None and over and progress.done < progress.units:
-            raise Enough
+            raise TimeLimitReached
 
     def collected(self, collected: Collected) -> None:
         self.listener.collected(collected)
@@ -142,8 +151,11 @@ def run_all(
     seconds: float,
     options: Mapping[str, Any],
     listener: Listener,
-) -> Ran:
-    """The run with all workers. Beyond `seconds` the model at work is scaled up, and those after it are left out."""
+) -> RunTiming:
+    """Time the run with all workers.
+
+    After `seconds` the current model is extrapolated, and later ones are left out.
+    """
 
     def limit(watch: Stopwatch, _: Model) -> float:
         left = seconds - (watch.clock() - watch.began)
@@ -151,17 +163,19 @@ def run_all(
             left if any(stage.startswith("collect") for stage in watch.seconds) else max(left, 0.0)
         )
 
-    watch = Stopwatch(listener, limit, LEAST * seconds)
+    watch = Stopwatch(listener, limit, MIN_MODEL_SHARE * seconds)
     refused, stopped = "", False
     try:
-        run(job, sources, home=home.folder, run_id=ALL, callbacks=watch, **options)
+        run(job, sources, home=home.folder, run_id=ALL_RUN_ID, callbacks=watch, **options)
     except PublishRefused as refusal:
         refused = str(refusal)
-    except Enough:
+    except TimeLimitReached:
         stopped = True
-        _scale(watch, home, ALL)
+        _extrapolate_model(watch, home, ALL_RUN_ID)
     watch.close()
-    return _ran(job, watch, home, ALL, None if stopped else watch.clock() - watch.began, refused)
+    return _run_timing(
+        job, watch, home, ALL_RUN_ID, None if stopped else watch.clock() - watch.began, refused
+    )
 
 
 def run_single(
@@ -171,55 +185,67 @@ def run_single(
     seconds: float,
     options: Mapping[str, Any],
     listener: Listener,
-    before: Ran,
-) -> Ran:
-    """The same with one worker, after `before` with all. A model that takes longer than its part of the seconds is scaled up,
-    and the run goes on with what `before` made of it."""
+    before: RunTiming,
+) -> RunTiming:
+    """Time the run with one worker, after `before` with all.
+
+    A model that takes longer than its part of the time is extrapolated, and the run continues with
+    the results of `before`.
+    """
     together = sum(worked.seconds for worked in before.models.values())
 
     def limit(_: Stopwatch, model: Model) -> float:
         worked = before.models.get(model.name)
         return -1.0 if worked is None else seconds * worked.seconds / together
 
-    watch = Stopwatch(listener, limit, LEAST * seconds / len(before.models))
+    watch = Stopwatch(listener, limit, MIN_MODEL_SHARE * seconds / len(before.models))
     refused, name = "", None
     while True:
         try:
-            if name is None:
-                run(
-                    job,
-                    sources,
-                    home=home.folder,
-                    run_id=SINGLE,
-                    callbacks=watch,
-                    **{**options, "workers": 1},
-                )
-            else:
-                resume(
-                    SINGLE,
-                    home=home.folder,
-                    job=job,
-                    callbacks=watch,
-                    workers=1,
-                    memory=options["memory"],
-                )
+            _run_or_resume(job, sources, home, options, watch, resumed=name is not None)
         except PublishRefused as refusal:
             refused = str(refusal)
-        except Enough:
-            name = _scale(watch, home, SINGLE)
+        except TimeLimitReached:
+            name = _extrapolate_model(watch, home, SINGLE_RUN_ID)
             if name is not None and before.models[name].done == before.models[name].units:
                 watch.seconds[f"collect {name}"] = before.models[name].collecting
-                _take_over(home, name)
+                _use_results_of_all(home, name)
                 watch.resumed = True
                 continue
         watch.close()
-        return _ran(
-            job, watch, home, SINGLE, None if watch.timed else watch.clock() - watch.began, refused
+        return _run_timing(
+            job,
+            watch,
+            home,
+            SINGLE_RUN_ID,
+            None if watch.timed else watch.clock() - watch.began,
+            refused,
         )
 
 
-def _scale(watch: Stopwatch, home: Home, run_id: str) -> str | None:
-    """Let the model at whose work a run was stopped count as if all of it were done; its name. None if it was stopped between two."""
+def _run_or_resume(
+    job: Job,
+    sources: Mapping[str, Any],
+    home: Home,
+    options: Mapping[str, Any],
+    watch: Stopwatch,
+    *,
+    resumed: bool,
+) -> None:
+    """Start the run with one worker, or resume it."""
+    if resumed:
+        memory = options["memory"]
+        resume(SINGLE_RUN_ID, home=home.folder, job=job, callbacks=watch, workers=1, memory=memory)
+        return
+    single = {**options, "workers": 1}
+    run(job, sources, home=home.folder, run_id=SINGLE_RUN_ID, callbacks=watch, **single)
+
+
+def _extrapolate_model(watch: Stopwatch, home: Home, run_id: str) -> str | None:
+    """Extrapolate the model at which a run was stopped to all of its units; return its name.
+
+    Return None if the run was stopped between two models.
+    """
     stage, watch.now = watch.now, None
     if stage is None or stage.model is None:
         return None
@@ -230,26 +256,28 @@ def _scale(watch: Stopwatch, home: Home, run_id: str) -> str | None:
             hint="give it more time with --seconds",
         )
     units = UnitList.read(Layout(run_id), name, home.store)
-    done, seconds, _, _ = _accounts(home, run_id, name, len(units.rows))
-    watch.seconds[str(stage)] = scaled(
-        watch.first, watch.last, costs(units.rows, done, seconds[done]), done
+    done, seconds, _, _ = _unit_times(home, run_id, name, len(units.rows))
+    watch.seconds[str(stage)] = extrapolate(
+        watch.first, watch.last, expected_costs(units.rows, done, seconds[done]), done
     )
     watch.timed[name] = int(done.sum())
     return name
 
 
-def _take_over(home: Home, model: str) -> None:
-    """What the run with all workers made of a model, in the place of what the other had begun."""
-    theirs, ours = (home.store.path(Layout(run_id).model(model)) for run_id in (ALL, SINGLE))
+def _use_results_of_all(home: Home, model: str) -> None:
+    """Replace the results of a model by those of the run with all workers."""
+    theirs, ours = (
+        home.store.path(Layout(run_id).model(model)) for run_id in (ALL_RUN_ID, SINGLE_RUN_ID)
+    )
     shutil.rmtree(ours)
     shutil.copytree(theirs, ours, copy_function=os.link)
 
 
-def _ran(
+def _run_timing(
     job: Job, watch: Stopwatch, home: Home, run_id: str, whole: float | None, refused: str
-) -> Ran:
+) -> RunTiming:
     models = {
-        m.name: _worked(watch, home, run_id, m.name)
+        m.name: _model_timing(watch, home, run_id, m.name)
         for m in job.models
         if f"work {m.name}" in watch.seconds
     }
@@ -258,18 +286,18 @@ def _ran(
         watch.seconds.get("publish") if job.releases else None,
     )
     parts = reading + (publishing or 0.0) + sum(m.seconds for m in models.values())
-    reading += 0.0 if whole is None else whole - parts  # to begin the run and to end it
-    return Ran(
+    reading += 0.0 if whole is None else whole - parts  # the start and the end of the run
+    return RunTiming(
         reading, models, publishing, parts if whole is None else whole, watch.rejected, refused
     )
 
 
-def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
+def _model_timing(watch: Stopwatch, home: Home, run_id: str, model: str) -> ModelTiming:
     rows = UnitList.read(Layout(run_id), model, home.store).rows
-    done, _, failed, crashed = _accounts(home, run_id, model, len(rows))
+    done, _, failed, crashed = _unit_times(home, run_id, model, len(rows))
     seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in MODEL_STEPS)
     timed = watch.timed.get(model, int(done.sum()))
-    return Worked(
+    return ModelTiming(
         seconds,
         watch.seconds.get(f"collect {model}", 0.0),
         timed,
@@ -280,10 +308,12 @@ def _worked(watch: Stopwatch, home: Home, run_id: str, model: str) -> Worked:
     )
 
 
-def _accounts(
+def _unit_times(
     home: Home, run_id: str, model: str, units: int
 ) -> tuple[Any, Any, int, tuple[int, ...]]:
-    """Of each unit: whether it is done, and its seconds; how many failed; which died."""
+    """Return for each unit whether it is done, and its seconds; the number of failed units; the
+    crashed.
+    """
     layout, done, seconds = Layout(run_id), np.zeros(units, bool), np.zeros(units)
     bad: list[UnitStatus] = []
     for key in home.store.list(layout.outcomes(model) + "/"):

@@ -1,8 +1,9 @@
-"""A model's rows as somebody has them who writes a loop: a frame of pandas or polars, or plain arrays.
+"""A model's rows as the user of a loop has them: a frame of pandas or polars, or plain arrays.
 
-Three kinds with the same methods.  `once_*` is what such a loop does before its first unit; `filtered` and `grouped` give
-the rows of one unit after the other, as the two loops that people write do, and beforehand which units they will be, so that
-only what a loop does happens between one unit and the next; `handed` gives the rows the form that the function asks for.
+There are three kinds with the same methods. `*_once` is the work of such a loop before its first
+unit. `filtered` and `grouped` yield the rows of one unit after the other, as the two common loops
+do; they also return in advance which units these will be, so that only the loop's own work happens
+between two units. `in_form` converts the rows to the form that the function requests.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ Cuts = tuple[Numbers, Iterator[Any]]
 
 class Frame(Protocol):
     library: str
-    groups: bool  # whether it has a groupby to loop over
+    groups: bool  # it has a groupby to loop over
 
-    def once_sorted(self, by: Sequence[str]) -> None: ...
-    def once_filter(self) -> None: ...
-    def once_groupby(self) -> None: ...
+    def sort_once(self, by: Sequence[str]) -> None: ...
+    def filter_once(self) -> None: ...
+    def groupby_once(self) -> None: ...
     def filtered(self, units: Numbers) -> Cuts: ...
     def grouped(self, units: Numbers) -> Cuts: ...
     def whole(self) -> Any: ...
-    def handed(self, rows: Any, unit: int) -> Any: ...
+    def in_form(self, rows: Any, unit: int) -> Any: ...
 
 
 def library_of(form: str) -> str:
-    """What a loop around such a function is written with: its own library, else pandas, polars or NumPy, whichever is installed."""
+    """Return the library of a loop around such a function: its own, or the first installed of
+    pandas, polars and NumPy.
+    """
     if form in ("pandas", "polars"):
         return form
     return next((name for name in ("pandas", "polars") if find_spec(name)), "NumPy")
@@ -53,14 +56,16 @@ def frame_of(
     units: UnitList,
     nullable: frozenset[str],
 ) -> Frame:
-    """table: all rows, the key's columns first; numbers: the unit of each row."""
+    """Return a frame of all rows, key columns first; `numbers` are the units of the rows."""
     kinds: dict[str, Any] = {"pandas": PandasFrame, "polars": PolarsFrame, "NumPy": NumpyFrame}
     frame: Frame = kinds[library_of(form)](form, many, table, numbers, units, nullable)
     return frame
 
 
-class Slice(Unit):
-    """One unit's rows of a frame, as the light form: a column is read when the function asks for it."""
+class UnitSlice(Unit):
+    """One unit's rows of a frame, in the light form: a column is read when the function requests
+    it.
+    """
 
     __slots__ = ("_key", "_names", "_read", "_rows")
 
@@ -91,8 +96,8 @@ class Slice(Unit):
         return len(self._names)
 
 
-class One(Units):
-    """The same for a function that takes many units at once: this is one."""
+class SingleUnit(Units):
+    """The same for a function with batched=True, called with one unit."""
 
     __slots__ = ("_names", "_read")
 
@@ -109,8 +114,8 @@ class One(Units):
         return iter(self._names)
 
 
-class _Light:
-    """How a column of a frame becomes an array."""
+class _ColumnConverter:
+    """The conversion of a frame's columns to arrays."""
 
     def __init__(
         self, form: str, many: bool, table: pa.Table, units: UnitList, nullable: frozenset[str]
@@ -125,15 +130,15 @@ class _Light:
             if f.name in nullable and (t.is_string(f.type) or t.is_large_string(f.type))
         }
 
-    def handed_light(self, read: Callable[[str], Any], rows: int, unit: int) -> Any:
+    def in_light_form(self, read: Callable[[str], Any], rows: int, unit: int) -> Any:
         if self.form == "dict" and not self.many:
             return {name: read(name) for name in self.names}
         if self.many:
-            return One(read, self.names, rows, self.units.keys.slice(unit, 1))
-        return Slice(read, self.names, rows, lambda: self.units.key(unit))
+            return SingleUnit(read, self.names, rows, self.units.keys.slice(unit, 1))
+        return UnitSlice(read, self.names, rows, lambda: self.units.key(unit))
 
 
-class PandasFrame(_Light):
+class PandasFrame(_ColumnConverter):
     library, groups = "pandas", True
 
     def __init__(
@@ -146,33 +151,33 @@ class PandasFrame(_Light):
         nullable: frozenset[str],
     ) -> None:
         super().__init__(form, many, table, units, nullable)
-        self.nullable, self.numbers = nullable, numbers  # of the rows as they are labelled
-        self.frame = self._made(table)
+        self.nullable, self.numbers = nullable, numbers  # of the rows by their labels
+        self.frame = self._to_frame(table)
 
-    def once_sorted(self, by: Sequence[str]) -> None:
+    def sort_once(self, by: Sequence[str]) -> None:
         self.frame = self.frame.sort_values(list(by))
 
-    def once_filter(self) -> None:
+    def filter_once(self) -> None:
         self.frame[self.keys].drop_duplicates()
 
-    def once_groupby(self) -> None:
+    def groupby_once(self) -> None:
         next(iter(self.frame.groupby(self.keys, dropna=False)))
 
     def filtered(self, units: Numbers) -> Cuts:
         import pandas as pd
 
-        wanted = self._made(self.units.keys.take(from_numpy(units)))
+        wanted = self._to_frame(self.units.keys.take(from_numpy(units)))
         keys = list(wanted.itertuples(index=False, name=None))
         nulls = [[bool(pd.isna(part)) for part in key] for key in keys]
 
         def rows() -> Iterator[Any]:
             frame, names = self.frame, self.keys
             for key, null in zip(keys, nulls, strict=True):
-                told = zip(names, key, null, strict=True)
+                parts = zip(names, key, null, strict=True)
                 yield frame[
                     reduce(
                         and_,
-                        [frame[n].isna() if none else frame[n] == part for n, part, none in told],
+                        [frame[n].isna() if none else frame[n] == part for n, part, none in parts],
                     )
                 ]
 
@@ -190,19 +195,19 @@ class PandasFrame(_Light):
     def whole(self) -> Any:
         return self.frame
 
-    def handed(self, rows: Any, unit: int) -> Any:
+    def in_form(self, rows: Any, unit: int) -> Any:
         if self.form == "pandas":
             return rows
         if self.form == "arrow":
             return pa.Table.from_pandas(rows, preserve_index=False)
-        return self.handed_light(lambda name: self._array(rows[name], name), len(rows), unit)
+        return self.in_light_form(lambda name: self._array(rows[name], name), len(rows), unit)
 
-    def _made(self, table: pa.Table) -> Any:
+    def _to_frame(self, table: pa.Table) -> Any:
         if self.form == "pandas":
             return to_pandas(table, self.nullable)
         for i, f in enumerate(table.schema):
             if f.name in self.days or pa.types.is_timestamp(f.type):
-                # as the light form has them: dates and UTC
+                # as in the light form: dates, and times in UTC
                 table = table.set_column(
                     i,
                     f.name,
@@ -221,7 +226,7 @@ class PandasFrame(_Light):
         return array if array.flags.writeable else array.copy()  # the function may write to it
 
 
-class PolarsFrame(_Light):
+class PolarsFrame(_ColumnConverter):
     library, groups = "polars", True
 
     def __init__(
@@ -239,16 +244,16 @@ class PolarsFrame(_Light):
         frame: Any = pl.from_arrow(table)
         self.frame = frame
         self.numbered: Any = frame.with_columns(pl.Series(UNIT, numbers))
-        self.by: list[str] = []  # what the numbered rows are still to be sorted by
+        self.by: list[str] = []  # columns by which the numbered rows are still to be sorted
 
-    def once_sorted(self, by: Sequence[str]) -> None:
+    def sort_once(self, by: Sequence[str]) -> None:
         self.by = list(by)
         self.frame = self.frame.sort(self.by, maintain_order=True)
 
-    def once_filter(self) -> None:
+    def filter_once(self) -> None:
         self.frame.select(self.keys).unique()
 
-    def once_groupby(self) -> None:
+    def groupby_once(self) -> None:
         next(iter(self.frame.group_by(self.keys)))
 
     def filtered(self, units: Numbers) -> Cuts:
@@ -259,13 +264,13 @@ class PolarsFrame(_Light):
         def rows() -> Iterator[Any]:
             frame, names = self.frame, self.keys
             for key in keys:
-                told = zip(names, key, strict=True)
+                parts = zip(names, key, strict=True)
                 yield frame.filter(
                     reduce(
                         and_,
                         [
                             pl.col(n).is_null() if part is None else pl.col(n) == part
-                            for n, part in told
+                            for n, part in parts
                         ],
                     )
                 )
@@ -289,16 +294,18 @@ class PolarsFrame(_Light):
     def whole(self) -> Any:
         return self.frame
 
-    def handed(self, rows: Any, unit: int) -> Any:
+    def in_form(self, rows: Any, unit: int) -> Any:
         if self.form == "polars":
             return rows
         if self.form == "arrow":
             return rows.to_arrow()
-        return self.handed_light(lambda name: rows[name].to_numpy(writable=True), rows.height, unit)
+        return self.in_light_form(
+            lambda name: rows[name].to_numpy(writable=True), rows.height, unit
+        )
 
 
-class NumpyFrame(_Light):
-    """Arrays and masks: what is left where neither pandas nor polars is installed. It has no groupby."""
+class NumpyFrame(_ColumnConverter):
+    """Arrays and masks, if neither pandas nor polars is installed; without a groupby."""
 
     library, groups = "NumPy", False
 
@@ -315,14 +322,14 @@ class NumpyFrame(_Light):
         self.table, self.nullable = table, nullable
         self.arrays = self._arrays()
 
-    def once_sorted(self, by: Sequence[str]) -> None:
+    def sort_once(self, by: Sequence[str]) -> None:
         self.table = self.table.sort_by([(name, "ascending") for name in by])
         self.arrays = self._arrays()
 
-    def once_filter(self) -> None:
+    def filter_once(self) -> None:
         self.table.group_by(self.keys).aggregate([])
 
-    def once_groupby(self) -> None:
+    def groupby_once(self) -> None:
         raise NotImplementedError
 
     def filtered(self, units: Numbers) -> Cuts:
@@ -332,13 +339,13 @@ class NumpyFrame(_Light):
         def rows() -> Iterator[Any]:
             arrays, names = self.arrays, self.keys
             for key in zip(*columns, strict=True):
-                told = zip(names, key, strict=True)
-                # NaN, NaT
+                parts = zip(names, key, strict=True)
+                # NaN and NaT are equal to themselves
                 yield reduce(
                     and_,
                     [
                         arrays[n] != arrays[n] if part != part else arrays[n] == part
-                        for n, part in told
+                        for n, part in parts
                     ],
                 )
 
@@ -350,10 +357,10 @@ class NumpyFrame(_Light):
     def whole(self) -> Any:
         return np.ones(self.table.num_rows, bool)
 
-    def handed(self, rows: Any, unit: int) -> Any:
+    def in_form(self, rows: Any, unit: int) -> Any:
         if self.form == "arrow":
             return self.table.filter(pa.array(rows))
-        return self.handed_light(
+        return self.in_light_form(
             lambda name: self.arrays[name][rows], int(np.count_nonzero(rows)), unit
         )
 

@@ -1,4 +1,6 @@
-"""From some units to all of them: which are drawn for a sample, and what all would cost. Thought without action."""
+"""Extrapolation from some units to all: the choice of a sample, and estimates of the total cost;
+pure functions.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Units in the order in which they are taken into a sample: by chance, the larger ones rather earlier.
+    """The random order in which units are sampled; larger ones tend to be earlier.
 
-    A unit's `size` is half its share of the units and half its share of the rows, so that those few that hold most of the
-    rows are not missed. Whoever stops after the first n has a sample without replacement (ranks are exponential in the size).
+    A unit's `size` is half its share of the units plus half its share of the rows, so that the few
+    units with most of the rows are not missed. The first n units are a sample without replacement
+    (ranks are exponential in the size).
     """
 
     order: NDArray[np.intp]
@@ -24,18 +27,19 @@ class Draw:
 
 
 def draw(rows: NDArray[np.int64], seed: int = SEED) -> Draw:
-    """The same order for the same rows, whoever asks. rows: shape (units,), 1 or more."""
+    """Return the order, always the same for the same rows. rows: shape (units,), 1 or more."""
     size = 0.5 / len(rows) + 0.5 * rows / max(int(rows.sum()), 1)
     ranks = np.random.default_rng(seed).exponential(size=len(rows)) / size
     order = np.argsort(ranks)
     return Draw(order, ranks[order], size[order])
 
 
-def total(drawn: Draw, seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """What all units take, from those that were timed: the first of the draw. With it the standard error, as a share.
+def estimate_total(drawn: Draw, seconds: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the estimated time of all units from the first timed ones, and its relative standard
+    error.
 
-    A ratio estimator: each timed unit counts for those like it (one over the chance that it came into the sample), and what
-    they take a size is taken for what all take a size.
+    A ratio estimator: each timed unit counts for the units like it (by the inverse of its
+    probability of being in the sample), and the time per size of the sample is that of all units.
     """
     count = len(seconds)
     if count == len(drawn.order):
@@ -48,12 +52,12 @@ def total(drawn: Draw, seconds: NDArray[np.float64]) -> tuple[float, float]:
     return ratio, error / ratio if ratio else 0.0
 
 
-def costs(
+def expected_costs(
     rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What each unit is expected to cost, if a unit costs something, and each of its rows something: fitted to those done.
+    """Return the expected cost of each unit, by a fit of a cost per unit and a cost per row.
 
-    rows, done: shape (units,); seconds: of those done.
+    rows, done: shape (units,); seconds: of the units that are done.
     """
     x, y = rows[done].astype(float), seconds
     spread = float(((x - x.mean()) ** 2).sum())
@@ -65,15 +69,16 @@ def costs(
     return expected if expected.sum() > 0 else np.ones(len(rows))
 
 
-def scaled(
+def extrapolate(
     first: tuple[int, float],
     last: tuple[int, float],
     expected: NDArray[np.float64],
     done: NDArray[np.bool_],
 ) -> float:
-    """Seconds of all units of a run that was stopped, from when so many units were done: (units, seconds since the work began).
+    """Return the seconds of all units of a run that was stopped.
 
-    Between the first and the last handing over no worker was idle, so what came before the first, their start, is counted once.
+    first, last: (units, seconds since the work began) of the first and last commit. Between the two
+    no worker was idle, so the time before the first, in which workers start, counts once.
     """
     units, seconds = last[0] - first[0], last[1] - first[1]
     if not units or not seconds:

@@ -1,4 +1,6 @@
-"""One loop as somebody would write it around a model's function, timed: on a sample that grows until its time is over."""
+"""A baseline: a loop as a user would write it around a model's function, timed on a sample that
+grows until its time is over.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,16 @@ from ..sql.sources.files import Files
 from ..workers.isolation import format_error
 from ..workers.protocol import WorkerContext
 from .frames import Cuts, Frame, frame_of, library_of
-from .sample import Draw, draw, total
+from .sample import Draw, draw, estimate_total
 
-ENOUGH = 5_000  # so many units say enough, if they took a second
+MAX_TIMED_UNITS = 5_000  # that many units are enough, if they took a second
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`read`: the sources' files. Of a model: `filter` and `groupby`, or, where all rows are one unit, `call`."""
+    """`read`: read the files of the sources. Of a model: `filter` and `groupby`, or `call` if all
+    rows are one unit.
+    """
 
     kind: str
     model: str = ""
@@ -36,23 +40,26 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Looped:
-    """A task as far as it is known. `once`: seconds before the first unit; `seconds`: of all units, None if none was timed."""
+class BaselineTiming:
+    """The timing of a task, as far as it is known.
+
+    once: seconds before the first unit. seconds: of all units; None if none was timed.
+    """
 
     library: str = ""
     once: float | None = None
     seconds: float | None = None
-    error: float = 0.0  # of `seconds`, a standard error as a share
+    error: float = 0.0  # standard error of `seconds`, as a fraction
     timed: int = 0
     units: int = 0
-    failed: int = 0  # of those that were timed
-    reason: str = ""  # the first failure's
-    why: str = ""  # it is no further
+    failed: int = 0  # of the timed units
+    reason: str = ""  # of the first failure
+    why: str = ""  # the reason why it was stopped
     spent: float = 0.0  # seconds on the sample
 
 
-def read(context: WorkerContext, files: Mapping[str, Files]) -> Iterator[Looped]:
-    """All sources' files into frames, as one would without an engine."""
+def time_reading(context: WorkerContext, files: Mapping[str, Files]) -> Iterator[BaselineTiming]:
+    """Time reading the files of all sources into frames, as without an engine."""
     libraries = {library_of(row_form(model)) for model in context.job.models}
     library = libraries.pop() if len(libraries) == 1 else library_of("")
     read_file = {"pandas": _by_pandas, "polars": _by_polars, "NumPy": _by_arrow}[library]()
@@ -60,7 +67,7 @@ def read(context: WorkerContext, files: Mapping[str, Files]) -> Iterator[Looped]
     for source in files.values():
         for path in source.paths:
             read_file(path, source.kind)
-    yield Looped(library, once=time.perf_counter() - began)
+    yield BaselineTiming(library, once=time.perf_counter() - began)
 
 
 def _by_pandas() -> Callable[[str, str], Any]:
@@ -100,17 +107,19 @@ def _by_arrow() -> Callable[[str, str], Any]:
     return read
 
 
-def loop(context: WorkerContext, task: Task, share: float) -> Iterator[Looped]:
-    """One model as one kind of loop, on a sample that grows until its time is over, or until it says enough."""
-    timing = Timing(context, context.model(task.model), task)
-    looped = Looped(timing.frame.library, once=timing.once(), units=len(timing.drawn.order))
+def time_loop(context: WorkerContext, task: Task, share: float) -> Iterator[BaselineTiming]:
+    """Time one kind of loop over a model, on a sample that grows until its time is over, or it is
+    enough.
+    """
+    timing = LoopTiming(context, context.model(task.model), task)
+    looped = BaselineTiming(timing.frame.library, once=timing.once(), units=len(timing.drawn.order))
     yield looped
     began, spent, count = time.monotonic(), 0.0, 1
     while count:
-        timing.go_on(count, share / 4)
+        timing.time_next(count, share / 4)
         spent = time.monotonic() - began
         done, left = len(timing.seconds), share - spent
-        seconds, error = total(timing.drawn, np.array(timing.seconds))
+        seconds, error = estimate_total(timing.drawn, np.array(timing.seconds))
         looped = replace(
             looped,
             seconds=seconds + timing.warm,
@@ -121,7 +130,7 @@ def loop(context: WorkerContext, task: Task, share: float) -> Iterator[Looped]:
             spent=spent,
         )
         yield looped
-        enough = left <= 0 or (done >= ENOUGH and spent > 1.0)
+        enough = left <= 0 or (done >= MAX_TIMED_UNITS and spent > 1.0)
         count = (
             0
             if enough
@@ -129,8 +138,8 @@ def loop(context: WorkerContext, task: Task, share: float) -> Iterator[Looped]:
         )
 
 
-class Timing:
-    """A model's rows as a frame, and the units of the draw that were timed so far."""
+class LoopTiming:
+    """The timing of a loop: a model's rows as a frame, and the units of the sample so far."""
 
     def __init__(self, context: WorkerContext, model: Model, task: Task) -> None:
         self.model, self.kind, self.form = model, task.kind, row_form(model)
@@ -138,7 +147,7 @@ class Timing:
         self.alive = np.setdiff1d(np.arange(len(self.units.rows)), np.array(task.without, np.int64))
         self.drawn: Draw = draw(self.units.rows[self.alive])
         self.frame = _frame(context, model, self.form, self.units)
-        self.given = [
+        self.inputs = [
             UpstreamResults(name, model, context.job.model(name), context.layout, context.store)
             for name in model.inputs or ()
         ]
@@ -147,30 +156,33 @@ class Timing:
         self.kept: list[Any] = []  # as a loop keeps its results
 
     def once(self) -> float:
-        """Seconds of what a loop does before its first unit."""
+        """Return the seconds of the work that a loop does before its first unit."""
         began = time.perf_counter()
         if self.model.order_by:
-            self.frame.once_sorted(self.model.order_by)
+            self.frame.sort_once(self.model.order_by)
         if self.kind == "filter":
-            self.frame.once_filter()
+            self.frame.filter_once()
         elif self.kind == "groupby":
-            self.frame.once_groupby()
+            self.frame.groupby_once()
         return time.perf_counter() - began
 
-    def go_on(self, count: int, dear: float) -> None:
-        """Time the next `count` units of the draw. The first is done twice, unless it is dear: what its function does only
-        once, such as compiling and imports, is not a cost of every unit."""
+    def time_next(self, count: int, expensive_s: float) -> None:
+        """Time the next `count` units of the sample.
+
+        The first is executed twice, unless that takes too long: work that its function does only
+        once, such as compiling and imports, is no cost of every unit.
+        """
         first = len(self.seconds)
         units = self.alive[self.drawn.order[first : first + count]]
         took = self._seconds_of(units)
-        if first == 0 and took.sum() < dear:
+        if first == 0 and took.sum() < expensive_s:
             cold, self.failed = float(took.sum()), 0
             took = self._seconds_of(units)
             self.warm = max(0.0, cold - float(took.sum()))
         self.seconds += took.tolist()
 
     def _seconds_of(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
-        """For each of these units: its rows cut out, given their form, and the function called."""
+        """Return the seconds of each unit: to select and convert its rows, and call the function."""
         order, rows = self._cuts(units)
         value = self._given(order)
         cuts, calls = np.zeros(len(order)), np.zeros(len(order))
@@ -179,7 +191,7 @@ class Timing:
             cut = next(rows)
             cuts[i] = time.perf_counter() - began
             calls[i] = self._call(cut, unit, partial(value, i))
-        if self.kind == "groupby":  # the first waits for what is done once for all groups
+        if self.kind == "groupby":  # the first includes the work done once for all groups
             cuts[0] = np.median(cuts[1:]) if len(cuts) > 1 else 0.0
         took = dict(zip(order.tolist(), (cuts + calls).tolist(), strict=True))
         return np.array([took.get(unit, 0.0) for unit in units.tolist()])
@@ -189,28 +201,28 @@ class Timing:
             return units, iter([self.frame.whole()])
         return self.frame.filtered(units) if self.kind == "filter" else self.frame.grouped(units)
 
-    def _call(self, rows: Any, unit: int, given: Callable[[], dict[str, Any]]) -> float:
+    def _call(self, rows: Any, unit: int, inputs: Callable[[], dict[str, Any]]) -> float:
         began = None
         try:
-            values = given()  # a loop would have them at hand
+            values = inputs()  # not timed: a loop would have them already
             began = time.perf_counter()
-            self.kept.append(self.model.work(self.frame.handed(rows, unit), **values))
+            self.kept.append(self.model.work(self.frame.in_form(rows, unit), **values))
         except Exception as error:  # noqa: BLE001  # a unit that raises is counted
             self.failed += 1
             self.reason = self.reason or format_error(error)
         return time.perf_counter() - began if began is not None else 0.0
 
     def _given(self, units: NDArray[np.int64]) -> Callable[[int], dict[str, Any]]:
-        """The results of earlier models for each of these units."""
-        keys: Any = self.units.keys.take(from_numpy(units)) if self.given else None
+        """Return a function from a position in `units` to the upstream results of that unit."""
+        keys: Any = self.units.keys.take(from_numpy(units)) if self.inputs else None
         if self.model.batched:
-            return lambda i: {g.name: g.for_many(keys.slice(i, 1)) for g in self.given}
-        each = [(g.name, g.for_units(keys)) for g in self.given]
+            return lambda i: {g.name: g.for_many(keys.slice(i, 1)) for g in self.inputs}
+        each = [(g.name, g.for_units(keys)) for g in self.inputs]
         return lambda i: {name: get(i) for name, get in each}
 
 
 def _frame(context: WorkerContext, model: Model, form: str, units: UnitList) -> Frame:
-    """All rows of a model: what its query gave."""
+    """Return all rows of a model's query as a frame."""
     manifest = Manifest.read(context.layout, model.name, context.store)
     tables = []
     for batch in manifest.batches:
