@@ -182,7 +182,7 @@ class LoopTiming:
         self.seconds += took.tolist()
 
     def _seconds_of(self, units: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the seconds of each unit: to select and convert its rows, and call the function."""
+        """Return the seconds of each unit: select and convert its rows, and call the function."""
         order, rows = self._cuts(units)
         value = self._given(order)
         cuts, calls = np.zeros(len(order)), np.zeros(len(order))
