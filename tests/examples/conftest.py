@@ -21,7 +21,7 @@ STORES, BRANDS, WEEKS = 20, 2, 40
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
-    """Return the folder of cheese.csv, bayesm_orangeJuice_yx.parquet, and of R's fits: reference/."""
+    """Return the folder of the data sets (CSV, Parquet), and that of R's fits: reference/."""
     folder = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
     if not folder:
         pytest.skip("set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets")

@@ -163,9 +163,7 @@ def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(tmp_p
     assert (done.state, results(tmp_path)) == ("done", wanted)
 
 
-def test_a_retry_that_dies_between_any_two_writes_of_its_plan_is_finished_by_the_next_command(
-    tmp_path, wanted
-):
+def test_a_retry_killed_between_writes_of_its_plan_is_finished_next_time(tmp_path, wanted):
     begun(tmp_path / "home", HELD, max_failed=1)
     import shutil
 
@@ -273,7 +271,7 @@ except hundredfold.HundredfoldError as error:
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no limits on files")
 @pytest.mark.parametrize("stage", ["prepare m", "work m", "collect m"])
-def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_when_there_is_room(tmp_path, stage):
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_space(tmp_path, stage):
     (tmp_path / "script.py").write_text(FULL)
     command = [
         sys.executable,

@@ -190,9 +190,7 @@ def family_states(pid: int) -> set[str]:
 
 @posix
 @pytest.mark.parametrize("how", ["Ctrl-Z", "the driver alone"])
-def test_a_driver_that_is_stopped_for_longer_than_a_time_limit_buries_no_unit(
-    driver, tmp_path, how
-):
+def test_a_driver_stopped_for_longer_than_a_time_limit_loses_no_unit(driver, tmp_path, how):
     process = driver()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)

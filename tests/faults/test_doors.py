@@ -349,9 +349,7 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, h
     assert not_ok(home) == {1: "failed"}
 
 
-def test_a_message_is_done_once_in_the_results_though_it_is_handed_out_again_while_it_is_worked_on(
-    home, queue, clock
-):
+def test_a_message_redelivered_during_its_execution_has_one_result(home, queue, clock):
     dispatcher(home, queue, clock, SlowCrew, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
@@ -370,7 +368,7 @@ def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, recei
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(home, queue, clock):
+def test_a_message_lost_by_another_worker_counts_as_returned_once(home, queue, clock):
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received=0)
     assert queue.receive() is not None  # by the other, which is never heard of again
@@ -380,9 +378,7 @@ def test_a_message_that_another_worker_held_and_lost_counts_as_returned_once(hom
     assert (slices(home), queue.depth()) == (WHOLE, Depth(0, 0, 0))
 
 
-def test_a_message_that_came_back_too_often_leaves_dead_units_and_a_retry_does_them(
-    home, queue, clock
-):
+def test_units_of_a_dead_lettered_message_are_executed_by_a_retry(home, queue, clock):
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 1, 5, 6), received=5)
     assert queue.depth() == Depth(0, 0, 1)
@@ -415,16 +411,14 @@ def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
     ("times", "outside", "crashed"),
     [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})],
 )
-def test_a_death_costs_its_unit_unless_it_came_from_outside_for_the_first_time(
+def test_a_death_costs_its_unit_unless_it_is_the_first_external_one(
     home, queue, clock, times, outside, crashed
 ):
     dispatcher(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
     assert not_ok(home) == {1: "failed"} | crashed
 
 
-def test_what_a_worker_says_after_its_model_is_done_is_not_taken_for_the_next_one(
-    home, queue, clock
-):
+def test_late_events_of_a_model_are_not_attributed_to_the_next_one(home, queue, clock):
     work = dispatcher(home, queue, clock)
     slot = work.pool.idle()[0]
     work.pool.assign(slot, Message("r", "above", 0, 0, 3))  # by the model before

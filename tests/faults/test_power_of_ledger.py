@@ -159,7 +159,7 @@ def test_a_ledger_that_is_cut_off_in_a_transaction_keeps_every_write(tmp_path):
     assert found["torn"] + found["cut"] >= 3, found
 
 
-def test_a_run_that_is_killed_in_an_open_transaction_ends_with_the_same_bytes(tmp_path):
+def test_a_run_killed_in_an_open_transaction_ends_with_the_same_bytes(tmp_path):
     (tmp_path / "whole").mkdir()
     write_sales(tmp_path / "whole" / "sales.csv")
     assert in_a_process("run_and_die", tmp_path / "whole", 0).returncode == 0

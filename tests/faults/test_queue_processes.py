@@ -147,9 +147,7 @@ def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodie
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself SIGKILL on Windows")
-def test_a_message_in_the_hand_of_a_killed_process_comes_back_with_its_count(
-    queue, bodies, tmp_path
-):
+def test_a_message_leased_by_a_killed_process_returns_with_its_count(queue, bodies, tmp_path):
     with processes(2, hold, queue, tmp_path) as holders:
         for holder in holders:
             holder.join(HANG_S)

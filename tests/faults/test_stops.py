@@ -142,7 +142,7 @@ def test_ctrl_c_stops_the_run_at_once_and_resume_ends_with_the_same_bytes(tmp_pa
 
 
 @pytest.mark.parametrize("stage", ["validate", "new"])
-def test_ctrl_c_while_the_workers_are_being_started_leaves_no_process_and_no_noise(tmp_path, stage):
+def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(tmp_path, stage):
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         before = ("",) if stage == "new" else ("", "new")  # or it is further by now
@@ -177,7 +177,7 @@ def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
         yield driver
 
 
-def test_ctrl_c_in_the_middle_of_a_query_stops_it_and_the_run_can_be_resumed(tmp_path, counting):
+def test_ctrl_c_during_a_query_stops_it_and_the_run_can_be_resumed(tmp_path, counting):
     os.killpg(counting.pid, signal.SIGINT)
     _, errors = counting.communicate(timeout=HANG_S)
     assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -198,7 +198,7 @@ def step(home: Path) -> str:
         return ""
 
 
-def test_a_run_that_is_cancelled_stops_its_driver_though_a_unit_does_not_end(tmp_path):
+def test_cancelling_a_run_stops_its_driver_even_if_a_unit_does_not_end(tmp_path):
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         wait_until(some_done(home), alive=goes_on(driver))
@@ -222,7 +222,7 @@ def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
     assert hundredfold.open_run("r", home=home).state == "done"
 
 
-def test_no_worker_outlives_a_driver_that_is_killed_even_where_it_never_lets_go_of_the_interpreter(
+def test_no_worker_outlives_a_killed_driver_even_if_it_holds_the_gil(
     tmp_path,
 ):
     home = tmp_path / "home"
@@ -244,7 +244,7 @@ def test_no_worker_outlives_a_driver_that_is_killed_even_where_it_never_lets_go_
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_script_without_a_guard_runs_its_own_functions_closures_and_objects(tmp_path, method):
+def test_a_script_without_a_main_guard_runs_its_functions_and_closures(tmp_path, method):
     lines = """
         from dataclasses import dataclass
         from functools import partial

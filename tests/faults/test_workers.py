@@ -109,7 +109,7 @@ def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
         start(Unwelcome(raise_here), tmp_path)
 
 
-def test_a_worker_that_dies_while_it_loads_the_job_is_told_and_not_started_for_ever(tmp_path):
+def test_a_worker_that_dies_loading_the_job_is_reported_and_not_restarted(tmp_path):
     with pytest.raises(WorkerError, match="ended its process with exit code 5") as told:
         start(Unwelcome(os._exit, 5), tmp_path)
     assert "worker" in str(told.value)
@@ -237,7 +237,7 @@ class Uneven:
         return {"k2": 2 * k, "process": os.getpid()}
 
 
-def test_a_worker_that_has_no_message_left_takes_a_part_of_what_another_has(tmp_path):
+def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path):
     job = Job("j", [Source("s")], [Model("m", ("k",), Uneven(tmp_path))], max_failed=1)
     done = run(
         job,
@@ -326,7 +326,7 @@ def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
     )
 
 
-def test_workers_have_one_thread_for_each_library_and_the_environment_of_their_driver(tmp_path):
+def test_workers_have_one_thread_per_library_and_their_drivers_environment(tmp_path):
     for value in ("first", "second"):  # the server that forks is older than the second
         os.environ["HUNDREDFOLD_TEST"] = value
         try:
