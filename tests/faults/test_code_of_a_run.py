@@ -83,9 +83,16 @@ def published(folder: Path) -> str:
 
 
 EDITS = {
-    "edited": "for n in ('shop/rates.py', 'shop/late.py', 'helpers.py'):\n    Path(n).write_text(Path(n).read_text().replace('= 1', '= 2'))",
+    "edited": (
+        "for n in ('shop/rates.py', 'shop/late.py', 'helpers.py'):\n   "
+        " Path(n).write_text(Path(n).read_text().replace('= 1', '= 2'))"
+    ),
     "removed": "import shutil\nshutil.rmtree('shop')\nPath('helpers.py').unlink()",
-    "replaced": "for n in ('shop/rates.py', 'helpers.py'):\n    Path('new').write_text(Path(n).read_text().replace('= 1', '= 2'))\n    Path('new').replace(n)",
+    "replaced": (
+        "for n in ('shop/rates.py', 'helpers.py'):\n   "
+        " Path('new').write_text(Path(n).read_text().replace('= 1', '= 2'))\n   "
+        " Path('new').replace(n)"
+    ),
 }
 
 
@@ -101,12 +108,19 @@ def test_a_worker_that_starts_later_runs_the_code_of_the_others(tmp_path, edit):
 def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
     project(tmp_path)
     (tmp_path / "shop/model.py").write_text(
-        "def price(rows):\n    name = 'add' + 'ed'\n    return {'version': str(__import__(name).V)}\n"
+        "def price(rows):\n    name = 'add' + 'ed'\n    return {'version':"
+        " str(__import__(name).V)}\n"
     )
     (tmp_path / "added.py").write_text("V = 1\n")
     text = (tmp_path / "shop/job.py").read_text()
-    late = "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold = hundredfold.pipeline.runner.StageRunner.validate\n\n"
-    late += "def validate(self, *words):\n    Path('added.py').write_text('V = 2\\n')\n    return old(self, *words)\n\n"
+    late = (
+        "\nimport hundredfold.pipeline.runner\nfrom pathlib import Path\nold ="
+        " hundredfold.pipeline.runner.StageRunner.validate\n\n"
+    )
+    late += (
+        "def validate(self, *words):\n    Path('added.py').write_text('V = 2\\n')\n    return"
+        " old(self, *words)\n\n"
+    )
     (tmp_path / "shop/job.py").write_text(
         text + late + "hundredfold.pipeline.runner.StageRunner.validate = validate\n"
     )

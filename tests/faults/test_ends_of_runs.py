@@ -298,8 +298,14 @@ WITHOUT_RIGHTS = (
     bool(WITHOUT_RIGHTS) and not shutil.which("setpriv"), reason="root may write everywhere"
 )
 def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
-    text = "from hundredfold import Job, Model, Publish, Source\n\ndef double(rows):\n    return {'y': 2 * float(rows['x'][0])}\n\n"
-    text += "job = Job('ends', [Source('s', path='s.csv')], [Model('m', ('k',), double)], publish=Publish('out', 'SELECT * FROM m'))\n"
+    text = (
+        "from hundredfold import Job, Model, Publish, Source\n\ndef double(rows):\n    return"
+        " {'y': 2 * float(rows['x'][0])}\n\n"
+    )
+    text += (
+        "job = Job('ends', [Source('s', path='s.csv')], [Model('m', ('k',), double)],"
+        " publish=Publish('out', 'SELECT * FROM m'))\n"
+    )
     (tmp_path / "reading_job.py").write_text(text)
     (tmp_path / "s.csv").write_text("k,x\n1,1\n2,2\n")
     assert hundredfold_cli(tmp_path, "run", "reading_job.py", "--home", "home").returncode == 0

@@ -143,7 +143,10 @@ def run_and_die(folder: Path, commit: int) -> None:
 
 
 def in_a_process(call: str, folder: Path, number: int) -> subprocess.CompletedProcess[str]:
-    code = f"import json, sys; from pathlib import Path; import test_power_of_ledger as t; print(json.dumps(t.{call}(Path(sys.argv[1]), int(sys.argv[2]))))"
+    code = (
+        "import json, sys; from pathlib import Path; import test_power_of_ledger as t;"
+        f" print(json.dumps(t.{call}(Path(sys.argv[1]), int(sys.argv[2]))))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     command = [sys.executable, "-c", code, str(folder), str(number)]
     return subprocess.run(

@@ -342,7 +342,8 @@ def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
     (tmp_path / "s.csv").write_text("k,x\n0,1\n1,2\n")
     (tmp_path / "job.py").write_text(
         "from hundredfold import Job, Model, Source\n"
-        "job = Job('j', [Source('s', path='s.csv')], [Model('m', ('k',), lambda rows: {'y': float(rows['x'][0])})])\n"
+        "job = Job('j', [Source('s', path='s.csv')], [Model('m', ('k',), lambda rows: {'y':"
+        " float(rows['x'][0])})])\n"
     )
     ends = set()
     for limit in (8, 12, 16, 64):

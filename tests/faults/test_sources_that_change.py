@@ -116,7 +116,10 @@ def test_a_file_that_changes_while_a_query_reads_it_is_noticed(tmp_path):
     table = pa.table(
         {"shop": [k % 7 for k in range(rows)], "price": [float(k) for k in range(rows)]}
     )
-    slow = "SELECT shop, sum(price * sin(price) * r.range) AS price FROM sales, range(60) r GROUP BY shop"
+    slow = (
+        "SELECT shop, sum(price * sin(price) * r.range) AS price FROM sales, range(60) r GROUP BY"
+        " shop"
+    )
     job = Job("long", [Source("sales")], [Model("m", ("shop",), total, slow)])
     pq.write_table(table, path)
     timer = threading.Timer(0.0, replaced, (path,))

@@ -40,7 +40,10 @@ SLOW = """
     job = Job("slow", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m ORDER BY k", formats=("csv",)))
     table = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})
 """
-RUN = 'hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=2, memory="1GB", as_of="2026-01-01")'
+RUN = (
+    'hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=2, memory="1GB",'
+    ' as_of="2026-01-01")'
+)
 RESUME = 'hundredfold.resume("r", home=sys.argv[1])'
 
 
@@ -161,7 +164,10 @@ def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(tmp_p
 @pytest.fixture
 def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
     """A driver in the middle of a query without an end."""
-    endless = "query='SELECT 1 AS k, sum(a.range * b.range) AS x FROM range(10000000) a, range(10000000) b'"
+    endless = (
+        "query='SELECT 1 AS k, sum(a.range * b.range) AS x FROM range(10000000) a, range(10000000)"
+        " b'"
+    )
     job = f'job = Job("slow", [Source("s")], [Model("m", ("k",), double, {endless})])'
     home = tmp_path / "home"
     with started(script(tmp_path, job, RUN), home) as driver:

@@ -124,7 +124,10 @@ def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
 HANGS = {
     "waits": "time.sleep(3600)",
     "computes": "while True: pass",
-    "waits for a thread": "event = threading.Event(); threading.Thread(target=event.wait, daemon=True).start(); event.wait()",
+    "waits for a thread": (
+        "event = threading.Event(); threading.Thread(target=event.wait, daemon=True).start();"
+        " event.wait()"
+    ),
 }
 SLOW = """
 import pathlib, threading, time
@@ -150,7 +153,10 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
     work = importlib.import_module(f"work_{name}").work
     with pytest.raises(
         WorkerError,
-        match=rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line 7\)",
+        match=(
+            rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line"
+            r" 7\)"
+        ),
     ) as told:
         start(work, tmp_path / "home")
     assert "inside the function" in (told.value.hint or "")
@@ -210,8 +216,8 @@ def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
         subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     )
     assert (
-        f"recomputed: {done.counts['units_recomputed']} units, for 1 damaged file; the first: {batch} is damaged"
-        in shown
+        f"recomputed: {done.counts['units_recomputed']} units, for 1 damaged file; the first:"
+        f" {batch} is damaged" in shown
     )
 
 
