@@ -590,7 +590,7 @@ def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> No
     for source, words in [
         (
             Source("s", clean={"prise": "1"}),
-            r"its columns are k, word\n  clean: 'prise' is no column",
+            r"its columns are k, word\n  clean: 'prise' is neither a column",
         ),
         (
             Source("s", latest="k"),
