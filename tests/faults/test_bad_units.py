@@ -1,4 +1,6 @@
-"""One bad unit costs one unit, whatever it does: its neighbours are done, and the account says what it did."""
+"""One bad unit costs one unit, whatever it does: its neighbours are done, and its status has the
+reason.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A clock that is set, a driver that is stopped for a while: each unit is done once, none is dead, and runs keep their order."""
+"""A clock that is set, and a driver that is suspended: each unit is done once, none is lost, and
+runs keep their order.
+"""
 
 from __future__ import annotations
 

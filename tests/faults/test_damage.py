@@ -1,7 +1,9 @@
-"""Files of a home that are flipped, cut, emptied or removed: the right value, or an error that names the file; nothing else.
+"""Files of a home that are flipped, truncated, emptied or removed: the right value, or an error
+that names the file.
 
-A home is prepared once for each stage at which a driver may have died, and copied for each damage.  What is done in this process
-is what drivers and workers do; no process is started.  All combinations: python -m pytest -m drill tests/faults/test_damage.py
+A home is prepared once for each stage at which a driver may have died, and copied for each damage.
+The actions of drivers and workers are performed in this process; no process is started. All
+combinations: python -m pytest -m drill tests/faults/test_damage.py
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_doors import HereCrew
+from test_port_failures import InProcessPool
 
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
@@ -108,7 +110,7 @@ def drive(
         Resources(1, 2**30),
         callbacks or NullCallbacks(),
         event,
-        pool_factory=HereCrew,
+        pool_factory=InProcessPool,
     )
 
 

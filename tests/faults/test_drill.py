@@ -1,4 +1,7 @@
-"""A short form of the drill: eight kills over all stages. The long one: python -m support.kill_drill, in tests/ --kills 50"""
+"""A short form of the drill: eight kills over all stages.
+
+The long one, in tests/: python -m support.kill_drill --kills 50
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How runs end: with an error that is not ours, with no unit that is ok, after a newer run, after a rollback; and homes they may not touch."""
+"""The ends of runs: with an unexpected error, without a unit that is ok, after a newer run, after a
+rollback; and homes that must not be modified.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Memory: a leak, a giant unit and results that pile up cost what they must, and never a unit that did nothing wrong."""
+"""Memory: a leak, a giant unit and large results cost no more than they must, and never an innocent
+unit.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""A run that is cut off before each sync, rename and removal of a file, by a kill or by a loss of power: the same bytes after resume.
+"""A run that ends before a sync, rename or removal of a file, by a kill or a loss of power: the
+same bytes after resume.
 
-The home is copied at each of these moments while a run goes on undisturbed.  A kill leaves what was written; a loss of power
-also takes back what was not synced: data of files, and names in folders.  What SQLite syncs is SQLite's to keep.
+The home is copied at each of these moments while a run continues. A kill leaves all that was
+written; a loss of power also reverts data of files and names in folders that were not synced.
+SQLite's own syncs are not tested here.
+
 All moments: python -m pytest -m drill tests/faults/test_power.py
 """
 

@@ -1,8 +1,9 @@
-"""A loss of power, or a kill, while SQLite writes the ledger: every write that had returned is there, and runs end with the same bytes.
+"""A loss of power, or a kill, while SQLite writes the ledger: every write that had returned exists,
+and runs end with the same bytes.
 
-A process that writes is killed while a transaction is open.  What a loss of power may leave of that is made from it: SQLite
-syncs its journal before it writes to the database, so any of the database's sectors may be old or new; before that, any
-part of the journal may be missing.
+A writing process is killed during a transaction. The possible states after a loss of power are made
+from its files: SQLite syncs its journal before it writes to the database, so any of the database's
+sectors may be old or new; before that, any part of the journal may be missing.
 """
 
 from __future__ import annotations

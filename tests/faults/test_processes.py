@@ -1,4 +1,6 @@
-"""What a function starts ends with its worker, and a run works wherever a process can be: in a daemon, below a fork, in a thread."""
+"""Processes that a function starts end with its worker, and a run works in any process: in a
+daemon, below a fork, in a thread.
+"""
 
 from __future__ import annotations
 

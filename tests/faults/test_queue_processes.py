@@ -1,7 +1,8 @@
-"""One queue, many processes, and some of them are killed: nothing is lost, and nothing is deleted twice.
+"""One queue and many processes, some of which are killed: nothing is lost, and nothing is deleted
+twice.
 
-A worker does as the engine's do: it takes a message, leaves an outcome under a name made from it, deletes the message, and
-writes down that it did.
+A worker behaves as the engine's do: it takes a message, writes an outcome under a name made from
+it, deletes the message, and records that it did.
 """
 
 from __future__ import annotations

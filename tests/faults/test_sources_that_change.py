@@ -1,4 +1,6 @@
-"""Source files that change while a run is at work: the run reads one state of them, or fails and names the file."""
+"""Source files that change during a run: the run reads one state of them, or fails and names the
+file.
+"""
 
 from __future__ import annotations
 

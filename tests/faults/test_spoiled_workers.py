@@ -1,4 +1,6 @@
-"""A unit that spoils its worker's process for what comes after it: it is found and named, and the other units are done in a fresh one."""
+"""A unit that corrupts its worker's process for later units: it is found and named, and a fresh
+process executes the others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A driver that is stopped by hand, and scripts as people write them: no guard, functions of their own, other ways to start."""
+"""A driver that is stopped by hand, and typical scripts: without a main guard, with their own
+functions, with other start methods.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every call of every door fails once, and the answer is the same after a new start; and what leases do when workers are lost."""
+"""Every call of every port fails once, and the result is the same after a restart; and leases when
+workers are lost.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,8 @@ JOB = Job(
 
 
 @dataclass
-class HereCrew(WorkerPool):
-    """A crew of this process: no child is started, each message is done when events are asked for."""
+class InProcessPool(WorkerPool):
+    """A pool without processes: each message is executed when events are requested."""
 
     def __post_init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
@@ -97,18 +99,18 @@ class HereCrew(WorkerPool):
 
 
 @dataclass
-class SlowCrew(HereCrew):
+class SlowCrew(InProcessPool):
     """A crew that stalls for longer than a lease."""
 
     clock: ManualClock = field(default_factory=ManualClock)
 
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
         self.clock.advance(100)
-        yield from HereCrew.events(self, timeout)
+        yield from InProcessPool.events(self, timeout)
 
 
 @dataclass
-class LosingCrew(HereCrew):
+class LosingCrew(InProcessPool):
     """A crew whose children die from outside, `times` for each unit in `lost`."""
 
     lost: dict[int, int] = field(default_factory=dict)
@@ -132,7 +134,7 @@ class LosingCrew(HereCrew):
                     ),
                 )
                 return
-        yield from HereCrew.events(self, timeout)
+        yield from InProcessPool.events(self, timeout)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,7 +168,7 @@ def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
         Resources(1, 2**30),
         places,
         callbacks or NullCallbacks(),
-        pool_factory=HereCrew,
+        pool_factory=InProcessPool,
     ).run()
 
 
@@ -269,7 +271,12 @@ def forget(home: Home) -> None:
 
 
 def dispatcher(
-    home: Home, queue: Any, clock: ManualClock, /, pool: type[HereCrew] = HereCrew, **words: Any
+    home: Home,
+    queue: Any,
+    clock: ManualClock,
+    /,
+    pool: type[InProcessPool] = InProcessPool,
+    **words: Any,
 ) -> WorkDispatcher:
     manifest = Manifest.read(LAYOUT, "above", home.store)
     messages, coverage = plan_attempt(manifest, LAYOUT, 1, home.store)

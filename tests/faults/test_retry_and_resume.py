@@ -1,4 +1,6 @@
-"""Retry, resume, publish and cancel, from every state and from every place where a driver may have died; homes that cannot be used."""
+"""Retry, resume, publish and cancel, from every state and from every point at which a driver may
+have died; homes that cannot be used.
+"""
 
 from __future__ import annotations
 
