@@ -51,7 +51,7 @@ LEAVES_QUERY = (
 )
 ARROW_SCHEMA_QUERY = """SELECT min(file_name) AS file, value FROM parquet_kv_metadata({files})
     WHERE key = 'ARROW:schema' GROUP BY value ORDER BY file"""
-COPY_HINT = "copy or write the whole file again, then run the job again"
+COPY_HINT = "copy or write the file again completely, then run the job again"
 SQL_ERRORS = (
     duckdb.BinderException,
     duckdb.CatalogException,
