@@ -312,7 +312,7 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
     with suppress(BlockingIOError):
         while True:
             whole += ours.recv(2**16)
-    sender.abandon()
+    sender.close()
     ours.close()
 
     def received(data: bytes):
