@@ -22,6 +22,7 @@ from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large
 from ...errors import ConservationError, QueryError
 from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
+from ...pipeline.units import no_rows_error
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
 from ..adapters.athena import AthenaWarehouse
 from ..adapters.glue_table import PATH_COLUMN
@@ -134,10 +135,7 @@ def _count_units(model: Model, select: str, warehouse: AthenaWarehouse) -> pa.Ta
         counted = warehouse.query(f"SELECT count(*) AS {ROWS_COLUMN} FROM ({select}) AS q")
     rows = to_numpy(counted.column(ROWS_COLUMN), False).astype(np.int64)
     if not rows.sum():
-        raise QueryError(
-            f"the query of {model.name} gives no row",
-            hint="run the query by itself, and check whether a filter or a join is too narrow",
-        )
+        raise no_rows_error(model.name)
     return counted.set_column(counted.num_columns - 1, ROWS_COLUMN, from_numpy(rows))
 
 
