@@ -78,7 +78,7 @@ def test_synth_writes_the_stack_without_calling_aws(
 @pytest.mark.parametrize(
     ("ref", "stack", "settings", "message"),
     [
-        (JOB, "2nd", {}, "'2nd' cannot be a stack's name"),
+        (JOB, "2nd", {}, "'2nd' is not a valid stack name"),
         (JOB, "pricing", {"memory": 1}, "memory is 1, expected 128"),
         (JOB, "pricing", {"start_on_upload": ("costs",)}, "start_on_upload names costs"),
         ("tariffs.job:nothing", "pricing", {}, "has no 'nothing'"),
