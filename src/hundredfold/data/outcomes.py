@@ -51,14 +51,14 @@ def failed_unit(unit: int, error: BaseException) -> UnitStatus:
     """Return the status of a failed unit; its traceback begins in the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(FOLDER)] or list(frames)
-    told = describe(error)
+    message = describe(error)
     text = (
         ""
         if isinstance(error, ResultError | ConversionError)
-        else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {told}\n"
+        else "".join(traceback.format_list(own)) + f"{type(error).__name__}: {message}\n"
     )
     name = "ResultError" if isinstance(error, ResultError) else type(error).__name__
-    return UnitStatus(unit, "failed", name, told, _writable(text))
+    return UnitStatus(unit, "failed", name, message, _writable(text))
 
 
 def describe(value: Any, convert: Callable[[Any], str] = str) -> str:

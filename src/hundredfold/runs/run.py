@@ -237,7 +237,7 @@ class Run:
     def __repr__(self) -> str:
         record = self.record
         models = record.models
-        told = [
+        facts = [
             f"{name}: {m.get('ok', 0):,} of {m['units']:,} units ok"
             + (
                 f", {m['failed'] + m['crashed']:,} not"
@@ -248,7 +248,7 @@ class Run:
         ]
         return (
             f"<Run {self.id} of {record.job}: "
-            f"{record.state.value}{'; ' if told else ''}{'; '.join(told)}>"
+            f"{record.state.value}{'; ' if facts else ''}{'; '.join(facts)}>"
         )
 
     def _model(self, name: str | None) -> str:

@@ -138,7 +138,7 @@ def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:
     plausible.
     """
     parts = {**asdict(balance), "kept": asdict(balance.kept)}
-    told = {
+    treatments = {
         name: part and {"rows": part["rows"], "money_as_it_came": float(part["money"])}
         for name, part in parts.items()
         if name not in ("source", "untold")
@@ -153,7 +153,7 @@ def facts(balance: SourceBalance, ledger: pa.Table) -> dict[str, Any]:
     }
     return {
         "source": balance.source,
-        **told,
+        **treatments,
         "at_risk": at_risk,
         "untold": balance.untold,
         "even": balance.even,

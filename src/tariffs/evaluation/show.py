@@ -135,13 +135,13 @@ def show_prior(found: PriorSummary) -> None:
     )
     grid = _grid(found.factor, "elasticity", "phi", "c", "gate", "units", "own fits", "mean alone")
     for group in found.groups:
-        told = (
+        cells = (
             [f"{value:.4f}" for value in (group.deviance_eb, group.deviance_pooled)]
             if group.tested
             else ["-", "-"]
         )
         noise = [f"{group.elasticity:.2f}", f"{group.dispersion:.2f}", f"{group.inflation:.2f}"]
-        grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *told)
+        grid.add_row(escape(group.name), *noise, group.gate, f"{group.tested:,}", *cells)
     _print(grid)
     _print_hanging(
         f"tau, the spread around the mean of a kind: {found.tau:.3f},"
@@ -165,12 +165,12 @@ def show_backtest(found: Backtest) -> None:
         found.factor, "units", "weeks", *_ways(), "best", *(["gate"] if found.gate else [])
     )
     for judged in found.judged:
-        told = [f"{judged.deviance[way]:.4f}" for way in _ways()]
+        cells = [f"{judged.deviance[way]:.4f}" for way in _ways()]
         grid.add_row(
             escape(judged.level),
             f"{judged.units:,}",
             f"{judged.weeks:,}",
-            *told,
+            *cells,
             judged.best,
             found.gate.get(judged.level, ""),
         )
@@ -260,9 +260,9 @@ def chance(p: float) -> str:
 
 
 def _setting(s: Setting) -> list[str]:
-    told = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", chance(s.p_gain)]
+    cells = [f"{s.z:g}", f"{s.moved:.1%}", f"{s.promised:+.2%}", chance(s.p_gain)]
     return [
-        *told,
+        *cells,
         *(
             [f"{s.truly.lift:+.2%}", f"{s.truly.realised:.3f}", f"{s.truly.harmed:.1%}"]
             if s.truly

@@ -347,10 +347,10 @@ def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Lab
         ((target > highest) & (highest == terms.ceiling), ceiling),
         (target > highest, "STEP_UP"),
     ]
-    told = np.full(target.shape, "", dtype=object)
+    codes = np.full(target.shape, "", dtype=object)
     for case, name in reversed(cases):
-        told = np.where(case, name, told)
-    return told.astype(object)
+        codes = np.where(case, name, codes)
+    return codes.astype(object)
 
 
 def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:

@@ -92,13 +92,13 @@ def report(
     """
     choice, tried = trials.choice, trials.tried
     stays = (hold != "") & ~tried & (choice.price == terms.current)
-    told = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
+    reason_codes = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
     return {
         "price": choice.price,
         "current_price": terms.current,
         "reference_price": terms.reference,
         "unit_cost": terms.unit_cost,
-        "reason_code": np.where(tried, EXPLORE, told).astype(object),
+        "reason_code": np.where(tried, EXPLORE, reason_codes).astype(object),
         "constraint_bound": choice.bound,
         "elasticity": demand.elasticity,
         "se": demand.sd,

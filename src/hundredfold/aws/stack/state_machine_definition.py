@@ -186,37 +186,41 @@ def _final_states(table: str) -> dict[str, Any]:
             "Error": "RunFailed",
             "CausePath": "States.JsonToString($.stage.reply)",
         },
-        "Record the failure": {
-            "Comment": (
-                "This state runs no code of this package, which may be the cause of the failure. "
-                "A run that has already ended keeps its state."
-            ),
-            "Type": "Task",
-            "Resource": "arn:aws:states:::dynamodb:updateItem",
-            "Parameters": {
-                "TableName": table,
-                "Key": {"id": {"S.$": "$.run"}},
-                "UpdateExpression": (
-                    "SET #state = :failed, reason = :reason, updated = :now ADD version :one"
-                ),
-                "ConditionExpression": (
-                    "#state IN (:new, :running) AND execution IN (:execution, :none)"
-                ),
-                "ExpressionAttributeNames": {"#state": "state"},
-                "ExpressionAttributeValues": {
-                    ":execution": {"S.$": "$.execution"},
-                    ":none": {"S": ""},
-                    ":failed": {"S": "failed"},
-                    ":new": {"S": "new"},
-                    ":running": {"S": "running"},
-                    ":reason": {"S.$": "States.Format('{}: {}', $.error.Error, $.error.Cause)"},
-                    ":now": {"S.$": "$$.State.EnteredTime"},
-                    ":one": {"N": "1"},
-                },
-            },
-            "ResultPath": None,
-            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Broken"}],
-            "Next": "Broken",
-        },
+        "Record the failure": _record_failure(table),
         "Broken": {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"},
+    }
+
+
+def _record_failure(table: str) -> dict[str, Any]:
+    return {
+        "Comment": (
+            "This state runs no code of this package, which may be the cause of the failure. "
+            "A run that has already ended keeps its state."
+        ),
+        "Type": "Task",
+        "Resource": "arn:aws:states:::dynamodb:updateItem",
+        "Parameters": {
+            "TableName": table,
+            "Key": {"id": {"S.$": "$.run"}},
+            "UpdateExpression": (
+                "SET #state = :failed, reason = :reason, updated = :now ADD version :one"
+            ),
+            "ConditionExpression": (
+                "#state IN (:new, :running) AND execution IN (:execution, :none)"
+            ),
+            "ExpressionAttributeNames": {"#state": "state"},
+            "ExpressionAttributeValues": {
+                ":execution": {"S.$": "$.execution"},
+                ":none": {"S": ""},
+                ":failed": {"S": "failed"},
+                ":new": {"S": "new"},
+                ":running": {"S": "running"},
+                ":reason": {"S.$": "States.Format('{}: {}', $.error.Error, $.error.Cause)"},
+                ":now": {"S.$": "$$.State.EnteredTime"},
+                ":one": {"N": "1"},
+            },
+        },
+        "ResultPath": None,
+        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Broken"}],
+        "Next": "Broken",
     }
