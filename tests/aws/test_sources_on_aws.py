@@ -658,7 +658,7 @@ def test_objects_changed_after_validation_are_an_error(folder: Folder) -> None:
     with pytest.raises(SourceError, match="things has changed since the run began"):
         run.accepted("things")
     folder.aws_runner.store.delete(f"{folder.prefix}/x/one.parquet")
-    with pytest.raises(SourceError, match="was there when the run began, and is gone"):
+    with pytest.raises(SourceError, match="existed when the run began, and is gone"):
         run.accepted("things")
 
 
