@@ -941,7 +941,7 @@ def test_a_location_that_could_inject_sql_is_rejected_before_a_query(
 
 @pytest.mark.parametrize("evil", [*EVIL, "", "a/b", "ä", "x" * 81, "a b"])
 def test_a_run_id_with_special_characters_is_rejected(evil: str) -> None:
-    with pytest.raises(UsageError, match=r"the run id .* is invalid"):
+    with pytest.raises(UsageError, match=r"the run id .* cannot be used"):
         new_record(evil, job_of(Source("things")), "x:y", {"things": "s3://bucket/x/"}, {})
 
 

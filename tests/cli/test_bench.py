@@ -172,7 +172,7 @@ def test_a_run_over_the_time_limit_is_stopped_and_extrapolated(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # time for the first unit to be done, on a machine that starts slowly
-    monkeypatch.setattr(engine, "AT_LEAST", HANG_S)
+    monkeypatch.setattr(engine, "MIN_IDLE_S", HANG_S)
     facts = compare(
         job_of(folder, slow, later), {}, workers=1, seconds=0.8, listener=TimingDisplay()
     )
@@ -262,27 +262,27 @@ def test_both_loops_pass_the_rows_of_a_unit_in_its_form(kind: Any, form: str, cu
     )
     units = UnitList(keys.append_column(ROWS_COLUMN, pa.array([5] * 4)))
     frame = kind(form, False, rows, numbers, units, frozenset({"shop"}))
-    frame.once_sorted(("day",))
+    frame.sort_once(("day",))
     if cuts == "grouped" and not frame.groups:
         return
     wanted = np.array([3, 0, 2])
     order, slices = getattr(frame, cuts)(wanted)
     assert sorted(order.tolist()) == [0, 2, 3]
     for unit, cut in zip(order.tolist(), slices, strict=True):
-        handed = frame.handed(cut, unit)
-        assert list(np.asarray(handed["price"])) == sorted(
+        formed = frame.in_form(cut, unit)
+        assert list(np.asarray(formed["price"])) == sorted(
             100.0 * unit + np.flatnonzero(numbers == unit), reverse=True
         )
         if form == "light":
-            assert (handed.key, handed.rows, list(handed)) == (
+            assert (formed.key, formed.rows, list(formed)) == (
                 KEYS[unit],
                 5,
                 ["shop", "size", "day", "price"],
             )
         if form in ("light", "dict"):
-            assert handed["day"].dtype == np.dtype("datetime64[D]")
-            assert list(handed["shop"]) == [KEYS[unit][0]] * 5
-            handed["price"][0] = 0.0  # an array is the function's own
+            assert formed["day"].dtype == np.dtype("datetime64[D]")
+            assert list(formed["shop"]) == [KEYS[unit][0]] * 5
+            formed["price"][0] = 0.0  # an array is the function's own
 
 
 def test_the_estimate_is_right_on_average_for_units_of_any_size() -> None:

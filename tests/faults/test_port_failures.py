@@ -192,7 +192,7 @@ class FaultyStore(FaultInjector):
     """A store whose nth call fails; where a file lies can always be said."""
 
     def path(self, key):
-        return self.door.path(key)
+        return self.port.path(key)
 
 
 @pytest.fixture(scope="module")

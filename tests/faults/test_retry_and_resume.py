@@ -196,7 +196,7 @@ def dies_after(home: Home, n: int) -> None:
 
         def __getattr__(self, name):
             reads = name in ("read", "get", "list", "path")
-            return getattr(self.door, name) if reads else super().__getattr__(name)
+            return getattr(self.port, name) if reads else super().__getattr__(name)
 
     home.store, home.ledger = Dying(home.store, n), Dying(home.ledger, n)
     with suppress(InjectedFault):
@@ -232,7 +232,7 @@ def test_a_home_of_a_newer_format_is_refused(tmp_path):
     Home(tmp_path)
     (tmp_path / "format").write_text(f"{FORMAT + 1}\n")
     with pytest.raises(
-        HomeError, match=f"is of format {FORMAT + 1}, and this program reads up to {FORMAT}"
+        HomeError, match=f"has format {FORMAT + 1}, and this program reads up to {FORMAT}"
     ) as told:
         begun(tmp_path, SOUND)
     assert "install a newer hundredfold" in (told.value.hint or "")

@@ -21,7 +21,9 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Source
 from hundredfold.errors import RunBusy, Stopped
+from hundredfold.local.filesystem import LOCK_NAME
 from hundredfold.local.sqlite_ledger import SqliteLedger
+from hundredfold.ports.object_keys import TEMP_PREFIX
 from support.waits import HANG_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
@@ -400,7 +402,8 @@ def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path):
     home = tmp_path / "home"
     ran(path, home)
     assert list((home / "scratch").iterdir()) == []
-    assert not list(home.rglob(".~*"))
+    partial = {path.name for path in home.rglob(f"{TEMP_PREFIX}*")}
+    assert partial == {LOCK_NAME}  # held by nobody
 
 
 def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):

@@ -505,7 +505,7 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
     with pytest.raises(JobError) as caught:
         Csv(delimiter="::", quote="", encoding="nope", decimal=";", skip=-1, multiline=wrong)
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
-        "delimiter", "quote", "decimal", "encoding 'nope'", "skip", "multiline",
+        "delimiter", "quote", "decimal", "encoding", "skip", "multiline",
     ]  # fmt: skip
     for said in (
         {"delimiter": "'", "quote": "'"},

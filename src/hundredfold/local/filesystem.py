@@ -25,6 +25,8 @@ from ..data.checksums import checksum, extend_checksum, make_trailer
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix, etag_of
 
+# of conditional writes; no listing shows it
+LOCK_NAME = f"{TEMP_PREFIX}lock"
 READ_BYTES = 2**22
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 MAX_OPEN_FILES = 200  # files of batches
@@ -185,7 +187,7 @@ class FileStore:
 
         The system releases the lock when a process dies.
         """
-        lock = FileLock(self.root / f"{TEMP_PREFIX}lock")
+        lock = FileLock(self.root / LOCK_NAME)
         acquire(lock, -1, self)
         try:
             yield
