@@ -464,6 +464,8 @@ def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path
 def test_a_home_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     Home(tmp_path)
     (tmp_path / "format").write_text(f"{FORMAT - 1}\n")
-    with pytest.raises(HomeError, match=f"of format {FORMAT - 1}, of an older hundredfold") as told:
+    with pytest.raises(
+        HomeError, match=f"has format {FORMAT - 1}, of an older hundredfold"
+    ) as told:
         Home(tmp_path)
     assert "--home" in (told.value.hint or "")

@@ -30,8 +30,10 @@ from annotated_types import Gt
 import hundredfold
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import HomeError
+from hundredfold.local.filesystem import LOCK_NAME
 from hundredfold.local.sqlite_ledger import SqliteLedger
 from hundredfold.pipeline.stages import stages
+from hundredfold.ports.object_keys import TEMP_PREFIX
 
 TESTS = Path(__file__).parents[1]
 SHOPS, PRODUCTS, WEEKS = 40, 15, 4  # 600 units of four rows
@@ -340,7 +342,9 @@ class Drill:
             )
             self.faults.append(f"{folder.name} ended with other bytes in {', '.join(differ)}")
         left = [
-            str(path.relative_to(home)) for path in [*home.rglob(".~*"), *home.glob("scratch/*")]
+            str(path.relative_to(home))
+            for path in [*home.rglob(f"{TEMP_PREFIX}*"), *home.glob("scratch/*")]
+            if path != home / LOCK_NAME
         ]
         if left:
             self.faults.append(f"{folder.name} left behind {', '.join(left)}")
