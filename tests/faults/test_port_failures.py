@@ -320,7 +320,7 @@ def not_ok(home: Home) -> dict[int, str]:
 
 
 def slices(home: Home) -> set[tuple[int, int]]:
-    found = map(LAYOUT.slice, home.store.list(LAYOUT.outcomes("above") + "/"))
+    found = map(LAYOUT.parse_outcome_key, home.store.list(LAYOUT.outcomes("above") + "/"))
     return {(message.first, message.last) for message in found if message is not None}
 
 

@@ -156,6 +156,7 @@ def publish(
         if release is not None:
             _restore_files(release, job, layout, warehouse, store)
             if was_current(job.name, release.version, pointer, store):
+                record_first_release(job.name, store)
                 return release
         if not terms.replace_newer and (newer := _newer(job.name, run, terms, pointer, store)):
             _discard(release, store)
