@@ -31,7 +31,7 @@ from tariffs.contracts import PriceRow
 from tariffs.release import actions, repository
 from tariffs.release.catalogue import catalogue_of
 from tariffs.release.decision_log import Attribution, DecisionLog
-from tariffs.release.repository import JOB, LockedPutIfAbsent, PutIfAbsent
+from tariffs.release.repository import JOB, PutIfAbsent
 from tariffs.release.tables import NAME, in_published_order, to_csv, to_parquet
 
 NOW = dt.datetime(2026, 6, 29, 12, tzinfo=dt.UTC)
@@ -288,9 +288,7 @@ class ReleaseSite:
 
 def on_disk(folder: Path) -> ReleaseSite:
     home = Home(folder)
-    return ReleaseSite(
-        home.store, LockedPutIfAbsent(home.store, lambda: home.publishing(f"{JOB}_approvals"))
-    )
+    return ReleaseSite(home.store, home.store)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -597,10 +597,10 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
         place = in_memory(before)
         store = place.store
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, repository.LockedPutIfAbsent(faulty, nullcontext)
+        place.store, place.once = faulty, faulty
         with suppress(InjectedFault):
             STEPS[what](place)
-        place.store, place.once = store, repository.LockedPutIfAbsent(store, nullcontext)
+        place.store, place.once = store, store
         whole(place)
         if place.decisions.charging == Table(2):
             with suppress(StateError):  # "it is approved already": it was
@@ -626,7 +626,7 @@ def in_memory(like: ReleaseSite | None = None) -> ReleaseSite:
     store = MemoryStore()
     for key in like.store.list("") if like else ():
         store.put(key, like.store.get(key))  # type: ignore[union-attr]
-    return ReleaseSite(store, repository.LockedPutIfAbsent(store, nullcontext))
+    return ReleaseSite(store, store)
 
 
 def whole(place: ReleaseSite) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +253,16 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
     wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
     for stop in itertools.count(0):
         store = MemoryStore()
-        place = ReleaseSite(store, repository.LockedPutIfAbsent(store, nullcontext))
+        place = ReleaseSite(store, store)
         place.use()
         place.approve(place.publish(NEW))
         if what != "try":
             place.start_canary(2, ["ACCRA"])
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, repository.LockedPutIfAbsent(faulty, nullcontext)
+        place.store, place.once = faulty, faulty
         with suppress(InjectedFault):
             steps[what](place)
-        place.store, place.once = store, repository.LockedPutIfAbsent(store, nullcontext)
+        place.store, place.once = store, store
         asked(place)
         with suppress(StateError):
             steps[what](place)

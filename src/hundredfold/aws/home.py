@@ -30,7 +30,7 @@ class StackHome:
         self.ledger: Ledger = DynamoLedger(self.resources.table)
 
     def publishing(self, job: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Hold no lock: S3 replaces the pointer atomically."""
+        """Hold no lock: versions are claimed and the pointer is moved by conditional writes."""
         return nullcontext()
 
     def is_active(self, run: str) -> bool:

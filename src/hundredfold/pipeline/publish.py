@@ -38,7 +38,6 @@ from .releases import (
     read_release,
     record_first_release,
     release_folder,
-    releases,
     sha256,
     verify_file,
     version_to_make,
@@ -189,9 +188,14 @@ def _newer(
     job: str, run: str, terms: Terms, pointer: Pointer, store: Store
 ) -> PublishRefused | None:
     """Return the refusal of a run that was created before the run of the current release."""
-    found = next((r for r in releases(job, store) if r.version == pointer.version), None)
+    if not pointer.version:
+        return None
+    try:
+        found = read_release(job, pointer.version, store)
+    except DamagedFile:  # it is reported when the next release is made upon it
+        return None
     created = terms.created
-    if found is None or found.run == run or not "" < created(run) < created(found.run):
+    if found.run == run or not "" < created(run) < created(found.run):
         return None
     return PublishRefused(
         f"{job} is held back: release {found.version} is current, and it was made by a newer run",

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,27 +37,11 @@ LOG = f"{ROOT}/approvals"
 POINTER = f"{ROOT}/active.json"
 
 
-@runtime_checkable
 class PutIfAbsent(Protocol):
-    """Conditional writing of log entries: an object is never replaced.  S3 stores do this."""
+    """Conditional writing of log entries: an object is never replaced."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object if the key is free, whole and durable on return; else return False."""
-
-
-@dataclass(frozen=True, slots=True)
-class LockedPutIfAbsent:
-    """PutIfAbsent on this machine: the check and the write are under one lock."""
-
-    store: Store
-    lock: Callable[[], AbstractContextManager[None]]
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self.lock():
-            if _read_or_none(self.store, key) is not None:
-                return False
-            self.store.put(key, data)
-            return True
 
 
 @dataclass(frozen=True, slots=True)

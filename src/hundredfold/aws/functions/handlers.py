@@ -90,7 +90,7 @@ def _reply_of(event: dict[str, Any]) -> dict[str, Any]:
             ),
         )
     except SupersededError as error:
-        return {"action": "superseded", "reason": str(error)}
+        return _superseded_reply(error)
     except QueryPending as pending:
         # another execution may repeat a query that failed
         request_token = f"{pending.token[:32]}-{event['execution'][-90:]}"
@@ -116,10 +116,16 @@ def _end_run(
             # for `hundredfold status`, and valid for this reason only
             ledger.note(run, options={"hint": [str(error), error.hint]})
         return _final_reply(ledger.move(run, event, reason=str(error)))
+    except SupersededError as superseded:
+        return _superseded_reply(superseded)
     except StateError:
         return _final_reply(ledger.read(run))
     except NoSuchRun:
         raise error from None
+
+
+def _superseded_reply(error: SupersededError) -> dict[str, Any]:
+    return {"action": "superseded", "reason": str(error)}
 
 
 def _final_reply(record: Record) -> dict[str, Any]:
