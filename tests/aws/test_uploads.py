@@ -12,9 +12,11 @@ import pytest
 
 import hundredfold
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
+from hundredfold.aws.adapters.session import client
 from hundredfold.aws.functions import handlers
 from hundredfold.aws.runs import new_record, record_upload_run
 from hundredfold.pipeline.releases import releases
+from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs.job_loader import load_job
 from support.emulator import wait_until
@@ -201,3 +203,41 @@ def test_an_execution_of_a_run_that_another_owns_ends_at_once(
     assert json.loads(ended["output"])["stage"]["reply"]["action"] == "superseded"
     assert uploads_stack.record(name) == before
     assert set(uploads_stack.home.store.list(f"runs/{name}/")) == objects
+
+
+def test_a_failing_call_of_an_execution_that_lost_its_run_changes_nothing(
+    uploads_stack: Stack, tmp_path: Path
+) -> None:
+    """The run is resumed while a call of its first execution is active; then that call fails."""
+    resources = uploads_stack.home.resources
+    ledger = DynamoLedger(resources.table)
+    missing = {"tasks": uploads_stack.home.where("sources/tasks/no-such-file.csv")}
+    ledger.create(new_record("lost", load_job(TROUBLE), TROUBLE, missing, {}, resources.code))
+    event = {
+        "run": "lost",
+        "input": {"run": "lost"},
+        "execution": "arn:first",
+        "step": "validate",
+        "model": "",
+        "token": "",
+        "query_result": {},
+    }
+    resumed: list[Record] = []
+
+    def resume(**_: object) -> None:
+        if not resumed:
+            ledger.note("lost", options={"execution": "arn:second"})
+            resumed.append(ledger.move("lost", Event.FAIL, reason="of the second execution"))
+            resumed.append(ledger.move("lost", Event.START))
+
+    events = client("s3").meta.events
+    events.register("before-call.s3", resume)
+    try:
+        with uploads_stack.as_function("Step", tmp_path):
+            reply = handlers.step(event)
+    finally:
+        events.unregister("before-call.s3", resume)
+    assert reply["action"] == "superseded"
+    assert "arn:second owns run lost" in reply["reason"]
+    assert uploads_stack.record("lost") == resumed[-1]
+    assert resumed[-1].state is State.RUNNING

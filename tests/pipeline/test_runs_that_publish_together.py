@@ -1,8 +1,8 @@
 """Runs of one job that publish at the same time: every release is of one run, and the newest run's
 is current.
 
-One run publishes whole at each call that the other makes to its store, in turn; on files of this
-machine, and in emulated S3.
+One run publishes whole at each call that the other makes to its store, in turn, on files of this
+machine. `tests/aws/test_publishing_on_s3.py` has the same on S3.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -31,6 +30,7 @@ from hundredfold.pipeline.releases import (
     verify_file,
 )
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
+from support.interrupting import Interrupting
 
 QUERY = "SELECT shop, price, run_id, table_version, parent_version FROM prices, run ORDER BY shop"
 JOB = Job(
@@ -41,29 +41,6 @@ JOB = Job(
 )
 ROWS = pa.table({"shop": ["a", "b"], "x": [1.0, 2.0]})
 MAX_CALLS = 200
-
-
-@dataclass
-class Interrupting:
-    """A store that calls `action` before its nth call, once. `calls` counts them."""
-
-    store: Any
-    at: int
-    action: Callable[[], object]
-    calls: int = field(default=0)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.store, name)
-        if not callable(found):
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.at:
-                self.action()
-            return found(*args, **kwargs)
-
-        return call
 
 
 Runs = tuple[InProcessRun, InProcessRun, InProcessRun]

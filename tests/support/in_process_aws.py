@@ -26,7 +26,7 @@ from hundredfold.aws.functions.prepare import prepare
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
-from hundredfold.pipeline.publish import describe_run, publish
+from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, describe_run, publish
 from hundredfold.pipeline.releases import Release
 from hundredfold.pipeline.validate import validate
 from hundredfold.pipeline.validation_results import ValidationResult
@@ -204,9 +204,16 @@ class AwsRun(InProcessRun):
         return self.collected[model]
 
     def publish(self, attempt: int = 1) -> Release | None:
+        return self.publish_as(self.job, self.store, attempt=attempt)
+
+    def publish_as(
+        self, job: Job, store: Any, terms: Terms = DEFAULT_TERMS, *, attempt: int = 1
+    ) -> Release | None:
+        """Publish under the name of `job`, through `store`."""
+
         def release(warehouse: AthenaWarehouse) -> Release | None:
             self._expose_results(warehouse, None)
-            return publish(self.job, self.layout, attempt, AS_OF, warehouse, self.store)
+            return publish(job, self.layout, attempt, AS_OF, warehouse, store, terms)
 
         return self._execute(release, attempt=attempt)
 

@@ -58,7 +58,7 @@ def image_digest(function: str) -> str:
 
 def _after_fork() -> None:
     global _client_lock
-    _making = Lock()
+    _client_lock = Lock()
     client.cache_clear()
 
 
