@@ -21,7 +21,6 @@ from .pipeline.runner import NullCallbacks, RunCallbacks
 from .ports.interfaces import Record, RunHome
 from .runs.backend import Backend, RunArguments
 from .runs.names import check_job_name
-from .runs.replay import replay_unit
 from .runs.run import Run, find_run
 
 
@@ -224,6 +223,8 @@ def replay(
     key   as `failures` shows it, such as "PREMIUM,Accra,1GB"
     call  calls the function; such as the `runcall` of pdb.Pdb()
     """
+    from .runs.replay import replay_unit
+
     return replay_unit(model, key, _open(backend, home, stack), run_id=run_id, job=job, call=call)
 
 

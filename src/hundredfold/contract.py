@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import annotated_types as at
 import numpy as np
 import pyarrow as pa
 
@@ -269,6 +268,8 @@ def _braced(text: str) -> str:
 
 def _flat(constraints: Sequence[Any]) -> Iterator[Any]:
     for constraint in constraints:
+        import annotated_types as at  # only jobs with constraints need it, and import it anyway
+
         if isinstance(constraint, at.GroupedMetadata):
             yield from _flat(list(constraint))
         elif type(constraint).__name__ == "FieldInfo":  # pydantic's Field(...) inside of Annotated
@@ -288,6 +289,8 @@ IN_PYTHON = "cannot be checked in SQL; use bounds, Literal or re.compile(...)"
 
 
 def _check(constraint: Any, python: Any) -> Iterator[Check]:
+    import annotated_types as at
+
     size = "length({c})" if python is str else "len({c})"
     match constraint:
         case at.Gt(bound):

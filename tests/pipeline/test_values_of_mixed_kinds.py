@@ -27,7 +27,7 @@ from hundredfold.data.arrow_columns import COLUMN_ERRORS, to_column
 from hundredfold.data.result_contract import ReturnType
 from hundredfold.data.results import ResultBuilder, to_table
 from hundredfold.errors import ResultError, SourceError
-from hundredfold.sql.sources.files import frame_to_table
+from hundredfold.sql.sources.frames import frame_to_table
 from support.in_process import InProcessRunner
 
 DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hundredfold.errors import SourceError
-from hundredfold.sql.sources.files import frame_to_table
+from hundredfold.sql.sources.frames import frame_to_table
 from hundredfold.sql.sources.nesting import is_too_deep
 
 

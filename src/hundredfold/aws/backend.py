@@ -87,9 +87,6 @@ class AwsBackend:
         """Return the ARN of the IAM principal; "" if STS does not reply."""
         return caller_arn()
 
-    def prestart(self) -> None:
-        """Do nothing: no worker processes start on this machine."""
-
     def open_home(self, job: str | None = None) -> StackHome:
         """Return the home of the stack's runs."""
         return StackHome(find_stack_name(job, self.stack))

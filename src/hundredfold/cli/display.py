@@ -82,11 +82,11 @@ class ProgressDisplay:
         self.task = self.progress_bars.add_task(str(stage), total=None, units="", failed="")
 
     def validated(self, validation: list[ValidationResult]) -> None:
-        from ..sql.sources.csv_files import describe_facts
-
         for v in validation:
-            for facts in v.csv:
-                for line in describe_facts(facts):
+            if v.csv:
+                from ..sql.sources.csv_files import describe_facts
+
+                for line in (line for facts in v.csv for line in describe_facts(facts)):
                     self._print(f"read {v.source} as {line}")
             self._print(
                 f"validated {v.source}: {describe_rows(v.rows, v.accepted, v.rejected, v.dropped)}"

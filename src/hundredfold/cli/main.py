@@ -25,6 +25,7 @@ from .options import (
     argument,
     as_of_option,
     home_option,
+    importing,
     invoke,
     job_argument,
     json_option,
@@ -98,10 +99,10 @@ def run(
     **options: Any,
 ) -> None:
     """Run a job: validate, prepare, enqueue, work, collect, publish."""
+    target.prestart()
+    backend = target.backend()
     from ..runs.backend import RunArguments
 
-    backend = target.backend()
-    backend.prestart()
     arguments = RunArguments(
         batches=batches,
         wait=not detach,
@@ -261,10 +262,10 @@ def _call_under_debugger(work: Callable[..., Any], *args: Any, **kwargs: Any) ->
 @json_option
 def retry(run: str | None, target: Target, as_json: bool, **options: Any) -> None:
     """Retry the failed and crashed units and the models that depend on them, then publish."""
+    target.prestart()
+    backend = target.backend()
     from ..runs.backend import RunArguments
 
-    backend = target.backend()
-    backend.prestart()
     _follow(
         lambda callbacks: backend.retry(run, RunArguments(**options), callbacks), target, as_json
     )
@@ -284,10 +285,10 @@ def resume(
 
     --source gives the new location of a source whose files were moved.
     """
+    target.prestart()
+    backend = target.backend()
     from ..runs.backend import RunArguments
 
-    backend = target.backend()
-    backend.prestart()
     locations = _parse_pairs("--source", source)
     _follow(
         lambda callbacks: backend.resume(
@@ -438,8 +439,9 @@ def init(name: str) -> None:
 def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **options: Any) -> None:
     """Generate a mobile operator's data, with realistic errors and known truth, and price it."""
     target = Target(home)
-    target.backend().prestart()
-    from .. import api
+    target.prestart()
+    with importing():
+        from .. import api
     from ..local.home import Home
     from . import display
     from .demo import find_demo
@@ -479,9 +481,10 @@ def _follow(
 
     more  next commands to show after the usual ones
     """
-    from ..api import open_run
-    from ..runs.summary import summarize
-    from . import display
+    with importing():
+        from ..api import open_run
+        from ..runs.summary import summarize
+        from . import display
 
     _interrupt_on_signals()
     began = time.monotonic()

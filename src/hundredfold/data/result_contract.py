@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
-import annotated_types as at
-
 from ..annotations import annotations_of, bare, enclosed_functions, unevaluated
 from ..contract import Column, Contract, is_contract, read_column, read_contract
 from ..errors import JobError
@@ -378,6 +376,8 @@ def _is_table(origin: Any) -> bool:
 
 def _is_constraint(metadata: Any) -> bool:
     """Return whether metadata of Annotated constrains the values, as a contract would."""
+    import annotated_types as at  # only functions with Annotated in their types need it
+
     known = isinstance(metadata, at.BaseMetadata | at.GroupedMetadata | re.Pattern)
     return (
         known

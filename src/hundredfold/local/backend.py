@@ -37,14 +37,12 @@ from ..runs.start import (
     with_limits,
 )
 from ..sql.duckdb import fingerprints
-from ..sql.sources.files import find_files, frame_to_table, pattern
+from ..sql.sources.files import find_files, pattern
 from ..workers.job_pickle import pickle_job
 from ..workers.pool import WorkerPool
-from ..workers.start_method import prestart_forkserver
 from .home import Home
 from .rebuild import write_record
 from .resources import Resources, choose_resources
-from .restore import note_recomputed, restore
 from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"
@@ -68,10 +66,6 @@ class LocalBackend:
     def caller(self) -> str:
         """Return "": only the operating system knows the user."""
         return ""
-
-    def prestart(self) -> None:
-        """Start the fork server while the rest is imported."""
-        prestart_forkserver()
 
     def open_home(self, job: str | None = None) -> Home:  # noqa: ARG002  # a folder keeps the runs of every job
         """Return the home, which must exist."""
@@ -207,6 +201,8 @@ def resume_event(home: Home, record: Record, job: Job) -> Event:
     """Return the event that resumes a run; of a run that is done, delete damaged files first."""
     if record.state is not State.DONE:
         return Event.START
+    from .restore import note_recomputed, restore
+
     with home.lock(record.id):
         found = restore(record, job, home.store)
     if not found:
@@ -302,6 +298,8 @@ def _keep_tables(home: Home, record: Record, places: Mapping[str, SourcePlace]) 
     staged: dict[str, str] = {}
     for name, place in places.items():
         if not isinstance(place, str):
+            from ..sql.sources.frames import frame_to_table
+
             key = Layout(record.id).staged(name)
             with home.store.writing(key) as path:
                 pq.write_table(frame_to_table(name, place), path)
@@ -386,6 +384,8 @@ def _source_place(name: str, place: object, name_given: bool) -> SourcePlace:
             hint=f"name its path: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
         )
     if not isinstance(place, str | Path):
+        from ..sql.sources.frames import frame_to_table
+
         return frame_to_table(name, place)
     text = str(place)
     return str(expand_user(text).absolute()) if name_given else text

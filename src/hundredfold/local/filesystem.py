@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pyarrow as pa
-from filelock import BaseFileLock, FileLock, Timeout
 
 from ..data.checksums import checksum, extend_checksum, make_trailer
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix, etag_of
+
+if TYPE_CHECKING:  # workers, which take no lock, do not import it
+    from filelock import BaseFileLock
 
 # of conditional writes; no listing shows it
 LOCK_NAME = f"{TEMP_PREFIX}lock"
@@ -187,6 +190,8 @@ class FileStore:
 
         The system releases the lock when a process dies.
         """
+        from filelock import FileLock
+
         lock = FileLock(self.root / LOCK_NAME)
         acquire(lock, -1, self)
         try:
@@ -316,6 +321,8 @@ def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
 
     Raises: Timeout, HomeError where the place cannot be written or has no locks.
     """
+    from filelock import Timeout
+
     place = Path(lock.lock_file)
     try:
         store.make(place.parent)

@@ -47,7 +47,6 @@ from ..workers.protocol import WorkerContext
 from .filesystem import home_gone_error
 from .home import Home
 from .resources import Resources
-from .restore import note_recomputed
 from .sqlite_queue import AttendedClock, SqliteQueue
 
 MAX_RECOMPUTATIONS = 4  # executions of the stages, if files of models are damaged again and again
@@ -157,6 +156,8 @@ class LocalRunner:
                     raise
                 for key in keys:
                     self.store.delete(key)
+                from .restore import note_recomputed
+
                 note_recomputed(self.home.ledger, self.record.id, [damage])
                 self.pending_commits.clear()
                 self.background = ThreadPoolExecutor(1)

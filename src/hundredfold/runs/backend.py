@@ -74,9 +74,6 @@ class Backend(Protocol):
         knows one.
         """
 
-    def prestart(self) -> None:
-        """Start early what a run needs later."""
-
     def open_home(self, job: str | None = None) -> RunHome:
         """Return the place of the runs. Raises: HomeError or UsageError if there is none."""
 

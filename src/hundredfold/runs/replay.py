@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +67,8 @@ def find_unit(units: UnitList, key: str, model: str) -> int:
     wanted = key if columns else key_text(())
     if wanted in texts:
         return texts.index(wanted)
+    import difflib  # slow to import, and only for this error
+
     near = difflib.get_close_matches(wanted, texts[:100_000], 3)
     names = ", ".join(units.keys.column_names)
     raise UsageError(

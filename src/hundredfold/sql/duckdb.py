@@ -22,7 +22,8 @@ from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
 from ..ports.interfaces import AttachedSource, Fingerprint, SourcePlace, Store
 from .json_values import json_rows
-from .source_reader import DiskStore, SourceReader, WritableStore, escape_path, sql_string
+from .source_reader import attach_source
+from .sources.engine import DiskStore, WritableStore, escape_path, sql_string
 from .sources.parquet_files import (
     SQL_ERRORS,
     find_damage,
@@ -62,7 +63,6 @@ class DuckWarehouse:
         # the Parquet files of each source, for the hint about memory
         self.parquet_files: dict[str, Sequence[str]] = {}
         self._background = ThreadPoolExecutor(1)
-        self._reader = SourceReader(self)
         shutil.rmtree(scratch, ignore_errors=True)  # files of a killed driver
         scratch.mkdir(parents=True, exist_ok=True)
         self._memory_limit = f"{max(memory // 2**20, 96)}MiB"
@@ -246,7 +246,7 @@ class DuckWarehouse:
         """Return the raw rows of a source; as text where the format has no types and a contract
         has.
         """
-        return self._reader.attach(source, place, folder, contract_columns, staged)
+        return attach_source(self, source, place, folder, contract_columns, staged)
 
     def __enter__(self) -> DuckWarehouse:
         return self

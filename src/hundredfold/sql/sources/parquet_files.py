@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 
 from ...contract import quote
 from ...errors import SourceError
-from .csv_dialect import identify_format
 from .files import pattern
 
 MAGIC = b"PAR1"
@@ -274,6 +273,8 @@ def not_parquet_reason(head: bytes, tail: bytes, size: int) -> str:
         )
     if head.startswith(ENCRYPTED_MAGIC):
         return "it is encrypted"
+    from .csv_dialect import identify_format
+
     known = identify_format(head)
     if known:
         return f"it is {known}"
