@@ -5,8 +5,10 @@ without a user.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,15 +16,16 @@ import hundredfold
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.session import client
 from hundredfold.aws.functions import handlers
-from hundredfold.aws.runs import new_record, record_upload_run
+from hundredfold.aws.runs import new_record
 from hundredfold.pipeline.releases import releases
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import Event, State
 from hundredfold.runs.job_loader import load_job
 from support.emulator import wait_until
-from support.stacks import ENDED, TROUBLE, Stack, Tasks, account, published, uploads_stack
+from support.stacks import ENDED, TROUBLE, Account, Stack, Tasks, account, published, uploads_stack
 from tariffs import demo
 
+NAMES = [source.name for source in load_job("jobs.refreshed:job").sources]
 __all__ = ["account", "uploads_stack"]
 
 
@@ -124,39 +127,28 @@ def test_an_upload_without_locations_for_other_sources_fails_its_run(
         "run": "upload-alone",
         "sources": {first: f"s3://{uploads_stack.outputs['Bucket']}/sources/{first}/a.csv"},
     }
+    replies: list[dict[str, Any]] = []
     with uploads_stack.as_function("Step", tmp_path):
         monkeypatch.setenv("HUNDREDFOLD_JOB", demo.JOB)
-        reply = handlers.step(
-            {
-                **event,
-                "input": event,
-                "execution": "e",
-                "step": "validate",
-                "model": "",
-                "token": "",
-                "query_result": {},
-            }
-        )
+        while not replies or replies[-1]["action"] == "wait":
+            replies.append(
+                handlers.step(
+                    {
+                        **event,
+                        "input": event,
+                        "execution": "e",
+                        "step": "validate",
+                        "model": "",
+                        "token": "",
+                        "query_result": {},
+                    }
+                )
+            )
+    assert replies[0]["action"] == "wait"
+    reply = replies[-1]
     message = f"the sources {', '.join(others)} have no location"
     assert (reply["action"], reply["reason"].splitlines()[0]) == ("failed", message)
     assert uploads_stack.record("upload-alone").reason.startswith(message)
-
-
-def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(
-    uploads_stack: Stack,
-) -> None:
-    job, resources = load_job(demo.JOB), uploads_stack.home.resources
-    ledger = DynamoLedger(resources.table)
-    first, second, *_ = [source.name for source in job.sources]
-    good = {source.name: f"s3://good/{source.name}/" for source in job.sources}
-    ledger.create(new_record("known", job, demo.JOB, good, {}))
-    failed = record_upload_run("upload-spoilt", {first: "s3://bad/x.csv"}, job, resources, ledger)
-    assert failed.options["sources"] == good | {first: "s3://bad/x.csv"}
-    ledger.move("upload-spoilt", Event.FAIL, reason="it is no table")
-    following = record_upload_run(
-        "upload-following", {second: "s3://next/x.csv"}, job, resources, ledger
-    )
-    assert following.options["sources"] == good | {second: "s3://next/x.csv"}
 
 
 def test_two_executions_of_one_upload_run_it_once(uploads_stack: Stack, tmp_path: Path) -> None:
@@ -241,3 +233,63 @@ def test_a_failing_call_of_an_execution_that_lost_its_run_changes_nothing(
     assert "arn:second owns run lost" in reply["reason"]
     assert uploads_stack.record("lost") == resumed[-1]
     assert resumed[-1].state is State.RUNNING
+
+
+@pytest.fixture
+def refreshed(account: Account) -> Iterator[Stack]:
+    with account.emulator.reached():
+        yield account.stack("refreshed")
+
+
+def test_six_files_that_are_uploaded_together_start_one_run(refreshed: Stack) -> None:
+    s3, bucket = refreshed.client("s3"), refreshed.outputs["Bucket"]
+    ledger = refreshed.home.ledger
+    for number, name in enumerate(NAMES):
+        rows = "".join(f"{k},{10**number}\n" for k in range(3))
+        s3.put_object(Bucket=bucket, Key=f"sources/{name}/new.csv", Body=f"k,x\n{rows}".encode())
+    wait_until(
+        lambda: any(record.state in ENDED for record in ledger.runs("refreshed")),
+        lambda: f"{ledger.runs('refreshed')}\n{refreshed.emulator.log()}",
+    )
+    client, machine = refreshed.client("stepfunctions"), refreshed.outputs["MachineArn"]
+    wait_until(
+        lambda: (
+            not client.list_executions(stateMachineArn=machine, statusFilter="RUNNING")[
+                "executions"
+            ]
+        ),
+        refreshed.emulator.log,
+    )
+    (record,) = ledger.runs("refreshed")
+    assert (record.state, record.reason) == (State.DONE, "")
+    assert record.options["uploaded"] == list(NAMES)
+    found = client.list_executions(stateMachineArn=machine)["executions"]
+    assert [execution["status"] for execution in found] == ["SUCCEEDED"] * len(NAMES)
+    run = hundredfold.open_run(record.id, home=refreshed.home)
+    lines = run.published(format="csv").read_text().split()
+    assert [float(line.partition(",")[2]) for line in lines[1:]] == [111_111.0] * 3
+
+
+def test_a_file_that_is_uploaded_during_a_run_starts_the_next_run(
+    uploads_stack: Stack, tmp_path: Path
+) -> None:
+    held = Tasks.write(tmp_path, ["held"])
+    ledger = uploads_stack.home.ledger
+    before = {record.id for record in ledger.runs("trouble")}
+    uploads_stack.client("s3").put_object(
+        Bucket=uploads_stack.outputs["Bucket"],
+        Key="sources/tasks/held.csv",
+        Body=held.file.read_bytes(),
+    )
+    wait_until(lambda: sum(held.calls().values()) > 0, uploads_stack.emulator.log)
+    (first,) = {record.id for record in ledger.runs("trouble")} - before
+    (tmp_path / "next").mkdir()
+    fine = Tasks.write(tmp_path / "next", ["fine"] * 2)
+    following = uploaded(uploads_stack, "sources/tasks/next.csv", fine.file.read_bytes())
+    assert uploads_stack.record(first).state is State.RUNNING
+    assert uploads_stack.record(following).state is State.DONE
+    held.release()
+    uploads_stack.wait_for_end(first)
+    record = uploads_stack.record(first)  # the older run does not replace the newer release
+    assert (record.state, "made by a newer run" in record.reason) == (State.HELD, True)
+    assert [r.run for r in releases("trouble", uploads_stack.home.store)][-1] == following

@@ -51,7 +51,8 @@ WANTED: dict[str, dict[str, Any]] = {
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
     "hundredfold-trouble": {"job": TROUBLE},
     "by-events": {"job": TROUBLE, "trigger": "events"},
-    "by-uploads": {"job": TROUBLE, "start_on_upload": True},
+    "by-uploads": {"job": TROUBLE, "start_on_upload": True, "upload_quiet": 1},
+    "refreshed": {"job": "jobs.refreshed:job", "start_on_upload": True, "upload_quiet": 2},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import NEW_CODE, SourceError, StateError
 from ..job import Job
@@ -12,7 +12,6 @@ from ..ports.interfaces import Record
 from ..ports.run_facts import CodeEntry, RunOptions
 from ..ports.run_states import State
 from ..runs.names import check_aws_run_id
-from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.session import StackResources
 
 MAX_EXECUTION_NAME_CHARACTERS = 80  # of Step Functions
@@ -108,26 +107,28 @@ def execution_arn(machine: str, name: str) -> str:
     return f"{machine.replace(':stateMachine:', ':execution:', 1)}:{name}"
 
 
-def record_upload_run(
-    run: str, sources: Mapping[str, str], job: Job, resources: StackResources, ledger: DynamoLedger
-) -> Record:
-    """Record a run that an upload started.
+def upload_record(
+    run: str,
+    uploaded: Mapping[str, str],
+    job: Job,
+    resources: StackResources,
+    known: Mapping[str, str],
+    *,
+    execution: str = "",
+    replaced: Sequence[str] = (),
+) -> tuple[Record, SourceError | None]:
+    """Return the record of a run that uploads start, and the error for a source without a location.
 
-    Its other sources are at the locations of the newest run that did not fail, or at those of the
-    job. Raises SourceError if one has no location: since no user sees the error, it is recorded as
-    well.
+    Its other sources are at the `known` locations, or at those of the job. No user sees the error,
+    so the run is recorded in any case. `replaced`: addresses of uploads that newer ones replace.
     """
-    before = [
-        record
-        for record in ledger.runs(job.name)
-        if record.state not in (State.FAILED, State.CANCELLED)
-    ]
-    known = before[0].source_addresses if before else {}
-    options: RunOptions = {"uploaded": sorted(sources), "execution": ledger.execution}
+    options: RunOptions = {"uploaded": sorted(uploaded), "execution": execution}
+    if replaced:
+        options["replaced_uploads"] = list(replaced)
     try:
-        record = new_record(run, job, resources.job, {**known, **sources}, options, resources.code)
-    except SourceError:
-        ledger.create(_record(run, job, resources.job, sources, options, resources.code))
-        raise
-    ledger.create(record)
-    return record
+        return (
+            new_record(run, job, resources.job, {**known, **uploaded}, options, resources.code),
+            None,
+        )
+    except SourceError as error:
+        return _record(run, job, resources.job, uploaded, options, resources.code), error

@@ -44,6 +44,12 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
         "messages",
         "Source of the messages to workers: the manifest, or S3's event notifications.",
     ),
+    "upload_quiet": (
+        "SECONDS",
+        int,
+        "60",
+        "Time without another upload after which a run starts with all that arrived.",
+    ),
     "keep_days": (
         "DAYS",
         int,

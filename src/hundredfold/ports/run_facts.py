@@ -38,6 +38,7 @@ class RunOptions(TypedDict, total=False):
     batch_bytes: int | None
     stack: str
     uploaded: list[str]  # the sources whose upload started the run
+    replaced_uploads: list[str]  # addresses of uploads that newer ones of the same source replaced
     execution: str  # ARN of the last execution
     executions: int
     hint: list[str]  # the reason why the run failed, and the hint that belongs to it

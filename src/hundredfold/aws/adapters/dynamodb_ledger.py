@@ -70,16 +70,16 @@ class DynamoLedger:
         self.table = table
         self.execution = execution
         self._clock = clock
-        self._sleep = sleep
+        self.sleep = sleep
 
     def create(self, record: Record) -> None:
         """Add a run; StateError if its id is taken."""
-        for pause in _retry_delays():
+        for pause in retry_delays():
             if self._put(record, None):
                 return
             if self._item(record.id):
                 raise run_exists_error(record.id)
-            self._sleep(pause)
+            self.sleep(pause)
         raise _conflict_error(record.id)
 
     def own(self, run: str) -> Record:
@@ -134,13 +134,13 @@ class DynamoLedger:
         )
 
     def _update(self, run: str, change: Callable[[Record], Record]) -> Record:
-        for pause in _retry_delays():
+        for pause in retry_delays():
             before = self.read(run)
             self._check_owner(before)
             after = change(before)
             if self._put(after, before.version):
-                return self._record(_item(after))
-            self._sleep(pause)
+                return self._record(item_of(after))
+            self.sleep(pause)
         raise _conflict_error(run)
 
     def _check_owner(self, record: Record) -> None:
@@ -149,7 +149,7 @@ class DynamoLedger:
 
     def _put(self, record: Record, version: int | None) -> bool:
         """Write the record over that version, or as a new item; return whether it was written."""
-        item = _item(record)
+        item = item_of(record)
         condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(id)"}
         if version is not None:
             condition = {
@@ -224,7 +224,8 @@ class DynamoLedger:
         return translate_errors(f"the table {self.table}", participle)
 
 
-def _item(record: Record) -> dict[str, Any]:
+def item_of(record: Record) -> dict[str, Any]:
+    """Return a record as an item of the table."""
     texts = {name: {"S": str(getattr(record, name))} for name in TEXT_ATTRIBUTES}
     facts = {name: {"S": json.dumps(dict(getattr(record, name)))} for name in ("options", "counts")}
     return {
@@ -236,7 +237,8 @@ def _item(record: Record) -> dict[str, Any]:
     }
 
 
-def _retry_delays() -> Iterator[float]:
+def retry_delays() -> Iterator[float]:
+    """Yield the seconds to wait before each new try after a conflict."""
     yield from (
         random.random() * min(MAX_PAUSE_S, MIN_PAUSE_S * 2**number) for number in range(MAX_TRIES)
     )

@@ -14,8 +14,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import UsageError
-from ..lambda_platform import digest_in_address
+from ..lambda_platform import DEFAULT_QUIET_S, digest_in_address
 
+OPTIONAL = ("machine", "code", "quiet")  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
 
@@ -86,6 +87,7 @@ class StackResources:
     trigger: str
     machine: str = ""
     code: str = ""  # fingerprint of the deployed package; "" if unknown
+    quiet: int = DEFAULT_QUIET_S  # seconds without another upload after which a run starts
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
@@ -129,9 +131,7 @@ class StackResources:
     @classmethod
     def _from_lookup(cls, find: Any, where: str) -> StackResources:
         found = {field.name: find(field.name) for field in fields(cls)}
-        missing = [
-            name for name, value in found.items() if not value and name not in ("machine", "code")
-        ]
+        missing = [name for name, value in found.items() if not value and name not in OPTIONAL]
         if missing:
             raise UsageError(
                 f"{where} lack {', '.join(missing)}",
@@ -143,5 +143,6 @@ class StackResources:
                 "concurrency": int(found["concurrency"]),
                 "machine": found["machine"] or "",
                 "code": found["code"] or "",
+                "quiet": int(found["quiet"] or DEFAULT_QUIET_S),
             }
         )

@@ -42,9 +42,10 @@ from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
-from ..runs import record_upload_run, refuse_other_code
+from ..runs import refuse_other_code
 from .messages import FIRST_ATTEMPT, SqsMessage, event_key
 from .prepare import prepare
+from .uploads import UploadsExpected, start_run_of_uploads
 from .worker import Invocation, log, record_crashed_units
 
 # the only folder that a function may write to
@@ -91,6 +92,8 @@ def _reply_of(event: dict[str, Any]) -> dict[str, Any]:
         )
     except SupersededError as error:
         return _superseded_reply(error)
+    except UploadsExpected as expected:
+        return {"action": "wait", "seconds": expected.seconds}
     except QueryPending as pending:
         # another execution may repeat a query that failed
         request_token = f"{pending.token[:32]}-{event['execution'][-90:]}"
@@ -331,10 +334,10 @@ def _clamp_pause(seconds: float) -> int:
 def _owned_record(event: dict[str, Any], ledger: DynamoLedger, resources: StackResources) -> Record:
     """Return the run's record, which this execution owns from its first step on.
 
-    The first step of an upload creates it. An event of an upload can be delivered twice, and starts
-    an execution each time: one of them creates the record.
+    The first step of an upload creates it, when no more uploads arrive. An event of an upload can
+    be delivered twice, and starts an execution each time: one of them creates the record.
 
-    Raises: SupersededError if another execution owns the run.
+    Raises: SupersededError if another execution owns the run, or has taken the upload.
     """
     run = event["run"]
     try:
@@ -343,10 +346,7 @@ def _owned_record(event: dict[str, Any], ledger: DynamoLedger, resources: StackR
         job = load_job(resources.job)
         if event["step"] != str(next(stages(job))) or "sources" not in event["input"]:
             raise
-    try:
-        return record_upload_run(run, event["input"]["sources"], job, resources, ledger)
-    except StateError:  # there is a record now
-        return ledger.own(run)
+    return start_run_of_uploads(run, event["input"], job, resources, ledger, time.time)
 
 
 def _query_reply(event: dict[str, Any]) -> QueryReply:

@@ -145,6 +145,7 @@ class Hundredfold(Construct):
             "HUNDREDFOLD_WORKGROUP": self.label,
             "HUNDREDFOLD_CONCURRENCY": str(self.settings.workers),
             "HUNDREDFOLD_TRIGGER": self.settings.trigger,
+            "HUNDREDFOLD_QUIET": str(self.settings.upload_quiet),
             **({"HUNDREDFOLD_CODE": self.code} if self.code else {}),
         }
 
@@ -163,6 +164,7 @@ class Hundredfold(Construct):
                 "Workgroup",
                 "Concurrency",
                 "Trigger",
+                "Quiet",
             )
         }
         outputs |= {

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from ...errors import UsageError
 from ...job import NAME
-from ..lambda_platform import PYTHON, PYTHONS, WHEEL_ARCHITECTURES
+from ..lambda_platform import DEFAULT_QUIET_S, PYTHON, PYTHONS, WHEEL_ARCHITECTURES
 
 # a name that CloudFormation resolves later: a team's app may pass one
 TOKEN = r"\$\{Token\[[^\]]+\]\}"
@@ -85,6 +85,8 @@ class Settings:
                       locations in buckets that send their events to EventBridge; True for every
                       source
                       of the job
+    `upload_quiet`    seconds without another upload after which one run starts with all that
+                      arrived
     `keep_days`       retention of batches, query results and replaced objects; releases and runs
                       stay
     `log_days`        retention of logs
@@ -111,6 +113,7 @@ class Settings:
     sources: tuple[str, ...] = ()
     source_keys: tuple[str, ...] = ()
     start_on_upload: bool | Sequence[str] | Mapping[str, str] = False
+    upload_quiet: int = DEFAULT_QUIET_S
     keep_days: int = 7
     log_days: int = 30
     overdue: int = 7200
@@ -236,6 +239,7 @@ class SettingsKeywords(TypedDict, total=False):
     sources: tuple[str, ...]
     source_keys: tuple[str, ...]
     start_on_upload: bool | Sequence[str] | Mapping[str, str]
+    upload_quiet: int
     keep_days: int
     log_days: int
     overdue: int
@@ -270,6 +274,7 @@ BOUNDS = (
     Bounds("timeout", 30, 900, " seconds"),
     Bounds("batch_size", 1, 10_000, " messages"),
     Bounds("max_receives", 1, 1000),
+    Bounds("upload_quiet", 1, 3600, " seconds"),
     Bounds("keep_days", 1, 3650, " days"),
     Bounds("overdue", 60, 86_400, " seconds"),
 )

@@ -13,7 +13,8 @@ from ...job import Job
 from ...pipeline.stages import Stage, stages
 
 STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
-STEPS_WITH_WAITS = {"work"}  # steps that wait for the workers
+# steps that wait: for more uploads, before a query is repeated, for the workers
+STEPS_WITH_WAITS = {*STEPS_WITH_QUERIES, "work"}
 TRANSIENT = [
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
@@ -173,7 +174,7 @@ def _final_states(table: str) -> dict[str, Any]:
             "Type": "Succeed",
         },
         "Superseded": {
-            "Comment": "Another execution owns the run: nothing was changed.",
+            "Comment": "Another execution owns the run or took the upload: nothing was changed.",
             "Type": "Succeed",
         },
         "Cancelled": {

@@ -1,4 +1,4 @@
-"""Runs that an upload starts: disabled unless enabled in the settings."""
+"""Runs that uploads start: disabled unless enabled in the settings."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def _rule(scope: Construct, machine: Any, source: str, location: Location) -> An
             },
         ),
     )
-    # an event may be delivered twice: the second one finds the run started
+    # an event may be delivered twice, by S3 under another id: the time and the sequencer tell
     run_input = {
         "run": f"upload-{of.event_id}",
         "sources": {source: at},
+        "time": of.time,
+        "sequencer": of.from_path("$.detail.object.sequencer"),
     }
     rule.add_target(
         aws_events_targets.SfnStateMachine(
