@@ -303,6 +303,7 @@ def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.n
     duck.register("priced", pa.table(names))
     for kind, models in ((BUNDLES, ("bundles", "ladder")), (VOICE, ("voice", "voice_day"))):
         other = ", ".join(f"{'0' if name == 'hour' else repr('')} AS {name}" for name in kind.key)
+        other += ", 0e0 AS capacity" if kind is VOICE else ""
         for model in models:
             duck.execute(
                 f"CREATE OR REPLACE TEMP VIEW {model} AS SELECT * {'' if kind is market.kind else f', {other}'} FROM priced"
@@ -317,7 +318,7 @@ def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.n
         )
     query = (QUERIES / "totals.sql").read_text()
     return _columns(
-        duck.sql(f"SELECT * FROM ({query}) ORDER BY first, second, third").to_arrow_table()
+        duck.sql(f"SELECT * FROM ({query}) ORDER BY first, second, third, unit").to_arrow_table()
     )
 
 

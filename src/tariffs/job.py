@@ -118,7 +118,7 @@ PORTFOLIO = Model(
 TOTALS = Model(
     "totals",
     unit=("kind",),
-    order_by=("first", "second", "third"),
+    order_by=("first", "second", "third", "unit"),
     query="queries/totals.sql",
     work=totals.total,
 )

@@ -26,6 +26,7 @@ def test_small_operators_have_intervals_and_promises_that_hold(small: list[Judge
     assert found["least"] > 0.70
     assert found["promised"] - found["kept"] < 0.08
     assert found["totals"] >= 0.66
+    assert 0.8 < found["lift"] / found["true_lift"] < 1.2
 
 
 def test_a_prior_says_how_well_it_knows_tau() -> None:

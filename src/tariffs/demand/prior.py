@@ -331,13 +331,13 @@ def _lay_out(
     periods, when = np.unique(days, return_inverse=True)
     rank = 1 + sum(len(np.unique(values)) - 1 for values in factors.values())
     layout = Layout(
-        _design(factors),
+        design_of(factors),
         rank,
         group,
         season_of_unit,
         when,
         len(periods),
-        _effects_prior(factors, group_factor, size),
+        effects_prior_of(factors, group_factor, size),
     )
     names = np.array(list(factors), dtype=object)
     columns = _column_names(factors)
@@ -371,7 +371,7 @@ def _column_names(factors: Mapping[str, Labels]) -> Labels:
     )
 
 
-def _design(factors: Mapping[str, Labels]) -> Floats:
+def design_of(factors: Mapping[str, Labels]) -> Floats:
     """Return the intercept and all levels' dummies (units, columns).
 
     The prior of the effects identifies them.
@@ -383,7 +383,7 @@ def _design(factors: Mapping[str, Labels]) -> Floats:
     return np.hstack(blocks)
 
 
-def _effects_prior(
+def effects_prior_of(
     factors: Mapping[str, Labels], group_factor: str, size: Floats | None
 ) -> EffectsPrior:
     """Return the prior of the effects: the columns' factors and trend.

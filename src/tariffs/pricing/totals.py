@@ -26,6 +26,7 @@ from tariffs.columns import Columns, Labels, Rows
 from tariffs.demand.prior import Prior
 from tariffs.optimise.rule import COVERAGE_90
 from tariffs.pricing import bundles, voice
+from tariffs.pricing.optimism import optimism
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Totals:
     tau, tau_se  the spread of elasticities within a kind, and its standard error: a smaller tau
                  is not distinguishable from 0
     common       the share of the margin's variance that all units have in common
+    optimism     the share of the units' changes of margin (their absolute values) that was
+                 subtracted from their sum (`tariffs.pricing.optimism`)
     """
 
     volume: float
@@ -49,6 +52,7 @@ class Totals:
     tau: float
     tau_se: float
     common: float
+    optimism: float
 
 
 def total(rows: Rows, prior: Prior, voice_prior: Prior) -> Totals:
@@ -61,15 +65,18 @@ def total(rows: Rows, prior: Prior, voice_prior: Prior) -> Totals:
         for name, column in zip(factors, ("first", "second", "third"), strict=True)
     }
     found: dict[str, float] = {}
+    excess = optimism(rows, mine, labels)
     for name in ("volume", "revenue", "margin"):
         shared, own = variance_of(rows, name, mine, labels)
-        middle, half = float(np.sum(rows[name])), COVERAGE_90 * math.sqrt(shared + own)
+        half = COVERAGE_90 * math.sqrt(shared + own)
+        middle = float(np.sum(rows[name]) - excess[name] * np.sum(rows[f"{name}_size"]))
         found |= {name: middle, f"{name}_lo": middle - half, f"{name}_hi": middle + half}
     return Totals(
         **found,
         tau=mine.tau,
         tau_se=mine.tau_se,
         common=shared / (shared + own) if shared + own > 0 else 0.0,
+        optimism=excess["margin"],
     )
 
 

@@ -31,6 +31,7 @@ from tariffs.release.preview import Moves, Preview
 from tariffs.release.states import Event
 
 PIPE_WIDTH_CHARACTERS = 120  # of a line without a terminal
+MIN_SHOWN_OPTIMISM = 0.0005  # below it, 0.0% would be printed
 WRAPPED_COLUMNS = (
     "why",
     "found",
@@ -168,6 +169,13 @@ def _show_totals(totals: Sequence[Mapping[str, Any]]) -> None:
                 )
     stdout.print(f"\n[bold]{escape(TOTALS_TITLE)}[/]")
     print_grid(grid)
+    for row in totals:
+        if float(row.get("optimism") or 0.0) >= MIN_SHOWN_OPTIMISM:
+            words = (
+                f"{row['line']}: {row['optimism']:.1%} less margin than the units' changes add up"
+                " to, since the moves were chosen for looking best"
+            )
+            print_indented("", words)
 
 
 def _limits_text(row: Mapping[str, Any]) -> str:
