@@ -1,1 +1,3 @@
-"""Benchmarks: how long, how much memory, beside what. See README.md in this folder for the figures."""
+"""Benchmarks: how long, how much memory, beside what. See README.md in this
+folder for the figures.
+"""

@@ -4,7 +4,8 @@
     python -m benchmarks report                     # what compare found, into benchmarks/README.md
     python -m benchmarks scale --units 10000 100000 1000000 --memory 4GB
 
-`make bench-peers` installs the peers.  Run it where nothing else runs: the CPU that others use is measured, and such runs are marked.
+`make bench-peers` installs the peers. Run it where nothing else runs: the CPU that others use is
+measured, and such runs are marked.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def main() -> None:
 
 
 def _compare(verb: argparse.ArgumentParser) -> None:
-    names = f"all, or some of {', '.join(ENGINES)}; NAME@free, on W3 only, leaves the threads of BLAS alone"
+    names = (
+        f"all, or some of {', '.join(ENGINES)}; NAME@free, on W3 only, leaves the threads of "
+        "BLAS alone"
+    )
     verb.add_argument(
         "--workloads",
         nargs="+",
@@ -112,7 +116,8 @@ def _do_compare(given: argparse.Namespace) -> None:
         print(f"\n{report.tell(results)}\n")
         if missing := compare.not_installed():
             print(
-                f"left out, since not installed: the peers of {', '.join(missing)}\nhint: make bench-peers, then make bench-full"
+                f"left out, since not installed: the peers of {', '.join(missing)}\nhint: make "
+                "bench-peers, then make bench-full"
             )
         return
     plan = compare.Plan(given.workloads, given.engines, given.rounds, given.cap, given.slow)

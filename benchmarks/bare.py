@@ -1,11 +1,14 @@
-"""The bare prototype: the least that a parallel engine must do, as fast as we could write it, and nothing else.
+"""The bare prototype: the least that a parallel engine must do, as fast as we could write it, and
+nothing else.
 
     python -m benchmarks.bare W1 IN.parquet OUT.parquet
 
-It reads the key columns and numbers the units, cuts them into tasks of even rows (the largest alone), streams the values once
-into one raw file a task, and forks processes that sort a file by unit and call the function on views.  It is the floor that the
-engine is measured from.  It validates nothing, keeps no account, is gone when a process dies, loses all when one unit raises, waits
-for no disk, and takes only what the workloads hold: numbers and texts without nulls, and keys that are dense.
+It reads the key columns and numbers the units, cuts them into tasks of even rows (the largest
+alone), streams the values once into one raw file a task, and forks processes that sort a file by
+unit and call the function on views. It is the floor that the engine is measured from. It validates
+nothing, keeps no account, is gone when a process dies, loses all when one unit raises, waits for no
+disk, and takes only what the workloads hold: numbers and texts without nulls, and keys that are
+dense.
 """
 
 from __future__ import annotations
@@ -74,7 +77,9 @@ def do(
     columns: list[tuple[str, str]],
     words: Words,
 ) -> tuple[Column, list[Any]]:
-    """One task: its file sorted by unit, the function called on each; the units that there are, and the results by column."""
+    """One task: its file sorted by unit, the function called on each; the units that there are, and
+    the results by column.
+    """
     raw, at, row = np.memmap(path, np.uint8, "r"), 0, 0
     code = np.empty(sum(runs), np.int32)
     values = {name: np.empty(len(code), kind) for name, kind in columns}
@@ -101,7 +106,9 @@ def do(
 
 
 def read_keys(path: str, pool: ThreadPoolExecutor) -> tuple[list[Column], list[Any], int]:
-    """The number of every row's unit, a row group at a time, and how to read a key from such a number."""
+    """The number of every row's unit, a row group at a time, and how to read a key from such a
+    number.
+    """
     import pyarrow.parquet as pq
 
     meta = pq.read_metadata(path)
@@ -160,7 +167,9 @@ def read_keys(path: str, pool: ThreadPoolExecutor) -> tuple[list[Column], list[A
 
 
 def cut(counts: Column) -> Column:
-    """Where each task begins: about as many rows in each, and a unit that is larger than that alone."""
+    """Where each task begins: about as many rows in each, and a unit that is larger than that
+    alone.
+    """
     cost = np.cumsum(counts + 20.0 * (counts > 0))
     share = cost[-1] / TASKS
     large = np.flatnonzero(counts > share)
@@ -179,7 +188,9 @@ def split(
     folder: Path,
     pool: ThreadPoolExecutor,
 ) -> tuple[list[list[int]], list[tuple[str, str]], Words]:
-    """All rows to the files of their tasks, in the order in which they came; the lengths of the runs, the columns' types and texts."""
+    """All rows to the files of their tasks, in the order in which they came; the lengths of the
+    runs, the columns' types and texts.
+    """
     import pyarrow.parquet as pq
 
     meta = pq.read_metadata(path)

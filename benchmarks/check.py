@@ -1,4 +1,6 @@
-"""Is an answer the reference's?  The keys as sets, the values within a millionth; and whether they are equal to the last bit."""
+"""Is an answer the reference's? The keys as sets, the values within a millionth; and whether they
+are equal to the last bit.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Verdict:
-    """`wrong` says what is, and is empty where nothing is; `difference` is the largest relative one, nought where all bits are equal."""
+    """`wrong` says what is, and is empty where nothing is; `difference` is the largest relative
+    one, nought where all bits are equal.
+    """
 
     wrong: str = ""
     difference: float = 0.0
@@ -35,7 +39,8 @@ def _compare(workload: Workload, reference: Sequence[str], answer: Sequence[str]
     values = ", ".join(f"{name}::DOUBLE AS {name}" for name in workload.results)
     away = [
         f"CASE WHEN mine.{name} IS NOT DISTINCT FROM theirs.{name} THEN 0.0 "
-        f"ELSE coalesce(abs(theirs.{name} - mine.{name}) / greatest(abs(mine.{name}), 1e-12), 'inf'::DOUBLE) END"
+        f"ELSE coalesce(abs(theirs.{name} - mine.{name}) / greatest(abs(mine.{name}), 1e-12), "
+        "'inf'::DOUBLE) END"
         for name in workload.results
     ]
     with duckdb.connect() as connection:
@@ -44,8 +49,10 @@ def _compare(workload: Workload, reference: Sequence[str], answer: Sequence[str]
                 f"CREATE TABLE {name} AS SELECT {keys}, {values} FROM read_parquet({list(files)})"
             )
         counted = connection.execute(
-            f"SELECT count(*) FILTER (theirs.segment IS NULL), count(*) FILTER (mine.segment IS NULL), max(greatest({', '.join(away)})), "
-            f"(SELECT count(*) FROM theirs), (SELECT count(*) FROM mine) FROM mine FULL JOIN theirs USING ({', '.join(KEYS)}) "
+            "SELECT count(*) FILTER (theirs.segment IS NULL), count(*) FILTER (mine.segment IS "
+            f"NULL), max(greatest({', '.join(away)})), "
+            "(SELECT count(*) FROM theirs), (SELECT count(*) FROM mine) FROM mine FULL JOIN "
+            f"theirs USING ({', '.join(KEYS)}) "
         ).fetchone()
         assert counted is not None
         kinds = {
@@ -57,7 +64,8 @@ def _compare(workload: Workload, reference: Sequence[str], answer: Sequence[str]
     missing, extra, difference, found, wanted = counted
     if missing or extra or found != wanted:
         return Verdict(
-            f"{found:,} units for {wanted:,}: {missing:,} are missing and {extra:,} are of no known key"
+            f"{found:,} units for {wanted:,}: {missing:,} are missing and {extra:,} are of no "
+            "known key"
         )
     if not difference <= TOLERANCE:
         return Verdict(f"a value is off by {difference:.1g} of itself", difference=difference)

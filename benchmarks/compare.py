@@ -1,7 +1,8 @@
-"""The engines side by side: A B C, A B C, A B C, so that a slow minute of the machine is shared by all.
+"""The engines side by side: A B C, A B C, A B C, so that a slow minute of the machine is shared by
+all.
 
-The first line of the results says the machine and the versions; each line after it is one run.  An engine that fails, answers wrong or
-does not finish is not asked again; a slow one is asked once.
+The first line of the results says the machine and the versions; each line after it is one run. An
+engine that fails, answers wrong or does not finish is not asked again; a slow one is asked once.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ OK, WRONG, FAILED, STOPPED, EXTRAPOLATED, MISSING = (
 
 @dataclass(frozen=True)
 class Plan:
-    """In seconds: `cap` stops a run, one that takes over `slow` is not repeated, and after `budget` none is begun."""
+    """In seconds: `cap` stops a run, one that takes over `slow` is not repeated, and after `budget`
+    none is begun.
+    """
 
     workloads: Sequence[str]
     engines: Sequence[str]
@@ -52,7 +55,9 @@ class Plan:
 
 
 def engine(name: str) -> Engine:
-    """An engine by its name; with `@free` the threads of BLAS are left to it, on W3, whose matrices are large enough."""
+    """An engine by its name; with `@free` the threads of BLAS are left to it, on W3, whose matrices
+    are large enough.
+    """
     plain, _, free = name.partition("@")
     found = ENGINES[plain]
     return (
@@ -100,7 +105,8 @@ def rounds(
     known = list(known)
     had = Counter(run["engine"] for run in known)
     out = {run["engine"] for run in known if done_with(run, plan.slow)}
-    workload.path.read_bytes()  # into the system's cache, so that the first engine does not read from disk for the others
+    # into the system's cache, so that the first engine does not read from disk for the others
+    workload.path.read_bytes()
     until = time.monotonic() + plan.budget
     for number in range(plan.rounds):
         for each in engines:
@@ -176,7 +182,10 @@ def line(run: dict[str, Any]) -> str:
     head = f"{run['workload']:5} {run['engine']:20} {run['status']:9}"
     if "wall" not in run:
         return f"{head} {run['note']}"
-    figures = f"{run['wall']:8.2f} s  {run['cpu']:8.2f} s CPU  {run['peak'] / 2**20:7,.0f} MiB  others {run['others']:4.2f}"
+    figures = (
+        f"{run['wall']:8.2f} s  {run['cpu']:8.2f} s CPU  {run['peak'] / 2**20:7,.0f} MiB  "
+        f"others {run['others']:4.2f}"
+    )
     whole = f"{run['seconds']:,.0f} s in all" if "seconds" in run else ""
     return f"{head} {figures}  {run.get('note', whole)}"
 

@@ -1,4 +1,6 @@
-"""What is compared: each engine's name, what it hands to the function, and the command that runs it on a workload."""
+"""What is compared: each engine's name, what it hands to the function, and the command that runs it
+on a workload.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ OURS, FLOOR, VECTORISED, PEER = "ours", "floor", "vectorised", "peer"
 
 @dataclass(frozen=True)
 class Engine:
-    """`environment` is a folder under .venvs, or "" for the one that this runs in.  `program` is a module and its variant."""
+    """`environment` is a folder under .venvs, or "" for the one that this runs in. `program` is a
+    module and its variant.
+    """
 
     name: str
     title: str
@@ -148,7 +152,9 @@ REFERENCE = ENGINES["pandas"]
 
 
 def versions(engines: Sequence[Engine]) -> dict[str, str]:
-    """The version of each package that these engines are said to need, of Hundredfold, and of Java where Spark runs."""
+    """The version of each package that these engines are said to need, of Hundredfold, and of Java
+    where Spark runs.
+    """
     found: dict[str, str] = {}
     for environment, python in sorted(
         {(engine.environment, engine.python) for engine in engines if engine.python}

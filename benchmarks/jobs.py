@@ -1,4 +1,5 @@
-"""The workloads as Hundredfold jobs, with all that a job can have: a contract of the rows, one of the results, and a publication.
+"""The workloads as Hundredfold jobs, with all that a job can have: a contract of the rows, one of
+the results, and a publication.
 
     hundredfold run benchmarks/jobs.py:w1        # light form; w1_pandas is handed frames
 

@@ -1,11 +1,12 @@
 """One command, measured from its start to its exit, with every process that it starts.
 
-Wall time is of the monotonic clock.  Memory is the peak of the sum of the proportional set sizes of the whole tree, sampled each tenth
-of a second: a page that several processes share counts once, and a peak shorter than that is missed.  CPU is of the whole tree.  What
-others used of the machine meanwhile is read beside it, so that a disturbed run can be told.
+Wall time is of the monotonic clock. Memory is the peak of the sum of the proportional set sizes of
+the whole tree, sampled each tenth of a second: a page that several processes share counts once, and
+a peak shorter than that is missed. CPU is of the whole tree. The use of the machine by others is
+measured beside it, so that a disturbed run can be recognised.
 
-Nothing is left: processes that outlive the command are ended, and its home, its temporary folder and its working folder are one
-folder, which goes away.
+Nothing is left: processes that outlive the command are ended, and its home, its temporary folder
+and its working folder are one folder, which goes away.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ TOLD = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Killed|Exit)\b.*", re.MU
 
 @dataclass(frozen=True)
 class Measured:
-    """Times in seconds, `others` in cores, memory in bytes.  `code` is None when the cap stopped it; `left` processes outlived it;
-    `over` when memory stopped it."""
+    """Times in seconds, `others` in cores, memory in bytes. `code` is None when the cap stopped it;
+    `left` processes outlived it; `over` when memory stopped it.
+    """
 
     wall: float
     cpu: float
@@ -118,7 +120,9 @@ def measure(words: Sequence[str], folder: Path, cap: float, pinned: bool = True)
 
 
 def world(words: Sequence[str], folder: Path, pinned: bool) -> Mapping[str, str]:
-    """The environment of a run: that of its interpreter, as if activated, and `folder` as its home."""
+    """The environment of a run: that of its interpreter, as if activated, and
+    `folder` as its home.
+    """
     world = {
         name: value
         for name, value in os.environ.items()
@@ -133,7 +137,9 @@ def world(words: Sequence[str], folder: Path, pinned: bool) -> Mapping[str, str]
 
 
 class Watch:
-    """Samples this process's descendants, a tenth of a second apart, until the block or `end` ends it."""
+    """Samples this process's descendants, a tenth of a second apart, until the block or `end` ends
+    it.
+    """
 
     def __init__(self, every: float = 0.1) -> None:
         self.every, self.peak, self.processes = every, 0, 0

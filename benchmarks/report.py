@@ -49,7 +49,9 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """The engine, what it hands over, wall, CPU, microseconds a unit, memory, runs, remark; the two ratios are put in later."""
+        """The engine, what it hands over, wall, CPU, microseconds a unit, memory, runs, remark; the
+        two ratios are put in later.
+        """
         head = [
             f"**{self.engine.title}**" if self.engine.kind == OURS else self.engine.title,
             self.engine.form,
@@ -172,8 +174,10 @@ def place(facts: dict[str, Any]) -> str:
     """When, by what command, where, and of what versions."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
     return (
-        f"Measured on {facts['date']} with `{facts['command']}`: {facts['cores']} cores ({facts['processor']}), "
-        f"{facts['memory'] / 2**30:.0f} GiB of memory, {facts['system']}, Python {facts['python']}; {versions}"
+        f"Measured on {facts['date']} with `{facts['command']}`: {facts['cores']} cores "
+        f"({facts['processor']}), "
+        f"{facts['memory'] / 2**30:.0f} GiB of memory, {facts['system']}, Python "
+        f"{facts['python']}; {versions}"
     )
 
 
@@ -184,7 +188,9 @@ def setting(facts: dict[str, Any], runs: Sequence[Run]) -> str:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Wall time of every engine as a multiple of the bare prototype's, one panel a workload, on a log scale."""
+    """Wall time of every engine as a multiple of the bare prototype's, one panel a workload, on a
+    log scale.
+    """
     import matplotlib
 
     matplotlib.use("svg" if path.suffix == ".svg" else "agg")
@@ -209,7 +215,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
             )
     axes[0][0].set_ylim(len(names) - 0.4, -0.6)
     figure.suptitle(
-        "Time of the whole run, as a multiple of the bare prototype's (log scale, shorter is faster)",
+        "Time of the whole run, as a multiple of the bare prototype's (log scale, shorter is "
+        "faster)",
         fontsize=11,
     )
     figure.tight_layout(h_pad=1.6)
@@ -223,7 +230,9 @@ INK = {OURS: "#d1495b", FLOOR: "#5f6b76", VECTORISED: "#5f6b76", PEER: "black"}
 
 
 def in_order(panels: dict[str, list[Row]]) -> list[str]:
-    """The reference points, Hundredfold, and the peers by the middle of their ratios; those that never finish come last."""
+    """The reference points, Hundredfold, and the peers by the middle of their ratios; those that
+    never finish come last.
+    """
     found: dict[str, list[float]] = {}
     for rows in panels.values():
         floor = wall_of(rows, "bare") or 1.0
@@ -312,7 +321,8 @@ def publish(results: Path) -> None:
     plot(runs, FIGURES / "peers.svg")
     put(
         "peers",
-        f"![wall time of every engine](figures/peers.svg)\n\n{setting(facts, runs)}\n\n{sections(runs)}",
+        f"![wall time of every engine](figures/peers.svg)\n\n{setting(facts, runs)}\n\n"
+        f"{sections(runs)}",
     )
 
 

@@ -1,4 +1,6 @@
-"""Hundredfold alone, through its command line: the cost of a unit and the memory on ever more units, and the speed-up by workers."""
+"""Hundredfold alone, through its command line: the cost of a unit and the memory on ever more
+units, and the speed-up by workers.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def series(
     resume: bool,
     words: Sequence[str],
 ) -> None:
-    """Every size, then every number of workers; each run is added to the results as soon as it is known."""
+    """Every size, then every number of workers; each run is added to the results as soon as it is
+    known.
+    """
     if not resume or not results.exists():
         results.parent.mkdir(parents=True, exist_ok=True)
         facts = machine() | {
@@ -49,7 +53,8 @@ def series(
                 log.write(json.dumps(run) + "\n")
                 log.flush()
                 print(
-                    f"{asked}: {run['wall']:.2f} s, {run['peak'] / 2**20:,.0f} MiB, others {run['others']:.2f}",
+                    f"{asked}: {run['wall']:.2f} s, {run['peak'] / 2**20:,.0f} MiB, others "
+                    f"{run['others']:.2f}",
                     flush=True,
                 )
 
@@ -143,9 +148,11 @@ def publish(results: Path) -> None:
     parts = [f"![cost of a unit, memory and speed-up](figures/scale.svg)\n\n{place(facts)}."]
     if sizes:
         parts.append(
-            "| units | rows | wall, s | us a unit | CPU, s | peak MiB | runs/quiet |\n|---|---|---|---|---|---|---|\n"
+            "| units | rows | wall, s | us a unit | CPU, s | peak MiB | runs/quiet |\n"
+            "|---|---|---|---|---|---|---|\n"
             + "\n".join(
-                f"| {units:,} | {units * rows:,} | {seconds(f['wall'])} | {1e6 * f['wall'] / units:.1f} | {seconds(f['cpu'])} | "
+                f"| {units:,} | {units * rows:,} | {seconds(f['wall'])} | "
+                f"{1e6 * f['wall'] / units:.1f} | {seconds(f['cpu'])} | "
                 f"{f['peak'] / 2**20:,.0f} | {f['runs']:.0f}/{f['quiet']:.0f} |"
                 for (units, rows, *_), f in sizes.items()
             )
@@ -153,9 +160,11 @@ def publish(results: Path) -> None:
     if crews:
         one = {name: f["wall"] for (*_, name, workers), f in crews.items() if workers == 1}
         parts.append(
-            "| workload | workers | wall, s | speed-up | CPU, s | peak MiB | runs/quiet |\n|---|---|---|---|---|---|---|\n"
+            "| workload | workers | wall, s | speed-up | CPU, s | peak MiB | runs/quiet |\n"
+            "|---|---|---|---|---|---|---|\n"
             + "\n".join(
-                f"| {name} | {workers} | {seconds(f['wall'])} | {one[name] / f['wall']:.2f} | {seconds(f['cpu'])} | {f['peak'] / 2**20:,.0f} | "
+                f"| {name} | {workers} | {seconds(f['wall'])} | {one[name] / f['wall']:.2f} | "
+                f"{seconds(f['cpu'])} | {f['peak'] / 2**20:,.0f} | "
                 f"{f['runs']:.0f}/{f['quiet']:.0f} |"
                 for (*_, name, workers), f in crews.items()
                 if name in one

@@ -1,10 +1,13 @@
-"""Data that are not an experiment: prices with foresight, cells that are full.  What is left of the bias, against known truth.
+"""Data that are not an experiment: prices with foresight, cells that are full. What is left of the
+bias, against known truth.
 
     python -m benchmarks.tariffs_honest
 
-The first table says why rho is taken out as its posterior mean (`shrunken`), whatever the test says: the other rules are to take nothing out
-(`never`), all of it where the test rejects (`tested`), and all of it (`always`).  Means over seeds of the root mean square error, the bias and the
-cover of 90 % intervals, of all units.  The second is about voice units that are full in six weeks or more.
+The first table says why rho is taken out as its posterior mean (`shrunken`), whatever the test
+says: the other rules are to take nothing out (`never`), all of it where the test rejects
+(`tested`), and all of it (`always`). Means over seeds of the root mean square error, the bias and
+the cover of 90 % intervals, of all units. The second is about voice units that are full in six
+weeks or more.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ class Batch:
 
 
 def source(duck: duckdb.DuckDBPyConnection, name: str, files: list[Path]) -> str:
-    """The query of a source's files, with what its contract lets be missing, as the engine adds it."""
+    """The query of a source's files, with what its contract lets be missing, as
+    the engine adds it.
+    """
     read = (
         f"{'read_csv' if files[0].suffix == '.csv' else 'read_parquet'}({[str(f) for f in files]})"
     )
@@ -75,7 +80,8 @@ class Market:
 
     def ask(self, query: str, key: tuple[str, ...]) -> Rows:
         return self.columns(
-            f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY {', '.join([*key, 'week'])}"
+            f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY "
+            f"{', '.join([*key, 'week'])}"
         )
 
     def beta(self, name: str) -> np.ndarray:
@@ -86,8 +92,12 @@ class Market:
     def columns(self, sql: str) -> Rows:
         table = self.duck.sql(sql).to_arrow_table()
         days = {"week": "datetime64[D]"}
-        return {name: table[name].to_numpy(zero_copy_only=False).astype(days[name]) if name in days
-                else table[name].to_numpy(zero_copy_only=False) for name in table.column_names}  # fmt: skip
+        return {
+            name: table[name].to_numpy(zero_copy_only=False).astype(days[name])
+            if name in days
+            else table[name].to_numpy(zero_copy_only=False)
+            for name in table.column_names
+        }
 
 
 def scores(prices: Rows, true: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -112,8 +122,10 @@ RULES: dict[str, Rule] = {
 
 
 def foresight(locations: int, switches: Switches, seed: int) -> dict[str, np.ndarray]:
-    """Each rule's scores.  The prior is learnt once: its mean is moved by what a rule takes out less than `shrunken` does, which is what a
-    prior learnt anew would do (rho's error is beta's, with the sign turned)."""
+    """Each rule's scores. The prior is learnt once: its mean is moved by what a rule takes out less
+    than `shrunken` does, which is what a prior learnt anew would do (rho's error is beta's, with
+    the sign turned).
+    """
     with tempfile.TemporaryDirectory() as folder:
         market = Market(Size(locations, 1, 26, "parquet"), switches, seed, Path(folder))
         prior = bundles.fit_prior(market.ask("prior.sql", bundles.UNIT))
@@ -132,7 +144,9 @@ def foresight(locations: int, switches: Switches, seed: int) -> dict[str, np.nda
 
 
 def full_cells(seed: int) -> dict[str, np.ndarray]:
-    """Hot units' scores: their minutes as they are; by censoring; and by what was asked for, where blocked calls are counted."""
+    """Hot units' scores: their minutes as they are; by censoring; and by what was asked for, where
+    blocked calls are counted.
+    """
     with tempfile.TemporaryDirectory() as folder:
         market = Market(Size(20, 60, 26, "parquet"), Switches(cap=True), seed, Path(folder))
         true, found = market.beta("voice"), {}

@@ -1,11 +1,14 @@
-"""Shrunken, pooled or alone: which elasticities foretell held-out weeks, on real panels that may not be shipped.
+"""Shrunken, pooled or alone: which elasticities foretell held-out weeks, on real panels that may
+not be shipped.
 
     HUNDREDFOLD_REFERENCE_DATA=... python -m benchmarks.tariffs_panels
 
-cheese (88 stores), orange juice (11 brands in 83 stores) and avocados (54 places, conventional and organic), each with stage 1 and 2 as they
-price bundles.  Prices are in logarithms here, so that elasticities are constant and can be held against published ones.  `deviance` is
-conditional (given a unit's total and a week's) per week held out; `rmse` is of log volume around the unit's mean, with the weeks' effects
-swept out; `gate` is what the backtest inside the training weeks would have chosen, and what it scored where units are told apart by group.
+cheese (88 stores), orange juice (11 brands in 83 stores) and avocados (54 places, conventional and
+organic), each with stage 1 and 2 as they price bundles. Prices are in logarithms here, so that
+elasticities are constant and can be compared with published ones. `deviance` is
+conditional (given a unit's total and a week's) per week held out; `rmse` is of log volume around
+the unit's mean, with the weeks' effects swept out; `gate` is what the backtest inside the training
+weeks would have chosen, and what it scored where units are told apart by group.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ ALONE = 1e4  # tau2 of a prior that says nothing, and keeps even a unit with two
 
 @dataclass(frozen=True)
 class Data:
-    """A panel, which unit is what, and how many of its last weeks are held out for each length of training."""
+    """A panel, which unit is what, and how many of its last weeks are held out for each length of
+    training.
+    """
 
     name: str
     panel: Panel
@@ -136,10 +141,13 @@ def avocado(folder: Path) -> Data:
     data = data[~data["geography"].isin(wide)]
     frame = pd.DataFrame(
         {
-            "unit": data["geography"] + "/" + data["type"], "week": data["date"], "quantity": data["total_volume"],
-            "price": data["average_price"], "type": data["type"],
+            "unit": data["geography"] + "/" + data["type"],
+            "week": data["date"],
+            "quantity": data["total_volume"],
+            "price": data["average_price"],
+            "type": data["type"],
         }
-    )  # fmt: skip
+    )
     return panel_of(frame, ["type"], "type", ((26, 26), (52, 26), (104, 26)), "avocado")
 
 
@@ -175,8 +183,11 @@ def candidates(panel: Panel, layout: Layout, learnt: Pooled) -> dict[str, np.nda
     )
     one = np.average(learnt.season.beta[layout.group], weights=panel.sizes)
     return {
-        "pooled": np.full(panel.units, one), "group": layout.design @ learnt.second.delta, "alone": alone.beta, "EB": learnt.fit.beta,
-    }  # fmt: skip
+        "pooled": np.full(panel.units, one),
+        "group": layout.design @ learnt.second.delta,
+        "alone": alone.beta,
+        "EB": learnt.fit.beta,
+    }
 
 
 def rmse(panel: Panel, cell: np.ndarray, beta: np.ndarray) -> float:
@@ -190,7 +201,9 @@ def rmse(panel: Panel, cell: np.ndarray, beta: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One training: the weeks held out after it, and per candidate their deviance and squared error; the share of groups given up."""
+    """One training: the weeks held out after it, and per candidate their deviance and squared
+    error; the share of groups given up.
+    """
 
     held_out: int
     deviance: dict[str, float]
@@ -202,7 +215,9 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Line:
-    """All trainings of one length: per candidate the mean deviance per week and the rmse; tau, mean elasticity, share of groups POOLED."""
+    """All trainings of one length: per candidate the mean deviance per week and the rmse; tau, mean
+    elasticity, share of groups POOLED.
+    """
 
     panel: str
     training: int
@@ -215,7 +230,9 @@ class Line:
 
 
 def measure(data: Data, training: int, horizon: int) -> Line:
-    """Every stretch of `training` weeks and the `horizon` weeks after it, each held out once; figures are means over the weeks held out."""
+    """Every stretch of `training` weeks and the `horizon` weeks after it, each held out once;
+    figures are means over the weeks held out.
+    """
     parts = [
         _stretch(data, end - training, end, end + horizon)
         for end in range(data.layout.periods - horizon, training - 1, -horizon)
@@ -278,7 +295,8 @@ def main() -> None:
     folder = os.environ.get("HUNDREDFOLD_REFERENCE_DATA")
     if not folder:
         sys.exit(
-            "benchmarks.tariffs_panels: set HUNDREDFOLD_REFERENCE_DATA to the folder of the reference data sets"
+            "benchmarks.tariffs_panels: set HUNDREDFOLD_REFERENCE_DATA to the folder of the "
+            "reference data sets"
         )
     names = ("pooled", "group", "alone", "EB", "gate")
     print(
@@ -289,7 +307,8 @@ def main() -> None:
     for line in lines(Path(folder)):
         cells = "  ".join(f"{line.deviance[n]:8.3f} {line.rmse[n]:6.4f}" for n in names)
         print(
-            f"{line.panel:13s} {line.training:5d}  {line.stretches:5d}  {cells}  {line.mean:+5.2f}  {line.tau:5.2f}  {line.given_up:6.0%}",
+            f"{line.panel:13s} {line.training:5d}  {line.stretches:5d}  {cells}  "
+            f"{line.mean:+5.2f}  {line.tau:5.2f}  {line.given_up:6.0%}",
             flush=True,
         )
 

@@ -1,10 +1,14 @@
-"""A million units through the estimator, step by step: seconds, seconds of CPU, and the most memory a step has held.
+"""A million units through the estimator, step by step: seconds, seconds of CPU, and the most memory
+a step has held.
 
-    nice -n 19 python -m benchmarks.tariffs_scale          # `large`: 1,000,080 bundles in 26 million rows; about 2 GB of disk while it runs
-    python -m benchmarks.tariffs_scale --locations 2000    # a tenth of it; the prior reads as many units as of the million
+    # `large`: 1,000,080 bundles in 26 million rows; about 2 GB of disk while it runs
+    nice -n 19 python -m benchmarks.tariffs_scale
+    # a tenth of it; the prior reads as many units as of the million
+    python -m benchmarks.tariffs_scale --locations 2000
 
-Each step is a process of its own, with one thread, so that its peak is its own: making the tables, the prior's query, the prior's fit (season,
-noise, second level, foresight, gate), and stage 2, read and fitted in batches of a hundred thousand units as a worker does.
+Each step is a process of its own, with one thread, so that its peak is its own: making the tables,
+the prior's query, the prior's fit (season, noise, second level, foresight, gate), and stage 2, read
+and fitted in batches of a hundred thousand units as a worker does.
 """
 
 from __future__ import annotations
@@ -51,7 +55,8 @@ def query_of_the_prior(folder: Path) -> dict[str, Any]:
     sql = (QUERIES / "prior.sql").read_text()
     duck = warehouse(folder)
     duck.execute(
-        f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO '{folder / 'prior.parquet'}'"
+        f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO "
+        f"'{folder / 'prior.parquet'}'"
     )
     return {"rows": pq.read_metadata(folder / "prior.parquet").num_rows}
 
@@ -59,12 +64,17 @@ def query_of_the_prior(folder: Path) -> dict[str, Any]:
 def fit_of_the_prior(folder: Path) -> dict[str, Any]:
     prior = bundles.fit_prior(columns(folder / "prior.parquet"))
     np.save(folder / "prior.npy", np.array([prior], dtype=object), allow_pickle=True)
-    verdict = f"{prior.exogeneity}, rho {prior.rho:+.3f} ({prior.rho_se:.3f}), {'/'.join(sorted(set(prior.gate_choice)))}"
+    verdict = (
+        f"{prior.exogeneity}, rho {prior.rho:+.3f} ({prior.rho_se:.3f}), "
+        f"{'/'.join(sorted(set(prior.gate_choice)))}"
+    )
     return {"units": prior.units, "found": f"tau {prior.tau2**0.5:.3f}, {verdict}"}
 
 
 def stage_2(folder: Path) -> dict[str, Any]:
-    """The seconds of CPU are those of a worker with its batch alone; the engine's own reading is another benchmark's."""
+    """The seconds of CPU are those of a worker with its batch alone; the engine's own reading is
+    another benchmark's.
+    """
     prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
     duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
     places = [
@@ -73,12 +83,18 @@ def stage_2(folder: Path) -> dict[str, Any]:
     step, seconds, units, error = max(UNITS_PER_BATCH // 54, 1), 0.0, 0, []
     for first in range(0, len(places), step):
         low, high = places[first], places[min(first + step, len(places)) - 1]
-        chosen = f"SELECT * FROM ({sql}) AS q WHERE location BETWEEN '{low}' AND '{high}' ORDER BY segment, location, product, week"
+        chosen = (
+            f"SELECT * FROM ({sql}) AS q WHERE location BETWEEN '{low}' AND '{high}' ORDER "
+            "BY segment, location, product, week"
+        )
         batch = Batch(table_columns(duck.sql(chosen).to_arrow_table()), bundles.UNIT)
         start = time.process_time()
         prices = bundles.price_bundles(batch, prior)
         seconds += time.process_time() - start
-        truth = f"SELECT beta FROM '{folder / 'truth' / 'bundles.parquet'}' WHERE location BETWEEN '{low}' AND '{high}' ORDER BY {TRUTH['bundles']}"
+        truth = (
+            f"SELECT beta FROM '{folder / 'truth' / 'bundles.parquet'}' WHERE location "
+            f"BETWEEN '{low}' AND '{high}' ORDER BY {TRUTH['bundles']}"
+        )
         error.append(prices["beta"] - duck.sql(truth).fetchnumpy()["beta"])
         units += len(batch)
     errors = np.concatenate(error)
@@ -161,7 +177,8 @@ def main() -> None:
                 else ""
             )
             print(
-                f"{step:20s} {found['seconds']:7.1f} s  {found['cpu']:7.1f} s CPU  {found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}",
+                f"{step:20s} {found['seconds']:7.1f} s  {found['cpu']:7.1f} s CPU  "
+                f"{found['peak_gb']:5.2f} GB  {count:18s} {found.get('found', '')}",
                 flush=True,
             )
 

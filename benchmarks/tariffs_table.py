@@ -1,10 +1,14 @@
-"""The whole job of the tariffs: the time and the peak memory of each of its stages; and its price table, to the byte, for any workers.
+"""The whole job of the tariffs: the time and the peak memory of each of its stages; and its price
+table, to the byte, for any workers.
 
-    python -m benchmarks.tariffs_table --size large              # a million bundle units, 26 million rows
-    python -m benchmarks.tariffs_table --size demo --bytes       # 1, 2 and 8 workers, both forms
+    # a million bundle units, 26 million rows
+    python -m benchmarks.tariffs_table --size large
+    # 1, 2 and 8 workers, both forms
+    python -m benchmarks.tariffs_table --size demo --bytes
 
-Memory is the peak, in each stage, of the summed proportional set sizes of this process (the driver and the warehouse) and all its workers,
-sampled five times a second.  Nothing is left: data and runs lie in a temporary folder, which goes away.
+Memory is the peak, in each stage, of the summed proportional set sizes of this process (the driver
+and the warehouse) and all its workers, sampled five times a second. Nothing is left: data and runs
+lie in a temporary folder, which goes away.
 """
 
 from __future__ import annotations
@@ -106,7 +110,8 @@ def _tell(counts: Mapping[str, Any], seen: Stages) -> None:
     told = ", ".join(f"{c['ok']:,} of {c['units']:,} {name}" for name, c in units.items())
     busy = psutil.getloadavg()
     print(
-        f"\n{rows:,} rows in; {told} priced; {counts['release']['rows']['price_table']:,} prices published; load of the machine {busy[0]:.1f}"
+        f"\n{rows:,} rows in; {told} priced; {counts['release']['rows']['price_table']:,} prices "
+        f"published; load of the machine {busy[0]:.1f}"
     )
 
 
@@ -126,7 +131,8 @@ def bytes_of(size: str, workers: list[int]) -> bool:
                 }
                 hashes.add(tuple(found.values()))
                 print(
-                    f"{form:<10}  {count} workers  csv {found['csv'][:16]}  parquet {found['parquet'][:16]}",
+                    f"{form:<10}  {count} workers  csv {found['csv'][:16]}  parquet "
+                    f"{found['parquet'][:16]}",
                     flush=True,
                 )
     print("all the same" if len(hashes) == 1 else f"{len(hashes)} different tables")

@@ -1,15 +1,23 @@
-"""Do intervals, promises and totals hold in every world?  Generated markets whose truth is known, over seeds.
+"""Do intervals, promises and totals hold in every world? Generated markets whose truth is known,
+over seeds.
 
     python -m benchmarks.tariffs_worlds [--worlds N] [--seed FIRST] [NAME ...]
 
-Each world is N markets, of the seeds FIRST, FIRST + 1, ...; its row is printed as soon as it is measured.  The models' own queries run on tables in memory, then
-stage 1 with its backtest gate, the price rule, and the totals: bundles before the ladder, voice before the day, no unit held as control.
+Each world is N markets, of the seeds FIRST, FIRST + 1, ...; its row is printed as soon as it is
+measured. The models' own queries run on tables in memory, then stage 1 with its backtest gate, the
+price rule, and the totals: bundles before the ladder, voice before the day, no unit held as
+control.
 
-intervals hold   how many of the true elasticities the units' 90 % intervals hold: mean over markets, standard deviation, least
-P(gain)          mean over all moves, as promised, and the share that truly gains (expected demand at the true elasticity and level)
-lift             change of margin, as promised and as it truly is, in shares of the true margin; and their ratio
-totals hold      how many of the 90 % intervals of volume, revenue and margin hold the true change; z: the mean of (true - promised) / standard error, margin's
-|bias|           mean over markets of the absolute mean error of the elasticities; worst: the greatest
+intervals hold   the share of the true elasticities within the units' 90 % intervals: mean over
+                 markets, standard deviation, least
+P(gain)          mean over all moves, as promised, and the share that truly gains (expected demand
+                 at the true elasticity and level)
+lift             change of margin, as promised and as it truly is, in shares of the true margin; and
+                 their ratio
+totals hold      the share of the 90 % intervals of volume, revenue and margin that contain the true
+                 change; z: the mean of (true - promised) / standard error, of the margin
+|bias|           mean over markets of the absolute mean error of the elasticities; worst: the
+                 greatest
 """
 
 from __future__ import annotations
@@ -97,8 +105,10 @@ WORLDS: Mapping[str, World] = {
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Of one market: shares, P(gain) of the moves, lifts as shares of the margin; `totals` is how many of volume, revenue and margin their intervals hold, `z` how many
-    standard errors the true change of the margin lies above the promised one."""
+    """Of one market: shares, P(gain) of the moves, lifts as shares of the margin; `totals` is how
+    many of volume, revenue and margin their intervals hold, `z` how many standard errors the true
+    change of the margin lies above the promised one.
+    """
 
     cover: float
     promised: float
@@ -145,7 +155,9 @@ VOICE = Kind("voice", "voice_prior", voice.UNIT, voice.fit_voice_prior, voice.pr
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """The tables of one seed under the models' queries, and the truth about each unit, in the units' order."""
+    """The tables of one seed under the models' queries, and the truth about each unit, in the
+    units' order.
+    """
 
     kind: Kind
     duck: duckdb.DuckDBPyConnection
@@ -280,11 +292,18 @@ def judge(world: World, seed: int) -> Judged:
     error_of_total = (found.margin_hi - found.margin_lo) / (2 * COVERAGE_90)
     return Judged(
         cover=float((np.abs(error) <= COVERAGE_90 * told["se"] * reference / current)[own].mean()),
-        promised=float(told["p_gain"][moved].mean()), kept=float((gain[moved] > 0).mean()),
-        lift=found.margin / base, true_lift=float(gain.sum() / base), totals=float(np.mean(held)),
-        z=float(gain.sum() - found.margin) / error_of_total, bias=float(error.mean()), moves=float(moved.sum()),
-        rho=prior.rho, rho_used=prior.rho_used, foreseen=prior.rho_chance,
-    )  # fmt: skip
+        promised=float(told["p_gain"][moved].mean()),
+        kept=float((gain[moved] > 0).mean()),
+        lift=found.margin / base,
+        true_lift=float(gain.sum() / base),
+        totals=float(np.mean(held)),
+        z=float(gain.sum() - found.margin) / error_of_total,
+        bias=float(error.mean()),
+        moves=float(moved.sum()),
+        rho=prior.rho,
+        rho_used=prior.rho_used,
+        foreseen=prior.rho_chance,
+    )
 
 
 def timed(world: World, seed: int) -> tuple[Judged, float]:
@@ -306,15 +325,18 @@ def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.n
         other += ", 0e0 AS capacity" if kind is VOICE else ""
         for model in models:
             duck.execute(
-                f"CREATE OR REPLACE TEMP VIEW {model} AS SELECT * {'' if kind is market.kind else f', {other}'} FROM priced"
+                f"CREATE OR REPLACE TEMP VIEW {model} AS SELECT * "
+                f"{'' if kind is market.kind else f', {other}'} FROM priced"
                 f" WHERE {kind is market.kind}"
             )
     duck.execute(
-        "CREATE OR REPLACE TEMP VIEW portfolio AS SELECT '' AS kind, '' AS unit_key, * FROM priced WHERE false"
+        "CREATE OR REPLACE TEMP VIEW portfolio AS SELECT '' AS kind, '' AS unit_key, * FROM "
+        "priced WHERE false"
     )
     if market.kind is BUNDLES:
         duck.execute(
-            "CREATE OR REPLACE TEMP VIEW cell_load AS SELECT '' AS cell, 0 AS hour, '' AS cell_class WHERE false"
+            "CREATE OR REPLACE TEMP VIEW cell_load AS SELECT '' AS cell, 0 AS hour, '' AS "
+            "cell_class WHERE false"
         )
     query = (QUERIES / "totals.sql").read_text()
     return _columns(
@@ -346,13 +368,16 @@ def _columns(table: pa.Table) -> Rows:
 
 
 HEADER = (
-    "| world | markets | intervals hold | sd | least | P(gain) promised / kept | lift promised / true | ratio | totals hold | z | \\|bias\\| | worst | s |",
+    "| world | markets | intervals hold | sd | least | P(gain) promised / kept | lift promised / "
+    "true | ratio | totals hold | z | \\|bias\\| | worst | s |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
 def summary(found: Sequence[Judged]) -> dict[str, float]:
-    """Means over the markets (P(gain) over all their moves), and the spread of the cover and of the bias."""
+    """Means over the markets (P(gain) over all their moves), and the spread of the cover and of the
+    bias.
+    """
     each = {
         field.name: np.array([getattr(one, field.name) for one in found])
         for field in fields(Judged)
@@ -375,8 +400,10 @@ def summary(found: Sequence[Judged]) -> dict[str, float]:
 def row(name: str, found: Sequence[Judged], seconds: float) -> str:
     s = summary(found)
     return (
-        f"| {name} | {len(found)} | {s['cover']:.3f} | {s['spread']:.3f} | {s['least']:.3f} | {s['promised']:.3f} / {s['kept']:.3f}"
-        f" | {s['lift']:+.2%} / {s['true_lift']:+.2%} | {s['lift'] / s['true_lift']:.2f} | {s['totals']:.2f} | {s['z']:+.2f} ± {s['z sd']:.2f}"
+        f"| {name} | {len(found)} | {s['cover']:.3f} | {s['spread']:.3f} | {s['least']:.3f} | "
+        f"{s['promised']:.3f} / {s['kept']:.3f}"
+        f" | {s['lift']:+.2%} / {s['true_lift']:+.2%} | {s['lift'] / s['true_lift']:.2f} | "
+        f"{s['totals']:.2f} | {s['z']:+.2f} ± {s['z sd']:.2f}"
         f" | {s['size of bias']:.3f} | {s['worst bias']:.3f} | {seconds / len(found):.1f} |"
     )
 

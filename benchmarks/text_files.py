@@ -1,9 +1,11 @@
-"""What it costs to read text files: CPU seconds of `attach` beside those of DuckDB's own readers, in turns.
+"""What it costs to read text files: CPU seconds of `attach` beside those of DuckDB's own readers,
+in turns.
 
     python -m benchmarks.text_files [--rows 500000] [--turns 5]
 
-`plain` is one COPY of DuckDB's reader to Parquet, with the dialect and the types given to it: it checks nothing. `attach` also decides
-the dialect and the types, proves that every line is a record, and numbers the rows. The median of the turns is printed.
+`plain` is one COPY of DuckDB's reader to Parquet, with the dialect and the types given to it: it
+checks nothing. `attach` also decides the dialect and the types, proves that every line is a record,
+and numbers the rows. The median of the turns is printed.
 """
 
 from __future__ import annotations
@@ -85,10 +87,16 @@ def plain(path: Path, out: Path, contract: bool) -> Callable[[], None]:
             "price": "VARCHAR" if contract else "DOUBLE",
         }
         columns = ", ".join(f"{name}: '{kinds.get(name, 'VARCHAR')}'" for name in NAMES)
-        reader = f"read_json('{path}', format = 'newline_delimited', columns = {{{columns}}}, filename = '__file')"
+        reader = (
+            f"read_json('{path}', format = 'newline_delimited', columns = "
+            f"{{{columns}}}, filename = '__file')"
+        )
     else:
         columns = ", ".join(f"{name}: 'VARCHAR'" for name in NAMES)
-        reader = f"read_csv('{path}', auto_detect = false, header = true, columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', new_line = '\\n')"
+        reader = (
+            f"read_csv('{path}', auto_detect = false, header = true, columns = "
+            f"{{{columns}}}, delim = ',', quote = '\"', escape = '\"', new_line = '\\n')"
+        )
 
     def run() -> None:
         with duckdb.connect(
@@ -143,7 +151,8 @@ def main() -> None:
                 medians = {each: statistics.median(found) for each, found in seconds.items()}
                 kind = "contract" if contract else "no contract"
                 print(
-                    f"{form:7} {kind:12} plain {medians['plain']:6.3f} s  attach {medians['attach']:6.3f} s"
+                    f"{form:7} {kind:12} plain {medians['plain']:6.3f} s  attach "
+                    f"{medians['attach']:6.3f} s"
                     f"  {100 * medians['attach'] / medians['plain'] - 100:+5.0f} %"
                 )
 

@@ -1,9 +1,11 @@
-"""The vectorised form: all units in one expression, with no function of one unit.  A reference, not a peer.
+"""The vectorised form: all units in one expression, with no function of one unit. A reference, not
+a peer.
 
     python -m benchmarks.vectorised numpy W1 IN.parquet OUT
 
-Whoever can write a function so should: it is the fastest that there is.  W1 and W4 are done in NumPy, polars and DuckDB, W2 in
-NumPy, where it takes the fifty lines below instead of fifteen.  W3's reweighting and `wide` are left out.
+Whoever can write a function so should: it is the fastest that there is. W1 and W4 are done in
+NumPy, polars and DuckDB, W2 in NumPy, where it takes the fifty lines below instead of fifteen. W3's
+reweighting and `wide` are left out.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ def elasticities(
     cost: Floats,
     weight: Floats,
 ) -> dict[str, Any]:
-    """Normal equations of each unit and block of weeks; what is left when a block is taken away is a difference of sums."""
+    """Normal equations of each unit and block of weeks; what is left when a block is taken away is
+    a difference of sums.
+    """
     phase, log_price, n = week * (2 * np.pi / 52), np.log(price), np.bincount(unit, minlength=units)
     design = [
         np.ones_like(price),
@@ -121,7 +125,9 @@ def elasticities(
 
 
 def solved(left: Floats, right: Floats) -> Floats:
-    """Least squares; a column that is nought in all of a unit's rows gets nought, as lstsq gives it."""
+    """Least squares; a column that is nought in all of a unit's rows gets nought, as lstsq gives
+    it.
+    """
     empty = np.einsum("uii->ui", left) < 1e-9
     diagonal = np.eye(left.shape[-1], dtype=bool) & empty[:, :, None]
     left = np.where(diagonal, 1.0, np.where(empty[:, :, None] | empty[:, None, :], 0.0, left))

@@ -2,8 +2,9 @@
 
     python -m benchmarks.workloads W1 W2        # make their files under benchmarks/data
 
-A workload is a Parquet file of shuffled rows, a key of three columns, and one function of a unit's columns.  All is made from
-fixed seeds.  Nothing here imports pandas, so that an engine pays for it only if it uses it.
+A workload is a Parquet file of shuffled rows, a key of three columns, and one function of a unit's
+columns. All is made from fixed seeds. Nothing here imports pandas, so that an engine pays for it
+only if it uses it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Result = dict[str, float | int]
 
 @dataclass(frozen=True)
 class Workload:
-    """`core` takes the `columns` of one unit as arrays, in this order, and returns its result row."""
+    """`core` takes the `columns` of one unit as arrays, in this order, and
+    returns its result row.
+    """
 
     name: str
     title: str
@@ -70,7 +73,9 @@ def elasticity(
     cost: Column,
     weight: Column,
 ) -> Result:
-    """What a pricing function does, about a millisecond: weighted least squares, its jackknife error, the best price on a grid."""
+    """What a pricing function does, about a millisecond: weighted least squares, its jackknife
+    error, the best price on a grid.
+    """
     phase = week.astype(float) * (2 * np.pi / 52)
     log_price = np.log(price)
     design = np.column_stack(
@@ -230,7 +235,9 @@ def demand(sizes: Column, locations: int, products: int, seed: int) -> Callable[
 
 
 def wide(units: int, rows: int, locations: int, products: int, seed: int) -> Callable[[Path], None]:
-    """Forty columns: three of the key, eight of texts, five dates, four booleans, twenty numbers; nulls in every fifth."""
+    """Forty columns: three of the key, eight of texts, five dates, four booleans, twenty numbers;
+    nulls in every fifth.
+    """
 
     def make(path: Path) -> None:
         import pyarrow as pa

@@ -1,1 +1,3 @@
-"""Whole projects of the kind that hundredfold runs, each in a folder of its own.  Run them from the folder above this one."""
+"""Whole projects of the kind that hundredfold runs, each in a folder of its own. Run them from the
+folder above this one.
+"""

@@ -2,7 +2,8 @@
 
     y = X b + e,   e ~ N(0, s^2),   b ~ N(mean, spread)
 
-`tariffs.demand.linear.hierarchical` learns mean and spread from all units; given these two, each unit is on its own.
+`tariffs.demand.linear.hierarchical` learns mean and spread from all units; given these two, each
+unit is on its own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ def posterior(
 ) -> tuple[Floats, Floats]:
     """E[b | y] (k,) and Var[b | y] (k, k), for y (n,) and X (n, k), which need not have full rank.
 
-    s^2 is the unit's own, by EM (Dempster, Laird and Rubin 1977): each sweep expects b under s^2, then s^2 under b.  A unit with fewer rows
-    than coefficients would fit all of them and find no noise: let the `usual` s^2 then count for as much as `worth` rows.
+    s^2 is the unit's own, by EM (Dempster, Laird and Rubin 1977): each sweep expects b under s^2,
+    then s^2 under b. A unit with fewer rows than coefficients would fit all of them and find no
+    noise: let the `usual` s^2 then count for as much as `worth` rows.
     """
     precision, gram, moment = np.linalg.inv(spread), x.T @ x, x.T @ y
     noise = float(np.mean((y - x @ mean) ** 2))

@@ -24,7 +24,9 @@ def answer(variants: Mapping[str, Variant]) -> None:
 
 
 def columns(workload: Workload) -> list[str] | None:
-    """The columns to read: those that the function reads, or all (None) where handing over many is the point."""
+    """The columns to read: those that the function reads, or all (None) where handing over many is
+    the point.
+    """
     return None if workload.name == "wide" else [*KEYS, *workload.columns]
 
 
@@ -38,7 +40,9 @@ def counts(workload: Workload) -> set[str]:
 
 
 def of_frame(name: str, key: tuple[Any, ...], rows: Any) -> tuple[Any, ...]:
-    """One unit's row from its pandas frame.  Takes the workload's name, since a workload cannot be pickled."""
+    """One unit's row from its pandas frame. Takes the workload's name, since a workload cannot be
+    pickled.
+    """
     return (*key, *WORKLOADS[name].pandas(rows).values())
 
 

@@ -1,6 +1,8 @@
-"""Partition first, then loop: what several tools are given to run, since none of them cuts a table by unit itself.
+"""Partition first, then loop: what several tools are given to run, since none of them cuts a table
+by unit itself.
 
-DuckDB writes the rows as one Parquet file per bucket of units, and each task runs a pandas loop over one bucket.
+DuckDB writes the rows as one Parquet file per bucket of units, and each task runs a pandas loop
+over one bucket.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def folder() -> Iterator[Path]:
 
 
 def cut(workload: Workload, source: str, into: Path, number: int) -> list[str]:
-    """The rows of `source` in `number` buckets, no unit in two of them; one folder of Parquet each."""
+    """The rows of `source` in `number` buckets, no unit in two of them; one
+    folder of Parquet each.
+    """
     import duckdb
 
     chosen = ", ".join(columns(workload) or ["*"])

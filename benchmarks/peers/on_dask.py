@@ -1,4 +1,6 @@
-"""Dask on a cluster of processes here: groupby.apply, and an explicit shuffle with a pandas loop in each partition."""
+"""Dask on a cluster of processes here: groupby.apply, and an explicit shuffle with a pandas loop in
+each partition.
+"""
 
 from __future__ import annotations
 

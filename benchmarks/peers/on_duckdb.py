@@ -1,7 +1,9 @@
-"""DuckDB by hand, since it runs no Python function per group: it cuts the rows, and a Pool calls the function.
+"""DuckDB by hand, since it runs no Python function per group: it cuts the rows, and a Pool calls
+the function.
 
-`buckets` is what a good user writes.  `lists` is the cleverest that fits in twenty lines: every unit's columns as lists in one Arrow
-table, which forked processes share, and slices of those lists as NumPy views.
+`buckets` is what a good user writes. `lists` is the cleverest that fits in twenty lines: every
+unit's columns as lists in one Arrow table, which forked processes share, and slices of those lists
+as NumPy views.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Fugue: transform with a partition by the key, on pandas in one process and on Dask."""
 
-# no `from __future__ import annotations`: Fugue reads the annotations of the function that it is given
+# no `from __future__ import annotations`: Fugue reads the annotations of the function that it is
+# given
 
 import fugue.api as fa
 import pandas as pd

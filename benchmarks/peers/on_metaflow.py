@@ -1,4 +1,6 @@
-"""Metaflow on this machine: a foreach over buckets that DuckDB cut.  Each step is a process, so there are few buckets."""
+"""Metaflow on this machine: a foreach over buckets that DuckDB cut. Each step is a process, so
+there are few buckets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""pandas in one process: the frame filtered for each unit, iteration over a groupby, and groupby.apply."""
+"""pandas in one process: the frame filtered for each unit, iteration over a groupby, and
+groupby.apply.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The standard library: multiprocessing.Pool and ProcessPoolExecutor, over the frames of a groupby."""
+"""The standard library: multiprocessing.Pool and ProcessPoolExecutor, over the
+frames of a groupby.
+"""
 
 from __future__ import annotations
 

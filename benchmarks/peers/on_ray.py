@@ -1,4 +1,6 @@
-"""Ray: Data's map_groups with pandas and with NumPy batches, and tasks over buckets that DuckDB cut."""
+"""Ray: Data's map_groups with pandas and with NumPy batches, and tasks over buckets that DuckDB
+cut.
+"""
 
 from __future__ import annotations
 

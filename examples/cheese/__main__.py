@@ -1,4 +1,6 @@
-"""python -m examples.cheese cheese.csv [--reference FOLDER]: a frame in, a frame out, and R's fits beside it."""
+"""python -m examples.cheese cheese.csv [--reference FOLDER]: a frame in, a frame out, and R's fits
+beside it.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ def compare(run: Run, folder: Path) -> list[Agreement]:
 
 
 def agreement(name: str, ours: pd.Series, reference: str, theirs: pd.Series) -> Agreement:
-    """Over the same retailers, and where either cannot tell, both must not; AssertionError otherwise."""
+    """Over the same retailers, and where either cannot tell, both must not; AssertionError
+    otherwise.
+    """
     pd.testing.assert_index_equal(
         ours.index.sort_values(), theirs.index.sort_values(), check_names=False
     )

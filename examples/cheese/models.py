@@ -16,7 +16,9 @@ from tariffs.demand.linear import hierarchical, ols, reml
 
 @dataclass(frozen=True)
 class Own:
-    """A retailer alone.  None: its rows cannot tell.  `slope`, `sxx` and `rss` are of log volume on log price, both centred."""
+    """A retailer alone. None: its rows cannot tell. `slope`, `sxx` and `rss` are of log volume on
+    log price, both centred.
+    """
 
     weeks: int
     intercept: float
@@ -30,7 +32,9 @@ class Own:
 
 @dataclass(frozen=True)
 class Slopes:
-    """How the retailers' slopes are spread, N(mean, tau^2), and the noise variance that they share."""
+    """How the retailers' slopes are spread, N(mean, tau^2), and the noise
+    variance that they share.
+    """
 
     mean: float
     tau: float
@@ -39,7 +43,9 @@ class Slopes:
 
 @dataclass(frozen=True)
 class Prior:
-    """How the three coefficients are spread over retailers: their mean, and their covariance row by row."""
+    """How the three coefficients are spread over retailers: their mean, and their covariance row by
+    row.
+    """
 
     mean: Floats
     spread: Floats
@@ -47,7 +53,9 @@ class Prior:
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A retailer in the light of all: the slope by `Slopes`, and the three coefficients by `Prior`."""
+    """A retailer in the light of all: the slope by `Slopes`, and the three
+    coefficients by `Prior`.
+    """
 
     slope: float
     intercept: float
@@ -98,9 +106,12 @@ def shrink(rows: pd.DataFrame, own: Own, slopes: Slopes, prior: Prior) -> Shrunk
     """One retailer, given what all retailers have in common."""
     weight = slopes.tau**2 * own.sxx / (slopes.tau**2 * own.sxx + slopes.noise)
     b, covariance = posterior(*demand(rows), prior.mean, prior.spread.reshape(3, 3))
+    intercept, display, log_price = b.tolist()
     return Shrunk(
         slopes.mean + weight * (own.slope - slopes.mean),
-        *b.tolist(),
+        intercept,
+        display,
+        log_price,
         float(np.sqrt(covariance[2, 2])),
     )
 

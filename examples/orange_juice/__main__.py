@@ -1,6 +1,7 @@
 """python -m examples.orange_juice yx.parquet [--reference FOLDER]: frames in, frames out.
 
-The job runs twice: on all weeks, and on those before `--until`, whose fits then forecast the weeks after.
+The job runs twice: on all weeks, and on those before `--until`, whose fits then forecast the weeks
+after.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done = run(job, {"yx": weeks}, home=words.home)
     elasticities = pd.read_parquet(done.published(format="parquet"))
     print(
-        f"{len(weeks):,} rows, {len(elasticities):,} units (store, brand) in {time.perf_counter() - began:.1f} s\n"
+        f"{len(weeks):,} rows, {len(elasticities):,} units (store, brand) in "
+        f"{time.perf_counter() - began:.1f} s\n"
     )
     print(elasticities.groupby("brand")[FITS].agg(["mean", "std"]).round(3).to_string())
 
     earlier = run(job, {"yx": weeks[weeks["week"] < words.until]}, home=words.home)
     print(
-        f"\nforecasts of log units from week {words.until} on, by fits of the weeks before: root mean square error"
+        f"\nforecasts of log units from week {words.until} on, by fits of the weeks before: root "
+        "mean square error"
     )
     print(
         held_out(earlier.results("elasticity").pandas(), weeks[weeks["week"] >= words.until])

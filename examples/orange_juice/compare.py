@@ -1,8 +1,11 @@
-"""How good the three fits are: at forecasting weeks that they have not seen, and beside R's fits of brand 1."""
+"""How good the three fits are: at forecasting weeks that they have not seen, and beside R's fits of
+brand 1.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +18,32 @@ FITS = ["pooled", "own", "shrunk"]
 
 
 def held_out(fits: pd.DataFrame, weeks: pd.DataFrame) -> pd.DataFrame:
-    """The root mean square error of each fit's forecasts: of all brands, and of each. Weeks without a fit are left out."""
+    """The root mean square error of each fit's forecasts: of all brands, and of each. Weeks without
+    a fit are left out.
+    """
     seen = weeks.merge(fits, on=["store", "brand"], validate="many_to_one")
-    y, x = demand(seen)
+    y, x = demand(columns(seen))
     squares = pd.DataFrame(
-        {name: (y - np.sum(x * np.stack(seen[f"{name}_fit"]), axis=1)) ** 2 for name in FITS}
+        {
+            name: (y - np.sum(x * np.stack(seen[f"{name}_fit"].tolist()), axis=1)) ** 2
+            for name in FITS
+        }
     )
     means = pd.concat([squares.mean().to_frame("all").T, squares.groupby(seen["brand"]).mean()])
-    rmse = np.sqrt(means).assign(best=means.idxmin(axis=1))
+    rmse = means.pow(0.5).assign(best=means.idxmin(axis=1))
     rmse.insert(0, "forecasts", [len(seen), *seen.groupby("brand").size()])
     return rmse.rename_axis("brand")
 
 
+def columns(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of a frame as arrays by their names."""
+    return {str(name): column.to_numpy() for name, column in rows.items()}
+
+
 def compare(elasticities: pd.DataFrame, weeks: pd.DataFrame, reference: Path) -> pd.DataFrame:
-    """Brand 1: own beside R's lm, shrunk beside bayesm's posterior mean, and this once more under bayesm's own prior on the spread."""
+    """Brand 1: own beside R's lm, shrunk beside bayesm's posterior mean, and this once more under
+    bayesm's own prior on the spread.
+    """
     ours = elasticities[elasticities["brand"] == 1].set_index("store")
     theirs = pd.read_csv(reference, index_col="store").loc[ours.index]
     pairs = {
@@ -52,9 +67,11 @@ def beside(ours: pd.Series, theirs: pd.Series) -> dict[str, float]:
 
 
 def under_bayesms_prior(rows: pd.DataFrame, sweeps: int = 20) -> pd.Series:
-    """Brand 1's own-price coefficient in each store, where the spread of k coefficients is not the likeliest one, as in `fit_prior`,
-    but has the prior that rhierLinearModel takes by default, inverse Wishart(k + 3, (k + 3) I): here its posterior mean."""
-    stores = {store: demand(own) for store, own in rows.groupby("store")}
+    """Brand 1's own-price coefficient in each store, where the spread of k coefficients is not the
+    likeliest one, as in `fit_prior`, but has the prior that rhierLinearModel takes by default,
+    inverse Wishart(k + 3, (k + 3) I): here its posterior mean.
+    """
+    stores = {store: demand(columns(own)) for store, own in rows.groupby("store")}
     mean, spread, scale = np.zeros(SIZE), np.eye(SIZE), (SIZE + 3) * np.eye(SIZE)
     for _ in range(sweeps):
         b, covariance = map(

@@ -1,6 +1,7 @@
 """The job: which rows, which units, which functions, and what is published.
 
-Two units of different size: `prior` sees a brand in all stores, and `elasticity` sees it in one, given its brand's prior.
+Two units of different size: `prior` sees a brand in all stores, and `elasticity` sees it in one,
+given its brand's prior.
 """
 
 from hundredfold import Job, Model, Publish, Source
@@ -21,7 +22,8 @@ job = Job(
         formats=("csv", "parquet"),
         summaries={
             "Own-price elasticity by brand, over its stores": "queries/by_brand.sql",
-            "Stores that cannot be trusted alone: the five that moved most": "queries/moved_most.sql",
+            "Stores that cannot be trusted alone: the five that moved "
+            "most": "queries/moved_most.sql",
         },
     ),
 )

@@ -1,8 +1,10 @@
 """Two questions, each a plain function.  Nothing here knows what runs it.
 
-The demand for a brand in a store (Montgomery 1997) has 14 coefficients, of which the brand's own price is one:
+The demand for a brand in a store (Montgomery 1997) has 14 coefficients, of which the brand's own
+price is one:
 
-    log units = intercept + elasticity_1 log price_1 + ... + elasticity_11 log price_11 + deal + feat
+    log units = intercept + elasticity_1 log price_1 + ... + elasticity_11 log price_11
+                + deal + feat
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ WORTH = float(SIZE)  # weeks that a brand's usual noise counts for in each store
 
 @dataclass(frozen=True)
 class Prior:
-    """A brand in all stores: the mean of its coefficients and their covariance, row by row; and each slope as if it were one for all
-    stores, with the variance that is left then."""
+    """A brand in all stores: the mean of its coefficients and their covariance, row by row; and
+    each slope as if it were one for all stores, with the variance that is left then.
+    """
 
     stores: int
     mean: Floats
@@ -34,9 +37,11 @@ class Prior:
 
 @dataclass(frozen=True)
 class Elasticity:
-    """A brand's own-price elasticity in one store, three times; and the 14 coefficients that each belongs to.
+    """A brand's own-price elasticity in one store, three times; and the 14 coefficients that each
+    belongs to.
 
-    pooled: one slope for all stores.  own: the store alone (None: its weeks cannot tell).  shrunk: the store, given all.
+    pooled: one slope for all stores. own: the store alone (None: its weeks do not suffice).
+    shrunk: the store, given all.
     """
 
     weeks: int
@@ -51,7 +56,9 @@ class Elasticity:
 
 
 def fit_prior(rows: Rows) -> Prior:
-    """One brand: rows of all its stores, sorted by store.  What is usual is learnt from the stores that can tell."""
+    """One brand: rows of all its stores, sorted by store. What is usual is learnt from the stores
+    that can tell.
+    """
     y, x = demand(rows)
     _, first, store = np.unique(rows["store"], return_index=True, return_inverse=True)
     telling = [
@@ -61,7 +68,7 @@ def fit_prior(rows: Rows) -> Prior:
     ]
     if not telling:
         raise ValueError(f"none of {len(first)} stores has the weeks to tell {SIZE} coefficients")
-    fit = hierarchical(*zip(*telling, strict=True))
+    fit = hierarchical([yi for yi, _ in telling], [xi for _, xi in telling])
     pooled = within(y, x[:, 1:], store)
     left = y - x[:, 1:] @ pooled
     level = np.bincount(store, left) / np.bincount(store)
@@ -78,12 +85,13 @@ def fit_store(rows: Rows, prior: Prior) -> Elasticity:
     """One brand in one store, given what its stores have in common."""
     y, x = demand(rows)
     price = int(rows["brand"][0])  # the intercept is column 0, so brand 1's price is column 1
-    pooled_fit = np.append(y.mean() - x[:, 1:].mean(axis=0) @ prior.pooled, prior.pooled)
+    pooled_fit: Floats = np.append(y.mean() - x[:, 1:].mean(axis=0) @ prior.pooled, prior.pooled)
     shrunk_fit, covariance = posterior(
         y, x, prior.mean, prior.spread.reshape(SIZE, SIZE), usual=prior.noise, worth=WORTH
     )
     shrunk_sd = float(np.sqrt(covariance[price, price]))
-    own, own_se, own_fit = None, None, np.linalg.lstsq(x, y, rcond=None)[0]
+    own, own_se = None, None
+    own_fit: Floats = np.linalg.lstsq(x, y, rcond=None)[0].astype(np.float64)
     if tells(x):
         alone = ols(y, x)
         own, own_se, own_fit = (
@@ -105,7 +113,9 @@ def fit_store(rows: Rows, prior: Prior) -> Elasticity:
 
 
 def tells(x: Floats) -> bool:
-    """Whether a store's weeks, by themselves, tell every coefficient, and leave something over to tell the noise."""
+    """Whether a store's weeks, by themselves, tell every coefficient, and leave something over to
+    tell the noise.
+    """
     return len(x) > SIZE and int(np.linalg.matrix_rank(x)) == SIZE
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from examples.orange_juice.__main__ import main
-from examples.orange_juice.compare import beside, compare, held_out
+from examples.orange_juice.compare import beside, columns, compare, held_out
 from examples.orange_juice.job import job
 from examples.orange_juice.models import fit_prior, fit_store
 
@@ -46,8 +47,9 @@ def test_a_store_with_too_few_weeks_has_a_fit_only_with_the_others(
 ) -> None:
     assert list(published.index[published["own"].isna()]) == [(2, 1)]
     others = published.drop(index=(2, 1)).xs(1, level="brand")
-    assert abs(published.loc[(2, 1), "shrunk"] - published.loc[(2, 1), "pooled"]) < 1
-    assert published.loc[(2, 1), "shrunk_sd"] > others["shrunk_sd"].max()
+    fit: Any = published.loc[(2, 1)]
+    assert abs(fit["shrunk"] - fit["pooled"]) < 1
+    assert fit["shrunk_sd"] > others["shrunk_sd"].max()
 
 
 def test_shrunken_elasticities_are_nearer_to_the_truth(
@@ -63,7 +65,7 @@ def test_shrunken_elasticities_are_nearer_to_the_truth(
 
 def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.DataFrame) -> None:
     results = done.results("elasticity").pandas().set_index(UNIT)
-    rows = {name: column.to_numpy() for name, column in juice[juice["brand"] == 2].items()}
+    rows = columns(juice[juice["brand"] == 2])
     prior = fit_prior(rows)
     for store in range(1, 21):
         by_hand = fit_store(
@@ -125,7 +127,7 @@ def test_real_stores_of_brand_1_are_those_of_r(reference_data: Path, tmp_path: P
     weeks = pd.read_parquet(reference_data / "bayesm_orangeJuice_yx.parquet")
     brand = weeks[weeks["brand"] == 1]
     done = run(job, {"yx": brand}, home=tmp_path)
-    found = compare(
+    found: Any = compare(
         pd.read_parquet(done.published(format="parquet")),
         brand,
         reference_data / "reference" / "ref_oj_brand1_own_R.csv",
