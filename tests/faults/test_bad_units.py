@@ -5,6 +5,8 @@ reason.
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -71,7 +73,7 @@ def rows_of(ways: list[str]) -> pa.Table:
     )
 
 
-def run_of(model: Model, rows: pa.Table, home):
+def run_of(model: Model, rows: pa.Table, home: Path) -> Any:
     job = Job("bad", [Source("told")], [model], max_failed=1.0)
     with suppress(PublishRefused):
         run(job, {"told": rows}, home=home, run_id="bad", workers=1, memory="600MB")
@@ -79,7 +81,7 @@ def run_of(model: Model, rows: pa.Table, home):
 
 
 @pytest.fixture(scope="module")
-def untimed(tmp_path_factory):
+def untimed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Every way but the one that never ends: how long a unit takes on a busy machine is no part of what it is."""
     ways = [
         how for how in (*BAD, *FINE) if how != "sleep"
@@ -92,14 +94,14 @@ def untimed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def timed(tmp_path_factory):
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The way that never ends, beside units that take microseconds."""
     model = Model("twice", ("k", "how"), faulty_units.alone, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed") / "home")
 
 
 @pytest.fixture(scope="module")
-def untimed_together(tmp_path_factory):
+def untimed_together(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model = Model("twice", ("k", "how"), faulty_units.together, batched=True)
     return run_of(
         model,
@@ -109,27 +111,27 @@ def untimed_together(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def timed_together(tmp_path_factory):
+def timed_together(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model = Model("twice", ("k", "how"), faulty_units.together, batched=True, time_limit=LIMIT_S)
     return run_of(model, rows_of(["sleep"]), tmp_path_factory.mktemp("timed-together") / "home")
 
 
 @pytest.fixture
-def done(how, request):
+def done(how: str, request: pytest.FixtureRequest) -> Any:
     """The run that has a unit of this way."""
     return request.getfixturevalue("timed" if how == "sleep" else "untimed")
 
 
 @pytest.fixture
-def done_together(how, request):
+def done_together(how: str, request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("timed_together" if how == "sleep" else "untimed_together")
 
 
-def by_key(table: pa.Table) -> dict[int, dict]:
+def by_key(table: pa.Table) -> dict[int, dict[str, Any]]:
     return {row["k"]: row for row in table.to_pylist()}
 
 
-def neighbours(run, how: str) -> tuple[int, list[dict]]:
+def neighbours(run: Any, how: str) -> tuple[int, list[dict[str, Any]]]:
     """The number of the unit that is `how`, and the accounts of it and of those beside it."""
     accounts = by_key(run.units().arrow())
     (k,) = [k for k, row in accounts.items() if row["how"] == how]
@@ -137,7 +139,9 @@ def neighbours(run, how: str) -> tuple[int, list[dict]]:
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(done, how):
+def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(
+    done: Any, how: str
+) -> None:
     k, (before, bad, after) = neighbours(done, how)
     status, error, words = BAD[how]
     assert bad["status"] in ({status} if status else {"failed", "crashed"})
@@ -150,7 +154,7 @@ def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(done, ho
 
 
 @pytest.mark.parametrize("how", FINE)
-def test_a_unit_that_is_only_strange_is_done_like_any_other(done, how):
+def test_a_unit_that_is_only_strange_is_done_like_any_other(done: Any, how: str) -> None:
     k, accounts = neighbours(done, how)
     assert [account["status"] for account in accounts] == ["ok", "ok", "ok"]
     assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [
@@ -160,7 +164,9 @@ def test_a_unit_that_is_only_strange_is_done_like_any_other(done, how):
     ]
 
 
-def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(untimed, timed):
+def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(
+    untimed: Any, timed: Any
+) -> None:
     for done, ways, bad in ((untimed, len([*FINE, *BAD]) - 1, len(BAD) - 1), (timed, 1, 1)):
         keys = done.results().arrow().column("k").to_pylist()
         failed = [
@@ -170,7 +176,7 @@ def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(untim
         assert len(failed) == bad
 
 
-def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed):
+def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed: Any) -> None:
     log = (untimed.folder / "logs" / "worker-0.log").read_text()
     assert "a unit that is print\n" in log
     assert log.count("words, words, words\n") >= 100_000
@@ -178,7 +184,7 @@ def test_what_a_unit_prints_is_in_the_log_of_its_worker(untimed):
 
 
 @pytest.mark.parametrize("how", MANY)
-def test_a_bad_unit_among_many_is_found_by_halves(done_together, how):
+def test_a_bad_unit_among_many_is_found_by_halves(done_together: Any, how: str) -> None:
     k, (before, bad, after) = neighbours(done_together, how)
     assert bad["status"] == {
         "raise": "failed",

@@ -10,16 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_processes import double, job_of, marked
 
 import hundredfold
 from hundredfold.local.backend import create_run
@@ -30,6 +31,7 @@ from hundredfold.ports.run_states import State
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.run import newest_run
 from hundredfold.testing import ManualClock, MemoryLedger
+from support.child_processes import double, job_of, marked
 from support.waits import HANG_S, LIMIT_S, wait_until
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -37,7 +39,9 @@ posix = pytest.mark.skipif(os.name == "nt", reason="there is no SIGSTOP")
 
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=20))
-def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path_factory, steps):
+def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(
+    tmp_path_factory: pytest.TempPathFactory, steps: Any
+) -> None:
     raw = ManualClock()
     path = tmp_path_factory.mktemp("queue") / "q"
     with closing(
@@ -58,7 +62,9 @@ def test_a_lease_that_its_holder_extends_outlasts_any_step_of_the_clock(tmp_path
         assert again.receive_count == 2
 
 
-def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
+def test_a_lease_does_not_outlive_a_start_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with closing(SqliteQueue(tmp_path / "q", visibility=1e9)) as queue:
         queue.send(["one"])
         assert queue.receive() is not None
@@ -71,7 +77,7 @@ def test_a_lease_does_not_outlive_a_start_of_the_machine(tmp_path, monkeypatch):
         assert found.receive_count == 2
 
 
-def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
+def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path: Path) -> None:
     home, created = (
         Home(tmp_path),
         "2100-01-01T00:00:00.500+00:00",
@@ -91,7 +97,7 @@ def test_runs_keep_their_order_where_the_clock_was_set_back(tmp_path):
     assert {run[:15] for run in begun} == {"21000101-000000"}
 
 
-def test_a_record_is_never_older_than_it_was():
+def test_a_record_is_never_older_than_it_was() -> None:
     clock = ManualClock()
     ledger = MemoryLedger(clock)
     created = "2023-11-14T22:13:20.000+00:00"
@@ -139,7 +145,7 @@ hundredfold.run(job, {"s": pa.table({"k": range(12)})}, home=folder / "home", ru
 
 
 @pytest.fixture
-def driver(tmp_path):
+def driver(tmp_path: Path) -> Iterator[Any]:
     """Start a driver, and wait until it is at unit 0; nothing of it outlives the test."""
     mark = token_hex(8)
 
@@ -181,9 +187,15 @@ def pass_time(folder: Path, seconds: float) -> None:
     (folder / "passing").replace(folder / "passed")
 
 
+def elapsed(seconds: float) -> Callable[[], bool]:
+    """Return whether so many seconds have passed since now."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
+
+
 def family_states(pid: int) -> set[str]:
     """The states of a process and of all below it, as they are now; those that have ended are left out."""
-    states = set()
+    states: set[str] = set()
     for each in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             states.add(each.status())
@@ -192,7 +204,9 @@ def family_states(pid: int) -> set[str]:
 
 @posix
 @pytest.mark.parametrize("how", ["Ctrl-Z", "the driver alone"])
-def test_a_driver_stopped_for_longer_than_a_time_limit_loses_no_unit(driver, tmp_path, how):
+def test_a_driver_stopped_for_longer_than_a_time_limit_loses_no_unit(
+    driver: Any, tmp_path: Path, how: str
+) -> None:
     process = driver()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)
@@ -211,7 +225,9 @@ def test_a_driver_stopped_for_longer_than_a_time_limit_loses_no_unit(driver, tmp
 @posix
 @pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
 @pytest.mark.parametrize("steps", [["+1d", "+2d", "+9d", "+400d"], ["-1d", "+1d", "-2d", "+3d"]])
-def test_a_wall_clock_that_steps_by_days_buries_no_unit(driver, tmp_path, steps):
+def test_a_wall_clock_that_steps_by_days_buries_no_unit(
+    driver: Any, tmp_path: Path, steps: Any
+) -> None:
     offset = tmp_path / "offset"
     offset.write_text("+0d\n")
     settings = {
@@ -222,9 +238,6 @@ def test_a_wall_clock_that_steps_by_days_buries_no_unit(driver, tmp_path, steps)
     process = driver(FAKETIME_DONT_FAKE_MONOTONIC="1", DONT_FAKE_MONOTONIC="1", **settings)
     for step in steps:
         offset.write_text(f"{step}\n")
-        looked = time.monotonic()
-        wait_until(
-            lambda looked=looked: time.monotonic() > looked + 0.5
-        )  # some looks of the driver
+        wait_until(elapsed(0.5))  # the driver polls several times
         assert process.poll() is None
     ends_well(process, tmp_path)

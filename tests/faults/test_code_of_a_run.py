@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -97,7 +98,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_worker_that_starts_later_runs_the_code_of_the_others(tmp_path, edit):
+def test_a_worker_that_starts_later_runs_the_code_of_the_others(tmp_path: Path, edit: Any) -> None:
     project(tmp_path)
     (tmp_path / "edit.py").write_text(EDITS[edit])
     done = cli(tmp_path, "run", "shop.job:job", "--workers", "1", "--max-failed", "1")
@@ -105,7 +106,7 @@ def test_a_worker_that_starts_later_runs_the_code_of_the_others(tmp_path, edit):
     assert published(tmp_path) == "version,n\n1111,5\n"
 
 
-def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
+def test_a_module_that_is_added_during_a_run_is_refused(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "shop/model.py").write_text(
         "def price(rows):\n    name = 'add' + 'ed'\n    return {'version':"
@@ -129,7 +130,7 @@ def test_a_module_that_is_added_during_a_run_is_refused(tmp_path):
     assert "added.py has changed since the run began" in cli(tmp_path, "failures").stdout
 
 
-def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
+def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path: Path) -> None:
     project(tmp_path)
     model = tmp_path / "shop/model.py"
     sound = model.read_text()
@@ -178,19 +179,22 @@ def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path):
     ) == (0, True), accepted.stderr
     run = open_run("r", home=tmp_path / ".hundredfold")
     first, second = run.record.options["code"]
+    assert run.release is not None
     assert run.release.code == {second["fingerprint"]: {"m": 1}, first["fingerprint"]: {"m": 5}}
     assert cli(tmp_path, "status", "r").returncode == 0
 
 
 @pytest.mark.parametrize("accept", [False, True])
-def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, accept):
+def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(
+    tmp_path: Path, accept: bool
+) -> None:
     class Stop(NullCallbacks):
         def progress(self, progress: Any) -> None:
             if progress.done:
                 raise hundredfold.errors.Stopped("enough")
 
     def job(version: int) -> Job:
-        def work(rows):
+        def work(rows: Any) -> Any:
             import time
 
             time.sleep(0.02)
@@ -220,6 +224,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
         assert told.value.problems == ("the function of m: edited",)
         done = resume("r", home=tmp_path, job=job(1))
         assert set(done.results().arrow().column("version").to_pylist()) == {1}
+        assert done.release is not None
         assert len(done.release.code) == 1
         return
     done = resume("r", home=tmp_path, job=job(2), accept_new_code=True)
@@ -228,12 +233,13 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(tmp_path, ac
     assert set(versions) == {1, 2}
     assert rounds == versions  # each unit's round says by which code it was done
     first, second = (entry["fingerprint"] for entry in done.record.options["code"])
+    assert done.release is not None
     assert done.release.code == {second: {"m": versions.count(2)}, first: {"m": versions.count(1)}}
 
 
-def test_a_retry_from_python_with_another_function_must_accept_it(tmp_path):
+def test_a_retry_from_python_with_another_function_must_accept_it(tmp_path: Path) -> None:
     def job(bad: int) -> Job:
-        def work(rows):
+        def work(rows: Any) -> Any:
             if int(rows["k"][0]) == bad:
                 raise ValueError("not yet")
             return {"y": 1}
@@ -251,7 +257,7 @@ def test_a_retry_from_python_with_another_function_must_accept_it(tmp_path):
 
 
 @pytest.fixture
-def edited(tmp_path, monkeypatch):
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module of this process, by its text."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -280,7 +286,9 @@ FUNCTION = "FACTOR = 1\n\ndef f(rows):\n    return {'ver': FACTOR}\n"
         FUNCTION + "\ndef g():\n    pass\n",
     ],
 )
-def test_a_module_that_was_edited_and_not_reloaded_is_refused(tmp_path, edited, other):
+def test_a_module_that_was_edited_and_not_reloaded_is_refused(
+    tmp_path: Path, edited: Any, other: Any
+) -> None:
     module = edited(FUNCTION)
     job = Job("e", [Source("s")], [Model("m", ("k",), module.f)])
     table = {"s": {"k": ["A", "B"]}}
@@ -319,7 +327,7 @@ def prints(work: Any, **how: Any) -> Any:
     return read_job_code(Job("p", [Source("s", **how)], [Model("m", ("k",), work)]))
 
 
-def test_the_fingerprint_follows_what_a_function_is_made_of():
+def test_the_fingerprint_follows_what_a_function_is_made_of() -> None:
     from functools import partial
 
     same = [prints(by(1)), prints(by(1))]
@@ -343,13 +351,13 @@ def test_the_fingerprint_follows_what_a_function_is_made_of():
     ]
 
 
-def test_the_fingerprint_follows_masked_values_too():
+def test_the_fingerprint_follows_masked_values_too() -> None:
     from functools import partial
 
-    values = [
+    values: list[Any] = [
         np.array([1, 2]),
-        np.ma.array([1, 2], mask=[0, 1]),
-        np.ma.array([1, 2], mask=[1, 0]),
+        np.ma.array([1, 2], mask=[False, True]),
+        np.ma.array([1, 2], mask=[True, False]),
         np.ma.masked,
         np.float64(0),
     ]
@@ -359,7 +367,7 @@ def test_the_fingerprint_follows_masked_values_too():
 
 
 @pytest.mark.parametrize("kind", ["relative", "zip", "pyc", "namespace"])
-def test_modules_of_every_kind_are_kept(tmp_path, kind):
+def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "code"
     (folder / "pack").mkdir(parents=True)
     (folder / "pack/inner.py").write_text("from .value import V\n\ndef f(rows):\n    import os, shutil\n    if rows['k'][0] == 1:\n        "
@@ -412,7 +420,7 @@ def test_modules_of_every_kind_are_kept(tmp_path, kind):
     assert (done.stderr, done.stdout) == ("", f"{[{'k': k, 'v': 1} for k in (0, 2, 3)]} False\n")
 
 
-def test_a_publication_with_another_query_must_be_accepted(tmp_path):
+def test_a_publication_with_another_query_must_be_accepted(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "twice").touch()
     (tmp_path / "shop/queries/out.sql").write_text("SELECT no_such_column FROM m")

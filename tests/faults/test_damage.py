@@ -12,132 +12,38 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from test_port_failures import InProcessPool
 
 import hundredfold
-from hundredfold import Job, Model, Publish, Source, open_run
+from hundredfold import open_run
 from hundredfold.api import replay
 from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
-from hundredfold.local import backend as verbs
-from hundredfold.local.backend import create_run
 from hundredfold.local.home import FORMAT, Home
-from hundredfold.local.resources import Resources
 from hundredfold.pipeline.runner import NullCallbacks
-from hundredfold.pipeline.stages import stages
-from hundredfold.ports.run_states import Event, State
-from hundredfold.runs.backend import RunArguments
-from hundredfold.runs.retry import plan_retry_of_run
+from hundredfold.ports.run_states import State
 from hundredfold.runs.run import Run
 from hundredfold.runs.summary import summarize
+from support.in_process_pool import published_bytes
+from support.two_model_runs import (
+    HELD,
+    JOB,
+    STAGES,
+    begin,
+    drive,
+    publish,
+    resume,
+    retry,
+    tried,
+    write_sales,
+)
 
-SHOPS = 4
-COSTS = pa.table({"shop": [str(s) for s in range(SHOPS)], "cost": [0.25 * s for s in range(SHOPS)]})
 SEED = 4711
-
-
-@dataclass
-class Sale:
-    shop: str
-    week: int
-    price: float
-
-
-def mean(rows):
-    return {"mean": float(rows["price"].mean())}
-
-
-def worth(rows, mean):
-    if rows["shop"][0] == "2":
-        raise ValueError("never comes out even")
-    return {"worth": float(rows["price"].sum()) - mean["mean"] * float(rows["cost"][0])}
-
-
-def worth_mended(rows, mean):
-    return {"worth": float(rows["price"].sum()) - mean["mean"] * float(rows["cost"][0])}
-
-
-def job_of(work: Callable[..., Any]) -> Job:
-    query = "SELECT sales.shop, week, price, cost FROM sales JOIN costs ON sales.shop = costs.shop"
-    return Job(
-        "j",
-        [Source("sales", Sale, clean={"shop": "trim(shop)"}, max_rejected=1), Source("costs")],
-        [
-            Model("mean", ("shop",), mean, query="SELECT * FROM sales"),
-            Model("worth", ("shop",), work, query=query),
-        ],
-        publish=Publish(
-            "out",
-            "SELECT w.*, r.parent_version FROM worth AS w, run AS r ORDER BY shop",
-            formats=("csv", "parquet", "jsonl"),
-        ),
-        max_failed=1,
-    )
-
-
-JOB, MENDED = job_of(worth), job_of(worth_mended)
-HELD = replace(JOB, max_failed=0)
-STAGES = list(map(str, stages(JOB)))
-
-
-def write_sales(path: Path) -> None:
-    rows = [
-        f"{' ' * (week == 1)}{shop},{week},{1 + shop / 7 + week:.3f}"
-        for shop in range(SHOPS)
-        for week in range(3)
-    ]
-    path.write_text("\n".join(["shop,week,price", *rows, "9,9,dear", ""]))
-
-
-def begin(home: Home, job: Job, run: str) -> None:
-    sources = {"sales": str(home.folder.parent / "sales.csv"), "costs": COSTS}
-    create_run(home, job, "", sources, RunArguments(as_of="2026-01-01", run_id=run))
-
-
-def drive(
-    home: Home, job: Job, event: Event = Event.START, callbacks: Any = None, run: str = "r"
-) -> None:
-    verbs.execute(
-        home,
-        run,
-        job,
-        Resources(1, 2**30),
-        callbacks or NullCallbacks(),
-        event,
-        pool_factory=InProcessPool,
-    )
-
-
-def resume(home: Path, job: Job = JOB) -> None:
-    there = Home(home, make=False)
-    drive(there, job, verbs.resume_event(there, there.ledger.read("r"), job))
-
-
-def retry(home: Path) -> None:
-    there = Home(home, make=False)
-    with there.lock("r"):
-        plan_retry_of_run(there, there.ledger.read("r"), MENDED)
-    drive(there, MENDED, Event.RETRY)
-
-
-def publish(home: Path) -> None:
-    there = Home(home, make=False)
-    there.ledger.note("r", options={"max_failed": 1})
-    drive(there, HELD, Event.START)
-
-
-def answer(home: Path) -> dict[str, bytes]:
-    """All that the runs leave for others to read, by its place in the home."""
-    found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
-    return {
-        str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()
-    }
 
 
 class Killed(BaseException):
@@ -150,7 +56,7 @@ class KilledAt(NullCallbacks):
 
     last: str
 
-    def stage_started(self, stage):
+    def stage_started(self, stage: Any) -> None:
         if str(stage) == self.last:
             raise Killed
 
@@ -181,10 +87,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         assert home.ledger.read("r").state.value == (
             name if name in ("done", "held") else "running"
         )
-    wanted = {"resume": answer(homes["done"])}
+    wanted = {"resume": published_bytes(homes["done"])}
     for name, action, begun in (("retry", retry, "done"), ("publish", publish, "held")):
         action(copied(homes[begun], folder / f"wanted-{name}"))
-        wanted[name] = answer(folder / f"wanted-{name}")
+        wanted[name] = published_bytes(folder / f"wanted-{name}")
     assert wanted["publish"] == wanted["resume"]
     assert wanted["retry"] != wanted["resume"]
     return Prepared(homes, wanted)
@@ -238,24 +144,33 @@ def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         return open_run("r", home=home)
 
     for model in ("mean", "worth"):
-        yield f"results {model}", lambda model=model: run().results(model).arrow()
+        yield (
+            f"results {model}",
+            partial(lambda model: run().results(model).arrow(), model),
+        )
         yield (
             f"units {model}",
-            lambda model=model: run().units(model).arrow().drop_columns(["seconds"]),
+            partial(lambda model: run().units(model).arrow().drop_columns(["seconds"]), model),
         )
         yield (
             f"replay {model}",
-            lambda model=model: replay(model, "1", run_id="r", home=home, job=JOB),
+            partial(lambda model: replay(model, "1", run_id="r", home=home, job=JOB), model),
         )
     yield "failures", lambda: run().failures().arrow().drop_columns(["seconds"])
     for source in ("sales", "costs"):
-        yield f"rejects {source}", lambda source=source: run().rejects(source).arrow()
-        yield f"repairs {source}", lambda source=source: run().repairs(source).arrow()
+        yield (
+            f"rejects {source}",
+            partial(lambda source: run().rejects(source).arrow(), source),
+        )
+        yield (
+            f"repairs {source}",
+            partial(lambda source: run().repairs(source).arrow(), source),
+        )
     yield "table", lambda: run().published_rows().arrow()
     for format in ("csv", "parquet", "jsonl"):
         yield (
             f"published {format}",
-            lambda format=format: run().published(format=format).read_bytes(),
+            partial(lambda format: run().published(format=format).read_bytes(), format),
         )
     yield (
         "status",
@@ -277,14 +192,6 @@ def seen(prepared: Prepared) -> dict[str, Any]:
 
 # kinds of files whose damage is no damage: nothing is read from them but words for people
 HARMLESS = re.compile(r"\.lock$|\.publish$|driver\.txt$|\.gitignore$|^scratch/|/logs/")
-
-
-def tried(action: Callable[[], Any]) -> tuple[Any, HundredfoldError | None]:
-    """What an action gives, or the error of ours that it raises; any other error is a fault."""
-    try:
-        return action(), None
-    except HundredfoldError as error:
-        return None, error
 
 
 def check_reads(home: Path, name: str, how: str, seen: dict[str, Any]) -> None:
@@ -319,7 +226,7 @@ def check_action(
         )  # it is the ledger or the mark itself
         return
     found, other = (
-        answer(home),
+        published_bytes(home),
         name.partition(": ")[2],
     )  # a file of the older release is not this run's to make anew
     assert {key: found.get(key) for key in wanted if key != other} == {
@@ -382,7 +289,7 @@ def test_each_action_from_each_stage_with_each_file_damaged_in_each_way(
     [("anywhere", "half", "emptied", "removed"), pytest.param(DAMAGES, marks=pytest.mark.drill)],
 )
 def test_whatever_is_damaged_what_is_read_is_right_or_refused(
-    prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows
+    prepared: Prepared, seen: dict[str, Any], tmp_path: Path, hows: Any
 ) -> None:
     for number, (name, how) in enumerate(
         (name, how) for name in files(prepared.homes["done"]) for how in hows
@@ -410,7 +317,7 @@ def test_a_rollback_to_a_damaged_release_is_refused_and_names_the_file(
             if not name.endswith("current.json")
             else b""
         )
-        done, error = tried(lambda home=home: hundredfold.rollback("j", home=home))
+        done, error = tried(partial(hundredfold.rollback, "j", home=home))
         if error is None:
             assert done.version == 1
             assert name.startswith(("releases/j/000002/out.", "releases/j/claims/")), (name, how)
@@ -441,7 +348,7 @@ def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(
     assert run.release.version == 2
     resume(home)
     assert run.state == "done"
-    assert answer(home) == prepared.wanted["resume"]
+    assert published_bytes(home) == prepared.wanted["resume"]
 
 
 def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path: Path) -> None:
@@ -453,7 +360,7 @@ def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path
         home = copied(prepared.homes["done"], tmp_path / str(number))
         damaged(home / name, "middle", Random(number))
         resume(home)
-        assert answer(home) == prepared.wanted["resume"], name
+        assert published_bytes(home) == prepared.wanted["resume"], name
         assert str(home / name) in open_run("r", home=home).counts["recomputed"][
             0
         ] or name.startswith("runs"), name

@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals to kill with")
-def test_a_run_killed_at_any_stage_ends_with_the_same_bytes_and_no_process():
+def test_a_run_killed_at_any_stage_ends_with_the_same_bytes_and_no_process() -> None:
     command = [sys.executable, "-m", "support.kill_drill", "--kills", "8", "--seed", "11"]
     with subprocess.Popen(
         command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

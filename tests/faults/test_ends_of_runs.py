@@ -30,15 +30,15 @@ from support.waits import HANG_S
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 
 
-def double(rows):
+def double(rows: Any) -> Any:
     return {"y": 2 * float(rows["x"][0])}
 
 
-def fails(rows):
+def fails(rows: Any) -> Any:
     raise ValueError("never")
 
 
-def given_fails(rows, base):
+def given_fails(rows: Any, base: Any) -> Any:
     raise ValueError("never")
 
 
@@ -62,7 +62,7 @@ def raising(callback: str) -> NullCallbacks:
 @pytest.mark.parametrize(
     "callback", ["run_started", "stage_started", "validated", "progress", "collected"]
 )
-def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path, callback):
+def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path: Path, callback: str) -> None:
     with pytest.raises(KeyError, match="not ours") as told:
         go(tmp_path, run_id="r", callbacks=raising(callback))
     run = open_run("r", home=tmp_path)
@@ -73,7 +73,7 @@ def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path, callback)
     assert hundredfold.resume("r", home=tmp_path, job=JOB).state == "done"
 
 
-def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path):
+def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         dedent("""
         from hundredfold import Job, Model, Source
@@ -109,7 +109,7 @@ def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
+def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path: Path, number: int) -> None:
     (tmp_path / "own.py").write_text(
         dedent("""
         import time
@@ -149,7 +149,9 @@ def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path, number):
 
 @pytest.mark.parametrize("publish", [OUT, ()])
 @pytest.mark.parametrize("limit", [1.0, 1000])
-def test_a_run_of_which_every_unit_failed_is_held_back(tmp_path, publish, limit):
+def test_a_run_of_which_every_unit_failed_is_held_back(
+    tmp_path: Path, publish: Any, limit: Any
+) -> None:
     job = Job("none", [Source("s")], [Model("m", ("k",), fails)], publish=publish, max_failed=limit)
     with pytest.raises(PublishRefused, match="none is held back: all 2 units of m failed") as told:
         go(tmp_path, job, run_id="r", max_failed=limit)
@@ -161,20 +163,20 @@ def test_a_run_of_which_every_unit_failed_is_held_back(tmp_path, publish, limit)
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_model_of_which_every_unit_failed_holds_back_the_run(tmp_path, last):
+def test_a_model_of_which_every_unit_failed_holds_back_the_run(tmp_path: Path, last: Any) -> None:
     failing, other = Model("base", ("k",), fails), Model("m", ("k",), double)
     models = [other, failing] if last else [failing, other]
     with pytest.raises(PublishRefused, match="all 2 units of base failed"):
         go(tmp_path, Job("none", [Source("s")], models, publish=() if last else OUT))
 
 
-def test_a_limit_that_allows_all_units_of_one_model_lets_the_others_go_on(tmp_path):
+def test_a_limit_that_allows_all_units_of_one_model_lets_the_others_go_on(tmp_path: Path) -> None:
     models = [Model("base", ("k",), fails), Model("m", ("k",), double)]
     run = go(tmp_path, Job("some", [Source("s")], models, publish=OUT, max_failed=1.0))
     assert (run.state, len(run.failures()), run.release.version) == ("done", 2, 1)
 
 
-def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
+def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with pytest.raises(KeyError):
         go(tmp_path, run_id="older", callbacks=raising("collected"))
@@ -192,7 +194,9 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
         "held",
         version,
     )
+    assert version is not None
     done = hundredfold.publish("older", home=tmp_path, job=JOB, replace_newer=True)
+    assert done.release is not None
     assert (done.state, done.release.version, current_version("ends", home.store)) == (
         "done",
         version + 1,
@@ -200,7 +204,7 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path):
     )
 
 
-def test_resume_does_not_undo_a_rollback(tmp_path):
+def test_resume_does_not_undo_a_rollback(tmp_path: Path) -> None:
     """The driver died after it had moved the pointer; then the release was rolled back."""
     home = Home(tmp_path)
     go(tmp_path)
@@ -211,6 +215,7 @@ def test_resume_does_not_undo_a_rollback(tmp_path):
     assert hundredfold.rollback("ends", home=tmp_path).version == 1
     done = hundredfold.resume("second", home=tmp_path, job=JOB)
     assert (done.state, current_version("ends", home.store)) == ("done", 1)
+    assert done.release is not None
     assert done.release.version == 2
     go(tmp_path)
     assert current_version("ends", home.store) == 3  # a new run may publish
@@ -218,7 +223,7 @@ def test_resume_does_not_undo_a_rollback(tmp_path):
     assert json.loads((tmp_path / "releases/ends/current.json").read_text())["withdrawn"] == [3]
 
 
-def test_a_missing_mark_of_the_format_locks_no_home_out(tmp_path):
+def test_a_missing_mark_of_the_format_locks_no_home_out(tmp_path: Path) -> None:
     run = go(tmp_path)
     (tmp_path / "format").unlink()
     assert (open_run(home=tmp_path).id, len(open_run(home=tmp_path).results())) == (run.id, 2)
@@ -229,7 +234,9 @@ def test_a_missing_mark_of_the_format_locks_no_home_out(tmp_path):
 @pytest.mark.parametrize(
     "content", [{"README.md": "mine"}, {".gitignore": "build/", "job.py": ""}, {"runs": None}]
 )
-def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, content):
+def test_a_folder_that_is_not_ours_is_not_touched(
+    tmp_path: Path, content: dict[str, str | None]
+) -> None:
     folder = tmp_path / "project"
     folder.mkdir()
     for name, text in content.items():
@@ -240,20 +247,22 @@ def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, content):
     assert {p.name: p.read_text() if p.is_file() else None for p in folder.iterdir()} == content
 
 
-def test_an_existing_gitignore_is_kept(tmp_path):
+def test_an_existing_gitignore_is_kept(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("!*\n")
     go(tmp_path)
     assert (tmp_path / ".gitignore").read_text() == "!*\n"
 
 
-def test_a_home_that_another_process_is_creating_is_not_foreign(tmp_path):
+def test_a_home_that_another_process_is_creating_is_not_foreign(tmp_path: Path) -> None:
     (tmp_path / ".~0123456789abcdef").write_text("3\n")  # its format file, not yet renamed
     go(tmp_path)
     assert (tmp_path / "format").is_file()
 
 
 @pytest.mark.parametrize("home", ["", "  ", None, 3])
-def test_a_home_without_a_name_is_refused(tmp_path, monkeypatch, home):
+def test_a_home_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="wanted a folder"):
         go(home)
@@ -261,7 +270,7 @@ def test_a_home_without_a_name_is_refused(tmp_path, monkeypatch, home):
 
 
 @pytest.mark.parametrize("name", ["with blanks", 'it\'s "quoted"', "Größe-日本", "a;b&c", "[x]*"])
-def test_a_home_may_have_any_name(tmp_path, name):
+def test_a_home_may_have_any_name(tmp_path: Path, name: Any) -> None:
     done = go(tmp_path / name)
     assert (done.state, len(done.results()), len(done.published_rows())) == ("done", 2, 2)
     assert hundredfold.replay("m", "1", home=tmp_path / name) == {"y": 2.0}
@@ -299,7 +308,7 @@ WITHOUT_RIGHTS = (
 @pytest.mark.skipif(
     bool(WITHOUT_RIGHTS) and not shutil.which("setpriv"), reason="root may write everywhere"
 )
-def test_a_home_that_cannot_be_written_can_be_read(tmp_path):
+def test_a_home_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
     text = (
         "from hundredfold import Job, Model, Publish, Source\n\ndef double(rows):\n    return"
         " {'y': 2 * float(rows['x'][0])}\n\n"

@@ -14,7 +14,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,24 +34,25 @@ STILL = threading.Event()  # never set
 GRID = np.arange(20_000.0)
 
 
-def kept() -> list:
+def kept() -> list[Any]:
     """What outlives a unit, as a cache of a library does."""
-    return builtins.__dict__.setdefault("kept_by_a_test", [])
+    objects: list[Any] = builtins.__dict__.setdefault("kept_by_a_test", [])
+    return objects
 
 
-def malloc_8_mib():
+def malloc_8_mib() -> None:
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     ctypes.memset(libc.malloc(ctypes.c_size_t(8 * MIB)), 1, 8 * MIB)
 
 
-def map_8_mib(flags):
+def map_8_mib(flags: Any) -> None:
     pages = mmap.mmap(-1, 8 * MIB, flags)
     pages.write(b"x" * 8 * MIB)
     kept().append(pages)
 
 
-def open_files():
+def open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     kept().extend(os.open(os.devnull, os.O_RDONLY) for _ in range(5))
 
@@ -69,46 +73,48 @@ class Leaky:
     def __init__(self, how: str) -> None:
         self.how = how
 
-    def __call__(self, rows):
+    def __call__(self, rows: Any) -> Any:
         LEAKS[self.how]()
         return {"twice": 2 * int(rows["k"][0]), "process": os.getpid()}
 
 
-def leaky_together(rows):
+def leaky_together(rows: Any) -> Any:
     for _ in range(len(rows)):
         LEAKS["python"]()
     return {"twice": 2 * rows.keys["k"], "process": [os.getpid()] * len(rows)}
 
 
-def counted_together(rows):
+def counted_together(rows: Any) -> Any:
     return {"twice": 2 * rows.keys["k"], "process": [os.getpid()] * len(rows)}
 
 
-def counted(rows):
+def counted(rows: Any) -> Any:
     return {"twice": 2 * int(rows["k"][0]), "process": os.getpid()}
 
 
-def runs_out_on_purpose(rows):
+def runs_out_on_purpose(rows: Any) -> Any:
     if rows["k"][0] % 2:
         raise MemoryError("this unit is not wanted")
     return counted(rows)
 
 
-def greedy(rows):
+def greedy(rows: Any) -> Any:
     if rows["k"][0] == 7:
         kept().append([bytearray(MIB) for _ in range(4_000)])
     return counted(rows)
 
 
-def returns_much(rows):
+def returns_much(rows: Any) -> Any:
     return {"process": os.getpid(), **dict.fromkeys("abcd", GRID)}
 
 
-def rows_of_all(rows: pa.Table):
+def rows_of_all(rows: pa.Table) -> Any:
     return {"rows": len(rows), "process": os.getpid()}
 
 
-def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "512MB"):
+def done(
+    home: Path, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: str = "512MB"
+) -> Any:
     with suppress(PublishRefused):
         run(
             Job("j", [Source("s")], models, max_failed=1.0),
@@ -121,13 +127,13 @@ def done(home, *models: Model, rows: pa.Table = ROWS, workers: int = 1, memory: 
     return open_run("r", home=home)
 
 
-def processes(run, model: str) -> Counter[int]:
+def processes(run: Any, model: str) -> Counter[int]:
     """How many units each process did."""
     return Counter(run.results(model).arrow().column("process").to_pylist())
 
 
 @pytest.fixture(scope="module")
-def leaked(tmp_path_factory):
+def leaked(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return done(
         tmp_path_factory.mktemp("leak") / "home",
         *(Model(how, ("k",), Leaky(how), query="SELECT * FROM s") for how in LEAKS),
@@ -135,7 +141,7 @@ def leaked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", LEAKS)
-def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
+def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked: Any, how: str) -> None:
     assert leaked.counts["models"][how]["ok"] == UNITS
     assert leaked.results(how).arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(leaked, how)) >= 2
@@ -146,14 +152,14 @@ def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked, how):
     )
 
 
-def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path):
+def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), leaky_together, batched=True))
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(run, "m")) >= 2
 
 
 @pytest.mark.parametrize(("work", "many"), [(counted, False), (counted_together, True)])
-def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
+def test_a_worker_does_no_more_units_than_it_may(tmp_path: Path, work: Any, many: bool) -> None:
     run = done(
         tmp_path,
         Model("m", ("k",), work, batched=many, max_units_per_worker=20),
@@ -169,14 +175,14 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path, work, many):
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.0, True, "7"])
-def test_a_wrong_number_of_units_per_worker_is_refused(most):
+def test_a_wrong_number_of_units_per_worker_is_refused(most: Any) -> None:
     with pytest.raises(
         JobError, match=r"max_units_per_worker is .*, wanted a whole number of 1 or more, or None"
     ):
         Model("m", ("k",), counted, max_units_per_worker=most)
 
 
-def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path):
+def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), runs_out_on_purpose), memory="1500MB")
     failures = run.failures().arrow().to_pylist()
     assert [int(row["unit"]) for row in failures] == list(range(1, UNITS, 2))
@@ -185,7 +191,7 @@ def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path):
     assert len(processes(run, "m")) == 1
 
 
-def test_a_unit_that_alone_needs_too_much_is_named(tmp_path):
+def test_a_unit_that_alone_needs_too_much_is_named(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), greedy))
     (failure,) = run.failures().arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
@@ -196,7 +202,7 @@ def test_a_unit_that_alone_needs_too_much_is_named(tmp_path):
     assert run.counts["models"]["m"]["ok"] == UNITS - 1
 
 
-def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path):
+def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), returns_much))
     assert run.counts["models"]["m"]["ok"] == UNITS
     assert len(processes(run, "m")) == 1
@@ -204,7 +210,7 @@ def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path):
     assert run.results().arrow().column("d")[UNITS - 1].as_py() == GRID.tolist()
 
 
-def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
+def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path: Path) -> None:
     giant = 3_500_000
     rows = pa.table(
         {
@@ -226,14 +232,14 @@ def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path):
     assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
 
 
-def first_letters(rows):
+def first_letters(rows: Any) -> Any:
     return {
         "letters": "".join(text[0] for text in rows["text"]),
         "size": int(sum(map(len, rows["text"]))),
     }
 
 
-def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path):
+def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path: Path) -> None:
     """Few rows, among others in one batch: rows alone do not show how large it is."""
     rows = [
         (k, f"{k % 10}{'x' * (12 * MIB if k == 7 else 500)}") for k in range(40) for _ in range(20)
@@ -253,14 +259,14 @@ def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path):
     ]
 
 
-def nested_sum(rows):
+def nested_sum(rows: Any) -> Any:
     return {
         "letters": "".join(str(len(values)) for values in rows["inner"]),
         "sum": sum(each["x"] for row in rows["inner"] for each in row),
     }
 
 
-def wide_texts(length, units):
+def wide_texts(length: Any, units: Any) -> Any:
     """The rows of 5 to a unit; the first letter of each counts."""
     return pa.table(
         {
@@ -270,7 +276,7 @@ def wide_texts(length, units):
     )
 
 
-def nested_rows(units):
+def nested_rows(units: Any) -> Any:
     counts = [2_000 + row % 5 for row in range(5 * units)]
     inner = pa.StructArray.from_arrays(
         [pa.array(np.arange(sum(counts)) % 7), pa.array(["text"] * sum(counts))], ["x", "y"]
@@ -281,7 +287,7 @@ def nested_rows(units):
     )
 
 
-WIDE = {
+WIDE: dict[str, tuple[Callable[..., Any], Callable[[], pa.Table], list[str]]] = {
     "texts of 2 MiB": (first_letters, lambda: wide_texts(2 * MIB, 40), ["01234", "56789"] * 20),
     "texts of 100 kB": (first_letters, lambda: wide_texts(100_000, 800), ["01234", "56789"] * 400),
     "lists of dicts": (nested_sum, lambda: nested_rows(100), ["20002001200220032004"] * 100),
@@ -289,7 +295,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("shape", WIDE)
-def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path, shape):
+def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path: Path, shape: str) -> None:
     work, rows, letters = WIDE[shape]
     source = tmp_path / "rows.parquet"
     pq.write_table(rows(), source, row_group_size=20)
@@ -301,15 +307,15 @@ def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path, shape):
     )  # no worker ran out when it opened the next
 
 
-def blob(rows):
+def blob(rows: Any) -> Any:
     return {"blob": f"{int(rows['k'][0]):03d}" * (MIB // 3)}
 
 
-def from_blob(rows, blob: dict):
+def from_blob(rows: Any, blob: dict[str, str]) -> Any:
     return {"begins": blob["blob"][:3], "process": os.getpid()}
 
 
-def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path):
+def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path: Path) -> None:
     rows = pa.table({"k": np.arange(500)})
     run = done(
         tmp_path,
@@ -322,11 +328,11 @@ def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path):
     assert not any(path.stat().st_size for path in tmp_path.glob("runs/r/logs/*"))
 
 
-def wide_result(rows):
+def wide_result(rows: Any) -> Any:
     return {"text": f"{int(rows['k'][0])}" * MIB}
 
 
-def test_row_groups_of_large_results_are_small(tmp_path):
+def test_row_groups_of_large_results_are_small(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), wide_result))
     assert run.counts["models"]["m"]["ok"] == UNITS
     file = pq.ParquetFile(tmp_path / "runs/r/models/m/results.parquet")

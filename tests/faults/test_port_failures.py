@@ -4,7 +4,6 @@ workers are lost.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,19 +37,19 @@ from hundredfold.testing import (
     ManualClock,
     MemoryQueue,
 )
-from hundredfold.workers.pool import WorkerPool, WorkerSlot
-from hundredfold.workers.protocol import NO_STOP, NO_UNIT, PoolEvent, WorkerContext, WorkerDied
-from hundredfold.workers.unit_runner import UnitRunner
+from hundredfold.workers.pool import WorkerSlot
+from hundredfold.workers.protocol import PoolEvent, WorkerContext, WorkerDied
+from support.in_process_pool import InProcessPool, published_bytes
 
 FEW, MANY = 2, 48  # units; of the many, four lie in each batch
 KINDS = [FaultInjector, FaultInjectorAfter]
 
 
-def mean(rows):
+def mean(rows: Any) -> Any:
     return {"mean": float(rows["x"].mean())}
 
 
-def above(rows, mean):
+def above(rows: Any, mean: Any) -> Any:
     if rows["k"][0] == 1:
         raise ValueError("never comes out even")
     return {"above": float(rows["x"].sum()) - mean["mean"]}
@@ -63,39 +62,6 @@ JOB = Job(
     publish=Publish("out", "SELECT * FROM above ORDER BY k", formats=("csv",)),
     max_failed=1,
 )
-
-
-@dataclass
-class InProcessPool(WorkerPool):
-    """A pool without processes: each message is executed when events are requested."""
-
-    def __post_init__(self) -> None:
-        self.said: list[tuple[Any, ...]] = []
-        self.slots = [WorkerSlot(number) for number in range(self.size)]
-        self.desk = UnitRunner(self.context, [NO_UNIT, 0, NO_STOP], self.said.append)
-        self._starting, self._failed = None, None
-        self.replaced = Counter()
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def assign(
-        self,
-        slot: WorkerSlot,
-        message: Message,
-        narrow: bool = False,  # noqa: ARG002
-        final: bool = False,  # noqa: ARG002
-    ) -> None:  # nothing is short here
-        slot.message, slot.done = message, message.first - 1
-
-    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002  # nothing is waited for
-        for slot in self.slots:
-            if slot.message is not None:
-                self.said.clear()
-                self.desk.run(slot.message)
-                for words in list(self.said):
-                    yield from self._handle(slot, words)
 
 
 @dataclass
@@ -172,18 +138,13 @@ def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
     ).run()
 
 
-def answer(home: Path) -> dict[str, bytes]:
-    found = [*home.glob("runs/r/models/*/results.parquet"), *home.glob("releases/**/*")]
-    return {str(path.relative_to(home)): path.read_bytes() for path in found if path.is_file()}
-
-
 class Until(NullCallbacks):
     """Ends the walk where a stage would begin."""
 
     def __init__(self, stage: str) -> None:
         self.last = stage
 
-    def stage_started(self, stage):
+    def stage_started(self, stage: Any) -> None:
         if str(stage) == self.last:
             raise InjectedFault(self.last)
 
@@ -191,12 +152,12 @@ class Until(NullCallbacks):
 class FaultyStore(FaultInjector):
     """A store whose nth call fails; where a file lies can always be said."""
 
-    def path(self, key):
+    def path(self, key: Any) -> Any:
         return self.port.path(key)
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Home:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A run that is stopped before its first message is sent."""
     home = begun(tmp_path_factory.mktemp("prepared"))
     with suppress(InjectedFault):
@@ -205,10 +166,10 @@ def stopped(tmp_path_factory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def wanted(stopped, tmp_path_factory) -> dict[str, bytes]:
+def wanted(stopped: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     home = copied(stopped, tmp_path_factory.mktemp("undisturbed") / "home")
     walk(home)
-    return answer(home.folder)
+    return published_bytes(home.folder)
 
 
 def copied(home: Home, folder: Path) -> Home:
@@ -219,8 +180,8 @@ def copied(home: Home, folder: Path) -> Home:
 # that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
 @pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
 def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
-    door, kind, stopped, wanted, tmp_path
-):
+    door: str, kind: type[FaultInjector], stopped: Home, wanted: Any, tmp_path: Path
+) -> None:
     for n in count(1):
         home = copied(stopped, tmp_path / str(n))
         sound = getattr(home, door)
@@ -231,7 +192,7 @@ def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
         setattr(home, door, sound)
         if home.ledger.read("r").state is not states.State.DONE:
             walk(home)
-        assert answer(home.folder) == wanted, f"call {n} of the {door}"
+        assert published_bytes(home.folder) == wanted, f"call {n} of the {door}"
         assert home.ledger.read("r").state is states.State.DONE
         if faulty.calls < n:
             break
@@ -242,14 +203,14 @@ LAYOUT = Layout("r")
 
 
 @pytest.fixture(scope="module")
-def worked(tmp_path_factory) -> Home:
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = begun(tmp_path_factory.mktemp("worked"), MANY)
     walk(home)
     return home
 
 
 @pytest.fixture
-def home(worked) -> Home:
+def home(worked: Home) -> Home:
     """A run whose model `above` waits to be worked on: nothing of it is done."""
     forget(worked)
     return worked
@@ -261,7 +222,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def queue(clock) -> MemoryQueue:
+def queue(clock: ManualClock) -> MemoryQueue:
     return MemoryQueue(clock=clock, sleep=clock.advance)
 
 
@@ -312,7 +273,8 @@ def accounts(home: Home) -> list[dict[str, Any]]:
         )
     finally:
         warehouse.close()
-    return open_run("r", home=home.folder).units("above").arrow().to_pylist()
+    rows: list[dict[str, Any]] = open_run("r", home=home.folder).units("above").arrow().to_pylist()
+    return rows
 
 
 def not_ok(home: Home) -> dict[int, str]:
@@ -338,7 +300,9 @@ WHOLE = {(first, first + 3) for first in range(0, MANY, 4)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, home):
+def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(
+    kind: type[FaultInjector], home: Home
+) -> None:
     for n in count(1):
         forget(home)
         clock = ManualClock()
@@ -356,7 +320,9 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(kind, h
     assert not_ok(home) == {1: "failed"}
 
 
-def test_a_message_redelivered_during_its_execution_has_one_result(home, queue, clock):
+def test_a_message_redelivered_during_its_execution_has_one_result(
+    home: Home, queue: MemoryQueue, clock: ManualClock
+) -> None:
     dispatcher(home, queue, clock, SlowCrew, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
@@ -367,7 +333,9 @@ def test_a_message_redelivered_during_its_execution_has_one_result(home, queue, 
     ("received", "wanted"),
     [(0, {(0, 3)}), (1, {(0, 3)}), (2, {(0, 1), (2, 3)}), (4, {(0, 1), (2, 3)})],
 )
-def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, received, wanted):
+def test_a_message_is_halved_from_its_second_return_on(
+    home: Home, queue: MemoryQueue, clock: ManualClock, received: Any, wanted: Any
+) -> None:
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received)
     work.run()
@@ -375,7 +343,9 @@ def test_a_message_is_halved_from_its_second_return_on(home, queue, clock, recei
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_a_message_lost_by_another_worker_counts_as_returned_once(home, queue, clock):
+def test_a_message_lost_by_another_worker_counts_as_returned_once(
+    home: Home, queue: MemoryQueue, clock: ManualClock
+) -> None:
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 0, 0, 3), received=0)
     assert queue.receive() is not None  # by the other, which is never heard of again
@@ -385,7 +355,9 @@ def test_a_message_lost_by_another_worker_counts_as_returned_once(home, queue, c
     assert (slices(home), queue.depth()) == (WHOLE, Depth(0, 0, 0))
 
 
-def test_units_of_a_dead_lettered_message_are_executed_by_a_retry(home, queue, clock):
+def test_units_of_a_dead_lettered_message_are_executed_by_a_retry(
+    home: Home, queue: MemoryQueue, clock: ManualClock
+) -> None:
     work = dispatcher(home, queue, clock)
     only(queue, Message("r", "above", 1, 5, 6), received=5)
     assert queue.depth() == Depth(0, 0, 1)
@@ -406,7 +378,9 @@ def test_units_of_a_dead_lettered_message_are_executed_by_a_retry(home, queue, c
     home.store.delete(LAYOUT.model("above") + "/retry-002.json")
 
 
-def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
+def test_messages_that_a_queue_has_lost_are_sent_again(
+    home: Home, queue: MemoryQueue, clock: ManualClock
+) -> None:
     work = dispatcher(home, queue, clock)
     queue.purge()
     work.run()
@@ -419,13 +393,15 @@ def test_messages_that_a_queue_has_lost_are_sent_again(home, queue, clock):
     [(1, True, {}), (2, True, {10: "crashed"}), (1, False, {10: "crashed"})],
 )
 def test_a_death_costs_its_unit_unless_it_is_the_first_external_one(
-    home, queue, clock, times, outside, crashed
-):
+    home: Home, queue: MemoryQueue, clock: ManualClock, times: Any, outside: Any, crashed: Any
+) -> None:
     dispatcher(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
     assert not_ok(home) == {1: "failed"} | crashed
 
 
-def test_late_events_of_a_model_are_not_attributed_to_the_next_one(home, queue, clock):
+def test_late_events_of_a_model_are_not_attributed_to_the_next_one(
+    home: Home, queue: MemoryQueue, clock: ManualClock
+) -> None:
     work = dispatcher(home, queue, clock)
     slot = work.pool.idle()[0]
     work.pool.assign(slot, Message("r", "above", 0, 0, 3))  # by the model before

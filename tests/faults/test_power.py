@@ -17,16 +17,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import RLock
 from typing import Any
 
 import pytest
-from test_damage import JOB, MENDED, answer, begin, drive, resume, retry, tried, write_sales
 
 from hundredfold.errors import HundredfoldError
 from hundredfold.local.home import Home
+from support.in_process_pool import published_bytes
+from support.two_model_runs import CORRECTED, JOB, begin, drive, resume, retry, tried, write_sales
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc says which file is synced")
 DATABASE = ("ledger.sqlite", ".queue")
@@ -178,7 +180,7 @@ def moments(
         begin(home, JOB, "r")
         disk.begun = disk.moment
         drive(home, JOB)
-    return disk, answer(home.folder)
+    return disk, published_bytes(home.folder)
 
 
 def check(disk: Disk, wanted: dict[str, bytes]) -> int:
@@ -186,7 +188,7 @@ def check(disk: Disk, wanted: dict[str, bytes]) -> int:
     copies = sorted(path for path in disk.copies.iterdir() if path.is_dir())
     for copy in copies:
         what = f"{copy.name}: {copy.with_suffix('.txt').read_text()}"
-        _, error = tried(lambda copy=copy: resume(copy))
+        _, error = tried(partial(resume, copy))
         if (
             int(copy.name[:4]) <= disk.begun
         ):  # it may be too early for this run to go on; and then it says so
@@ -194,7 +196,7 @@ def check(disk: Disk, wanted: dict[str, bytes]) -> int:
         elif error is not None:
             assert "it is done" in str(error), (what, error)
         if error is None or int(copy.name[:4]) > disk.begun:
-            assert answer(copy) == wanted, what
+            assert published_bytes(copy) == wanted, what
         shutil.rmtree(copy)
     return len(copies)
 
@@ -228,13 +230,13 @@ def test_a_retry_cut_off_between_any_two_writes_ends_with_the_same_bytes(
     disk = Disk(home, tmp_path / "copies", some(4))
     with watched(disk, monkeypatch):
         retry(home)
-    wanted = answer(home)
+    wanted = published_bytes(home)
     for copy in sorted(path for path in disk.copies.iterdir() if path.is_dir()):
         what = f"{copy.name}: {copy.with_suffix('.txt').read_text()}"
         tried(
-            lambda copy=copy: resume(copy, MENDED)
+            partial(resume, copy, CORRECTED)
         )  # a retry that was not planned yet is done: then it is asked for again
-        if answer(copy) != wanted:
+        if published_bytes(copy) != wanted:
             retry(copy)
-        assert answer(copy) == wanted, what
+        assert published_bytes(copy) == wanted, what
         shutil.rmtree(copy)

@@ -19,12 +19,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from test_damage import JOB, answer, begin, drive, resume, write_sales
 
 from hundredfold.local.home import Home
 from hundredfold.local.sqlite_ledger import SqliteLedger
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
+from support.in_process_pool import published_bytes
+from support.two_model_runs import JOB, begin, drive, resume, write_sales
 from support.waits import HANG_S
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no fork")
@@ -41,7 +42,8 @@ def write_on(path: Path, written: int, seconds: float) -> None:
     ledger, n = SqliteLedger(path), 0
     while True:
         n += 1
-        ledger.note("r", counts={"n": n, "text": str(n) * (n % 5 * 100_000)})
+        counts: Any = {"n": n, "text": str(n) * (n % 5 * 100_000)}
+        ledger.note("r", counts=counts)
         os.write(written, f"{n}\n".encode())
         if n == 1:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -78,7 +80,8 @@ def note_in(place: Path, database: bytes, journal: bytes | None) -> tuple[int, b
     (record,) = SqliteLedger(
         path
     ).runs()  # which checks the file's structure, and the row's checksum
-    n, text = record.counts["n"], record.counts["text"]
+    counts: dict[str, Any] = {**record.counts}
+    n, text = counts["n"], counts["text"]
     assert text == str(n) * (n % 5 * 100_000)
     return n, path.read_bytes()
 
@@ -131,7 +134,7 @@ def run_and_die(folder: Path, commit: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def connected(place: Any, **how: Any) -> sqlite3.Connection:
-        db = connect(place, **how)
+        db: sqlite3.Connection = connect(place, **how)
         if "ledger.sqlite" in str(place):
             db.set_trace_callback(seen)
         return db
@@ -155,7 +158,7 @@ def in_a_process(call: str, folder: Path, number: int) -> subprocess.CompletedPr
     )
 
 
-def test_a_ledger_that_is_cut_off_in_a_transaction_keeps_every_write(tmp_path):
+def test_a_ledger_that_is_cut_off_in_a_transaction_keeps_every_write(tmp_path: Path) -> None:
     done = in_a_process("drill", tmp_path, 1)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
@@ -163,12 +166,12 @@ def test_a_ledger_that_is_cut_off_in_a_transaction_keeps_every_write(tmp_path):
     assert found["torn"] + found["cut"] >= 3, found
 
 
-def test_a_run_killed_in_an_open_transaction_ends_with_the_same_bytes(tmp_path):
+def test_a_run_killed_in_an_open_transaction_ends_with_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     write_sales(tmp_path / "whole" / "sales.csv")
     assert in_a_process("run_and_die", tmp_path / "whole", 0).returncode == 0
     commits = int((tmp_path / "whole" / "commits").read_text())
-    wanted = answer(tmp_path / "whole" / "home")
+    wanted = published_bytes(tmp_path / "whole" / "home")
     assert wanted
     for commit in sorted({1, *Random(2).sample(range(2, commits), 2), commits}):
         folder = tmp_path / f"killed-{commit}"
@@ -176,4 +179,4 @@ def test_a_run_killed_in_an_open_transaction_ends_with_the_same_bytes(tmp_path):
         write_sales(folder / "sales.csv")
         assert in_a_process("run_and_die", folder, commit).returncode == -signal.SIGKILL
         resume(folder / "home")
-        assert answer(folder / "home") == wanted, commit
+        assert published_bytes(folder / "home") == wanted, commit

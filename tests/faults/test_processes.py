@@ -14,13 +14,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from textwrap import dedent
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -30,12 +30,11 @@ import hundredfold
 from hundredfold import Job, Model, Source, run
 from hundredfold.errors import WorkerError
 from hundredfold.workers.channel import DriverChannel, InvalidFrame, WorkerChannel
-from support.waits import HANG_S, LIMIT_S, let_unit_be_old, wait_until
+from support.child_processes import SLEEP, Starts, marked, results_in, start
+from support.waits import HANG_S, LIMIT_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no sessions and forks to test")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has subreapers")
-
-SLEEP = "import sys, time; sys.stdout.write('up\\n'); sys.stdout.flush(); time.sleep(300)"
 
 
 @pytest.fixture
@@ -48,76 +47,7 @@ def mark() -> Iterator[str]:
             process.kill()
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if mark in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-class Starts:
-    """Starts processes of each kind, and for some keys does not come back."""
-
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
-
-    def __call__(self, rows):
-        how = rows["how"][0]
-        if "plain" in how:
-            self.start()
-        if "session" in how:
-            self.start(start_new_session=True)
-        if "grandchild" in how:
-            self.start(before=["sh", "-c", '"$0" "$@" & echo; wait'], start_new_session=True)
-        if "daemon" in how:
-            self.daemon()
-        if "outlasts" in how:
-            let_unit_be_old()
-            time.sleep(300)
-        if "exits" in how:
-            os._exit(3)
-        if "killed" in how:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "supervisor" in how:
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(300)
-        return {"started": len(marked(self.mark))}
-
-    def start(self, before=(), **how) -> None:
-        command = [*before, sys.executable, "-c", SLEEP, self.mark]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, **how)
-        assert process.stdout is not None
-        process.stdout.readline()
-
-    def daemon(self) -> None:
-        """As daemons start: two forks, and a session of its own in between."""
-        here, there = os.pipe()
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                os.dup2(there, 1)
-                os.execv(sys.executable, [sys.executable, "-c", SLEEP, self.mark])
-            os._exit(0)
-        os.wait()
-        os.read(here, 3)
-
-
-def job_of(work, **how) -> Job:
-    return Job("j", [Source("s")], [Model("m", ("k",), work, **how)], max_failed=1.0)
-
-
-def start(work, home, rows=None, **how):
-    table = pa.table(rows or {"k": [0, 1], "x": [1.0, 2.0]})
-    return run(job_of(work, **how), {"s": table}, home=home, run_id="r", workers=2, memory="1GB")
-
-
-def double(rows):
-    return {"y": 2 * float(rows["x"][0])}
-
-
-def statuses(done) -> dict[str, tuple[str, str]]:
+def statuses(done: Any) -> dict[str, tuple[str, str]]:
     return {
         row["how"]: (row["status"], row["message"] or "")
         for row in done.units().arrow().to_pylist()
@@ -126,7 +56,9 @@ def statuses(done) -> dict[str, tuple[str, str]]:
 
 @linux
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method, monkeypatch):
+def test_nothing_that_a_function_started_outlives_the_run(
+    tmp_path: Path, mark: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HUNDREDFOLD_START", method)
     kinds = "plain session grandchild daemon"
     hows = [
@@ -168,13 +100,15 @@ def test_nothing_that_a_function_started_outlives_the_run(tmp_path, mark, method
 
 @linux
 @pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGTERM], [signal.SIGINT]])
-def test_what_a_function_started_ends_with_a_driver_that_is_stopped(tmp_path, mark, signals):
+def test_what_a_function_started_ends_with_a_driver_that_is_stopped(
+    tmp_path: Path, mark: str, signals: Any
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         dedent(f"""
         import sys
-        sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
-        from test_processes import Starts, start
+        sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+        from support.child_processes import Starts, start
         start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": ["plain session grandchild daemon outlasts"] * 2}})
         """)
     )
@@ -192,17 +126,15 @@ def test_what_a_function_started_ends_with_a_driver_that_is_stopped(tmp_path, ma
         driver.wait()
 
 
-def results_in(folder) -> list[float]:
-    return start(double, folder).results().arrow().column("y").to_pylist()
-
-
-def test_a_run_works_inside_a_daemonic_process(tmp_path):
+def test_a_run_works_inside_a_daemonic_process(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(results_in, (tmp_path,)) == [2.0, 4.0]
     assert hundredfold.open_run("r", home=tmp_path).state == "done"
 
 
-def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(tmp_path, monkeypatch):
+def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HUNDREDFOLD_START", "spawn")
     with (
         multiprocessing.get_context("spawn").Pool(1) as pool,
@@ -212,7 +144,7 @@ def test_a_spawned_worker_in_a_daemonic_process_is_refused_with_a_hint(tmp_path,
     assert "hundredfold run" in (refused.value.hint or "")
 
 
-def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
+def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path: Path) -> Any:
     assert results_in(tmp_path / "first") == [2.0, 4.0]
     answers: list[list[float]] = []
     threads = [
@@ -225,15 +157,15 @@ def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
         thread.join()
     assert answers == [[2.0, 4.0]] * 2
 
-    async def in_a_loop():
+    async def in_a_loop() -> list[float]:
         return results_in(tmp_path / "loop")
 
     assert asyncio.run(in_a_loop()) == [2.0, 4.0]
     code = f"""
         import os, sys, warnings
         warnings.simplefilter("ignore")
-        sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
-        from test_processes import results_in
+        sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+        from support.child_processes import results_in
         first = results_in({str(tmp_path / "a")!r})
         pid = os.fork()
         if pid == 0:
@@ -251,11 +183,11 @@ def test_a_run_works_in_threads_a_loop_and_a_fork_after_a_run(tmp_path):
     assert (done.stdout.strip(), done.stderr) == ("0 True", "")
 
 
-def square(number):
+def square(number: Any) -> Any:
     return number**2
 
 
-def pools(rows):
+def pools(rows: Any) -> Any:
     x = float(rows["x"][0])
     if rows["k"][0] == 0:
         with multiprocessing.Pool(2) as pool:
@@ -264,11 +196,11 @@ def pools(rows):
         return {"y": sum(executor.map(square, [x, x]))}
 
 
-def test_a_function_may_use_a_pool_of_processes_of_its_own(tmp_path):
+def test_a_function_may_use_a_pool_of_processes_of_its_own(tmp_path: Path) -> None:
     assert start(pools, tmp_path).results().arrow().column("y").to_pylist() == [2.0, 8.0]
 
 
-def writes_into_sockets(rows):
+def writes_into_sockets(rows: Any) -> Any:
     """Writes where it should not, as code does that keeps the number of a descriptor that was closed."""
     if rows["how"][0] == "garbles":
         for descriptor in range(3, 1024):
@@ -284,7 +216,7 @@ def writes_into_sockets(rows):
     return {"y": 1}
 
 
-def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path):
+def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path: Path) -> None:
     hows = ["fine", "garbles", *["fine"] * 5, "replaces", "fine"]
     names = [f"{k}" if how == "fine" else how for k, how in enumerate(hows)]
     job = Job("j", [Source("s")], [Model("m", ("k", "how"), writes_into_sockets)], max_failed=1.0)
@@ -302,7 +234,7 @@ def test_a_function_that_writes_into_its_pipe_costs_its_own_unit_only(tmp_path):
     assert {status for status, _ in found.values()} == {"ok"}
 
 
-def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
+def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed() -> None:
     token, message = b"12345678", ("chunk", 1, 2, b"results" * 1000, b"accounts")
     ours, theirs = socket.socketpair()
     whole = bytearray()
@@ -315,9 +247,10 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
     sender.close()
     ours.close()
 
-    def received(data: bytes):
+    def received(data: bytes) -> Any:
         ours, theirs = socket.socketpair()
-        channel, found = DriverChannel(ours, token), []
+        channel = DriverChannel(ours, token)
+        found: list[Any] = []
         try:
             theirs.sendall(data)
             theirs.close()
@@ -340,7 +273,7 @@ def test_a_frame_that_is_cut_flipped_or_mixed_with_other_bytes_is_noticed():
         )[0] in ([], [message])
 
 
-def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path):
+def test_a_run_with_too_few_open_files_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("k,x\n0,1\n1,2\n")
     (tmp_path / "job.py").write_text(
         "from hundredfold import Job, Model, Source\n"

@@ -11,10 +11,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def hold(queue: SqliteQueue, folder: Path) -> None:
 
 
 @contextmanager
-def processes(count: int, target, *args) -> Iterator[list[BaseProcess]]:
+def processes(count: int, target: Any, *args: Any) -> Iterator[Sequence[BaseProcess]]:
     """Start so many, and end each of them in any case."""
     started = [SPAWN.Process(target=target, args=args, daemon=True) for _ in range(count)]
     try:
@@ -103,19 +104,19 @@ def outcomes(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def queue(tmp_path) -> Iterator[SqliteQueue]:
+def queue(tmp_path: Path) -> Iterator[SqliteQueue]:
     with closing(SqliteQueue(tmp_path / "queue.sqlite", visibility=1.0, max_receives=100)) as queue:
         yield queue
 
 
 @pytest.fixture
-def bodies(queue) -> set[str]:
+def bodies(queue: Any) -> set[str]:
     bodies = [f"{number:03d}" for number in range(MESSAGES)]
     queue.send(bodies)
     return set(bodies)
 
 
-def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
+def test_four_processes_delete_each_message_once(queue: Any, bodies: Any, tmp_path: Path) -> None:
     with processes(4, work, queue, tmp_path) as workers:
         for worker in workers:
             worker.join(HANG_S)
@@ -124,12 +125,17 @@ def test_four_processes_delete_each_message_once(queue, bodies, tmp_path):
     assert queue.depth() == Depth(0, 0, 0)
 
 
-def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodies, tmp_path):
+def more_outcomes(folder: Path, count: int) -> Callable[[], bool]:
+    """Return a function that returns whether a folder has more than `count` outcomes."""
+    return lambda: len(outcomes(folder)) > count
+
+
+def test_no_message_is_lost_when_processes_are_killed_in_the_middle(
+    queue: Any, bodies: Any, tmp_path: Path
+) -> None:
     with processes(4, work, queue, tmp_path) as workers:
         for killed, worker in enumerate(workers[:2], start=1):
-            wait_until(
-                lambda killed=killed: len(outcomes(tmp_path)) > killed * MESSAGES // 5, every=0.001
-            )
+            wait_until(more_outcomes(tmp_path, killed * MESSAGES // 5), every=0.001)
             worker.kill()
         for worker in workers:
             worker.join(HANG_S)
@@ -148,7 +154,9 @@ def test_no_message_is_lost_when_processes_are_killed_in_the_middle(queue, bodie
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself SIGKILL on Windows")
-def test_a_message_leased_by_a_killed_process_returns_with_its_count(queue, bodies, tmp_path):
+def test_a_message_leased_by_a_killed_process_returns_with_its_count(
+    queue: Any, bodies: Any, tmp_path: Path
+) -> None:
     with processes(2, hold, queue, tmp_path) as holders:
         for holder in holders:
             holder.join(HANG_S)
@@ -162,7 +170,7 @@ def test_a_message_leased_by_a_killed_process_returns_with_its_count(queue, bodi
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_queue_works_on_both_sides_of_a_fork(tmp_path):
+def test_a_queue_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(tmp_path / "q")],
         capture_output=True,
@@ -177,7 +185,7 @@ def test_a_queue_works_on_both_sides_of_a_fork(tmp_path):
     )
 
 
-def test_many_processes_may_open_a_new_queue_in_the_same_moment(tmp_path):
+def test_many_processes_may_open_a_new_queue_in_the_same_moment(tmp_path: Path) -> None:
     start = SPAWN.Barrier(4)
     with processes(4, send_to_new_ones, tmp_path, start) as senders:
         for sender in senders:
@@ -192,7 +200,7 @@ def new_ones(folder: Path) -> list[SqliteQueue]:
     return [SqliteQueue(folder / f"{number}.sqlite") for number in range(40)]
 
 
-def send_to_new_ones(folder: Path, start) -> None:
+def send_to_new_ones(folder: Path, start: Any) -> None:
     for queue in new_ones(folder):
         with closing(queue):
             start.wait(HANG_S)

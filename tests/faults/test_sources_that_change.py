@@ -32,7 +32,7 @@ GOOD = pa.table({"shop": [1, 1, 2, 2], "price": [1.0, 2.0, 3.0, 4.0]})
 BAD = pa.table({"shop": [1, 1, 2, 3], "price": [-100.0, 2.0, 3.0, 4.0]})
 
 
-def total(rows):
+def total(rows: Any) -> Any:
     return {"s": float(rows["price"].sum())}
 
 
@@ -52,7 +52,7 @@ class At(NullCallbacks):
     def __init__(self, stage: str, act: Callable[[], Any]) -> None:
         self.name, self.act = stage, act
 
-    def stage_started(self, stage) -> None:
+    def stage_started(self, stage: Any) -> None:
         if str(stage) == self.name:
             self.act()
 
@@ -96,7 +96,9 @@ def go(folder: Path, callbacks: NullCallbacks, place: Path | None = None, job: J
 @pytest.mark.parametrize(
     "change", [rewritten, replaced, replaced_with_the_same_size_and_time, removed]
 )
-def test_a_file_that_changes_ends_the_run_with_its_name(tmp_path, stage, change):
+def test_a_file_that_changes_ends_the_run_with_its_name(
+    tmp_path: Path, stage: str, change: Any
+) -> None:
     path = tmp_path / "sales.parquet"
     pq.write_table(GOOD, path)
     with pytest.raises(
@@ -112,7 +114,7 @@ def test_a_file_that_changes_ends_the_run_with_its_name(tmp_path, stage, change)
         hundredfold.resume("r", home=tmp_path / "home", job=JOB)
 
 
-def test_a_file_that_changes_while_a_query_reads_it_is_noticed(tmp_path):
+def test_a_file_that_changes_while_a_query_reads_it_is_noticed(tmp_path: Path) -> None:
     """The query itself lasts until the file was replaced."""
     path, rows = tmp_path / "sales.parquet", 400_000
     table = pa.table(
@@ -131,7 +133,7 @@ def test_a_file_that_changes_while_a_query_reads_it_is_noticed(tmp_path):
     assert open_run("r", home=tmp_path / "home").state == "failed"
 
 
-def test_a_folder_that_gains_a_file_is_read_as_it_was_listed(tmp_path):
+def test_a_folder_that_gains_a_file_is_read_as_it_was_listed(tmp_path: Path) -> None:
     folder = tmp_path / "sales"
     folder.mkdir()
     pq.write_table(GOOD, folder / "a.parquet")
@@ -145,7 +147,7 @@ def test_a_folder_that_gains_a_file_is_read_as_it_was_listed(tmp_path):
     ]
 
 
-def test_text_files_are_read_once_and_may_change_after_that(tmp_path):
+def test_text_files_are_read_once_and_may_change_after_that(tmp_path: Path) -> None:
     path = tmp_path / "sales.csv"
     path.write_text("shop,price\n1,1\n1,2\n2,3\n2,4\n")
     done = go(tmp_path, At("prepare first", lambda: path.write_text("shop,price\n1,-100\n")), path)
@@ -155,7 +157,7 @@ def test_text_files_are_read_once_and_may_change_after_that(tmp_path):
     )
 
 
-def test_a_wrong_path_is_found_before_a_run_is_recorded(tmp_path):
+def test_a_wrong_path_is_found_before_a_run_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="sales: there is no file"):
         go(tmp_path, NullCallbacks(), tmp_path / "salse.parquet")
     with pytest.raises(hundredfold.HundredfoldError, match="there is no run in"):
@@ -163,7 +165,7 @@ def test_a_wrong_path_is_found_before_a_run_is_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["prepare first", "work first"])
-def test_resume_goes_on_with_a_file_that_was_moved(tmp_path, stage):
+def test_resume_goes_on_with_a_file_that_was_moved(tmp_path: Path, stage: str) -> None:
     path, other = tmp_path / "sales.parquet", tmp_path / "it's [moved]" / "sales.parquet"
     pq.write_table(GOOD, path)
     other.parent.mkdir()
@@ -176,7 +178,7 @@ def test_resume_goes_on_with_a_file_that_was_moved(tmp_path, stage):
     )
 
 
-def test_resume_refuses_another_file_for_one_that_was_validated(tmp_path):
+def test_resume_refuses_another_file_for_one_that_was_validated(tmp_path: Path) -> None:
     path, other = tmp_path / "sales.parquet", tmp_path / "other.parquet"
     pq.write_table(GOOD, path)
     pq.write_table(BAD, other)
@@ -187,7 +189,7 @@ def test_resume_refuses_another_file_for_one_that_was_validated(tmp_path):
     assert open_run("r", home=tmp_path / "home").record.options["sources"] == {"sales": str(path)}
 
 
-def test_resume_takes_a_new_path_before_a_source_was_validated(tmp_path):
+def test_resume_takes_a_new_path_before_a_source_was_validated(tmp_path: Path) -> None:
     path = tmp_path / "sales.parquet"
     pq.write_table(GOOD, path)
 

@@ -31,50 +31,50 @@ def breaks(name: str, error: Exception) -> None:
     setattr(desk, name, broken)
 
 
-def isinstance_is_false():
-    builtins.isinstance = lambda *_: False  # type: ignore[assignment]
+def isinstance_is_false() -> None:
+    builtins.isinstance = lambda *_: False
 
 
-def results_cannot_be_packed():
+def results_cannot_be_packed() -> None:
     breaks("pack_results", ResultError("spoiled"))
 
 
-def results_raise():
+def results_raise() -> None:
     breaks("pack_results", KeyError("spoiled"))
 
 
-def no_batch_can_be_read():
+def no_batch_can_be_read() -> None:
     breaks("open_batch", HomeError("000002.arrow cannot be read: Cannot allocate memory"))
 
 
-def reading_raises():
+def reading_raises() -> None:
     breaks("open_batch", AttributeError("spoiled"))
 
 
-def no_memory_is_left():
+def no_memory_is_left() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 class Spoils:
     """Doubles x; the culprit (every unit, if it is None) first calls `how`."""
 
-    def __init__(self, how, culprit=CULPRIT):
+    def __init__(self, how: Any, culprit: Any = CULPRIT) -> None:
         self.how, self.culprit = how, culprit
 
-    def __call__(self, rows):
+    def __call__(self, rows: Any) -> Any:
         if self.culprit in (None, int(rows["k"][0])):
             self.how()
         return {"y": 2 * float(rows["x"][0])}
 
 
 class SpoilsMany(Spoils):
-    def __call__(self, rows):
+    def __call__(self, rows: Any) -> Any:
         if self.culprit in rows["k"]:
             self.how()
         return {"y": 2 * rows["x"]}
 
 
-def double(rows):
+def double(rows: Any) -> Any:
     return {"z": 2 * float(rows["y"][0])}
 
 
@@ -91,7 +91,9 @@ def go(home: Path, work: Any, **how: Any) -> hundredfold.Run:
     "how", [isinstance_is_false, results_cannot_be_packed, results_raise], ids=lambda f: f.__name__
 )
 @pytest.mark.parametrize("many", [False, True], ids=["each", "many"])
-def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, many):
+def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(
+    tmp_path: Path, how: str, many: int
+) -> None:
     run = go(tmp_path, (SpoilsMany if many else Spoils)(how), batched=many)
     assert run.state == "done"
     [bad] = run.failures().arrow().to_pylist()
@@ -106,7 +108,7 @@ def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(tmp_path, how, 
 @pytest.mark.parametrize(
     "how", [no_batch_can_be_read, reading_raises, no_memory_is_left], ids=lambda f: f.__name__
 )
-def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path, how):
+def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path: Path, how: str) -> None:
     run = go(tmp_path, Spoils(how, culprit=None), time_limit=LIMIT_S)
     assert (run.state, len(run.failures())) == ("done", 0)
     assert run.results().arrow().to_pydict() == {
@@ -115,12 +117,12 @@ def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path, how):
     }
 
 
-def test_a_file_that_no_worker_can_read_ends_the_run_with_its_name(tmp_path):
+def test_a_file_that_no_worker_can_read_ends_the_run_with_its_name(tmp_path: Path) -> None:
     class Unreadable:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return unreadable, ()
 
-        def __call__(self, rows):  # noqa: ARG002
+        def __call__(self, rows: Any) -> Any:  # noqa: ARG002
             return {"y": 1.0}
 
     with pytest.raises(HomeError, match=r"000002\.arrow cannot be read"):

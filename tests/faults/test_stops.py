@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from textwrap import dedent
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -94,7 +95,7 @@ def ran(path: Path, home: Path, **environment: str) -> str:
     return words
 
 
-def goes_on(process: subprocess.Popen[str]):
+def goes_on(process: subprocess.Popen[str]) -> Any:
     """Whether a process has not ended; what it said, if it has."""
 
     def look() -> bool:
@@ -104,7 +105,7 @@ def goes_on(process: subprocess.Popen[str]):
     return look
 
 
-def some_done(home: Path):
+def some_done(home: Path) -> Any:
     return lambda: any(home.glob("runs/r/models/m/outcomes/*.ledger.arrow"))
 
 
@@ -124,14 +125,16 @@ def answer(home: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
     let_go(folder)
     ran(script(folder, RUN), folder / "home")
     return answer(folder / "home")
 
 
-def test_ctrl_c_stops_the_run_at_once_and_resume_ends_with_the_same_bytes(tmp_path, undisturbed):
+def test_ctrl_c_stops_the_run_at_once_and_resume_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: Any
+) -> None:
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         wait_until(some_done(home), alive=goes_on(driver))
@@ -149,7 +152,9 @@ def test_ctrl_c_stops_the_run_at_once_and_resume_ends_with_the_same_bytes(tmp_pa
 
 
 @pytest.mark.parametrize("stage", ["validate", "new"])
-def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(tmp_path, stage):
+def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(
+    tmp_path: Path, stage: str
+) -> None:
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         before = ("",) if stage == "new" else ("", "new")  # or it is further by now
@@ -166,7 +171,7 @@ def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(tmp_p
 
 
 @pytest.fixture
-def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
+def counting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A driver in the middle of a query without an end."""
     endless = (
         "query='SELECT 1 AS k, sum(a.range * b.range) AS x FROM range(10000000) a, range(10000000)"
@@ -187,7 +192,9 @@ def counting(tmp_path) -> Iterator[subprocess.Popen[str]]:
         yield driver
 
 
-def test_ctrl_c_during_a_query_stops_it_and_the_run_can_be_resumed(tmp_path, counting):
+def test_ctrl_c_during_a_query_stops_it_and_the_run_can_be_resumed(
+    tmp_path: Path, counting: Any
+) -> None:
     os.killpg(counting.pid, signal.SIGINT)
     _, errors = counting.communicate(timeout=HANG_S)
     assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -195,7 +202,9 @@ def test_ctrl_c_during_a_query_stops_it_and_the_run_can_be_resumed(tmp_path, cou
     assert hundredfold.open_run("r", home=tmp_path / "home").state == "running"
 
 
-def test_a_run_that_is_cancelled_in_the_middle_of_a_query_stops_its_driver(tmp_path, counting):
+def test_a_run_that_is_cancelled_in_the_middle_of_a_query_stops_its_driver(
+    tmp_path: Path, counting: Any
+) -> None:
     hundredfold.cancel("r", home=tmp_path / "home")
     _, errors = counting.communicate(timeout=HANG_S)
     assert "Stopped: run r was cancelled" in errors
@@ -208,7 +217,7 @@ def step(home: Path) -> str:
         return ""
 
 
-def test_cancelling_a_run_stops_its_driver_even_if_a_unit_does_not_end(tmp_path):
+def test_cancelling_a_run_stops_its_driver_even_if_a_unit_does_not_end(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         wait_until(some_done(home), alive=goes_on(driver))
@@ -220,7 +229,7 @@ def test_cancelling_a_run_stops_its_driver_even_if_a_unit_does_not_end(tmp_path)
         hundredfold.resume("r", home=home)
 
 
-def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
+def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with started(script(tmp_path, RUN), home) as driver:
         wait_until(some_done(home), alive=goes_on(driver))
@@ -233,8 +242,8 @@ def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(tmp_path):
 
 
 def test_no_worker_outlives_a_killed_driver_even_if_it_holds_the_gil(
-    tmp_path,
-):
+    tmp_path: Path,
+) -> None:
     home = tmp_path / "home"
     hold = """
         def double(rows):
@@ -254,7 +263,9 @@ def test_no_worker_outlives_a_killed_driver_even_if_it_holds_the_gil(
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_script_without_a_main_guard_runs_its_functions_and_closures(tmp_path, method):
+def test_a_script_without_a_main_guard_runs_its_functions_and_closures(
+    tmp_path: Path, method: str
+) -> None:
     lines = """
         from dataclasses import dataclass
         from functools import partial
@@ -290,7 +301,7 @@ def test_a_script_without_a_main_guard_runs_its_functions_and_closures(tmp_path,
     assert words.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
 
 
-def test_functions_with_a_cache_may_stand_in_a_script(tmp_path):
+def test_functions_with_a_cache_may_stand_in_a_script(tmp_path: Path) -> None:
     """functools.lru_cache around what the function calls, and around what calls itself."""
     lines = """
         import functools
@@ -314,7 +325,7 @@ def test_functions_with_a_cache_may_stand_in_a_script(tmp_path):
     assert words.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
 
 
-def test_generic_functions_may_stand_in_a_script(tmp_path):
+def test_generic_functions_may_stand_in_a_script(tmp_path: Path) -> None:
     """functools.singledispatch of what calls itself, of a method, and of what a function makes."""
     lines = """
         import functools
@@ -361,17 +372,17 @@ def test_generic_functions_may_stand_in_a_script(tmp_path):
     ]
 
 
-def test_an_unknown_way_to_start_workers_is_refused(tmp_path):
+def test_an_unknown_way_to_start_workers_is_refused(tmp_path: Path) -> None:
     with started(script(tmp_path, RUN), tmp_path / "home", HUNDREDFOLD_START="fork") as driver:
         _, errors = driver.communicate(timeout=HANG_S)
     assert "WorkerError: HUNDREDFOLD_START is 'fork', wanted" in errors
 
 
-def double(rows):
+def double(rows: Any) -> Any:
     return {"y": 2 * float(rows["x"][0])}
 
 
-def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path):
+def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
     """In a process of its own: what earlier tests of this process still hold would be counted."""
     lines = """
         import gc, psutil
@@ -406,11 +417,11 @@ def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path):
     assert partial == {LOCK_NAME}  # held by nobody
 
 
-def test_a_run_stops_itself_when_its_watcher_raises(tmp_path):
+def test_a_run_stops_itself_when_its_watcher_raises(tmp_path: Path) -> None:
     from hundredfold.pipeline.runner import NullCallbacks
 
     class Tired(NullCallbacks):
-        def progress(self, progress):  # noqa: ARG002
+        def progress(self, progress: Any) -> None:  # noqa: ARG002
             raise Stopped("enough")
 
     job = Job("again", [Source("s")], [Model("m", ("k",), double)])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -32,52 +33,52 @@ ROWS = pa.table({"k": [0, 1, 2, 3], "x": [1.0, 2.0, 3.0, 4.0]})
 PINNED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
-def double(rows):
+def double(rows: Any) -> Any:
     return {"y": 2 * float(rows["x"][0])}
 
 
-def environment(rows):
+def environment(rows: Any) -> Any:
     return {name.lower(): os.environ.get(name) for name in (*PINNED, "HUNDREDFOLD_TEST")}
 
 
-def raise_here():
+def raise_here() -> None:
     raise ImportError("no module named nothing_like_it")
 
 
 class Unwelcome:
     """A function that is whole in the driver, and calls `how` when a worker unpacks it."""
 
-    def __init__(self, how, *arguments):
+    def __init__(self, how: Any, *arguments: Any) -> None:
         self.how, self.arguments = how, arguments
 
-    def __call__(self, rows):  # noqa: ARG002
+    def __call__(self, rows: Any) -> Any:  # noqa: ARG002
         return {"y": 1.0}
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return self.how, self.arguments
 
 
 class Locked:
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = threading.Lock()
 
-    def __call__(self, rows):  # noqa: ARG002
+    def __call__(self, rows: Any) -> Any:  # noqa: ARG002
         return {"y": 1.0}
 
 
 class Spoil(NullCallbacks):
     """Does something to the home when a stage begins."""
 
-    def __init__(self, stage: str, deed):
+    def __init__(self, stage: str, deed: Any) -> None:
         self.wanted, self.deed = stage, deed
 
-    def stage_started(self, stage):
+    def stage_started(self, stage: Any) -> None:
         if str(stage) == self.wanted:
             self.deed()
 
 
 @pytest.fixture
-def pool(tmp_path) -> Iterator[WorkerPool]:
+def pool(tmp_path: Path) -> Iterator[WorkerPool]:
     pool = WorkerPool(WorkerContext(job_of(double), Layout("r"), FileStore(tmp_path)), 2)
     pool.start()
     pool.idle()  # so that all of them are started
@@ -85,7 +86,7 @@ def pool(tmp_path) -> Iterator[WorkerPool]:
     pool.stop()
 
 
-def listen(pool: WorkerPool, until) -> None:
+def listen(pool: WorkerPool, until: Any) -> None:
     """Hear what the workers say until something is so."""
     end = time.monotonic() + HANG_S
     while not until():
@@ -93,15 +94,15 @@ def listen(pool: WorkerPool, until) -> None:
         assert list(pool.events(0.01)) == []
 
 
-def job_of(work) -> Job:
+def job_of(work: Any) -> Job:
     return Job("j", [Source("s")], [Model("m", ("k",), work)])
 
 
-def start(work, home, **words):
+def start(work: Any, home: Path, **words: Any) -> Any:
     return run(job_of(work), {"s": ROWS}, home=home, run_id="r", workers=2, memory="1GB", **words)
 
 
-def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
+def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         WorkerError,
         match="a worker cannot load the job: ImportError: no module named nothing_like_it",
@@ -109,14 +110,14 @@ def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path):
         start(Unwelcome(raise_here), tmp_path)
 
 
-def test_a_worker_that_dies_loading_the_job_is_reported_and_not_restarted(tmp_path):
+def test_a_worker_that_dies_loading_the_job_is_reported_and_not_restarted(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="ended its process with exit code 5") as told:
         start(Unwelcome(os._exit, 5), tmp_path)
     assert "worker" in str(told.value)
     assert told.value.hint
 
 
-def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path):
+def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         start(Unwelcome(signal.raise_signal, signal.SIGKILL), tmp_path)
 
@@ -144,7 +145,9 @@ WORK = "import {slow}\n\ndef work(rows):\n    return {{'y': 1.0}}\n"
     not sys.platform.startswith("linux"), reason="processes have other states elsewhere"
 )
 @pytest.mark.parametrize("how", HANGS)
-def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how):
+def test_a_module_that_never_ends_its_import_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setattr(loading, "MAX_LOAD_S", 0.5)
     name = f"slow_{how.replace(' ', '_')}"
     (tmp_path / f"{name}.py").write_text(SLOW.format(seen=str(tmp_path / "seen"), hang=HANGS[how]))
@@ -168,7 +171,9 @@ def test_a_module_that_never_ends_its_import_is_named(tmp_path, monkeypatch, how
     assert not [child for child in children if "slow" in " ".join(child["cmdline"])]
 
 
-def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
+def test_an_object_that_never_ends_its_loading_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, "MAX_LOAD_S", 0.5)
     with pytest.raises(
         WorkerError, match=r"has not loaded the job in 0.5 s: it imports test_workers"
@@ -179,7 +184,7 @@ def test_an_object_that_never_ends_its_loading_is_told(tmp_path, monkeypatch):
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="processes have other states elsewhere"
 )
-def test_a_worker_that_gets_no_processor_may_load_for_longer():
+def test_a_worker_that_gets_no_processor_may_load_for_longer() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         try:
             found = loading.LoadTimer(process.pid)
@@ -193,7 +198,7 @@ def test_a_worker_that_gets_no_processor_may_load_for_longer():
             process.kill()
 
 
-def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path):
+def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(
         JobError, match=r"cannot be sent to a worker process: TypeError: .*lock"
     ) as told:
@@ -202,7 +207,7 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
     assert Home(tmp_path).ledger.runs() == []
 
 
-def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path):
+def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path: Path) -> None:
     batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
     once = [batch.unlink]
     done = start(
@@ -230,10 +235,10 @@ def meet(folder: Path) -> None:
 class Uneven:
     """The second half of the units takes all the time; one of them ends its process once the other worker has a part."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Any) -> None:
         self.folder = folder
 
-    def __call__(self, rows):
+    def __call__(self, rows: Any) -> Any:
         k = int(rows["k"][0])
         if k >= 10:
             meet(self.folder)
@@ -243,7 +248,7 @@ class Uneven:
         return {"k2": 2 * k, "process": os.getpid()}
 
 
-def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path):
+def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path: Path) -> None:
     job = Job("j", [Source("s")], [Model("m", ("k",), Uneven(tmp_path))], max_failed=1)
     done = run(
         job,
@@ -266,10 +271,10 @@ def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path):
 class Dear:
     """Four dear units side by side among many cheap ones; writes down every call."""
 
-    def __init__(self, calls):
+    def __init__(self, calls: Any) -> None:
         self.calls = calls
 
-    def __call__(self, rows):
+    def __call__(self, rows: Any) -> Any:
         k = int(rows["k"][0])
         with self.calls.open("a") as file:
             file.write(f"{k}\n")
@@ -279,7 +284,7 @@ class Dear:
         return {"process": os.getpid()}
 
 
-def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_path):
+def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     job = Job("j", [Source("s")], [Model("m", ("k",), Dear(calls))])
     done = run(
@@ -302,7 +307,7 @@ def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_p
     assert len({processes[k] for k in range(190, 194)}) == 2
 
 
-def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool):
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool: Any) -> None:
     before = {slot.process.pid for slot in pool.slots}
     listen(pool, until=lambda: all(slot.ready for slot in pool.slots))
     for pid in before:
@@ -313,7 +318,7 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool):
     )
 
 
-def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
+def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool: Any) -> None:
     before = {slot.process.pid for slot in pool.slots}
     listen(pool, until=lambda: all(slot.ready for slot in pool.slots))
     supervisor = psutil.Process(psutil.Process(min(before)).ppid())
@@ -332,7 +337,7 @@ def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool):
     )
 
 
-def test_workers_have_one_thread_per_library_and_their_drivers_environment(tmp_path):
+def test_workers_have_one_thread_per_library_and_their_drivers_environment(tmp_path: Path) -> None:
     for value in ("first", "second"):  # the server that forks is older than the second
         os.environ["HUNDREDFOLD_TEST"] = value
         try:
@@ -347,10 +352,10 @@ def test_workers_have_one_thread_per_library_and_their_drivers_environment(tmp_p
         }
 
 
-def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path):
+def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path: Path) -> None:
     killed = tmp_path / "killed"
 
-    def dies_once(rows):
+    def dies_once(rows: Any) -> Any:
         if rows["k"][0] == 2 and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -364,10 +369,10 @@ def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path):
     ]
 
 
-def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path):
+def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path: Path) -> None:
     deaths = tmp_path / "deaths"
 
-    def dies(rows):
+    def dies(rows: Any) -> Any:
         if rows["k"][0] == 2:
             with deaths.open("a") as file:
                 file.write("x")

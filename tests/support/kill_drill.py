@@ -22,7 +22,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 from annotated_types import Gt
@@ -52,7 +52,7 @@ class Sale:
     units: int
 
 
-def level(rows):
+def level(rows: Any) -> Any:
     """How much is sold of a product over all shops; slow enough to be met at work."""
     time.sleep(0.02)
     return {
@@ -61,7 +61,7 @@ def level(rows):
     }
 
 
-def price(rows, level):
+def price(rows: Any, level: Any) -> Any:
     time.sleep(0.003)
     share = float((rows["units"] * rows["price"]).sum()) / level["sum"]
     return {

@@ -85,8 +85,9 @@ class ManualRun:
 
     def add_optional(self, name: str) -> None:
         """What the contract lets be missing, as the engine adds it."""
-        contract = read_contract(next(source.contract for source in SOURCES if source.name == name))
-        for column in contract.columns:
+        contract = next(source.contract for source in SOURCES if source.name == name)
+        assert contract is not None
+        for column in read_contract(contract).columns:
             if column.optional:
                 self.duck.execute(
                     f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {column.name} {column.sql_type}"
@@ -114,9 +115,8 @@ class ManualRun:
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_date32(column.type):
-        return column.to_numpy().astype("datetime64[D]")
-    return column.to_numpy(zero_copy_only=False)
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return values.astype("datetime64[D]") if pa.types.is_date32(column.type) else values
 
 
 @dataclass
@@ -146,7 +146,7 @@ def price_all(hand: ManualRun) -> PricedRun:
     prior = bundles.fit_prior(hand.ask("prior.sql", bundles.UNIT, ("week",)).columns)
     slab = hand.ask("bundles.sql", bundles.UNIT, ("week",))
     prices = bundles.price_bundles(slab, prior)
-    hand.keep("bundles", slab.keys | prices)
+    hand.keep("bundles", {**slab.keys, **prices})
     hand.keep(
         "ladder",
         each(
@@ -157,7 +157,7 @@ def price_all(hand: ManualRun) -> PricedRun:
     voice_prior = voice.fit_voice_prior(hand.ask("voice_prior.sql", voice.UNIT, ("week",)).columns)
     calls = hand.ask("voice.sql", voice.UNIT, ("week",))
     discounts = voice.price_voices(calls, voice_prior)
-    hand.keep("voice", calls.keys | discounts)
+    hand.keep("voice", {**calls.keys, **discounts})
     hand.keep(
         "voice_day",
         each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.smooth_day),

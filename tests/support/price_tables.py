@@ -265,7 +265,8 @@ class ReleaseSite:
         return actions.withdraw(version, self.said(reason=reason), self.store, self.once)
 
     def catalogue(self, release: Release) -> pa.Table | None:
-        return catalogue_of(release, self)
+        home: Any = self
+        return catalogue_of(release, home)
 
     @property
     def sources(self) -> actions.Sources:
@@ -277,7 +278,8 @@ class ReleaseSite:
 
     @property
     def pointer(self) -> dict[str, Any]:
-        return json.loads(self.store.get(repository.POINTER).to_pybytes())
+        pointer: dict[str, Any] = json.loads(self.store.get(repository.POINTER).to_pybytes())
+        return pointer
 
     def state(self, version: int) -> str:
         return self.decisions.state(version).value

@@ -18,11 +18,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import sqlglot
-from sqlglot import exp, tokens
+from sqlglot import exp
 from sqlglot.dialects.trino import Trino
 from sqlglot.errors import OptimizeError, SqlglotError
 from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
+from sqlglot.tokenizer_core import TokenType
 
 from .hive import QueryError, Table, converted, hive_type
 
@@ -70,7 +71,7 @@ def parse(sql: str) -> exp.Expr:
     try:
         tree = sqlglot.parse_one(sql, read="athena")
     except SqlglotError as error:
-        where = error.errors[0] if getattr(error, "errors", None) else {}
+        where: Mapping[str, Any] = next(iter(getattr(error, "errors", None) or ()), {})
         place = f"line {where.get('line', 1)}:{where.get('col', 1)}: "
         near = str(where.get("highlight") or "").strip()
         raise QueryError(
@@ -141,12 +142,12 @@ def _refuse_foreign(sql: str, tree: exp.Expr) -> None:
     found = Trino().tokenize(sql)
     for before, token, after in zip([None, *found], found, found[1:], strict=False):
         name = token.text.lower()
-        call = after.token_type == tokens.TokenType.L_PAREN and (
-            token.token_type == tokens.TokenType.VAR or name in FOREIGN_KEYWORDS
+        call = after.token_type == TokenType.L_PAREN and (
+            token.token_type == TokenType.VAR or name in FOREIGN_KEYWORDS
         )
         column = before is not None and before.token_type in (
-            tokens.TokenType.ALIAS,
-            tokens.TokenType.DOT,
+            TokenType.ALIAS,
+            TokenType.DOT,
         )
         if (
             call
@@ -247,8 +248,8 @@ def _typed(tree: exp.Expr, found: Mapping[tuple[str, str], Table]) -> None:
         _exact_decimal(cast)
     for division in list(tree.find_all(exp.Div)):  # also if the types of the rest are unknown
         if any(
-            isinstance(side.unnest(), exp.Cast) and side.unnest().to.this in FLOATS
-            for side in (division.left, division.right)
+            isinstance(side, exp.Cast) and side.to.this in FLOATS
+            for side in (division.left.unnest(), division.right.unnest())
         ):
             division.replace(
                 exp.Anonymous(
@@ -282,7 +283,7 @@ def _hints(
     """Yield the operators and casts of a tree with the types of their operands, inner ones first;
     none if they are unknown.
     """
-    schema: dict[str, dict[str, dict[str, str]]] = {}
+    schema: dict[str, Any] = {}
     for (database, name), table in found.items():
         schema.setdefault(database, {})[name] = {c.name: c.hive for c in table.columns} | {
             PATH: "string"
@@ -299,21 +300,19 @@ def _hints(
         typed = annotate_types(qualified, schema=schema, dialect="athena")
     except (OptimizeError, SqlglotError, AttributeError, KeyError, ValueError, TypeError):
         return []
-    plain, told = list(tree.find_all(*wanted)), list(typed.find_all(*wanted))
-    if [type(node) for node in plain] != [type(node) for node in told]:
+    plain, typed_nodes = list(tree.find_all(*wanted)), list(typed.find_all(*wanted))
+    if [type(node) for node in plain] != [type(node) for node in typed_nodes]:
         return []
-    pairs = zip(plain, told, strict=True)
-    hints = [
-        (
-            node,
-            [
-                _kind(part)
-                for part in ([twin.this] if isinstance(twin, exp.Cast) else [twin.left, twin.right])
-            ],
-        )
-        for node, twin in pairs
+    hints: list[tuple[exp.Expr, list[Any]]] = [
+        (node, [_kind(part) for part in _operands(twin)])
+        for node, twin in zip(plain, typed_nodes, strict=True)
     ]
     return hints[::-1]
+
+
+def _operands(node: exp.Expr) -> list[exp.Expr]:
+    """Return the operand of a cast, or both operands of a comparison or an operator."""
+    return [node.this] if isinstance(node, exp.Cast) else [node.this, node.expression]
 
 
 def _kind(node: exp.Expr) -> Any:
@@ -321,7 +320,7 @@ def _kind(node: exp.Expr) -> Any:
 
 
 def _sign(node: exp.Expr) -> str:
-    signs = {
+    signs: dict[type[exp.Expr], str] = {
         exp.EQ: "=",
         exp.NEQ: "<>",
         exp.GT: ">",

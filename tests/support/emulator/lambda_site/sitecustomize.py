@@ -11,7 +11,7 @@ from typing import Any
 try:
     import _posixshmem
 except ImportError:  # not a POSIX system
-    _posixshmem = None  # type: ignore[assignment]
+    _posixshmem = None
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -26,6 +26,6 @@ class SemLock(_multiprocessing.SemLock):
         raise AssertionError
 
 
-_multiprocessing.SemLock = SemLock  # type: ignore[misc]
+_multiprocessing.SemLock = SemLock
 if _posixshmem is not None:
     _posixshmem.shm_open = refuse
