@@ -82,7 +82,9 @@ def run_of(model: Model, rows: pa.Table, home: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def untimed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Every way but the one that never ends: how long a unit takes on a busy machine is no part of what it is."""
+    """Every way but the one that never ends: how long a unit takes on a busy machine is no part of
+    what it is.
+    """
     ways = [
         how for how in (*BAD, *FINE) if how != "sleep"
     ]  # the fine ones may leave a worker without its log

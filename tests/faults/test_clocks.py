@@ -140,7 +140,8 @@ from hundredfold import Job, Model, Source
 
 mark, limit = sys.argv[1:]
 job = Job("j", [Source("s")], [Model("m", ("k",), waits, time_limit=float(limit))], max_failed=1.0)
-hundredfold.run(job, {"s": pa.table({"k": range(12)})}, home=folder / "home", run_id="r", workers=2, memory="1GB")
+table = pa.table({"k": range(12)})
+hundredfold.run(job, {"s": table}, home=folder / "home", run_id="r", workers=2, memory="1GB")
 """
 
 
@@ -182,7 +183,9 @@ def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def pass_time(folder: Path, seconds: float) -> None:
-    """Let the monotonic clock of the driver and its workers jump ahead: while they are stopped, as if they were for so long."""
+    """Let the monotonic clock of the driver and its workers jump ahead: while they are stopped, as
+    if they were for so long.
+    """
     (folder / "passing").write_text(f"{seconds:.0f}")
     (folder / "passing").replace(folder / "passed")
 
@@ -194,7 +197,9 @@ def elapsed(seconds: float) -> Callable[[], bool]:
 
 
 def family_states(pid: int) -> set[str]:
-    """The states of a process and of all below it, as they are now; those that have ended are left out."""
+    """The states of a process and of all below it, as they are now; those that have ended are left
+    out.
+    """
     states: set[str] = set()
     for each in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -210,7 +215,8 @@ def test_a_driver_stopped_for_longer_than_a_time_limit_loses_no_unit(
     process = driver()
     if how == "Ctrl-Z":
         os.killpg(process.pid, signal.SIGTSTP)
-        # the workers too; one that starts `sleep` at this moment waits for its child, which is stopped before it has begun
+        # the workers too; one that starts `sleep` at this moment waits for its child, which is
+        # stopped before it has begun
         wait_until(
             lambda: family_states(process.pid) <= {psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP}
         )

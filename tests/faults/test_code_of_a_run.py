@@ -31,7 +31,8 @@ PACKAGE = {
         from hundredfold import Job, Model, Publish, Source
         from .model import price
 
-        job = Job("shop", [Source("sales", path="sales.csv")], [Model("m", ("k",), price, query="queries/all.sql")],
+        job = Job("shop", [Source("sales", path="sales.csv")],
+                  [Model("m", ("k",), price, query="queries/all.sql")],
                   publish=Publish("out", "queries/out.sql", formats=("csv",)), max_failed=0.9)
     """,
     "shop/model.py": """
@@ -58,7 +59,8 @@ PACKAGE = {
     "shop/late.py": "LATE = 1\n",
     "helpers.py": "HELP = 1\n",
     "shop/queries/all.sql": "SELECT * FROM sales",
-    "shop/queries/out.sql": "SELECT version, count(*) AS n FROM m GROUP BY version ORDER BY version",
+    "shop/queries/out.sql": "SELECT version, count(*) AS n FROM m GROUP BY version ORDER BY "
+    "version",
     "shop/sales.csv": "k,v\n" + "".join(f"{k},1\n" for k in range(6)),
 }
 
@@ -370,8 +372,11 @@ def test_the_fingerprint_follows_masked_values_too() -> None:
 def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "code"
     (folder / "pack").mkdir(parents=True)
-    (folder / "pack/inner.py").write_text("from .value import V\n\ndef f(rows):\n    import os, shutil\n    if rows['k'][0] == 1:\n        "
-                                          "open('gone', 'a').close()\n        os._exit(3)\n    return {'v': V}\n")  # fmt: skip
+    (folder / "pack/inner.py").write_text(
+        "from .value import V\n\ndef f(rows):\n    import os, shutil\n"
+        "    if rows['k'][0] == 1:\n        open('gone', 'a').close()\n        os._exit(3)\n"
+        "    return {'v': V}\n"
+    )
     (folder / "pack/value.py").write_text("V = 1\n")
     if kind != "namespace":
         (folder / "pack/__init__.py").write_text("")
@@ -394,10 +399,12 @@ def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
         from hundredfold.pipeline.runner import NullCallbacks
         from pack.inner import f
 
+        PLACE = {str(place)!r}
+
         class Remove(NullCallbacks):
             def progress(self, progress):
-                if os.path.exists("gone") and os.path.exists({str(place)!r}):
-                    shutil.rmtree({str(place)!r}) if os.path.isdir({str(place)!r}) else os.unlink({str(place)!r})
+                if os.path.exists("gone") and os.path.exists(PLACE):
+                    shutil.rmtree(PLACE) if os.path.isdir(PLACE) else os.unlink(PLACE)
 
             def stage_started(self, stage):
                 if str(stage) == "work m":
@@ -405,8 +412,11 @@ def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
 
         job = Job("kinds", [Source("s")], [Model("m", ("k",), f)], max_failed=1.0)
         open("gone", "a").close()
-        done = hundredfold.run(job, {{"s": {{"k": list(range(4))}}}}, home="home", workers=1, memory="1GB", callbacks=Remove())
-        print(done.results().arrow().to_pylist(), os.path.exists({str(place)!r}))
+        done = hundredfold.run(
+            job, {{"s": {{"k": list(range(4))}}}},
+            home="home", workers=1, memory="1GB", callbacks=Remove(),
+        )
+        print(done.results().arrow().to_pylist(), os.path.exists(PLACE))
         """)
     )
     done = subprocess.run(

@@ -63,7 +63,9 @@ class KilledAt(NullCallbacks):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Homes by the stage before which their run was stopped, and what each action leaves where nothing is damaged."""
+    """Homes by the stage before which their run was stopped, and what each action leaves where
+    nothing is damaged.
+    """
 
     homes: dict[str, Path]
     wanted: dict[str, dict[str, bytes]]
@@ -213,7 +215,9 @@ def check_reads(home: Path, name: str, how: str, seen: dict[str, Any]) -> None:
 def check_action(
     home: Path, action: Callable[[Path], None], name: str, how: str, wanted: dict[str, bytes]
 ) -> None:
-    """An action on a home with a damaged file ends with the right bytes, or with an error that is on the record."""
+    """An action on a home with a damaged file ends with the right bytes, or with an error that is
+    on the record.
+    """
     where = (action.__name__, name, how)
     _, error = tried(lambda: action(home))
     if error is not None:
@@ -353,9 +357,12 @@ def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(
 
 def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path: Path) -> None:
     names = [
-        "runs/r/models/mean/results.parquet", "runs/r/models/worth/units.parquet", "runs/r/models/worth/batches/000000.arrow",
-        "releases/j/000002/out.csv", "releases/j/000002/out.parquet",
-    ]  # fmt: skip
+        "runs/r/models/mean/results.parquet",
+        "runs/r/models/worth/units.parquet",
+        "runs/r/models/worth/batches/000000.arrow",
+        "releases/j/000002/out.csv",
+        "releases/j/000002/out.parquet",
+    ]
     for number, name in enumerate(names):
         home = copied(prepared.homes["done"], tmp_path / str(number))
         damaged(home / name, "middle", Random(number))

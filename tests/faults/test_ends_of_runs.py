@@ -283,7 +283,8 @@ from hundredfold.cli import main as cli
 
 HOME = sys.argv[1]
 run = hundredfold.open_run(home=HOME)
-print(run.state, len(run.results()), len(run.units()), len(run.failures()), len(run.published_rows()))
+tables = (run.results(), run.units(), run.failures(), run.published_rows())
+print(run.state, *map(len, tables))
 print(hundredfold.replay("m", "1", home=HOME))
 for words in (["status"], ["status", "--all"], ["failures"], ["replay", "m", "1"]):
     sys.argv[1:] = [*words, "--home", HOME]

@@ -177,7 +177,8 @@ def copied(home: Home, folder: Path) -> Home:
     return Home(folder)
 
 
-# that a call was done but not heard of is, for the files, the same as that the next one failed; for the record it is not
+# that a call was done but not heard of is, for the files, the same as that the next one failed; for
+# the record it is not
 @pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
 def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
     door: str, kind: type[FaultInjector], stopped: Home, wanted: Any, tmp_path: Path
@@ -287,7 +288,9 @@ def slices(home: Home) -> set[tuple[int, int]]:
 
 
 def only(queue: MemoryQueue, message: Message, received: int) -> None:
-    """The queue has lost all its messages but one, which was handed out so often, and came back each time."""
+    """The queue has lost all its messages but one, which was handed out so often, and came back
+    each time.
+    """
     queue.purge()
     queue.send([str(message)])
     for _ in range(received):

@@ -37,7 +37,9 @@ HOWS = ("kill", "power, files cut", "power, files of zeros")
 
 @dataclass
 class Disk:
-    """What of a home is on the disk for good, and copies of the home as it would be found after a crash."""
+    """What of a home is on the disk for good, and copies of the home as it would be found after a
+    crash.
+    """
 
     home: Path
     copies: Path
@@ -168,7 +170,9 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
 def moments(
     wanted: Callable[[int], bool], folder: Path, patch: pytest.MonkeyPatch
 ) -> tuple[Disk, dict[str, bytes]]:
-    """A run, and then a retry of it, whose home is copied at the wanted moments; and what it left before the retry."""
+    """A run, and then a retry of it, whose home is copied at the wanted moments; and what it left
+    before the retry.
+    """
     (folder / "copies").mkdir(parents=True)
     write_sales(folder / "sales.csv")
     write_sales(folder / "copies" / "sales.csv")

@@ -37,7 +37,8 @@ HERE = Path(__file__).parent
 def write_on(path: Path, written: int, seconds: float) -> None:
     """Write notes until the system ends this process, and report each that has returned.
 
-    It is ended after so many seconds of its own CPU time: a busy machine strikes no other moments than an idle one.
+    It is ended after so many seconds of its own CPU time: a busy machine strikes no other moments
+    than an idle one.
     """
     ledger, n = SqliteLedger(path), 0
     while True:
@@ -51,7 +52,9 @@ def write_on(path: Path, written: int, seconds: float) -> None:
 
 
 def killed_writer(path: Path, random: Random) -> int:
-    """End a process in one of its transactions, and return the number of the last note that had returned."""
+    """End a process in one of its transactions, and return the number of the last note that had
+    returned.
+    """
     reading, written = os.pipe()
     child = os.fork()
     if child == 0:
@@ -69,7 +72,9 @@ def killed_writer(path: Path, random: Random) -> int:
 
 
 def note_in(place: Path, database: bytes, journal: bytes | None) -> tuple[int, bytes]:
-    """Return the note that a ledger of these files has, and what its file is once SQLite has recovered it."""
+    """Return the note that a ledger of these files has, and what its file is once SQLite has
+    recovered it.
+    """
     place.mkdir(exist_ok=True)
     path = place / "ledger.sqlite"
     path.write_bytes(database)
@@ -124,7 +129,9 @@ def drill(folder: Path, seed: int) -> dict[str, int]:
 
 
 def run_and_die(folder: Path, commit: int) -> None:
-    """Drive a run; at that commit of its ledger, the process is killed in the open transaction (0: never, and they are counted)."""
+    """Drive a run; at that commit of its ledger, the process is killed in the open transaction (0:
+    never, and they are counted).
+    """
     commits, connect = [0], sqlite3.connect
 
     def seen(sql: str) -> None:

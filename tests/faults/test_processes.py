@@ -39,7 +39,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Li
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A word that is an argument of every process that a test's functions start; none of them outlives the test."""
+    """A word that is an argument of every process that a test's functions start; none of them
+    outlives the test.
+    """
     mark = f"test-{token_hex(8)}"
     yield mark
     for process in marked(mark):
@@ -109,7 +111,8 @@ def test_what_a_function_started_ends_with_a_driver_that_is_stopped(
         import sys
         sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
         from support.child_processes import Starts, start
-        start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": ["plain session grandchild daemon outlasts"] * 2}})
+        hows = ["plain session grandchild daemon outlasts"] * 2
+        start(Starts({mark!r}), {str(tmp_path / "home")!r}, {{"k": [0, 1], "how": hows}})
         """)
     )
     driver = subprocess.Popen(
@@ -201,7 +204,9 @@ def test_a_function_may_use_a_pool_of_processes_of_its_own(tmp_path: Path) -> No
 
 
 def writes_into_sockets(rows: Any) -> Any:
-    """Writes where it should not, as code does that keeps the number of a descriptor that was closed."""
+    """Writes where it should not, as code does that keeps the number of a descriptor that was
+    closed.
+    """
     if rows["how"][0] == "garbles":
         for descriptor in range(3, 1024):
             with suppress(OSError):

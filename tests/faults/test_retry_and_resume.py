@@ -287,7 +287,8 @@ class Filling(NullCallbacks):
 job = Job("full", [Source("s")], [Model("m", ("k",), double)])
 table = pa.table({"k": range(200), "x": [k / 7 for k in range(200)]})
 try:
-    hundredfold.run(job, {"s": table}, home=sys.argv[1], run_id="r", workers=1, memory="1GB", callbacks=Filling())
+    options = {"run_id": "r", "workers": 1, "memory": "1GB", "callbacks": Filling()}
+    hundredfold.run(job, {"s": table}, home=sys.argv[1], **options)
 except hundredfold.HundredfoldError as error:
     print(type(error).__name__, "|", error, "|", error.hint)
 """

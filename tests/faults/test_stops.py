@@ -29,7 +29,8 @@ from support.waits import HANG_S, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no process groups to signal")
 
-MARK = "HUNDREDFOLD_TEST_MARK"  # an environment variable by which all processes of one script are found
+# an environment variable by which all processes of one script are found
+MARK = "HUNDREDFOLD_TEST_MARK"
 SLOW = """
     import os, sys, time
     import pyarrow as pa
@@ -38,11 +39,13 @@ SLOW = """
 
     def double(rows):
         time.sleep(0.02)
-        while rows["x"][0] >= UNITS - 4 and not os.path.exists("go"):  # so no run ends before it is to end
+        # so that no run ends too early
+        while rows["x"][0] >= UNITS - 4 and not os.path.exists("go"):
             time.sleep(0.02)
         return {"y": 2 * rows["x"].sum()}
 
-    job = Job("slow", [Source("s")], [Model("m", ("k",), double)], publish=Publish("out", "SELECT * FROM m ORDER BY k", formats=("csv",)))
+    out = Publish("out", "SELECT * FROM m ORDER BY k", formats=("csv",))
+    job = Job("slow", [Source("s")], [Model("m", ("k",), double)], publish=out)
     table = pa.table({"k": range(UNITS), "x": [float(k) for k in range(UNITS)]})
 """
 RUN = (
@@ -65,7 +68,9 @@ def let_go(folder: Path) -> None:
 
 @contextmanager
 def started(path: Path, home: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A script in a process group of its own, as a terminal starts it; nothing that it starts outlives the test."""
+    """A script in a process group of its own, as a terminal starts it; nothing that it starts
+    outlives the test.
+    """
     command = [sys.executable, "-W", "error", str(path), str(home)]
     settings = {**os.environ, "PYTHONWARNINGS": "error", MARK: token_hex(8), **environment}
     process = subprocess.Popen(
@@ -110,7 +115,9 @@ def some_done(home: Path) -> Any:
 
 
 def group(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The driver and all processes that it has started, also those in sessions of their own, as far as they are alive."""
+    """The driver and all processes that it has started, also those in sessions of their own, as far
+    as they are alive.
+    """
     found = []
     for other in psutil.process_iter():
         with suppress(psutil.Error):
@@ -290,7 +297,8 @@ def test_a_script_without_a_main_guard_runs_its_functions_and_closures(
             def __call__(self, rows):
                 return {"y": self.factor * float(rows["x"][0])}
 
-        models = [Model("a", ("k",), partial(by, 3)), Model("b", ("k",), closure()), Model("c", ("k",), Times(3))]
+        works = {"a": partial(by, 3), "b": closure(), "c": Times(3)}
+        models = [Model(name, ("k",), work) for name, work in works.items()]
         job = Job("own", [Source("s")], models)
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=2, memory="1GB")
         print([done.results(name).arrow().column("y").to_pylist() for name in "abc"])
@@ -315,7 +323,8 @@ def test_functions_with_a_cache_may_stand_in_a_script(tmp_path: Path) -> None:
             return {"factor": 2}
 
         def cached(rows):
-            return {"y": settings()["factor"] * steps(30), "size": settings.cache_parameters()["maxsize"]}
+            size = settings.cache_parameters()["maxsize"]
+            return {"y": settings()["factor"] * steps(30), "size": size}
 
         job = Job("cached", [Source("s")], [Model("m", ("k",), cached)])
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
@@ -354,7 +363,8 @@ def test_generic_functions_may_stand_in_a_script(tmp_path: Path) -> None:
         def made():
             @functools.singledispatch
             def work(rows):
-                return {"size": size([1, [2, "x"]]), "kind": Kind().of("x"), "other": Kind().of(1), "twice": twice(2)}
+                kinds = {"kind": Kind().of("x"), "other": Kind().of(1)}
+                return {"size": size([1, [2, "x"]]), **kinds, "twice": twice(2)}
 
             @functools.cache
             def twice(n):
@@ -403,7 +413,8 @@ def test_twenty_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None
         for _ in range(17):
             once()
         last = once()
-        while any(now > then for now, then in zip(last, first)):  # a thread may take a moment to end
+        # a thread may take a moment to end
+        while any(now > then for now, then in zip(last, first)):
             print("held", first, last, flush=True)
             time.sleep(0.05)
             last = held()

@@ -1,4 +1,6 @@
-"""Workers that cannot start, that die while they wait, or before they reach a unit: told, and never tried for ever."""
+"""Workers that cannot start, that die while they wait, or before they reach a unit: told, and never
+tried for ever.
+"""
 
 from __future__ import annotations
 
@@ -227,13 +229,17 @@ def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path: Path) -> Non
 
 
 def meet(folder: Path) -> None:
-    """Go on once both workers have come here: neither does the other's part, however late the other starts."""
+    """Go on once both workers have come here: neither does the other's part, however late the other
+    starts.
+    """
     (folder / f"met-{os.getpid()}").touch()
     wait_until(lambda: len(list(folder.glob("met-*"))) >= 2)
 
 
 class Uneven:
-    """The second half of the units takes all the time; one of them ends its process once the other worker has a part."""
+    """The second half of the units takes all the time; one of them ends its process once the other
+    worker has a part.
+    """
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder

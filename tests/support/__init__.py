@@ -1,1 +1,3 @@
-"""What several test folders share: clocks, accounts of the emulator, runs without processes, fault drills."""
+"""What several test folders share: clocks, accounts of the emulator, runs without processes, fault
+drills.
+"""

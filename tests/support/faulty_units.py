@@ -1,4 +1,6 @@
-"""The functions that the faults' jobs run: each unit says in its column `how` what is to become of it."""
+"""The functions that the faults' jobs run: each unit says in its column `how` what is to become of
+it.
+"""
 
 from __future__ import annotations
 

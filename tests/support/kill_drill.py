@@ -1,9 +1,11 @@
-"""Kill a driver, its workers or both at random moments of every stage, go on, and compare the bytes with an undisturbed run.
+"""Kill a driver, its workers or both at random moments of every stage, go on, and compare the bytes
+with an undisturbed run.
 
     cd tests && python -m support.kill_drill --kills 50 --seed 7
 
-A line for each kill: the stage it was aimed at, where it struck, who was killed, how long the processes that lost their driver
-lived on, and how it went on.  The last line is the sum; the exit code is 0 if every run ended with the same bytes.
+A line for each kill: the stage it was aimed at, where it struck, who was killed, how long the
+processes that lost their driver lived on, and how it went on. The last line is the sum; the exit
+code is 0 if every run ended with the same bytes.
 """
 
 from __future__ import annotations
@@ -156,7 +158,9 @@ class Driver:
         return found
 
     def server(self) -> psutil.Process | None:
-        """The process that forks the workers: the driver's child that has children, or is about to."""
+        """The process that forks the workers: the driver's child that has
+        children, or is about to.
+        """
         for process in self.family():
             with suppress(psutil.Error):
                 if process.ppid() == self.process.pid and "forkserver" in " ".join(
@@ -188,7 +192,9 @@ class Driver:
         return struck
 
     def outlived_by(self, seconds: float = PATIENCE) -> float | None:
-        """The driver is gone: how long its processes lived on; None if some are still there after `seconds`."""
+        """The driver is gone: how long its processes lived on; None if some are still there after
+        `seconds`.
+        """
         began = time.monotonic()
         while self.family():
             if time.monotonic() - began > seconds:
@@ -226,7 +232,9 @@ def watch(driver: Driver) -> Iterator[str]:
 
 
 def answer(home: Path) -> dict[str, bytes]:
-    """All that a run leaves for others to read, by its place in the home. What is timed is left out."""
+    """All that a run leaves for others to read, by its place in the home. What is timed is left
+    out.
+    """
     found = [*home.glob(f"runs/{RUN}/models/*/results.parquet"), *home.glob("releases/**/*")]
     return {
         str(path.relative_to(home)): path.read_bytes() for path in sorted(found) if path.is_file()
@@ -299,7 +307,8 @@ class Drill:
         self.killed[who] += 1
         self.struck[where] += 1
         say(
-            f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed {who:20} {ended}"
+            f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed "
+            f"{who:20} {ended}"
         )
 
     def _end_of(self, driver: Driver, who: str) -> str:
@@ -330,7 +339,8 @@ class Drill:
             with closing(Driver(home)) as driver:
                 if driver.process.wait(PATIENCE):
                     self.faults.append(
-                        f"{folder.name} was not resumed: {(folder / 'words.txt').read_text()[-1500:]}"
+                        f"{folder.name} was not resumed: "
+                        f"{(folder / 'words.txt').read_text()[-1500:]}"
                     )
                     return
         found = answer(home)
@@ -388,10 +398,12 @@ def main() -> int:
     places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
     killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
     say(
-        f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: {places}"
+        f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: "
+        f"{places}"
     )
     say(
-        f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process outlived its driver by {done.longest:.2f} s"
+        f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process "
+        f"outlived its driver by {done.longest:.2f} s"
     )
     return 1 if done.faults else 0
 

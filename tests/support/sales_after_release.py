@@ -1,4 +1,6 @@
-"""The weeks after a release, as the generator's truth has them: customers with known elasticities who pay the new prices."""
+"""The weeks after a release, as the generator's truth has them: customers with known elasticities
+who pay the new prices.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,27 @@ LIST_OF = dict(zip(PRODUCTS.tolist(), LIST_PRICE.tolist(), strict=True))
 
 @dataclass(frozen=True)
 class After:
-    """`sales` as the source has them, of the weeks after; `lift` what the truth says of the repriced units: margin at the new prices over
-    margin at the old ones, without chance."""
+    """`sales` as the source has them, of the weeks after; `lift` what the truth says of the
+    repriced units: margin at the new prices over margin at the old ones, without chance.
+    """
 
     sales: pa.Table
     lift: float
 
 
 def bundles_after(
-    truth: pa.Table, last: pa.Table, price: Mapping[tuple[str, str, str], float], control: set[str], cost: Mapping[str, float], weeks: int = 4,
-    seed: int = 1, shock: float = 0.0,
-) -> After:  # fmt: skip
-    """`last` is the last week of sales; `price` the new price by (segment, location, product); `shock` the sd of what befalls a location."""
+    truth: pa.Table,
+    last: pa.Table,
+    price: Mapping[tuple[str, str, str], float],
+    control: set[str],
+    cost: Mapping[str, float],
+    weeks: int = 4,
+    seed: int = 1,
+    shock: float = 0.0,
+) -> After:
+    """`last` is the last week of sales; `price` the new price by (segment, location, product);
+    `shock` the sd of what befalls a location.
+    """
     rng = np.random.default_rng(seed)
     keys = list(
         zip(*(truth[name].to_pylist() for name in ("segment", "location", "product")), strict=True)
