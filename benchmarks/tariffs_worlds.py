@@ -272,7 +272,8 @@ def judge(world: World, seed: int) -> Judged:
         return np.asarray(np.minimum(scale * np.exp(true["beta"] * (at / reference - 1)), room))
 
     def margin(at: np.ndarray) -> np.ndarray:
-        return sold(at) * (at - told["unit_cost"])
+        found: np.ndarray = sold(at) * (at - told["unit_cost"])
+        return found
 
     error, moved, base = told["beta"] - true["beta"], price != current, margin(current).sum()
     own = np.isclose(told["beta"] * current / reference, told["elasticity"])
@@ -352,9 +353,9 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
     """With what the source's contract lets be missing, as the engine adds it."""
     duck = duckdb.connect(config={"threads": 1})
     duck.register("given", table)
-    columns = read_contract(
-        next(source.contract for source in SOURCES if source.name == name)
-    ).columns
+    contract = next(source.contract for source in SOURCES if source.name == name)
+    assert contract is not None
+    columns = read_contract(contract).columns
     given = set(table.column_names)
     told = [
         f"CAST({c.name if c.name in given else 'NULL'} AS {c.sql_type}) AS {c.name}"

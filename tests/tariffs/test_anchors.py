@@ -74,7 +74,7 @@ def fepois(formula: str, frame: pd.DataFrame, clusters: str | None = None) -> pd
         )  # its compiled parts warn at import, about their own sources
         pyfixest = pytest.importorskip("pyfixest", reason="the extra `anchors` is not installed")
         how = {"CRV1": clusters} if clusters else "iid"
-        return pyfixest.fepois(
+        found: pd.DataFrame = pyfixest.fepois(
             formula,
             frame,
             vcov=how,
@@ -83,6 +83,7 @@ def fepois(formula: str, frame: pd.DataFrame, clusters: str | None = None) -> pd
             iwls_maxiter=100,
             fixef_tol=1e-12,
         ).tidy()
+        return found
 
 
 def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel) -> None:

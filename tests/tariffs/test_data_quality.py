@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -409,7 +408,7 @@ def test_no_figure_however_wrong_shows_absurd_money(tmp_path: Path) -> None:
 
 def recovered(
     run: hundredfold.Run, paths: Paths, model: str, key: tuple[str, ...]
-) -> Iterator[float]:
+) -> tuple[float, float, float]:
     """Bias, cover of the 90 % interval, and RMSE of the elasticities at the reference price."""
     with duckdb.connect() as duck:
         duck.register("found", run.results(model).arrow())
@@ -420,7 +419,7 @@ def recovered(
             FROM found JOIN '{truth}' AS t USING ({", ".join(key)})"""
         ).fetchnumpy()
     error = rows["beta"] - rows["truth"]
-    yield from (
+    return (
         error.mean(),
         np.mean(np.abs(error) < 1.645 * rows["se"]),
         np.sqrt(np.mean(error**2)),
@@ -434,8 +433,8 @@ def recovered(
 def test_estimates_with_all_the_dirt_are_as_without(
     dirty: Any, clean: Any, model: str, key: tuple[str, ...]
 ) -> None:
-    bias, cover, rmse = recovered(*dirty, model, key)
-    bias_without, cover_without, rmse_without = recovered(*clean, model, key)
+    bias, cover, rmse = recovered(dirty[0], dirty[1], model, key)
+    bias_without, cover_without, rmse_without = recovered(clean[0], clean[1], model, key)
     rho, rho_without = (
         run.results("prior" if model == "bundles" else "voice_prior").arrow().to_pylist()[0]
         for run, _ in (dirty, clean)

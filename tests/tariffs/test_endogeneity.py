@@ -89,6 +89,7 @@ def test_rho_equals_a_poisson_regression_with_dummies_and_control() -> None:
 
 def test_the_first_stage_is_least_squares_with_unit_dummies() -> None:
     panel = foreseen(np.random.default_rng(1), 8, 1.0)
+    assert panel.trial is not None
     pi = np.linalg.lstsq(
         np.hstack([np.eye(8)[panel.unit], panel.trial[:, None]]), panel.x, rcond=None
     )[0][-1]
@@ -192,6 +193,7 @@ def test_innocent_prices_are_left_as_they_are(medium: Any) -> None:
 
 def test_without_logged_trials_nothing_is_tested_and_nothing_taken_out() -> None:
     panel = foreseen(np.random.default_rng(3), 50, 1.0)
+    assert panel.trial is not None
     for trial in (
         None,
         np.zeros(len(panel.unit)),

@@ -32,6 +32,7 @@ from tariffs.evaluation import true_value as money
 from tariffs.evaluation.prior import summarise_prior
 from tariffs.evaluation.product_lines import BUNDLE, LINES, VOICE
 from tariffs.evaluation.run_data import FinishedRun, open_finished
+from tariffs.optimise.ladder import in_order
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
@@ -150,7 +151,7 @@ def test_the_best_prices_of_a_ladder_are_those_of_trying_them_all(
         worth = {
             choice: sum(r.values[n] for r, n in zip(rungs.values(), choice, strict=True))
             for choice in itertools.product(*options)
-            if money.in_order(
+            if in_order(
                 np.array([r.prices[n] for r, n in zip(rungs.values(), choice, strict=True)]),
                 np.array(volumes),
             )
@@ -204,7 +205,8 @@ def test_turning_the_dial_trades_lift_for_harm_and_publishes_nothing(finished: F
         assert bold.truly.harmed > sure.truly.harmed
     assert len(heard) == 2
     assert sorted(finished.home.store.list("releases/")) == before
-    assert not list((finished.home.folder / "scratch").glob("evidence-*"))
+    home: Any = finished.home
+    assert not list((home.folder / "scratch").glob("evidence-*"))
 
 
 def test_a_dial_beyond_its_scale_is_refused(finished: FinishedRun) -> None:
@@ -333,7 +335,8 @@ def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
         prior["rho"],
         prior["rho_p"],
     )
-    assert (found.rho_used, found.tau**2) == (prior["rho_used"], pytest.approx(prior["tau2"]))
+    assert found.rho_used == prior["rho_used"]
+    assert found.tau**2 == pytest.approx(prior["tau2"])
     assert [(group.name, group.gate) for group in found.groups] == list(
         zip(prior["groups"], prior["gate_choice"], strict=True)
     )

@@ -260,9 +260,10 @@ def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -
     )
 
     def margin(price: np.ndarray) -> np.ndarray:
-        return (price - p["unit_cost"]) * np.minimum(
+        found: np.ndarray = (price - p["unit_cost"]) * np.minimum(
             scale * np.exp(beta * (price / p["reference_price"] - 1)), p["capacity"]
         )
+        return found
 
     full = (p["volume"] > p["capacity"]) & (p["price"] > p["current_price"])
     true = (margin(p["price"]) - margin(p["current_price"]))[full]

@@ -78,12 +78,13 @@ def days(demo: Any) -> Any:
 
 
 def published(demo: Any) -> dict[str, np.ndarray]:
-    return demo.hand.columns(
+    found: dict[str, np.ndarray] = demo.hand.columns(
         """SELECT a.*, v.price AS alone, v.lowest, v.highest, v.current_price,
           v.reason_code AS own_reason
         FROM voice_day AS a JOIN voice AS v USING (cell, hour, day_type)
         ORDER BY cell, day_type, hour"""
     )
+    return found
 
 
 def test_a_published_day_has_no_cliff_that_it_does_not_tell(demo: Any) -> None:

@@ -19,7 +19,7 @@ VOLUMES = (50.0, 150.0, 400.0, 1000.0)
 
 @st.composite
 def ladders(draw: st.DrawFn) -> list[Rung]:
-    rungs = []
+    rungs: list[Rung] = []
     for volume in VOLUMES[: draw(st.integers(1, 4))]:
         steps = np.array(sorted(draw(st.sets(st.integers(-8, 12), min_size=1, max_size=6))))
         values = draw(st.lists(st.integers(-100, 100), min_size=len(steps), max_size=len(steps)))
@@ -67,12 +67,13 @@ def test_order_is_rising_prices_and_falling_prices_per_mb(
 
 
 def ladder_rows(demo: Any) -> dict[str, np.ndarray]:
-    return demo.hand.columns(
+    found: dict[str, np.ndarray] = demo.hand.columns(
         """SELECT a.*, p.ladder, p.volume_mb::DOUBLE AS volume_mb, b.price AS alone, b.current_price
         FROM ladder AS a JOIN bundles AS b USING (segment, location, product)
         JOIN product_catalog AS p USING (product)
         ORDER BY segment, location, ladder, rung"""
     )
+    return found
 
 
 def test_published_ladders_are_in_order_or_say_that_no_order_is_in_reach(demo: Any) -> None:

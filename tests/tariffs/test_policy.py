@@ -53,7 +53,9 @@ def plain(
     return published(job, operator, tmp_path_factory.mktemp("plain"))[1]
 
 
-def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(operator, plain, tmp_path):
+def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(
+    operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     old = with_columns(operator["policy"], tmp_path / "policy.csv", drop=("max_cliff",))
     assert set(pacsv.read_csv(old).column_names) == {
         "kind",
@@ -68,7 +70,7 @@ def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(operator, plain
         assert np.array_equal(table[name].astype(str), values.astype(str)), name
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "min_days": [28, None], "diversion": [0.2, None], "cross_effect": [0.3, None],
     "time_shift": [None, 0.2], "explore_share": [0.05, 0.05],
     "max_segment_ratio": [1.3, None], "max_moved_share": [0.6, 0.6],
@@ -102,7 +104,9 @@ def demanding(
     }  # fmt: skip
 
 
-def test_all_rules_hold_together_in_the_published_table_in_both_forms(demanding, plain, tmp_path):
+def test_all_rules_hold_together_in_the_published_table_in_both_forms(
+    demanding: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     run, table = published(job, demanding, tmp_path / "many")
     assert all(counts["failed"] == 0 for counts in run.counts["models"].values())
     bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
@@ -137,7 +141,9 @@ def test_all_rules_hold_together_in_the_published_table_in_both_forms(demanding,
     shutil.rmtree(tmp_path)
 
 
-def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, tmp_path):
+def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
+    operator: dict[str, Path], tmp_path: Path
+) -> None:
     """Bundles keep today's prices, voice is priced within its limit, and all outputs show it."""
     policy = with_columns(
         operator["policy"],
@@ -151,6 +157,7 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, t
     assert moved[bundle].mean() < 0.01  # today's price of one lies beyond a floor or a ceiling
     assert {"HOLD_PORTFOLIO", "HOLD_CONTROL"} <= set(table["reason_code"][bundle])
     assert 0.45 < moved[~bundle].mean() <= 0.5
+    assert run.release is not None
     told = {row["line"]: row for row in run.release.summaries[LIMITS_TITLE]}
     assert "NOT MET" in told["bundle"]["outcome"]
     assert "cannot keep min_volume: wanted at least 3" in told["bundle"]["outcome"]
@@ -190,7 +197,9 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(operator, t
     ] == "kept"
 
 
-def test_a_table_whose_limits_nobody_could_look_at_is_not_published(operator, tmp_path):
+def test_a_table_whose_limits_nobody_could_look_at_is_not_published(
+    operator: dict[str, Path], tmp_path: Path
+) -> None:
     policy = pacsv.read_csv(
         with_columns(operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None])
     )
@@ -225,7 +234,9 @@ def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
     ("kind", "scope", "told"),
     [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")],
 )
-def test_a_dial_for_nobody_stops_the_run(operator, tmp_path, kind, scope, told):
+def test_a_dial_for_nobody_stops_the_run(
+    operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, told: str
+) -> None:
     """A row whose scope is misspelt would turn nothing, and nobody would notice."""
     lines = operator["policy"].read_text().splitlines()
     (tmp_path / "policy.csv").write_text(
@@ -238,7 +249,9 @@ def test_a_dial_for_nobody_stops_the_run(operator, tmp_path, kind, scope, told):
     assert scope in words
 
 
-def test_a_dial_for_a_segment_and_for_a_region_turns_that_part_alone(operator, plain, tmp_path):
+def test_a_dial_for_a_segment_and_for_a_region_turns_that_part_alone(
+    operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     lines = operator["policy"].read_text().splitlines()
     own = [
         lines[1].replace("*", "YOUTH").replace("0.84", "5"),

@@ -36,7 +36,8 @@ def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
         slab = priced.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
     finally:
         duck.execute("ROLLBACK")
-    return slab.unit(["bundle", "voice"].index(kind))
+    found: Rows = slab.unit(["bundle", "voice"].index(kind))
+    return found
 
 
 def settled(rows: Rows) -> np.ndarray:

@@ -73,7 +73,9 @@ limits = st.fixed_dictionaries(
 
 
 @given(limits)
-def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: dict) -> None:
+def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(
+    drawn: dict[str, float],
+) -> None:
     tick, current = drawn["tick"], round(drawn["current"] * 0.05, 2)
     floor, ceiling = (
         round(drawn["floor"] * tick, 6),
@@ -88,7 +90,7 @@ def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: 
         step=drawn["step"] * current,
         tick=tick,
     )
-    price = chosen(terms, demand_of(drawn["b"], drawn["sd"]), drawn["held"])
+    price = chosen(terms, demand_of(drawn["b"], drawn["sd"]), bool(drawn["held"]))
     assert floor <= price <= ceiling
     if price != current:
         at_limit = not terms.floor[0] <= current <= terms.ceiling[0]
@@ -98,7 +100,7 @@ def test_a_price_is_a_price_point_within_its_limits_or_the_current_price(drawn: 
 
 
 @given(limits)
-def test_no_price_point_in_reach_is_better_for_sure(drawn: dict) -> None:
+def test_no_price_point_in_reach_is_better_for_sure(drawn: dict[str, float]) -> None:
     """Brute force over every point between the limits, on the robust margin."""
     tick, current = drawn["tick"], round(drawn["current"] * drawn["tick"], 6)
     terms = terms_of(
@@ -240,7 +242,9 @@ def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
 
 
 @given(limits, st.sampled_from(["floor", "ceiling"]))
-def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(drawn: dict, side: str) -> None:
+def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(
+    drawn: dict[str, float], side: str
+) -> None:
     """Whatever the elasticity wants besides."""
     current, step = 1.0, drawn["step"] * 0.5
     limit = (

@@ -20,7 +20,8 @@ def table(demo: Any) -> pa.Table:
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    return table[name].to_numpy(zero_copy_only=False)
+    found: np.ndarray = table[name].to_numpy(zero_copy_only=False)
+    return found
 
 
 def test_the_columns_are_those_of_the_contract_in_its_order(table: pa.Table) -> None:

@@ -241,7 +241,8 @@ def test_omega_is_integrated_out_as_on_a_fine_grid_of_it(seed: int) -> None:
     variance = np.full(40, 0.3)
     estimate = rng.normal(-1.5 + rng.normal(0, 0.2, 8)[kind], np.sqrt(variance + 0.16))
     found = hyper.integrate(estimate, variance, design)
-    omegas, level = (np.arange(200) + 0.5) * 0.01, hyper._SecondLevel(estimate, variance, design)
+    omegas = np.array([0.01 * (n + 0.5) for n in range(200)])
+    level = hyper._SecondLevel(estimate, variance, design)
     priors = np.array([kinds.precision(np.array([omega])) for omega in omegas])
     taus = np.linspace(0.02, 1.5, 75)
     each = [level.at(float(tau), priors) for tau in taus]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -237,7 +238,7 @@ def test_cigarette_demand_by_two_stage_least_squares() -> None:
     }
     for instruments, (elasticity, error) in published.items():
         z = np.column_stack([ones, change["income"], *(change[name] for name in instruments)])
-        fit = two_stage_least_squares(change["packs"].to_numpy(), x, z)
+        fit = two_stage_least_squares(np.asarray(change["packs"]), x, z)
         assert fit.beta[1] == pytest.approx(elasticity, abs=5e-4)
         assert np.sqrt(fit.covariance[1, 1]) == pytest.approx(error, abs=5e-3)
 
@@ -252,7 +253,7 @@ def test_cigarette_demand_in_1995() -> None:
         np.log(data["income"] / data["population"] / data["cpi"]),
         (data["taxs"] - data["tax"]) / data["cpi"],
     )
-    cases = [
+    cases: list[tuple[list[Any], list[Any], float, float, float | None]] = [
         ([ones, price], [ones, sales_tax], -1.0836, 0.319, None),
         ([ones, price, income], [ones, income, sales_tax], -1.1434, 0.372, 0.2145),
         (

@@ -98,16 +98,21 @@ def test_each_code_says_what_was_done_to_its_price(drawn: list[Any]) -> None:
             (floor + span)[row],
         )
     sides = {"CAPACITY": "CAPACITY_RAISED", "FLOOR": "FLOOR_RAISED", "REG_FLOOR": "REG_ADJUSTED"}
-    for row in np.flatnonzero((current < floor) & (choice.bound == names[:, 0])):
+    for row in np.flatnonzero((current < floor) & (choice.bound == names[:, 0])).tolist():
         assert told[row] == sides[str(names[row, 0])]
+
+
+LIMIT_NAMES = ("current", "reference", "unit_cost", "tick", "floor", "ceiling", "step", "z")
 
 
 def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
     seen = set()
     for low, high in (("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")):
         for current, best in ((0.5, 0.5), (1.2, 0.5), (1.8, 3.0), (3.0, 0.5), (3.0, 3.0)):
+            limits = (current, 1.0, 0.0, 0.1, 1.0, 2.0, 9.0, 0.0)
+            values = [np.array([value]) for value in limits]
             terms = Terms(
-                *(np.array([v]) for v in (current, 1.0, 0.0, 0.1, 1.0, 2.0, 9.0, 0.0)),
+                **dict(zip(LIMIT_NAMES, values, strict=True)),
                 floor_name=np.array([low], dtype=object),
                 ceiling_name=np.array([high], dtype=object),
             )  # fmt: skip

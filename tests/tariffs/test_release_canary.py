@@ -105,18 +105,11 @@ def test_or_taken_back_in_one_step_and_never_gone_back_to(place: ReleaseSite) ->
 def test_the_rule_takes_both_away(disk: ReleaseSite) -> None:
     begun(disk).kill(RULE)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
-    assert (
-        disk.decisions.charging.version,
-        disk.decisions.charging.rule,
-        disk.decisions.charging.canary,
-    ) == (
-        1,
-        True,
-        None,
-    )
-    assert disk.decisions.charging.after.startswith(
-        "canary-000002-upon-000001-"
-    )  # the step is measured from what charging asked
+    charging = disk.decisions.charging
+    assert charging is not None
+    assert (charging.version, charging.rule, charging.canary) == (1, True, None)
+    # the step is measured from the prices in charging
+    assert charging.after.startswith("canary-000002-upon-000001-")
 
 
 def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseSite) -> None:
@@ -133,9 +126,10 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseS
     with pytest.raises(StateError, match=r"the frozen prices of canary-.* is active already"):
         disk.kill(UNCHANGED)
     disk.kill(RULE)
-    assert disk.decisions.charging.after.startswith(
-        "unchanged-000001-after-canary-"
-    )  # the step is measured from the frozen prices
+    charging = disk.decisions.charging
+    assert charging is not None
+    # the step is measured from the frozen prices
+    assert charging.after.startswith("unchanged-000001-after-canary-")
 
 
 def test_with_a_damaged_base_table_the_kill_switch_goes_further_back(disk: ReleaseSite) -> None:

@@ -25,7 +25,8 @@ SOLD = pa.table(
 
 
 def found(guard: Any, **changes: Any) -> Finding:
-    return guard(replace(USUAL, **changes))
+    found: Finding = guard(replace(USUAL, **changes))
+    return found
 
 
 def moved(key: str, **values: Any) -> pa.Table:

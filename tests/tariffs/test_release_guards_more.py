@@ -35,7 +35,8 @@ USUAL = GuardContext(table(), table(), CATALOGUE, NOW)
 
 
 def found(guard: Any, **changes: Any) -> Finding:
-    return guard(replace(USUAL, **changes))
+    found: Finding = guard(replace(USUAL, **changes))
+    return found
 
 
 def moved(key: str, **values: Any) -> pa.Table:

@@ -410,7 +410,7 @@ def test_what_is_measured_can_be_told_as_json() -> None:
 
 
 def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "current_price": 0.05,
         "champion_price": 0.02,
         "elasticity": -1.5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from tariffs.release.guards.context import Limits
 from tariffs.release.rule import REASON, frozen_table, rule_table, step_to_rule
 
 
-def rows_of(made) -> dict[str, dict]:
+def rows_of(made: pa.Table) -> dict[str, dict[str, Any]]:
     return {row["unit_key"]: row for row in rule_table(made).to_pylist()}
 
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tariffs.synthetic import SIZES, Size
-from tariffs.synthetic.bundles import BUNDLES, LIST_PRICE, NEIGHBOURS, UNIT_COST, bundle_block
+from tariffs.synthetic.bundles import LIST_PRICE, NEIGHBOURS, UNIT_COST, bundle_block
 from tariffs.synthetic.calendar import Stream
 from tariffs.synthetic.scenarios import OFF, SHOCK, Switches, shocks, waiting
-from tariffs.synthetic.sizes import size_of
+from tariffs.synthetic.sizes import BUNDLES, size_of
 from tariffs.synthetic.voice import DAY_TYPES, Demand, VoiceBlock, drawn_table, voice_block
 from tariffs.synthetic.write import generate
 
@@ -36,7 +36,8 @@ def files_of(folder: Path) -> dict[Path, bytes]:
 
 
 def column(table: pa.Table, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return table[name].to_numpy().reshape(shape)
+    found: np.ndarray = table[name].to_numpy().reshape(shape)
+    return found
 
 
 def voice(switches: Switches) -> VoiceBlock:
@@ -151,9 +152,10 @@ def test_the_ladders_best_prices_earn_more_than_each_products_own_best() -> None
 
     def earned(price: np.ndarray) -> np.ndarray:
         x = price / LIST_PRICE - 1
-        return ((price - UNIT_COST) * np.exp(level + beta * x + 0.3 * (x @ NEIGHBOURS))).sum(
-            axis=-1
-        )
+        found: np.ndarray = (
+            (price - UNIT_COST) * np.exp(level + beta * x + 0.3 * (x @ NEIGHBOURS))
+        ).sum(axis=-1)
+        return found
 
     own = np.clip(column(truth, "best_price", shape), 0.6 * LIST_PRICE, 1.6 * LIST_PRICE)
     best = column(truth, "ladder_price", shape)

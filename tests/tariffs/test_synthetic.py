@@ -18,7 +18,7 @@ from tariffs.contracts import RENAMED_PRODUCTS
 from tariffs.demand.panel import plausible
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import LIST_PRICE, bundle_block, location_table
-from tariffs.synthetic.corruption import KINDS, UNIT_KINDS, corrupt
+from tariffs.synthetic.corruption import KINDS, UNIT_KINDS, Kind, UnitKind, corrupt
 from tariffs.synthetic.corruption_voice import corrupt_locations, corrupt_voice, usage_keys
 from tariffs.synthetic.sizes import FORMER_NAMES, size_of
 from tariffs.synthetic.voice import voice_block
@@ -229,7 +229,8 @@ def test_the_estimator_sets_aside_every_spike_and_nothing_else(block: int) -> No
 
 
 def test_every_kind_has_a_policy() -> None:
-    assert {kind.policy for kind in (*KINDS, *UNIT_KINDS)} == {
+    kinds: list[Kind | UnitKind] = [*KINDS, *UNIT_KINDS]
+    assert {kind.policy for kind in kinds} == {
         "REJECT",
         "REPAIR",
         "DEDUPE",
@@ -237,7 +238,7 @@ def test_every_kind_has_a_policy() -> None:
         "SET_ASIDE",
         "KEEP",
     }
-    assert len({kind.name for kind in (*KINDS, *UNIT_KINDS)}) == len(KINDS) + len(UNIT_KINDS)
+    assert len({kind.name for kind in kinds}) == len(kinds)
 
 
 def test_the_contract_knows_the_former_names_that_the_dirt_uses() -> None:

@@ -19,18 +19,23 @@ TRUTH = "SELECT t.* FROM '{}' AS t ORDER BY {}"
 
 
 def truth(priced: Any, name: str, key: str) -> dict[str, np.ndarray]:
-    return priced.hand.columns(TRUTH.format(priced.hand.truth / f"{name}.parquet", key))
+    found: dict[str, np.ndarray] = priced.hand.columns(
+        TRUTH.format(priced.hand.truth / f"{name}.parquet", key)
+    )
+    return found
 
 
 def beta_sd(prices: dict[str, np.ndarray]) -> np.ndarray:
-    return prices["se"] * prices["reference_price"] / prices["current_price"]
+    found: np.ndarray = prices["se"] * prices["reference_price"] / prices["current_price"]
+    return found
 
 
 def own(prices: dict[str, np.ndarray]) -> np.ndarray:
     """Units whose own estimate was used: where it fell back, the standard error is the prior's."""
-    return np.isclose(
+    found: np.ndarray = np.isclose(
         prices["beta"], prices["elasticity"] * prices["reference_price"] / prices["current_price"]
     )
+    return found
 
 
 def rmse(error: np.ndarray) -> float:
@@ -107,11 +112,12 @@ def true_lift(priced: Any, price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = slab["active_subs"][slab.offsets[1:] - 1] * np.exp(true["level"])
 
     def margin(at: np.ndarray) -> np.ndarray:
-        return (
+        found: np.ndarray = (
             scale
             * np.exp(true["beta"] * (at / prices["reference_price"] - 1))
             * (at - prices["unit_cost"])
         )
+        return found
 
     return margin(prices["current_price"]), margin(price)
 

@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,10 @@ from tariffs.release.tables import (
     tariff,
 )
 
-LAST_APPROVED, RULE, UNCHANGED = "last-approved", "rule", "unchanged"
+KillTarget = Literal["last-approved", "rule", "unchanged"]
+LAST_APPROVED: Final = "last-approved"
+RULE: Final = "rule"
+UNCHANGED: Final = "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +295,7 @@ def withdraw(version: int, attribution: Attribution, store: Store, log_writer: P
 
 
 def kill(
-    to: Literal["last-approved", "rule", "unchanged"],
+    to: KillTarget,
     attribution: Attribution,
     store: Store,
     log_writer: PutIfAbsent,
@@ -336,7 +339,7 @@ def kill(
     return Done(done.entry, done.decisions, tuple(passed_over))
 
 
-def preview_kill(to: Literal["last-approved", "rule", "unchanged"], store: Store) -> Preview:
+def preview_kill(to: KillTarget, store: Store) -> Preview:
     """Return the effect of the kill switch on prices; nothing is written."""
     decisions = repository.read_log(store)
     charging = _active_table(decisions)
