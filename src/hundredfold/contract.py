@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from .annotations import bare, without_metadata
 from .errors import JobError
+from .sql_types import sql_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,29 +392,6 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield without_metadata(annotation)
     for argument in arguments:
         yield from _parts(argument)
-
-
-SQL_TYPES: dict[pa.DataType, str] = {
-    pa.string(): "VARCHAR",
-    pa.int64(): "BIGINT",
-    pa.float64(): "DOUBLE",
-    pa.bool_(): "BOOLEAN",
-    pa.binary(): "BLOB",
-    pa.date32(): "DATE",
-    pa.timestamp("us"): "TIMESTAMP",
-    pa.time64("us"): "TIME",
-}
-
-
-def sql_type(arrow: pa.DataType) -> str:
-    """Return the SQL type of an Arrow type that a contract can have."""
-    if arrow in SQL_TYPES:
-        return SQL_TYPES[arrow]
-    if pa.types.is_decimal(arrow):
-        return f"DECIMAL({arrow.precision}, {arrow.scale})"
-    if pa.types.is_list(arrow):
-        return f"{sql_type(arrow.value_type)}[]"
-    return f"MAP({sql_type(arrow.key_type)}, {sql_type(arrow.item_type)})"
 
 
 def accepts(wanted: pa.DataType, found: pa.DataType) -> bool:

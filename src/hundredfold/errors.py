@@ -30,23 +30,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-COMMAND = re.compile(
-    r"hundredfold (?:cancel|failures|publish|replay|resume|retry|rollback|status)\b"
-    r"(?:(?!   | --backend | --home ).)*(?=   |$)"
-)
+# commands that accept the options of a backend; `demo` accepts only --home
+BACKEND_COMMANDS = (
+    "cancel", "failures", "publish", "replay", "resume", "retry", "rollback", "run", "status",
+)  # fmt: skip
+HOME_COMMANDS = (*BACKEND_COMMANDS, "demo")
 NEW_CODE = "--accept-new-code"
 TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an unexpected exception
 MAX_PROBLEMS_SHOWN = 5  # the others are counted
 
 
-def add_options(hint: str, options: Sequence[str]) -> str:
-    """Return a hint with options, such as --backend aws, added to each of its commands.
+def add_options(
+    hint: str,
+    options: Sequence[str],
+    program: str = "hundredfold",
+    commands: Sequence[str] | None = None,
+) -> str:
+    """Return a hint with options, such as --backend aws, added to each of a program's commands.
 
-    A command extends to three blanks or to the end of the hint.
+    A command extends to three blanks or to the end of the hint. One that has the options stays.
+
+    commands  those that accept the options; for hundredfold, they are known
     """
     if not options:
         return hint
-    return COMMAND.sub(lambda found: f"{found[0]} {shlex.join(options)}", hint)
+    if commands is None:
+        commands = HOME_COMMANDS if options[0] == "--home" else BACKEND_COMMANDS
+    if not commands:
+        return hint
+    command = re.compile(
+        rf"\b{re.escape(program)} (?:{'|'.join(map(re.escape, commands))})(?=\s|$)"
+        r"(?:(?!   | --backend\b| --home\b).)*(?=   |$)"
+    )
+    return command.sub(lambda found: f"{found[0]} {shlex.join(options)}", hint)
 
 
 def error_text(error: BaseException) -> str:

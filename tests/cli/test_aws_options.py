@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from hundredfold.cli.main import app
 from hundredfold.errors import add_options
 from support.cli import RunCli
 from support.waits import HANG_S
@@ -118,6 +121,45 @@ def test_commands_in_a_hint_get_the_options_of_the_target() -> None:
     assert "retry one --accept-new-code --home there" in add_options(hint, ["--home", "there"])
     given = "hundredfold status one --backend aws --stack s"
     assert add_options(given, ["--backend", "aws", "--stack", "s"]) == given
+
+
+@pytest.mark.parametrize("options", [["--home", "x"], ["--backend", "aws"]])
+def test_every_command_that_has_the_option_gets_it_in_hints(options: list[str]) -> None:
+    for name, command in app.commands.items():
+        text = f"start: hundredfold {name} x   or another"
+        changed = add_options(text, options)
+        accepts = any(options[0] in parameter.opts for parameter in command.params)
+        own_stack = name == "doctor"  # its hints name the stack themselves
+        wanted = f" x {' '.join(options)}   or" if accepts and not own_stack else " x   or"
+        assert wanted in changed, name
+        assert add_options(changed, options) == changed
+
+
+def test_prose_that_names_a_command_is_left_as_it_is() -> None:
+    for hint in ("run it with `hundredfold run`, or alone", "a hundredfold running job", ""):
+        assert add_options(hint, ["--home", "x"]) == hint
+
+
+def test_hints_of_an_application_get_the_home_in_its_own_commands(tmp_path: Path) -> None:
+    home = tmp_path / "a home"
+    pq.write_table(pa.table({"k": [1]}), tmp_path / "rows.parquet")
+    (tmp_path / "job.py").write_text(
+        "from hundredfold import Job, Model, Source\n"
+        "def one(rows):\n    return {'n': 1}\n"
+        "job = Job('tariffs', [Source('sales', path='rows.parquet')], [Model('m', ('k',), one)])\n"
+    )
+    for program, *arguments in (
+        ["hundredfold", "run", "job.py:job", "--workers", "1"],
+        ["tariffs.cli", "kill", "--to", "rule", "--reason", "x"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", program, *arguments, "--home", str(home)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert f"hint: tariffs status --home '{home}'" in done.stderr
 
 
 def test_sql_that_athena_lacks_is_refused_before_a_request(run_cli: RunCli, project: Path) -> None:

@@ -25,6 +25,7 @@ from hundredfold.local.home import FORMAT, Home
 from hundredfold.pipeline.releases import current_version
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_states import Event
+from hundredfold.runs.summary import summarize
 from support.waits import HANG_S
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
@@ -194,6 +195,10 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path: Path
         "held",
         version,
     )
+    assert summarize(open_run("older", home=tmp_path))["newer_release"] == version
+    command = [sys.executable, "-m", "hundredfold", "status", "older", "--home", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"hundredfold publish older --replace-newer --home {tmp_path}\n" in shown
     assert version is not None
     done = hundredfold.publish("older", home=tmp_path, job=JOB, replace_newer=True)
     assert done.release is not None

@@ -595,16 +595,20 @@ def _commands_for_failures(facts: RunSummary, target: Target) -> Iterator[tuple[
 
 def _commands_to_publish(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
     """Yield the command that publishes a held run."""
-    run, not_ok = facts["run"], _units_not_ok(facts)
-    if "made by a newer run" in facts["reason"]:
-        command = _command(target, "publish", run, "--replace-newer")
-        yield command, "replaces the newer run's release anyway"
+    run, not_ok, newer = facts["run"], _units_not_ok(facts), facts["newer_release"]
+    some_ok = any(counts.get("ok") for counts in facts["models"].values())
+    options = [
+        *(["--max-failed", str(not_ok)] if not_ok else []),
+        *(["--replace-newer"] if newer else []),
+    ]
+    if newer and some_ok:
+        effect = f"replaces release {newer}, which a newer run made"
+        yield _command(target, "publish", run, *options), effect
     elif not not_ok:
-        command = _command(target, "resume", run)
-        yield command, "publishes, once the query or the contract of the release is fixed"
-    elif any(counts.get("ok") for counts in facts["models"].values()):
-        command = _command(target, "publish", run, "--max-failed", str(not_ok))
-        yield command, "publishes without them"
+        effect = "publishes, once the query or the contract of the release is fixed"
+        yield _command(target, "resume", run), effect
+    elif some_ok:
+        yield _command(target, "publish", run, *options), "publishes without them"
 
 
 def _units_not_ok(facts: RunSummary) -> int:

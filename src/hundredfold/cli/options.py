@@ -10,7 +10,7 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -194,10 +194,24 @@ def target_options(command: Any) -> Any:
         try:
             return command(target=target, **options)
         except HundredfoldError as error:
-            error.hint = add_options(error.hint or "", target.cli_options) or None
+            error.hint = _with_options(error.hint or "", target.cli_options) or None
             raise
 
     return home_option(backend_option(stack_option(wrapper)))
+
+
+def _with_options(hint: str, options: Sequence[str]) -> str:
+    """Return a hint with options added to the commands of this engine and of the program itself."""
+    hint = add_options(hint, options)
+    program = click.get_current_context().find_root()
+    if not options or not isinstance(program.command, click.Group):
+        return hint
+    accepting = [
+        name
+        for name, each in program.command.commands.items()
+        if any(options[0] in parameter.opts for parameter in each.params)
+    ]
+    return add_options(hint, options, program.info_name or "", accepting)
 
 
 def pool_options(command: Any) -> Any:

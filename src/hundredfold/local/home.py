@@ -56,8 +56,8 @@ class Home:
         elif not _is_home(self.folder):
             raise HomeError(
                 f"there is no run in {self.folder}",
-                hint="name the folder with --home, or start a run first: hundredfold run, or "
-                "hundredfold demo",
+                hint="name the folder with --home, or start a run first: "
+                "hundredfold run MODULE:JOB   or hundredfold demo",
             )
         self._check_format()
         self.store = FileStore(self.folder, made=True)

@@ -310,6 +310,6 @@ def newest_run(home: RunHome) -> Record:
     if not runs:
         raise UsageError(
             f"there is no run in {home.words}",
-            hint="hundredfold run MODULE:JOB, or hundredfold demo",
+            hint="hundredfold run MODULE:JOB   or hundredfold demo",
         )
     return runs[0]

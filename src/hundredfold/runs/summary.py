@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from ..data.manifest import UnitList, key_text
 from ..data.numpy_columns import to_python_rows
+from ..errors import DamagedFile, NoSuchRun
 from ..pipeline import releases
 from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
@@ -61,6 +62,7 @@ class RunSummary(TypedDict):
     recomputed: list[str]
     units_recomputed: int
     release: ReleaseSummary | None
+    newer_release: int | None  # which prevents that this held run is published
     folder: str | None
     active: bool
 
@@ -87,6 +89,7 @@ def summarize(run: Run) -> RunSummary:
         "recomputed": record.counts.get("recomputed", []),
         "units_recomputed": record.counts.get("units_recomputed", 0),
         "release": _release_summary(run),
+        "newer_release": newer_release(run) if record.state is State.HELD else None,
         "folder": run.location if there else None,
         "active": active,
     }
@@ -150,6 +153,23 @@ def state_shown(record: Record, active: bool) -> str:
     return (
         STOPPED if record.state in (State.NEW, State.RUNNING) and not active else record.state.value
     )
+
+
+def newer_release(run: Run) -> int | None:
+    """Return the version of the current release if a run created after this one made it.
+
+    None if the run may replace it: its release was asked for with `replace_newer`.
+    """
+    record, home = run.record, run.home
+    try:
+        version = releases.current_version(record.job, home.store)
+        if version is None or record.options.get("replace_newer"):
+            return None
+        other = releases.read_release(record.job, version, home.store).run
+        newer = other != record.id and home.ledger.read(other).created > record.created
+    except (DamagedFile, NoSuchRun):
+        return None
+    return version if newer else None
 
 
 def _release_summary(run: Run) -> ReleaseSummary | None:

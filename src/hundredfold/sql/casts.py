@@ -5,11 +5,10 @@ A value that a cast would change, such as 1.5 in a column of integers, is not a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from ..contract import Column, literal
+from ..sql_types import NUMBER_TYPES, sql_type
 
 DESCRIPTIONS = {
     "DOUBLE": "a number",
@@ -26,33 +25,6 @@ BLANKS = r"[ \t\r\n]*"
 EXPONENT = r"([0-9]{1,15}|[0-9][.][0-9]{0,14})[eE][+-]?[0-9]{1,2}"
 WHOLE_NUMBER = rf"{BLANKS}[+-]?([0-9]+([.]0*)?|{EXPONENT}){BLANKS}"
 CLOCK_TIME = r"([01]?[0-9]|2[0-3]):[0-5]?[0-9](:[0-5]?[0-9]([.][0-9]{1,6}0*)?)?"
-NUMBER_SQL_TYPES = {
-    "int8": "TINYINT",
-    "int16": "SMALLINT",
-    "int32": "INTEGER",
-    "int64": "BIGINT",
-    "uint8": "UTINYINT",
-    "uint16": "USMALLINT",
-    "uint32": "UINTEGER",
-    "uint64": "UBIGINT",
-    "float": "FLOAT",
-    "double": "DOUBLE",
-}
-# the types of values in lists and maps
-NESTED_SQL_TYPES = NUMBER_SQL_TYPES | {
-    "bool": "BOOLEAN",
-    "string": "VARCHAR",
-    "binary": "BLOB",
-    "date32[day]": "DATE",
-    "timestamp[s]": "TIMESTAMP_S",
-    "timestamp[ms]": "TIMESTAMP_MS",
-    "timestamp[us]": "TIMESTAMP",
-    "timestamp[ns]": "TIMESTAMP_NS",
-    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
-    "timestamp[ns, tz=UTC]": "TIMESTAMPTZ_NS",
-    "time64[us]": "TIME",
-    "time64[ns]": "TIME_NS",
-}
 # a fraction that is cut off, or a 24:00 that belongs to the next day
 FINER_TIME = r"[.]\d{6}\d*[1-9]|[T ]24:"
 JSON_TEXT = r'"([^"\\]|\\.)*"'
@@ -285,23 +257,19 @@ def _out_of_range(column: Column, value: str) -> str:
     return "FALSE"
 
 
-def _sql_type_of(kind: pa.DataType, known: Mapping[str, str] = NUMBER_SQL_TYPES) -> str:
-    """Return the SQL type of an Arrow type of numbers, or of lists and maps of them; "" for all
-    others.
+def _sql_type_of(kind: pa.DataType) -> str:
+    """Return the SQL type of an Arrow type of numbers, or of lists and maps without structs; "" for
+    all others.
     """
     t = pa.types
-    if t.is_list(kind) or t.is_large_list(kind):
-        inner = _sql_type_of(kind.value_type, NESTED_SQL_TYPES)
-        return f"{inner}[]" if inner else ""
-    if t.is_map(kind):
-        key, item = (
-            _sql_type_of(kind.key_type, NESTED_SQL_TYPES),
-            _sql_type_of(kind.item_type, NESTED_SQL_TYPES),
-        )
-        return f"MAP({key}, {item})" if key and item else ""
-    if t.is_decimal(kind):
-        return f"DECIMAL({kind.precision}, {kind.scale})"
-    return known.get(str(kind), "")
+    if t.is_decimal(kind) or str(kind) in NUMBER_TYPES:
+        return sql_type(kind)
+    nested = t.is_list(kind) or t.is_large_list(kind) or t.is_map(kind)
+    try:
+        found = sql_type(kind) if nested else ""
+    except KeyError:
+        return ""
+    return "" if "STRUCT(" in found else found
 
 
 def _unless_same_text(cast: str, text: str, bad: str) -> str:

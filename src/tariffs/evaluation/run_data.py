@@ -151,7 +151,7 @@ def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finis
             f"run {record.id} is of the job {record.job}, wanted one of tariffs"
             if record
             else f"there is no run of tariffs in {home.words}",
-            hint="make one: hundredfold demo, or hundredfold run tariffs.job:job",
+            hint="make one: hundredfold demo   or hundredfold run tariffs.job:job",
         )
     run = hundredfold.Run(home, record.id)
     if run.release is None:

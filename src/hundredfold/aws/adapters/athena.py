@@ -38,10 +38,10 @@ from ...sql.athena import tables_in, to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_HINT
+from ...sql_types import sql_type
 from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
 from .glue_types import (
     duckdb_schema,
-    duckdb_type,
     glue_type,
     has_sub_millisecond,
     may_have_sub_millisecond,
@@ -766,9 +766,9 @@ def _convert_sql(name: str, kind: pa.DataType) -> str:
     if pa.types.is_binary(kind):
         return f"unhex({name})"
     return (
-        f"CAST(CAST({name} AS JSON) AS {duckdb_type(kind)})"
+        f"CAST(CAST({name} AS JSON) AS {sql_type(kind)})"
         if pa.types.is_nested(kind)
-        else f"CAST({name} AS {duckdb_type(kind)})"
+        else f"CAST({name} AS {sql_type(kind)})"
     )
 
 

@@ -46,32 +46,6 @@ ARROW_TYPES = {
     "date": pa.date32(),
     "timestamp": pa.timestamp("us"),
 }
-DUCKDB_TYPES = {
-    "double": "DOUBLE",
-    "float": "FLOAT",
-    "bool": "BOOLEAN",
-    "date32[day]": "DATE",
-    "string": "VARCHAR",
-    "large_string": "VARCHAR",
-    "binary": "BLOB",
-    "large_binary": "BLOB",
-    "time64[us]": "TIME",
-    "null": "INTEGER",
-    "int8": "TINYINT",
-    "int16": "SMALLINT",
-    "int32": "INTEGER",
-    "int64": "BIGINT",
-    "uint8": "UTINYINT",
-    "uint16": "USMALLINT",
-    "uint32": "UINTEGER",
-    "uint64": "UBIGINT",
-}
-TIMESTAMP_TYPES = {
-    "ns": "TIMESTAMP_NS",
-    "us": "TIMESTAMP",
-    "ms": "TIMESTAMP_MS",
-    "s": "TIMESTAMP_S",
-}
 
 
 def glue_type(kind: pa.DataType) -> str:
@@ -102,23 +76,6 @@ def arrow_type(hive: str) -> pa.DataType:
     if hive.startswith("array<") and hive.endswith(">"):
         return pa.list_(arrow_type(hive[6:-1]))
     return ARROW_TYPES["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
-
-
-def duckdb_type(kind: pa.DataType) -> str:
-    """Return the type of an Arrow type in DuckDB's SQL; KeyError if there is none."""
-    t = pa.types
-    if t.is_decimal(kind):
-        return f"DECIMAL({kind.precision},{kind.scale})"
-    if t.is_timestamp(kind):
-        return "TIMESTAMPTZ" if kind.tz else TIMESTAMP_TYPES[kind.unit]
-    if t.is_list(kind) or t.is_large_list(kind):
-        return f"{duckdb_type(kind.value_type)}[]"
-    if t.is_map(kind):
-        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
-    if t.is_struct(kind):
-        fields = (f'"{field.name}" {duckdb_type(field.type)}' for field in kind)
-        return f"STRUCT({', '.join(fields)})"
-    return DUCKDB_TYPES[str(kind)]
 
 
 def duckdb_schema(file: pq.ParquetFile) -> pa.Schema:

@@ -24,9 +24,9 @@ from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
 from ...pipeline.units import no_rows_error
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
+from ...sql_types import sql_type
 from ..adapters.athena import AthenaWarehouse
 from ..adapters.glue_table import PATH_COLUMN
-from ..adapters.glue_types import duckdb_type
 from ..adapters.s3_store import S3Store
 
 BATCH_COLUMN = "__batch"  # the column by which Athena buckets
@@ -243,7 +243,7 @@ def _any_value_sql(kind: pa.DataType) -> str:
         if t.is_string(kind) or t.is_binary(kind)
         else "0"
     )
-    return f"CAST('{text}' AS {duckdb_type(kind)})"
+    return f"CAST('{text}' AS {sql_type(kind)})"
 
 
 def _inspect_batches(
