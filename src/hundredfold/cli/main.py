@@ -586,7 +586,7 @@ def _commands_to_continue(facts: RunSummary, target: Target) -> Iterator[tuple[s
 def _commands_for_failures(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
     run, not_ok = facts["run"], _units_not_ok(facts)
     if not_ok:
-        yield _command(target, "failures", run), f"shows why {not_ok:,} units failed"
+        yield _command(target, "failures", run), f"shows why {not_ok:,} unit{'s' if not_ok > 1 else ''} failed"
         yield (
             _command(target, "retry", run, NEW_CODE),
             f"retries them, once the function is {_when_fixed(target)}",
