@@ -60,6 +60,9 @@ SMOKE = (
     "tests/pipeline/test_numbering_and_order.py",
     "tests/pipeline/test_what_a_function_returns.py",
     "tests/notebooks",
+    "tests/faults/test_port_failures.py",
+    "tests/faults/test_stops.py",
+    "tests/tariffs/test_release_measure.py",
     "tests/tariffs/test_synthetic.py",
 )
 # uv trusts its own list otherwise, and not a company's certificate; older uv know the second name

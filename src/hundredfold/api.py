@@ -34,6 +34,7 @@ def run(
     workers: int | None = None,
     memory: str | int | None = None,
     batches: int | None = None,
+    warehouse: str | None = None,
     wait: bool = True,
     as_of: dt.date | str | None = None,
     run_id: str | None = None,
@@ -54,6 +55,8 @@ def run(
     memory       local: "2GB", for the warehouse, the driver and the workers together
                  (default: 0.7 of the machine's)
     batches      aws: approximate number of batches per model
+    warehouse    aws: "duckdb" (one function runs the queries), "athena", or "auto" (the default):
+                 by the size of the sources
     wait         aws: False starts the run and returns
     as_of        the time that counts as now, for the checks and the release (default: now)
     max_rejected, max_failed   limits for this run instead of the declared ones
@@ -67,6 +70,7 @@ def run(
         workers=workers,
         memory=memory,
         batches=batches,
+        warehouse=warehouse,
         wait=wait,
         as_of=as_of,
         run_id=run_id,

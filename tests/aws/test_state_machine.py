@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.functions.handlers import MAX_POLL_S, MIN_POLL_S, PollState
+from hundredfold.aws.functions.stage_execution import MAX_POLL_S, MIN_POLL_S, PollState
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.pipeline.stages import stages
 from tariffs.job import job as tariffs

@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 
 from hundredfold import Job, Model
 from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPending, QueryReply
+from hundredfold.aws.adapters.s3_duckdb import S3DuckWarehouse
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.adapters.session import StackResources
 from hundredfold.aws.functions.prepare import prepare
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
+from hundredfold.pipeline.prepare import prepare as prepare_with_duckdb
 from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, describe_run, publish
 from hundredfold.pipeline.releases import Release
 from hundredfold.pipeline.validate import validate
@@ -64,6 +66,11 @@ class AwsRunner:
             {name: self.upload(layout.run, name, location) for name, location in locations.items()},
             layout,
         )
+
+    def start_small(self, job: Job, **locations: Any) -> SmallRun:
+        """Return a new run of a job whose queries one function runs."""
+        begun = self.start(job, **locations)
+        return SmallRun(cast(Any, self), job, begun.locations, begun.layout)
 
     def upload(self, run: str, source: str, location: Any) -> str:
         """Return the address of a source's rows, uploaded unchanged."""
@@ -241,6 +248,37 @@ class AwsRun(InProcessRun):
                 model.name,
                 f"SELECT * FROM {warehouse.read_parquet(self.layout.results(model.name))}",
             )
+
+
+class SmallRun(AwsRun):
+    """One run on AWS whose queries one function runs, executed step by step."""
+
+    def prepare(
+        self, model: str, *, parts: int = 0, batch_bytes: int = 2**26, **_: Any
+    ) -> Manifest:
+        declared = self.job.model(model)
+
+        def split(warehouse: Any) -> Manifest:
+            self._expose_results(warehouse, declared)
+            return prepare_with_duckdb(
+                declared,
+                self.job,
+                self.layout,
+                warehouse,
+                warehouse.objects,
+                workers=1,
+                batch_bytes=batch_bytes,
+                batches=12 * parts or 1,
+            )
+
+        return self._execute(split, attempt=self.attempt)
+
+    def _execute(self, step: Callable[[Any], T], *, attempt: int = 1) -> T:  # noqa: ARG002
+        scratch = self.runner.folder / "scratch"
+        with S3DuckWarehouse(
+            self.runner.store, self.layout, scratch, memory=2**28, threads=2
+        ) as warehouse:
+            return step(warehouse)
 
 
 def _stack(emulator: Emulator) -> StackResources:

@@ -14,6 +14,7 @@ from tariffs.synthetic import bundles, voice
 from tariffs.synthetic.bundles import LIST_PRICE, PRODUCTS
 from tariffs.synthetic.sizes import VOICE_TARIFF
 
+DAY, WEEK = np.timedelta64(1, "D"), np.timedelta64(7, "D")
 LIST_OF = dict(zip(PRODUCTS.tolist(), LIST_PRICE.tolist(), strict=True))
 
 
@@ -73,7 +74,7 @@ def bundles_after(
     units = rng.poisson(rng.gamma(mu / (bundles.DISPERSION - 1), bundles.DISPERSION - 1))
     was, comes = (base * np.exp(beta * (p / full - 1)) * (p - unit_cost) for p in (now, then))
     spread = np.repeat(np.arange(len(keys)), weeks)
-    week = np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys)) + 0
+    week = np.datetime64("2026-06-28") + WEEK * np.tile(np.arange(1, weeks + 1), len(keys))
     sales = {
         "row_id": 900_000_000 + np.arange(len(spread)),
         **{
@@ -86,7 +87,7 @@ def bundles_after(
         "units": units.ravel(),
         "active_subs": subs[spread].astype(np.int64),
         "explore_eps": np.zeros(len(spread)),
-        "loaded_at": (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h"),
+        "loaded_at": (week + 2 * DAY).astype("datetime64[us]") + np.timedelta64(6, "h"),
     }
     return After(pa.table(sales), float(comes[treated].sum() / was[treated].sum() - 1))
 
@@ -116,9 +117,9 @@ def voice_after(
     ] * np.exp(rng.normal(0, 0.1, weeks))
     minutes = rng.poisson(rng.gamma(mu / (voice.DISPERSION - 1), voice.DISPERSION - 1))
     spread = np.repeat(np.arange(len(keys)), weeks)
-    week = (np.datetime64("2026-06-28") + 7 * np.tile(np.arange(1, weeks + 1), len(keys))).astype(
-        "datetime64[D]"
-    )
+    week = (
+        np.datetime64("2026-06-28") + WEEK * np.tile(np.arange(1, weeks + 1), len(keys))
+    ).astype("datetime64[D]")
     columns = {
         name: np.array([k[n] for k in keys])[spread]
         for n, name in enumerate(("cell", "hour", "day_type"))
@@ -133,7 +134,7 @@ def voice_after(
     columns |= {"attempts": uncounted, "blocked": uncounted}
     columns |= {
         "active_subs": subs[spread].astype(np.int64),
-        "loaded_at": (week + 2).astype("datetime64[us]") + np.timedelta64(6, "h"),
+        "loaded_at": (week + 2 * DAY).astype("datetime64[us]") + np.timedelta64(6, "h"),
     }
     return pa.table(columns)
 

@@ -28,7 +28,7 @@ from filelock import FileLock
 import hundredfold
 from hundredfold import Run
 from hundredfold.aws.deploy.node import NodeError, find_node
-from hundredfold.aws.functions import handlers
+from hundredfold.aws.functions import handlers, stage_execution
 from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
@@ -150,7 +150,7 @@ class Stack:
         """The home as the API opens it; valid only while this process reaches the account."""
         return StackHome(self.name)
 
-    def run(self, tasks: Tasks, name: str, **how: Any) -> Run:
+    def run(self, tasks: Tasks, name: str, warehouse: str = "athena", **how: Any) -> Run:
         """Run the job `trouble`; raises as `hundredfold.run` does."""
         return hundredfold.run(
             TROUBLE,
@@ -159,6 +159,7 @@ class Stack:
             stack=self.name,
             run_id=name,
             as_of=AS_OF,
+            warehouse=warehouse,
             **how,
         )
 
@@ -236,7 +237,8 @@ class Stack:
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            patch.setattr(handlers, "SCRATCH_FOLDER", folder)
+            for module in (handlers, stage_execution):
+                patch.setattr(module, "SCRATCH_FOLDER", folder)
             try:
                 yield
             finally:

@@ -157,7 +157,7 @@ def sold(
         50 * np.exp(rng.normal(0, season, weeks))[None, :] * np.where(control, 1.0, factor)[:, None]
     )
     quantity = rng.poisson(mu).astype(float)
-    days = np.datetime64("2026-07-05") + 7 * np.arange(weeks)
+    days = np.datetime64("2026-07-05") + np.timedelta64(7, "D") * np.arange(weeks)
     return made, Panel(
         days, quantity, np.full(quantity.shape, 2.0), np.full(quantity.shape, 100.0), 0, 0
     )

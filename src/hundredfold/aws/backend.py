@@ -61,6 +61,7 @@ from .adapters.sources import check_location, refuse_csv
 from .home import RUNNING, StackHome, find_stack_name
 from .progress import ProgressReader
 from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
+from .warehouse_choice import AUTO, DUCKDB, WAREHOUSES
 
 RECORD_POLL_S = 1.5  # seconds between reads of the record
 PROGRESS_POLL_S = 4.0  # seconds between reads of the progress
@@ -112,7 +113,9 @@ class AwsBackend:
                 hint="for example run('my_job.job:job', backend='aws')",
             )
         declared = load_job(job)
-        check_translates(declared)
+        warehouse = _warehouse_of(arguments)
+        if warehouse != DUCKDB:
+            check_translates(declared)
         check_declared(declared)
         home = self.open_home(declared.name)
         run = (
@@ -127,6 +130,7 @@ class AwsBackend:
             "max_rejected": dict(arguments.max_rejected),
             "max_failed": arguments.max_failed,
             "batches": arguments.batches,
+            "warehouse": warehouse,
             "stack": home.stack,
         }
         home.ledger.create(new_record(run, declared, job, locations, options, home.resources.code))
@@ -254,6 +258,17 @@ def _refuse_local(arguments: RunArguments) -> None:
             f"{' and '.join(given)} are for --backend local",
             hint="on AWS they are set when deploying: hundredfold deploy --help",
         )
+
+
+def _warehouse_of(arguments: RunArguments) -> str:
+    """Return the warehouse that a call asks for. Raises: UsageError for an unknown one."""
+    wanted = arguments.warehouse or AUTO
+    if wanted not in WAREHOUSES:
+        raise UsageError(
+            f"warehouse is {wanted!r}, expected {' or '.join(WAREHOUSES)}",
+            hint="leave it out: auto chooses by the size of the sources",
+        )
+    return wanted
 
 
 def _refuse_job(job: Job | None) -> None:

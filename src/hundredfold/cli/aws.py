@@ -27,6 +27,12 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 # fields of aws.stack.settings.Settings: metavar, type, default (None without one) and help
 SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     "memory": ("MB", int, "1769", "Memory of a worker; 1769 MB come with one vCPU."),
+    "step_memory": (
+        "MB",
+        int,
+        "3008",
+        "Memory of the function that runs the queries of small sources.",
+    ),
     "timeout": ("SECONDS", int, "300", "Time limit of one invocation of a worker."),
     "batch_size": ("N", int, "1", "Messages per invocation of a worker."),
     "concurrency": ("N", int, "100", "Maximum number of concurrent workers."),

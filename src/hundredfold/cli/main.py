@@ -85,6 +85,12 @@ def app(context: click.Context) -> None:
     metavar="N",
     help="On AWS: approximate number of batches per model, instead of the cheapest number.",
 )
+@click.option(
+    "--warehouse",
+    type=click.Choice(["auto", "duckdb", "athena"]),
+    show_default="auto: by the size of the sources",
+    help="On AWS: where queries run: in Athena, or at once in one function (duckdb).",
+)
 @click.option("--detach", is_flag=True, help="On AWS: start the run and return.")
 @json_option
 def run(
@@ -94,6 +100,7 @@ def run(
     max_rejected: Sequence[str],
     max_failed: str | None,
     batches: int | None,
+    warehouse: str | None,
     detach: bool,
     as_json: bool,
     **options: Any,
@@ -105,6 +112,7 @@ def run(
 
     arguments = RunArguments(
         batches=batches,
+        warehouse=warehouse,
         wait=not detach,
         max_rejected={
             name: _parse_limit(f"--max-rejected {name}", value)
@@ -586,7 +594,10 @@ def _commands_to_continue(facts: RunSummary, target: Target) -> Iterator[tuple[s
 def _commands_for_failures(facts: RunSummary, target: Target) -> Iterator[tuple[str, str]]:
     run, not_ok = facts["run"], _units_not_ok(facts)
     if not_ok:
-        yield _command(target, "failures", run), f"shows why {not_ok:,} unit{'s' if not_ok > 1 else ''} failed"
+        yield (
+            _command(target, "failures", run),
+            f"shows why {not_ok:,} unit{'s' if not_ok > 1 else ''} failed",
+        )
         yield (
             _command(target, "retry", run, NEW_CODE),
             f"retries them, once the function is {_when_fixed(target)}",

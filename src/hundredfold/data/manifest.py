@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -153,10 +154,11 @@ def _get_unchanged(store: Store, key: str, mark: str) -> pa.Buffer:
     """Return the bytes of an object of another program; DamagedFile if it is missing or was
     replaced.
     """
-    if not mark or not isinstance(store, MarkedStore):
+    # isinstance of a Protocol does not see the methods that a wrapper passes on
+    if not mark or not hasattr(store, "get_marked"):
         return require(store, key)
     try:
-        return store.get_marked(key, mark)
+        return cast(MarkedStore, store).get_marked(key, mark)
     except KeyError:
         raise missing_error(store, key) from None
 

@@ -79,9 +79,10 @@ class LocalBackend:
         callbacks: RunCallbacks,
     ) -> Run:
         """Run a job in this process and its workers."""
-        if arguments.batches is not None or not arguments.wait:
+        on_aws = (arguments.batches, arguments.warehouse)
+        if any(each is not None for each in on_aws) or not arguments.wait:
             raise UsageError(
-                "--batches and --detach are for --backend aws",
+                "--batches, --warehouse and --detach are for --backend aws",
                 hint="locally, --workers sets the parallelism, and a run ends with its process",
             )
         check_arguments(

@@ -12,16 +12,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pyarrow as pa
 
-from ..data.checksums import checksum, extend_checksum, make_trailer
+from ..data.append_files import FolderAppendFiles
 from ..errors import HomeError
 from ..ports.object_keys import TEMP_PREFIX, checked_key, checked_prefix, etag_of
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # workers, which take no lock, do not import it
 LOCK_NAME = f"{TEMP_PREFIX}lock"
 READ_BYTES = 2**22
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-MAX_OPEN_FILES = 200  # files of batches
 # some network file systems cannot sync a folder, and do not need to
 NO_FOLDER_SYNC = {
     errno.EINVAL,
@@ -182,7 +181,8 @@ class FileStore:
 
         A crash leaves partial files: readers trust them only once a later object commits them.
         """
-        return LocalAppendFiles(self.path(prefix), prefix, self.make)
+        folder = self.path(prefix)
+        return LocalAppendFiles(folder, prefix, self.make, lambda: home_errors(folder, "written"))
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
@@ -206,90 +206,17 @@ class FileStore:
             return None
 
 
-@dataclass
-class LocalAppendFiles:
-    """Arrow streams that grow by record batches, and whole files beside them.
-
-    The first batch of a stream brings its schema. Each stream ends with the trailer of
-    checksums.py, whose checksum is updated while the stream grows.
-    """
-
-    folder: Path
-    prefix: str
-    make: Callable[[Path], None]
-    _open: dict[str, int] = field(default_factory=dict)
-    # bytes written, and their checksum
-    _streams: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _whole: set[str] = field(default_factory=set)
-
-    def add(self, name: str, batch: pa.RecordBatch) -> None:
-        with self._home_errors():
-            handle = self._open.get(name)
-            if handle is None:
-                if len(self._open) >= MAX_OPEN_FILES:
-                    os.close(self._open.pop(next(iter(self._open))))
-                handle = self._open[name] = self._handle(
-                    name, os.O_APPEND if name in self._streams else os.O_CREAT | os.O_TRUNC
-                )
-                if name not in self._streams:
-                    self._streams[name] = 0, checksum(f"{self.prefix}/{name}", b"")
-                    self._append(name, handle, batch.schema.serialize())
-            self._append(name, handle, batch.serialize())
-
-    def put(self, name: str, data: bytes | pa.Buffer) -> None:
-        with self._home_errors():
-            handle = self._handle(name, os.O_CREAT | os.O_TRUNC)
-            self._whole.add(name)
-            try:
-                _write_all(handle, data)
-            finally:
-                os.close(handle)
-
-    def end(self) -> None:
-        """End every stream: from now on the files can be read."""
-        with self._home_errors():
-            for name in self._streams:
-                handle = self._open.pop(name, None)
-                if handle is None:
-                    handle = self._handle(name, os.O_APPEND)
-                try:
-                    # Arrow's end of stream
-                    self._append(name, handle, b"\xff\xff\xff\xff\x00\x00\x00\x00")
-                    _write_all(handle, make_trailer(*self._streams[name]))
-                finally:
-                    os.close(handle)
+class LocalAppendFiles(FolderAppendFiles):
+    """Files of a FileStore that can be appended to."""
 
     def sync(self) -> None:
         """Return when the disk has every byte."""
-        with self._home_errors():
-            paths = [self.folder / name for name in self._whole.union(self._streams)]
+        with self.errors():
+            paths = [self.folder / name for name in self.names()]
             for path in paths:
                 _sync_file(path)
             for folder in {path.parent for path in paths}:
                 _sync_folder(folder)
-
-    def close(self) -> None:
-        for handle in self._open.values():
-            os.close(handle)
-        self._open.clear()
-
-    def _append(self, name: str, handle: int, data: bytes | pa.Buffer) -> None:
-        size, crc = self._streams[name]
-        _write_all(handle, data)
-        self._streams[name] = size + len(memoryview(data)), extend_checksum(crc, data)
-
-    def _handle(self, name: str, mode: int) -> int:
-        path = self.folder / name
-        if mode & os.O_CREAT:
-            self.make(path.parent)
-        return os.open(path, os.O_WRONLY | mode | getattr(os, "O_BINARY", 0), 0o644)
-
-    @contextmanager
-    def _home_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise home_error(error, self.folder, "written") from error
 
 
 def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
@@ -415,12 +342,6 @@ def _remove(path: Path) -> None:
             continue  # another process removes it too: try again
     with suppress(NotADirectoryError):  # nothing can be below an object
         path.unlink(missing_ok=True)
-
-
-def _write_all(handle: int, data: bytes | pa.Buffer) -> None:
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[os.write(handle, rest) :]
 
 
 def _sync_file(path: Path) -> None:

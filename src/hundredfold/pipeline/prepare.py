@@ -68,11 +68,13 @@ def prepare(
     workers: int,
     batch_bytes: int,
     memory: int | None = None,
+    batches: int = 0,
     defer: Callable[[Callable[[], None]], object] = lambda commit: commit(),
 ) -> Manifest:
     """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
     batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units.
+    batches: their approximate number; 0 for the default.
     defer: is passed a function that waits for the disk and then commits. Workers may start
     before it: a driver that finds no commit repeats this step, and they their work.
     Raises: HomeError where there are too many units for `memory`.
@@ -88,18 +90,18 @@ def prepare(
     index.set_units(units.table)
     value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
     width = row_width(schema, value_bytes)
-    parts = target_batches(model, units.rows, workers)
-    batches = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // width))
-    total = sum(batch.rows for batch in batches)
+    parts = batches or target_batches(model, units.rows, workers)
+    planned = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // width))
+    total = sum(batch.rows for batch in planned)
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
-            model, index, units.keys, schema, batches, layout, warehouse, files, width
+            model, index, units.keys, schema, planned, layout, warehouse, files, width
         )
-        batches = split_batches(batches, size, batch_bytes) if value_bytes else batches
+        planned = split_batches(planned, size, batch_bytes) if value_bytes else planned
         manifest = Manifest(
             model.name, tuple(model.unit), tuple(model.order_by), len(units), total, nullable,
-            tuple(batches), query_of(model, job), large=large,
+            tuple(planned), query_of(model, job), large=large,
         )  # fmt: skip
         draft = layout.manifest_draft(model.name)
         files.put(_relative_key(layout, model, draft), manifest.text(draft))

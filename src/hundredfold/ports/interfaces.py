@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -114,7 +114,6 @@ class AppendStore(Store, Protocol):
         """
 
 
-@runtime_checkable
 class MarkedStore(Store, Protocol):
     """A store that knows a content tag of each object without reading it, also of objects that
     others wrote.

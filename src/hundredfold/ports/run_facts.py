@@ -34,6 +34,8 @@ class RunOptions(TypedDict, total=False):
     folder: str
     staged: dict[str, str]  # checksums of the tables that were passed as sources, by key
     # of a run on AWS
+    warehouse: str  # auto, duckdb or athena: the request, and from the first step on the choice
+    warehouse_reason: str
     batches: int | None
     batch_bytes: int | None
     stack: str

@@ -25,6 +25,7 @@ class RunArguments:
 
     workers, memory   local: processes (default: one a core); bytes or "2GB" (default: 0.7 of all)
     batches, wait     aws: approximate batches for each model; whether to follow the run to its end
+    warehouse         aws: auto (default), duckdb or athena
     as_of             the moment that counts as now for checks and release (default: now)
     run_id            the id of the run (default: made from the time)
     max_rejected      limits by source that replace the declared ones
@@ -36,6 +37,7 @@ class RunArguments:
     workers: int | None = None
     memory: str | int | None = None
     batches: int | None = None
+    warehouse: str | None = None
     wait: bool = True
     as_of: dt.date | str | None = None
     run_id: str | None = None

@@ -58,6 +58,7 @@ class RunSummary(TypedDict):
     models: dict[str, ModelCounts]
     reasons: list[FailureReason]
     sample: tuple[str, str] | None  # a model and the key of one of its units, to replay
+    warehouse: str  # on AWS: where the queries ran, and why; "" locally
     workers_replaced: dict[str, int]
     recomputed: list[str]
     units_recomputed: int
@@ -85,6 +86,7 @@ def summarize(run: Run) -> RunSummary:
         "models": models_of(run) if there else record.models,
         "reasons": failure_reasons(run) if there else [],
         "sample": sample_unit(run) if there else None,
+        "warehouse": _warehouse_text(record),
         "workers_replaced": record.counts.get("workers_replaced", {}),
         "recomputed": record.counts.get("recomputed", []),
         "units_recomputed": record.counts.get("units_recomputed", 0),
@@ -93,6 +95,12 @@ def summarize(run: Run) -> RunSummary:
         "folder": run.location if there else None,
         "active": active,
     }
+
+
+def _warehouse_text(record: Record) -> str:
+    """Return where the queries of a run on AWS run; "" where that is not decided."""
+    reason = record.options.get("warehouse_reason")
+    return f"{record.options['warehouse']} ({reason})" if reason else ""
 
 
 def failure_reasons(run: Run) -> list[FailureReason]:

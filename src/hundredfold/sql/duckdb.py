@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import duckdb
 import pyarrow as pa
@@ -87,9 +87,10 @@ class DuckWarehouse:
     @property
     def store(self) -> DiskStore:
         """The store, where a query reads or writes its files; TypeError for one that has none."""
-        if not isinstance(self._store, DiskStore):
+        # isinstance of a Protocol does not see the methods that a wrapper passes on
+        if not hasattr(self._store, "path"):
             raise TypeError(f"{type(self._store).__name__} has no files that DuckDB can open")
-        return self._store
+        return cast(DiskStore, self._store)
 
     def _hide_progress_bar(self) -> None:
         """Hide the progress bar of DuckDB, which is drawn on stdout, the place of the result.
@@ -175,9 +176,9 @@ class DuckWarehouse:
             "csv": "FORMAT csv, HEADER",
             "jsonl": "FORMAT json",
         }[format]
-        if not isinstance(self._store, WritableStore):
+        if not hasattr(self._store, "writing"):
             raise TypeError(f"{type(self._store).__name__} takes no files")
-        with self._store.writing(key) as path:
+        with cast(WritableStore, self._store).writing(key) as path:
             count = self.run(f"COPY ({select}) TO '{escape_path(path)}' ({options})")
         return int(count[0][0])
 

@@ -48,6 +48,9 @@ class _JobPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     """
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, functools.singledispatchmethod):
+            # Python 3.13 keeps a cache of weak references in it
+            return _make_dispatching_method, (obj.func, obj.dispatcher)
         if not callable(obj) or not _is_pickled_by_value(obj):
             return super().reducer_override(obj)
         if isinstance(obj, functools._lru_cache_wrapper):
@@ -84,6 +87,12 @@ def _register_implementations(generic: Any, registry: dict[type, Any]) -> None:
     """Register the implementations of a generic function, which may call the function."""
     for kind, function in registry.items():
         generic.register(kind, function)
+
+
+def _make_dispatching_method(function: Any, dispatcher: Any) -> Any:
+    made = functools.singledispatchmethod(function)
+    made.dispatcher = dispatcher
+    return made
 
 
 def _make_cached(function: Any, size: int | None, typed: bool) -> Any:

@@ -245,7 +245,7 @@ class S3Store:
         """
         full, suffix = self._full_key(key), PurePosixPath(key).suffix
         with (
-            self._translate_disk_errors(key),
+            self.translate_disk_errors(key),
             TemporaryDirectory(prefix="hundredfold-", ignore_cleanup_errors=True) as folder,
         ):
             path = Path(folder) / f"object{suffix}"
@@ -253,17 +253,19 @@ class S3Store:
             with self._translate_errors(key, "written"):
                 client("s3").upload_file(str(path), self.bucket, full)
 
-    def send(self, path: Path, key: str) -> None:
-        """Upload a file of this machine as the object of that key."""
+    def send(self, path: Path, key: str, tag: str = "") -> None:
+        """Upload a file of this machine as the object of that key. tag: NAME=VALUE."""
         full = self._full_key(key)
-        with self._translate_disk_errors(key), self._translate_errors(key, "written"):
-            client("s3").upload_file(str(path), self.bucket, full)
+        with self.translate_disk_errors(key), self._translate_errors(key, "written"):
+            client("s3").upload_file(
+                str(path), self.bucket, full, ExtraArgs={"Tagging": tag} if tag else None
+            )
 
     def fetch(self, key: str) -> Path:
         """Return a local copy of the object, kept until `close`; KeyError if there is none."""
         full = self._full_key(key)
         with (
-            self._translate_disk_errors(key),
+            self.translate_disk_errors(key),
             self._translate_errors(key, "read"),
             self._missing_as_key_error(key),
         ):
@@ -383,7 +385,7 @@ class S3Store:
         return translate_errors(f"s3://{self.bucket}/{self.prefix}{key}", participle)
 
     @contextmanager
-    def _translate_disk_errors(self, key: str) -> Iterator[None]:
+    def translate_disk_errors(self, key: str) -> Iterator[None]:
         """Raise a HomeError for an error of the local file that holds the object."""
         try:
             yield

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 
 from ...contract import Column, literal, quote
 from ...data.checksums import get_json, put_json
-from ...errors import QueryError, SourceError
+from ...errors import HundredfoldError, QueryError, SourceError
 from ...job import Csv, Source
 from ...ports.interfaces import AttachedSource
 from ...sql.duckdb import DuckWarehouse
@@ -71,6 +71,7 @@ MAX_LOCAL_BYTES = (
 GLUE_ADDRESS = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
 # a text that tells a time finer than a millisecond
 SUB_MILLISECOND_TEXT = r":\d\d[.]\d{3}\d*[1-9]"
+E = TypeVar("E", bound=HundredfoldError)
 
 
 def attach(
@@ -90,7 +91,7 @@ def attach(
         refuse_csv(declared, location)
         return _attach_glue(warehouse, source, name, glue[1], glue[2])
     objects, kind = _objects_found_first(warehouse, source, location)
-    folders = _folders(source, location, objects)
+    folders = folders_of(source, location, objects)
     if kind == "parquet" and name not in warehouse.tables:
         schemas = _schemas(source, objects)
         if (
@@ -106,7 +107,7 @@ def attach(
     )
 
 
-def _folders(source: str, location: str, objects: Sequence[S3Object]) -> list[list[str]]:
+def folders_of(source: str, location: str, objects: Sequence[S3Object]) -> list[list[str]]:
     """Return the folders KEY=VALUE that give columns to each object.
 
     The local reader adds the columns, so they are the same there.
@@ -131,13 +132,13 @@ def _objects_found_first(
             return [S3Object(*fields) for fields in found["objects"]], found["kind"]
     except KeyError:
         pass
-    objects, kind = _objects_of_a_kind(source, location)
+    objects, kind = objects_of_a_kind(source, location)
     fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
     put_json(warehouse.store, kept, {"place": location, "kind": kind, "objects": fields})
     return objects, kind
 
 
-def _objects_of_a_kind(source: str, location: str) -> tuple[list[S3Object], str]:
+def objects_of_a_kind(source: str, location: str) -> tuple[list[S3Object], str]:
     objects = find_objects(source, location)
     kinds = sorted({str(kind_of_file(o.key)) for o in objects})
     if len(kinds) > 1:
@@ -167,7 +168,7 @@ def check_location(source: str, location: str) -> None:
         if glue:
             client("glue").get_table(DatabaseName=glue[1], Name=glue[2])
         elif location.startswith("s3://") and not may_exceed_one_listing(location):
-            _objects_of_a_kind(source, location)
+            objects_of_a_kind(source, location)
     except ClientError as error:
         if error_code(error) == "EntityNotFoundException":
             raise _no_such_table(source, location) from error
@@ -518,8 +519,8 @@ def _read_locally(
     """
     source = declared.name
     root = root.resolve()
-    addresses = _download(source, objects, folders, root / "objects")
-    with _name_addresses_in_errors(
+    addresses = download(source, objects, folders, root / "objects")
+    with name_addresses_in_errors(
         {
             **addresses,
             str(root / "objects"): f"s3://{objects[0].bucket}/{_folder_of(objects)}".rstrip("/"),
@@ -568,24 +569,30 @@ def _read_files(
 
 
 @contextmanager
-def _name_addresses_in_errors(addresses: Mapping[str, str]) -> Iterator[None]:
+def name_addresses_in_errors(addresses: Mapping[str, str]) -> Iterator[None]:
     """Replace local paths in errors with the addresses of the objects."""
+    try:
+        yield
+    except (SourceError, QueryError) as error:
+        raise named_with_addresses(error, addresses) from error
+
+
+def named_with_addresses(error: E, addresses: Mapping[str, str]) -> E:
+    """Return an error with the addresses of the objects in place of local paths."""
 
     def named(text: str) -> str:
         for path, address in addresses.items():
             text = text.replace(path, address)
         return text
 
-    try:
-        yield
-    except (SourceError, QueryError) as error:
-        hint = named(error.hint) if error.hint else None
-        raise type(error)(
-            named(error.message), problems=[named(problem) for problem in error.problems], hint=hint
-        ) from error
+    return type(error)(
+        named(error.message),
+        problems=[named(problem) for problem in error.problems],
+        hint=named(error.hint) if error.hint else None,
+    )
 
 
-def _download(
+def download(
     source: str, objects: Sequence[S3Object], folders: Sequence[Sequence[str]], root: Path
 ) -> dict[str, str]:
     """Download each object to a file named by its number, whatever its key.
@@ -593,8 +600,8 @@ def _download(
     Returns the address of each path.
     """
     root.mkdir(parents=True, exist_ok=True)
-    addresses = {}
-    for number, o in enumerate(objects):
+
+    def fetch(number: int, o: S3Object) -> str:
         suffixes = re.search(r"\.[A-Za-z0-9]+(\.(gz|zst))?$", o.key, re.I)
         path = (
             root.resolve().joinpath(*folders[number])
@@ -608,8 +615,11 @@ def _download(
             raise SourceError(
                 f"{source}: {o.address} cannot be read: {error}", hint=hint
             ) from error
-        addresses[str(path)] = o.address
-    return addresses
+        return str(path)
+
+    with ThreadPoolExecutor(REQUEST_THREADS) as pool:
+        paths = list(pool.map(fetch, range(len(objects)), objects))
+    return {path: o.address for path, o in zip(paths, objects, strict=True)}
 
 
 def _refuse_sub_millisecond_texts(

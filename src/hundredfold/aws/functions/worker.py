@@ -35,10 +35,10 @@ from ...workers.protocol import NO_UNIT, WorkerContext
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import FORBIDDEN_CHARACTERS, SqsQueue
+from ..lambda_platform import MB_PER_VCPU
 from ..runs import is_other_code
 from .messages import SqsMessage, to_slice
 
-MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
 FUNCTION_MEMORY_MB = 300  # memory that the function itself uses
 DEADLINE_MARGIN_S = 9.0  # before the deadline: the rest is sent back to the queue
 CLOSING_S = (

@@ -32,6 +32,7 @@ from .settings import Settings
 
 HANDLERS_MODULE = "hundredfold.aws.functions.handlers"
 STEP_TIMEOUT_S = 900  # seconds
+MIN_STEP_DISK_MB = 4096
 IMAGE_ADDRESS = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
     r"/(?P<repository>[a-z0-9._/-]+)[:@](?P<version>[\w.:-]+)"
@@ -71,7 +72,13 @@ class FunctionCode:
 
 def function_specs(settings: Settings) -> tuple[FunctionSpec, FunctionSpec, FunctionSpec]:
     return (
-        FunctionSpec("step", 3008, STEP_TIMEOUT_S, disk=4096, description="One step of a run"),
+        FunctionSpec(
+            "step",
+            settings.step_memory,
+            STEP_TIMEOUT_S,
+            disk=max(MIN_STEP_DISK_MB, settings.step_memory),
+            description="The steps of a run",
+        ),
         # work may send to the queue that invokes it, when it halves a batch: Lambda takes that for
         # a loop, and would stop it
         FunctionSpec(

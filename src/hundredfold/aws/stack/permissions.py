@@ -24,6 +24,7 @@ KEYS_REASON = "keys are created during a run: the prefix is the name"
 OUTCOMES_REASON = (
     "the runs and their models are not known yet: only outcomes can be written below them"
 )
+BATCHES_REASON = "the runs and their models are not known yet: only batches can be tagged"
 TABLES_REASON = "a run's tables are created during the run, and this database holds no others"
 SOURCES_REASON = "the owner of the stack named this location, and its files change"
 
@@ -110,6 +111,13 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
         ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
         own,
         KEYS_REASON,
+    )
+    # batches that DuckDB wrote expire by a tag
+    yield Grant(
+        "Tags",
+        ("s3:PutObjectTagging",),
+        resources.keys("runs/*/models/*/batches/*"),
+        BATCHES_REASON,
     )
     yield Grant("Sources", ("s3:GetObject",), resources.keys("sources/*"), KEYS_REASON)
     yield Grant(

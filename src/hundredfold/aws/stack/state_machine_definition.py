@@ -7,10 +7,12 @@ for the time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...job import Job
 from ...pipeline.stages import Stage, stages
+from ..stage_order import action_to, later_stages
 
 STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
 # steps that wait: for more uploads, before a query is repeated, for the workers
@@ -57,7 +59,8 @@ def definition(
     }
     for number, stage in enumerate(all_stages):
         following = str(all_stages[number + 1]) if number + 1 < len(all_stages) else "Done"
-        states |= _stage(stage, following, step_function_arn, workgroup, database)
+        later = later_stages(job, stage)
+        states |= _stage(stage, following, later, step_function_arn, workgroup, database)
     return {
         "Comment": (
             f"A run of the job {job.name}: "
@@ -69,9 +72,17 @@ def definition(
 
 
 def _stage(
-    stage: Stage, following: str, function: str, workgroup: str, database: str
+    stage: Stage,
+    following: str,
+    later: Sequence[Stage | None],
+    function: str,
+    workgroup: str,
+    database: str,
 ) -> dict[str, Any]:
-    """Return the states of one stage: the call, the choice by its reply, and the actions."""
+    """Return the states of one stage: the call, the choice by its reply, and the actions.
+
+    later: the stages that a reply may name, if the call has executed those before them too.
+    """
     name, choice = str(stage), f"{stage}: next action"
     targets = {
         "next": following,
@@ -91,6 +102,8 @@ def _stage(
             "SecondsPath": "$.stage.reply.seconds",
             "Next": name,
         }
+    for each in later[1:]:
+        targets[action_to(each)] = _state_of(each)
     choices = [
         {"Variable": "$.stage.reply.action", "StringEquals": action, "Next": target}
         for action, target in targets.items()
@@ -100,6 +113,11 @@ def _stage(
         **actions,
         choice: {"Type": "Choice", "Choices": choices, "Default": "Failed"},
     }
+
+
+def _state_of(stage: Stage | None) -> str:
+    """Return the state that a stage begins with, when the one before it is done."""
+    return str(stage) if stage else "Done"
 
 
 def _call(stage: Stage, function: str, choice: str) -> dict[str, Any]:

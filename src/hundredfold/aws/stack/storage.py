@@ -7,6 +7,7 @@ from typing import Any
 from aws_cdk import Duration, RemovalPolicy, Stack, aws_athena, aws_dynamodb, aws_glue, aws_s3
 from constructs import Construct
 
+from ..tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
 from .nag_suppressions import accept_finding
 from .settings import Settings
 
@@ -40,6 +41,11 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
                     id=f"expire-{prefix.rstrip('/')}", prefix=prefix, expiration=days
                 )
                 for prefix in EXPIRING_PREFIXES
+            ),
+            aws_s3.LifecycleRule(
+                id="expire-batches",
+                tag_filters={BATCH_TAG_NAME: BATCH_TAG_VALUE},
+                expiration=days,
             ),
             aws_s3.LifecycleRule(
                 id="expire-replaced-versions",

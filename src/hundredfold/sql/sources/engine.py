@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -19,7 +19,6 @@ from .files import Files, check_column_names
 T = TypeVar("T")
 
 
-@runtime_checkable
 class WritableStore(Protocol):
     """A store that takes files which DuckDB writes, such as one in S3."""
 
@@ -27,7 +26,6 @@ class WritableStore(Protocol):
         """Return a path to write to, which becomes the object when the block ends."""
 
 
-@runtime_checkable
 class DiskStore(WritableStore, Protocol):
     """A store whose objects are files that DuckDB can open."""
 

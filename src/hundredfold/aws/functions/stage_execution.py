@@ -1,0 +1,388 @@
+"""The execution of a run's stages by the function `step`.
+
+One call executes the stage that it was asked for, and the following ones as far as they need
+nothing but this function: fewer calls, and none of them opens the same data again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ...data.manifest import Manifest
+from ...errors import StateError, WorkerError
+from ...job import Job, Layout, Model
+from ...pipeline.enqueue import enqueue, plan_attempt
+from ...pipeline.prepare import prepare as prepare_with_duckdb
+from ...pipeline.publish import describe_run
+from ...pipeline.runner import StageRunner, prepared_counts
+from ...pipeline.stages import Stage, stages
+from ...pipeline.validate import refuse_changed, validate
+from ...ports.interfaces import Record, Warehouse
+from ...ports.run_states import Event
+from ...sql.queries import naming_query
+from ..adapters.athena import AthenaWarehouse, QueryReply
+from ..adapters.dynamodb_ledger import DynamoLedger
+from ..adapters.prefetch import PrefetchingStore
+from ..adapters.s3_duckdb import S3DuckWarehouse
+from ..adapters.s3_store import S3Store
+from ..adapters.session import StackResources
+from ..adapters.sqs_queue import SqsQueue
+from ..lambda_platform import MB_PER_VCPU
+from ..stage_order import action_to
+from ..warehouse_choice import DUCKDB
+from .messages import FIRST_ATTEMPT, event_key
+from .prepare import prepare as prepare_with_athena
+
+# the only folder that a function may write to
+SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
+DEFAULT_MEMORY_MB = 2048  # outside of Lambda
+MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
+# polls without progress and with an empty queue, before the missing messages are sent again
+MAX_IDLE_POLLS = 2
+MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
+MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
+COPY_THREADS = 16  # 3,000 copies take some 30 ms each
+# stages that need no query, so that a call may go on to them whichever warehouse there is
+STEPS_WITHOUT_QUERIES = {"enqueue", "collect"}
+MIN_TIME_LEFT = 0.5  # of a call, for it to go on to another stage
+Reply: TypeAlias = dict[str, Any]
+
+
+def function_memory_mb() -> int:
+    """Return the memory of this function in MB."""
+    return int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", DEFAULT_MEMORY_MB))
+
+
+@dataclass
+class StageContext:
+    """The arguments of the stages of one call. `time_left`: the fraction of the call's time."""
+
+    resources: StackResources
+    store: S3Store
+    ledger: DynamoLedger
+    job: Job
+    record: Record
+    reply: QueryReply
+    time_left: Callable[[], float] = lambda: 1.0
+    layout: Layout = field(init=False)
+    runner: StageRunner = field(init=False)
+    _duckdb: S3DuckWarehouse | None = field(default=None, init=False)
+    sources_are_views: bool = field(default=False, init=False)
+    _exposed: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.layout = Layout(self.record.id)
+        self.runner = StageRunner(self.job, self.record, self.store, self.ledger)
+
+    @property
+    def uses_duckdb(self) -> bool:
+        """Whether this function runs the queries itself."""
+        return self.record.options.get("warehouse") == DUCKDB
+
+    @contextmanager
+    def warehouse(self, until: Model | None, sources: bool = True) -> Iterator[Warehouse]:
+        """Open the warehouse with the sources, and the results of the models before `until`, as
+        tables.
+
+        All models are included if `until` is None.
+        """
+        if self.uses_duckdb:
+            if self._duckdb is None:
+                memory = function_memory_mb()
+                self._duckdb = S3DuckWarehouse(
+                    self.store,
+                    self.layout,
+                    SCRATCH_FOLDER / "step",
+                    memory=memory * 2**20 // 2,
+                    threads=max(1, round(memory / MB_PER_VCPU)),
+                )
+            if sources:
+                self._expose(until, self._duckdb)
+            yield self._duckdb
+            return
+        with closing(self._open_athena()) as opened:
+            if sources:
+                self.sources_are_views, self._exposed = False, set()  # those of another warehouse
+                self._expose(until, opened)
+            yield opened
+
+    def close(self) -> None:
+        """Close what the stages share."""
+        if self._duckdb is not None:
+            self._duckdb.close()
+
+    def _open_athena(self) -> AthenaWarehouse:
+        return AthenaWarehouse(
+            self.store,
+            self.layout,
+            self.resources,
+            SCRATCH_FOLDER / "step",
+            memory=function_memory_mb() * 2**20 // 2,
+            reply=self.reply,
+            attempt=self.runner.attempt,
+        )
+
+    def _expose(self, until: Model | None, warehouse: Warehouse) -> None:
+        """Create the views of the sources, and of the results of the models before `until`."""
+        if not self.sources_are_views:
+            self.runner.validation_results = validate(
+                self.job,
+                self.record.source_addresses,
+                self.runner.as_of,
+                self.layout,
+                warehouse,
+                self.store,
+            )
+            describe_run(self.job, self.layout, self.runner.as_of, None, None, warehouse)
+            self.sources_are_views = True
+        for model in self.job.models:
+            if model is until:
+                break
+            if model.name not in self._exposed:
+                self.runner.expose_results(model, warehouse)
+                self._exposed.add(model.name)
+
+
+def execute_stages(step: str, model: str, context: StageContext) -> Reply:
+    """Execute a stage, and those after it that this call can execute; return the next action.
+
+    "next": the stage after the one that was asked for; "to STAGE": a later one; "wait": poll the
+    workers again after some seconds.
+    """
+    every = list(stages(context.job))
+    asked = next(n for n, s in enumerate(every) if (s.step, _model_name(s)) == (step, model))
+    try:
+        for number, stage in enumerate(every[asked:], asked):
+            if number > asked:
+                if not _may_go_on(stage, context):
+                    return _go_to(every, asked, number)
+                context.ledger.note(context.record.id, step=str(stage))
+            reply = _execute_stage(stage, context)
+            if reply is not None:
+                return reply
+        return _go_to(every, asked, len(every))
+    finally:
+        context.close()
+
+
+def _go_to(every: list[Stage], asked: int, number: int) -> Reply:
+    if number == asked + 1:
+        return {"action": "next"}
+    return {"action": action_to(every[number] if number < len(every) else None)}
+
+
+def _may_go_on(stage: Stage, context: StageContext) -> bool:
+    """Return whether this call can execute one more stage."""
+    return (
+        stage.step != "work"
+        and (context.uses_duckdb or stage.step in STEPS_WITHOUT_QUERIES)
+        and context.time_left() > MIN_TIME_LEFT
+    )
+
+
+def _model_name(stage: Stage) -> str:
+    return stage.model.name if stage.model else ""
+
+
+def _execute_stage(stage: Stage, context: StageContext) -> Reply | None:
+    """Execute one stage; return None when it is done, else when to call again."""
+    match stage.step, stage.model:
+        case "validate", _:
+            _validate(context)
+        case "prepare", Model() as model:
+            _prepare(model, context)
+        case "enqueue", Model() as model:
+            _enqueue(model, context)
+        case "work", Model() as model:
+            return _poll_workers(model, context)
+        case "collect", Model() as model:
+            with (
+                context.warehouse(model) as warehouse,
+                PrefetchingStore(context.store) as store,
+            ):
+                replace(context.runner, store=store).collect(model, warehouse)
+        case _:
+            _publish(context)
+    return None
+
+
+def _validate(context: StageContext) -> None:
+    with context.warehouse(None, sources=False) as warehouse:
+        if isinstance(warehouse, AthenaWarehouse) and not context.reply.token:
+            warehouse.restore_tables()
+        context.runner.validate(context.record.source_addresses, warehouse)
+        context.sources_are_views = context.uses_duckdb  # in the warehouse of the whole call
+
+
+def _publish(context: StageContext) -> None:
+    with context.warehouse(None) as warehouse:
+        context.runner.publish(warehouse)
+        if isinstance(warehouse, AthenaWarehouse):
+            warehouse.drop_tables()
+    context.ledger.move(context.record.id, Event.FINISH, step="done")
+
+
+def _prepare(model: Model, context: StageContext) -> None:
+    options = context.record.options
+    batch_bytes = int(options.get("batch_bytes") or 2**28)
+    batches = int(options.get("batches") or 0)
+    naming = naming_query("the query of model", model.name)
+    with (
+        context.warehouse(model) as warehouse,
+        context.runner.naming_damage(warehouse),
+        naming,
+    ):
+        if isinstance(warehouse, S3DuckWarehouse):
+            manifest = prepare_with_duckdb(
+                model,
+                context.job,
+                context.layout,
+                warehouse,
+                warehouse.objects,
+                workers=context.resources.concurrency,
+                batch_bytes=batch_bytes,
+                memory=function_memory_mb() * 2**20 // 4,
+                batches=batches,
+            )
+            _refuse_expired_batches(manifest, context)
+        else:
+            assert isinstance(warehouse, AthenaWarehouse)
+            manifest = prepare_with_athena(
+                model,
+                context.job,
+                context.layout,
+                warehouse,
+                context.store,
+                workers=context.resources.concurrency,
+                batch_bytes=batch_bytes,
+                batches=batches,
+            )
+        # after the rows were read; validate() compared them earlier
+        refuse_changed(context.runner.validation_results, warehouse)
+    context.runner.note(model.name, prepared_counts(manifest))
+
+
+def _refuse_expired_batches(manifest: Manifest, context: StageContext) -> None:
+    """Raise StateError if batches are gone: they expire, as the tables of Athena do."""
+    folder = context.layout.batch(manifest.model, 0).rpartition("/")[0] + "/"
+    found = sum(1 for _ in context.store.list(folder))
+    if found < len(manifest.batches):
+        raise StateError(
+            f"run {context.layout.run} cannot continue: of the {len(manifest.batches)} batches of "
+            f"{manifest.model}, found {found}",
+            hint=(
+                "batches expire: run the job again; the retention is set with hundredfold deploy "
+                "--keep-days"
+            ),
+        )
+
+
+def _enqueue(model: Model, context: StageContext) -> None:
+    """Send a message for each batch, or copy the batches to keys that trigger S3 events."""
+    manifest = Manifest.read(context.layout, model.name, context.store)
+    messages, coverage = plan_attempt(
+        manifest, context.layout, context.runner.attempt, context.store
+    )
+    context.runner.note(model.name, {"look": asdict(PollState(time.time()))})
+    if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
+        enqueue(messages, coverage, work_queue(context.resources))
+        return
+    undone = [
+        message.batch for message in messages if coverage.missing(message.first, message.last)
+    ]
+    # S3 sends an event for the first object of each batch; the manifest lists the others
+    with ThreadPoolExecutor(COPY_THREADS) as pool:
+        for _ in pool.map(
+            lambda batch: context.store.copy(
+                manifest.files[batch][0]
+                if manifest.files
+                else context.layout.batch(model.name, batch),
+                event_key(context.layout.run, model.name, batch),
+            ),
+            undone,
+        ):
+            pass  # reraises the error of a thread
+
+
+def _poll_workers(model: Model, context: StageContext) -> Reply | None:
+    """Return None when the workers are done, or when to poll again.
+
+    Missing messages are sent again, a limited number of times.
+    """
+    manifest = Manifest.read(context.layout, model.name, context.store)
+    messages, coverage = plan_attempt(
+        manifest, context.layout, context.runner.attempt, context.store
+    )
+    missing = [
+        m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)
+    ]
+    if not missing:
+        return None
+    queue, done, now = work_queue(context.resources), int(coverage.done.sum()), time.time()
+    poll = PollState.of(context.record.models.get(model.name, {}).get("look"), now)
+    depth = queue.depth()
+    poll = poll.next(
+        done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight)
+    )
+    if poll.idle >= MAX_IDLE_POLLS and poll.idle_s >= MIN_IDLE_S:
+        if poll.swept >= MAX_RESENDS:
+            raise WorkerError(
+                f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units "
+                f"were sent {MAX_RESENDS} times more, and no worker has completed one",
+                hint="see the logs of the function `work`; then resume the run",
+            )
+        queue.send([str(message) for message in missing])
+        poll = replace(poll, idle=0, idle_s=0.0, swept=poll.swept + 1)
+    context.runner.note(model.name, {"look": asdict(poll)})
+    return {"action": "wait", "seconds": poll.pause}
+
+
+@dataclass(frozen=True, slots=True)
+class PollState:
+    """One poll of the progress of the workers: its time, its result, and the pause until the next.
+
+    `idle` counts consecutive polls without progress and without a message in the queue, over
+    `idle_s` seconds; `swept` counts how often the missing messages have been sent again since the
+    last progress.
+    """
+
+    at: float
+    done: int = 0
+    pause: int = 0
+    idle: int = 0
+    swept: int = 0
+    idle_s: float = 0.0
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
+        return cls(**stored) if stored else cls(now)
+
+    def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
+        """Return the next poll: after half of the estimated time left, or twice the previous pause.
+
+        The estimate uses the latest rate; the pause doubles while there is no progress.
+        """
+        gained, elapsed = done - self.done, now - self.at
+        if gained > 0 and elapsed > 0:
+            return PollState(now, done, _clamp_pause(left * elapsed / gained / 2))
+        pause = _clamp_pause(2 * self.pause)
+        if busy:
+            return PollState(now, done, pause, swept=self.swept)
+        return PollState(now, done, pause, self.idle + 1, self.swept, self.idle_s + max(elapsed, 0))
+
+
+def _clamp_pause(seconds: float) -> int:
+    return max(MIN_POLL_S, min(MAX_POLL_S, math.ceil(seconds)))
+
+
+def work_queue(resources: StackResources) -> SqsQueue:
+    return SqsQueue(resources.queue, resources.dead)

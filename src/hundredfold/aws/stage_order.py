@@ -1,0 +1,27 @@
+"""The stages that one call of `step` may execute, and its replies that name the next one.
+
+The functions and the state machine share this module: a reply and its Choice are the same text.
+"""
+
+from __future__ import annotations
+
+from ..job import Job
+from ..pipeline.stages import Stage, stages
+
+
+def later_stages(job: Job, stage: Stage) -> list[Stage | None]:
+    """Return the stages at which a call for `stage` may stop: up to the next one that waits for
+    workers, else up to the end of the run, which is None.
+    """
+    every = list(stages(job))
+    found: list[Stage | None] = []
+    for each in every[every.index(stage) + 1 :]:
+        found.append(each)
+        if each.step == "work":
+            return found
+    return [*found, None]
+
+
+def action_to(stage: Stage | None) -> str:
+    """Return the action of a reply that goes to a later stage; None for the end of the run."""
+    return f"to {stage}" if stage else "to the end"
