@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
+from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
 from hundredfold.errors import UsageError
 from support.synthesis import JOB, cdk_app, nothing, synthesize
 
@@ -300,11 +301,13 @@ def test_the_bucket_is_encrypted_private_and_outlives_the_stack(template: Templa
 
 def test_data_of_runs_expires_and_releases_do_not(template: Template) -> None:
     rules = one(template, "AWS::S3::Bucket")["LifecycleConfiguration"]["Rules"]
-    expiring = {
-        rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule
-    }
+    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "Prefix" in rule}
+    tagged = [rule for rule in rules if "TagFilters" in rule]
     assert expiring == {"processing/": 7, "athena/": 7}
-    (rest,) = [rule for rule in rules if "Prefix" not in rule]
+    assert [(rule["TagFilters"], rule["ExpirationInDays"]) for rule in tagged] == [
+        ([{"Key": BATCH_TAG_NAME, "Value": BATCH_TAG_VALUE}], 7)
+    ]
+    (rest,) = [rule for rule in rules if "Prefix" not in rule and rule not in tagged]
     assert rest["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
 

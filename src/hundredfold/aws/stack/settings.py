@@ -231,6 +231,7 @@ class SettingsKeywords(TypedDict, total=False):
     """The keywords of the construct except the job: the fields of Settings, for type checkers."""
 
     memory: int
+    step_memory: int
     timeout: int
     batch_size: int
     concurrency: int | None
