@@ -285,7 +285,7 @@ def steps_of(stack: Stack, run: str) -> list[tuple[str, str]]:
 
 def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path) -> None:
     tasks, name = Tasks.write(tmp_path, ["fine"] * 30), f"small-{uuid4().hex[:6]}"
-    done = trouble.run(tasks, name, warehouse=None, batches=4)
+    done = trouble.run(tasks, name, warehouse="auto", batches=4)
     record = trouble.record(name)
     told = trouble.cli("status", name).stdout
     assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in told
