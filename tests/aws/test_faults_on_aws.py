@@ -14,6 +14,7 @@ import pytest
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions import handlers
+from hundredfold.aws.functions.worker import MAX_RETURNS
 from hundredfold.errors import PublishRefused
 from hundredfold.job import Message
 from hundredfold.pipeline.runner import NullCallbacks
@@ -263,6 +264,28 @@ def test_an_error_of_the_job_dead_letters_the_third_delivery(
         message.startswith("there is no module 'jobs.nowhere'") for _, _, message in told.values()
     )
     assert tasks.calls() == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize("times", [0, MAX_RETURNS - 1, MAX_RETURNS])
+def test_a_message_is_returned_for_minutes_and_then_dropped(
+    trouble: Stack,
+    waiting: tuple[Tasks, list[Message]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+) -> None:
+    tasks, (first, *_) = waiting
+    event = records(first)
+    event["Records"][0]["messageAttributes"] = {"returned": {"stringValue": str(times)}}
+    delayed = "ApproximateNumberOfMessagesDelayed"
+    with trouble.as_function("Work", tmp_path / "function"):
+        monkeypatch.setenv("HUNDREDFOLD_CODE", "later")
+        assert handlers.work(event, Context()) == {"batchItemFailures": []}
+    found = trouble.client("sqs").get_queue_attributes(
+        QueueUrl=trouble.outputs["QueueUrl"], AttributeNames=[delayed]
+    )
+    assert int(found["Attributes"][delayed]) == (times < MAX_RETURNS)
+    assert tasks.calls() == {}
 
 
 # ---- logs

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hundredfold.aws.adapters.session import StackResources
 from hundredfold.aws.deploy.dependencies import find_imports
 from hundredfold.aws.deploy.elf import linked_libraries, strip_unloaded
 from hundredfold.aws.deploy.package import (
@@ -26,6 +27,7 @@ from hundredfold.aws.deploy.package import (
     copy_code,
     fingerprint_of,
     package,
+    seal,
     sha256_of,
     write_dockerfile,
     write_zip,
@@ -534,3 +536,28 @@ def test_a_fingerprint_depends_on_names_and_contents_of_a_package(tmp_path: Path
     assert len({one, fingerprint_of(tmp_path / "a"), fingerprint_of(tmp_path / "b")}) == 3
     assert fingerprint_of("1.dkr.ecr.eu-west-1.amazonaws.com/x@sha256:" + "ab" * 32) == "ab" * 8
     assert fingerprint_of("1.dkr.ecr.eu-west-1.amazonaws.com/x:latest") == ""
+
+
+def test_a_sealed_package_has_one_fingerprint_everywhere(tmp_path: Path) -> None:
+    """As a folder, as a zip, and in the function that runs it."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_text("1")
+    seal(tmp_path / "a")
+    sealed = fingerprint_of(tmp_path / "a")
+    write_zip(tmp_path / "a", tmp_path / "a.zip")
+    assert len(sealed) == 16
+    assert fingerprint_of(tmp_path / "a.zip") == sealed
+    names = ("JOB", "BUCKET", "TABLE", "QUEUE", "DEAD", "DATABASE", "WORKGROUP", "TRIGGER")
+    environment = {f"HUNDREDFOLD_{name}": "x" for name in names} | {
+        "HUNDREDFOLD_CONCURRENCY": "2",
+        "HUNDREDFOLD_CODE": "of the package before",
+    }
+    assert StackResources.from_environment(environment).code == "of the package before"
+    # Lambda has changed the code, and not yet the environment
+    environment["LAMBDA_TASK_ROOT"] = str(tmp_path / "a")
+    assert StackResources.from_environment(environment).code == sealed
+    seal(tmp_path / "a")
+    assert fingerprint_of(tmp_path / "a") == sealed
+    (tmp_path / "a" / "x.py").write_text("2")
+    seal(tmp_path / "a")
+    assert fingerprint_of(tmp_path / "a") != sealed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
@@ -255,3 +256,95 @@ def test_code_that_is_deployed_during_a_run_ends_it(trouble: Stack, tmp_path: Pa
     assert published(
         hundredfold.resume("replaced", backend="aws", stack=trouble.name)
     ) == tasks.local_release("replaced")
+
+
+def test_a_run_completes_though_athena_first_fails_each_query(
+    trouble: Stack, tmp_path: Path
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "fine"])
+    with trouble.emulator.settings(athena_failures=1):
+        assert published(trouble.run(tasks, "exhausted")) == tasks.local_release("exhausted")
+    athena = trouble.client("athena")
+    found = athena.list_query_executions(WorkGroup=trouble.outputs["Workgroup"])
+    queries = athena.batch_get_query_execution(QueryExecutionIds=found["QueryExecutionIds"])
+    states = {
+        query["Status"]["State"]
+        for query in queries["QueryExecutions"]
+        if "exhausted" in query["Query"]
+    }
+    assert states == {"FAILED", "SUCCEEDED"}
+
+
+def test_the_step_may_look_up_a_failed_query(trouble: Stack) -> None:
+    """It does so with the permissions of its role, where the error of the state is cut."""
+    roles = trouble.client("iam").get_paginator("list_roles").paginate()
+    role = next(
+        role["Arn"]
+        for page in roles
+        for role in page["Roles"]
+        if f"{trouble.name}-JobStepRole" in role["RoleName"]
+    )
+    credentials = trouble.client("sts").assume_role(RoleArn=role, RoleSessionName="step")[
+        "Credentials"
+    ]
+    athena = trouble.emulator.client_of(
+        "athena",
+        credentials["AccessKeyId"],
+        credentials["SecretAccessKey"],
+        credentials["SessionToken"],
+    )
+    trouble.client("athena").start_query_execution(
+        QueryString="SELECT 1",
+        WorkGroup=trouble.outputs["Workgroup"],
+        ResultConfiguration={"OutputLocation": trouble.home.where("athena/x") + "/"},
+    )
+    ids = athena.list_query_executions(WorkGroup=trouble.outputs["Workgroup"])["QueryExecutionIds"]
+    athena.get_query_execution(QueryExecutionId=ids[0])
+    with pytest.raises(ClientError, match="not authorized"):
+        athena.list_query_executions(WorkGroup="primary")
+
+
+def test_workers_of_other_code_return_their_messages(trouble: Stack, tmp_path: Path) -> None:
+    """A deployment has changed the workers and not yet the step; then it is rolled back."""
+    tasks = Tasks.write(tmp_path, ["fine"] * 6)
+    with trouble.changed_function("Work", Environment={"HUNDREDFOLD_CODE": "later"}):
+        trouble.run(tasks, "between", batches=1, wait=False)
+        wait_until(
+            lambda: (
+                sum(
+                    "returned to the queue: other code" in line
+                    for line in trouble.log_events("Work")
+                )
+                >= 2
+            ),
+            trouble.emulator.log,
+        )
+        assert (trouble.record("between").state, tasks.calls()) == ("running", {})
+    run = trouble.wait_for_end("between")
+    assert trouble.record("between").state == "done"
+    assert tasks.calls() == dict.fromkeys(range(6), 1)
+    assert published(run) == tasks.local_release("between")
+    assert not [body for body in trouble.dead_letters() if "between" in body]
+
+
+def test_a_deployment_in_the_middle_of_a_run_leaves_no_mixed_result(
+    trouble: Stack, tmp_path: Path
+) -> None:
+    """All functions change while a unit is done; the earlier code is deployed again later."""
+    tasks = Tasks.write(tmp_path, ["fine", "held"])
+    trouble.run(tasks, "middle", batches=2, wait=False)
+    wait_until(lambda: set(tasks.calls()) == {0, 1}, trouble.emulator.log)
+    later = {"HUNDREDFOLD_CODE": "later"}
+    with (
+        trouble.changed_function("Work", Environment=later),
+        trouble.changed_function("Step", Environment=later),
+    ):
+        trouble.wait_for_end("middle")
+        record = trouble.record("middle")
+        assert record.state == "failed"
+        assert "other code was deployed while run middle was active: later" in record.reason
+        tasks.release()
+    resumed = hundredfold.resume("middle", backend="aws", stack=trouble.name)
+    assert published(resumed) == tasks.local_release("middle")
+    (release,) = [r for r in releases("trouble", trouble.home.store) if r.run == "middle"]
+    assert set(release.code) == {trouble.outputs["Code"]}

@@ -106,5 +106,7 @@ def test_a_message_has_its_number_of_deliveries() -> None:
         "attributes": {"ApproximateReceiveCount": "3"},
     }
     assert SqsMessage.parse(record, BUCKET) == SqsMessage(
-        "m", record["body"], "h", 3, (Message("r", "fit", 0, 0, 0),)
+        "m", record["body"], "h", 3, requests=(Message("r", "fit", 0, 0, 0),)
     )
+    record["messageAttributes"] = {"returned": {"stringValue": "7", "dataType": "Number"}}
+    assert SqsMessage.parse(record, BUCKET).returned == 7

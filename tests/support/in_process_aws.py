@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hundredfold import Job, Model
-from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPending, QueryReply
+from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPause, QueryPending, QueryReply
 from hundredfold.aws.adapters.s3_duckdb import S3DuckWarehouse
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.adapters.session import StackResources
@@ -113,7 +113,9 @@ class AwsRunner:
         wait_until(over, lambda: f"{pending.sql} is still {found['Status']}", every=0.01)
         if found["Status"]["State"] == "SUCCEEDED":
             return QueryReply(execution, pending.token, query)
-        return QueryReply(execution, pending.token, "", found["Status"]["StateChangeReason"])
+        retryable = found["Status"].get("AthenaError", {}).get("Retryable", False)
+        reason = found["Status"]["StateChangeReason"]
+        return QueryReply(execution, pending.token, "", reason, retryable, query)
 
     def execute_step(
         self, layout: Layout, step: Callable[[AthenaWarehouse], T], *, attempt: int = 1
@@ -136,6 +138,8 @@ class AwsRunner:
                 return step(warehouse)
             except QueryPending as pending:
                 reply = self.run_statement(pending)
+            except QueryPause:
+                reply = QueryReply("e1")
             finally:
                 warehouse.close()
 

@@ -13,6 +13,7 @@ GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to
 # Lambda's name of a processor to the one in wheels
 WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
 MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
+FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
 DEFAULT_QUIET_S = 60  # without another upload, before a run starts
 MAX_UNZIPPED_BYTES = 250 * 2**20  # code and layers together, unzipped

@@ -163,6 +163,7 @@ class Emulator:
         `seed`               the same seed gives the same choices
         `open_writers`       maximum buckets that one CREATE TABLE AS may write
                              (HIVE_TOO_MANY_OPEN_PARTITIONS above)
+        `athena_failures`    number of times that each statement fails with a retryable error first
         `athena_seconds`     additional time of each query
         `ended_leases`       1: messages that a call of a function did not complete are redelivered
                              when the call ends, whatever their lease

@@ -19,6 +19,7 @@ such times is rejected, and so is a query that reads them from an earlier model'
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -64,6 +65,11 @@ WITH_PATH = "__with_path"  # suffix of a table's name: the same rows, with the c
 UNREADABLE_OBJECT = re.compile(
     r"HIVE_CURSOR_ERROR|HIVE_CANNOT_OPEN_SPLIT|(Not valid|Malformed) Parquet file"
 )
+MAX_STATEMENT_BYTES = 262_144
+# a state holds 256 KiB of JSON: this statement, the Cause of the last failure, and the run
+MAX_STATEMENT_JSON_BYTES = 200_000
+MAX_TRIES = 4  # of a statement whose failure Athena calls retryable
+RETRY_PAUSE_S = 5  # before the second try; three times as long before each further one
 MAX_CACHED_TRANSLATIONS = 1_000  # translations kept for the next call of a step
 ANSWER_BLOCK_BYTES = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
@@ -74,22 +80,34 @@ class QueryPending(BaseException):
     It is not an Exception: only the step's handler may catch it.
     """
 
-    def __init__(self, sql: str, token: str, output: str) -> None:
+    def __init__(self, sql: str, token: str, output: str, number: int = 1) -> None:
         super().__init__(sql)
         self.sql, self.token, self.output = sql, token, output
+        self.number = number  # of the try
+
+
+class QueryPause(BaseException):
+    """A statement failed, and may be repeated after `seconds`: the step is to be called again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
 class QueryReply:
     """The result of the last pending statement: its query's id, or Athena's error.
 
-    The next execution of the run repeats a failed statement; this one does not.
+    The next execution of the run repeats a failed statement; this one repeats it a few times if
+    Athena calls it `retryable`. `failed`: the id of the failed query, if it is known.
     """
 
     execution: str
     token: str = ""
     id: str = ""
     error: str = ""
+    retryable: bool = False
+    failed: str = ""
 
 
 class AthenaWarehouse:
@@ -417,23 +435,40 @@ class AthenaWarehouse:
             QueryError: it failed, with Athena's error.
         """
         token = hashlib.sha256(f"{self.layout.run} {self.attempt}\n{identity}".encode()).hexdigest()
-        record = self._run_key(f"queries/{token}.json")
-        if self.reply.token == token and (self.reply.id or self.reply.error):
-            put_json(self.store, record, {**asdict(self.reply), "asked": identity})
+        key = self._run_key(f"queries/{token}.json")
+        reported = self.reply.token == token and bool(self.reply.id or self.reply.error)
+        if reported:
+            self._record_reply(key, identity)
+        tries = 0
         with suppress(KeyError):
-            found = get_json(self.store, record)
+            found = get_json(self.store, key)
             if found["id"]:
                 return str(found["id"])
             if found["execution"] == self.reply.execution:
-                denied = "PERMISSION_DENIED" in found["error"] or "Access Denied" in found["error"]
-                raise QueryError(
-                    found["error"],
-                    hint=READ_PERMISSION_HINT
-                    if denied
-                    else f"in: {' '.join(identity.split())[:300]}",
-                )
+                tries = len(found.get("tries", [""]))
+                if not found.get("retryable") or tries >= MAX_TRIES:
+                    raise _query_error(found["error"], identity)
+                if reported:
+                    raise QueryPause(RETRY_PAUSE_S * 3 ** (tries - 1))
         before()
-        raise QueryPending(written(), token, self.store.where(f"athena/{self.layout.run}") + "/")
+        sql = written()
+        _refuse_too_long(sql, identity)
+        output = self.store.where(f"athena/{self.layout.run}") + "/"
+        raise QueryPending(sql, token, output, tries + 1)
+
+    def _record_reply(self, key: str, identity: str) -> None:
+        """Record the result of the last statement, and the queries of this execution that failed
+        before.
+        """
+        tries: list[str] = []
+        if self.reply.error:
+            with suppress(KeyError):
+                found = get_json(self.store, key)
+                if found["execution"] == self.reply.execution:
+                    tries = found.get("tries", [])
+            if self.reply.failed not in tries:  # a call of a step may be repeated
+                tries = [*tries, self.reply.failed]
+        put_json(self.store, key, {**asdict(self.reply), "tries": tries, "asked": identity})
 
     def _answer(self, select: str) -> Iterator[pa.RecordBatch]:
         """Yield Athena's answer to a query, in the types that DuckDB gives the query.
@@ -741,6 +776,28 @@ def _refuse_unstorable(schema: pa.Schema) -> None:
             problems=[f"{column!r}: {reason}" for column, reason in unsupported.items()],
             hint="rename them, or CAST them to a text, a number or a time",
         )
+
+
+def _query_error(error: str, identity: str) -> QueryError:
+    denied = "PERMISSION_DENIED" in error or "Access Denied" in error
+    statement = " ".join(identity.split())[:300]
+    return QueryError(error, hint=READ_PERMISSION_HINT if denied else f"in: {statement}")
+
+
+def _refuse_too_long(sql: str, identity: str) -> None:
+    """Raise QueryError for a statement that Athena or a state of Step Functions cannot hold.
+
+    Step Functions does not let a state machine catch this error.
+    """
+    size, encoded = len(sql.encode()), len(json.dumps(sql))
+    if size <= MAX_STATEMENT_BYTES and encoded <= MAX_STATEMENT_JSON_BYTES:
+        return
+    raise QueryError(
+        f"a statement has {size:,} bytes, and {encoded:,} as JSON; Athena accepts "
+        f"{MAX_STATEMENT_BYTES:,}, and a state of Step Functions {MAX_STATEMENT_JSON_BYTES:,}",
+        hint="select fewer columns in a query, or split it into several models; it begins with: "
+        f"{' '.join(identity.split())[:200]}",
+    )
 
 
 _translated: dict[str, str] = {}

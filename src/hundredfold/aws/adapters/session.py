@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -14,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import UsageError
-from ..lambda_platform import DEFAULT_QUIET_S, digest_in_address
+from ..lambda_platform import DEFAULT_QUIET_S, FINGERPRINT_FILE, digest_in_address
 
 OPTIONAL = ("machine", "code", "quiet")  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
@@ -92,10 +93,13 @@ class StackResources:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
         """Return the stack that this Lambda function belongs to."""
-        return cls._from_lookup(
+        found = cls._from_lookup(
             lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"),
             "the environment of the function",
         )
+        # the package's own file is right while a deployment changes the function
+        sealed = Path(environment.get("LAMBDA_TASK_ROOT", "")) / FINGERPRINT_FILE
+        return replace(found, code=sealed.read_text("ascii")) if sealed.is_file() else found
 
     @classmethod
     def from_stack(cls, stack: str) -> StackResources:

@@ -84,6 +84,20 @@ class SqsQueue:
                 QueueUrl=self.dead_url, MessageBody=body, MessageAttributes=attributes
             )
 
+    def send_later(self, body: str, times: int, delay: int) -> None:
+        """Send a message again, to be delivered after `delay` seconds, and count no delivery.
+
+        `times` says how often it has been returned, in its attribute `returned`.
+        """
+        attributes = {"returned": {"DataType": "Number", "StringValue": str(times)}}
+        with self._translate_errors("written"):
+            client("sqs").send_message(
+                QueueUrl=self.url,
+                MessageBody=body,
+                DelaySeconds=delay,
+                MessageAttributes=attributes,
+            )
+
     def receive(self, wait: float = 0.0) -> Delivery | None:
         """Lease one message for the visibility timeout; wait up to `wait` seconds, rounded up, for
         one.

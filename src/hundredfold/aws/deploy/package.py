@@ -26,6 +26,7 @@ from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
 from ..lambda_platform import (
     FINGERPRINT_DIGITS,
+    FINGERPRINT_FILE,
     MAX_UNZIPPED_BYTES,
     PYTHON,
     PYTHONS,
@@ -154,6 +155,7 @@ def package(
         leave_out=leave_out,
     )
     check_size(built, ref)
+    seal(built.folder)
     archive = out / "package.zip"
     write_zip(built.folder, archive)
     return ZippedPackage(
@@ -518,24 +520,47 @@ def write_zip(folder: Path, archive: Path) -> None:
                 shutil.copyfileobj(source, target, 2**20)
 
 
+def seal(folder: Path) -> None:
+    """Write the fingerprint of a package into it.
+
+    A function reads it there. Lambda changes the code of a function before its environment, so
+    that for a moment new code runs in an environment that names the old one.
+    """
+    (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
+    (folder / FINGERPRINT_FILE).write_text(_content_digest(folder), encoding="ascii")
+
+
 def fingerprint_of(code: object) -> str:
     """Return the fingerprint of a package (a folder or its zip) or of an image given by digest.
 
-    "" for code of another kind. A folder and its zip have different fingerprints: a stack is
-    deployed from one or the other.
+    "" for code of another kind. A package that `seal` has not completed has different fingerprints
+    as a folder and as a zip.
     """
     path = Path(code) if isinstance(code, str | Path) else None
     if path is not None and path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(
-            (p for p in path.rglob("*") if p.is_file()),
-            key=lambda p: p.relative_to(path).as_posix(),
-        ):
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
-        return digest.hexdigest()[:FINGERPRINT_DIGITS]
+        sealed = path / FINGERPRINT_FILE
+        return sealed.read_text(encoding="ascii") if sealed.is_file() else _content_digest(path)
     if path is not None and path.is_file():
-        return sha256_of(path)[:FINGERPRINT_DIGITS]
+        return _sealed_in_zip(path) or sha256_of(path)[:FINGERPRINT_DIGITS]
     return digest_in_address(str(code))
+
+
+def _content_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(
+        (p for p in folder.rglob("*") if p.is_file()),
+        key=lambda p: p.relative_to(folder).as_posix(),
+    ):
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def _sealed_in_zip(archive: Path) -> str:
+    if not zipfile.is_zipfile(archive):
+        return ""
+    with zipfile.ZipFile(archive) as file:
+        sealed = FINGERPRINT_FILE in file.namelist()
+        return file.read(FINGERPRINT_FILE).decode("ascii") if sealed else ""
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,6 @@ work that is already done, and does not repeat it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +22,9 @@ from ...ports.interfaces import Record
 from ...ports.run_states import Event, State
 from ...runs.job_loader import load_job
 from ...runs.start import with_limits
-from ..adapters.athena import QueryPending, QueryReply
+from ..adapters.athena import QueryPause, QueryPending, QueryReply
 from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
+from ..adapters.query_failures import failure_of
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..runs import refuse_other_code
@@ -81,17 +81,18 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
                 ledger,
                 with_limits(job, record),
                 record,
-                _query_reply(event),
+                _query_reply(event, resources),
                 _time_left(context),
             ),
         )
     except SupersededError as error:
         return _superseded_reply(error)
-    except UploadsExpected as expected:
-        return {"action": "wait", "seconds": expected.seconds}
+    except (UploadsExpected, QueryPause) as pause:
+        return {"action": "wait", "seconds": pause.seconds}
     except QueryPending as pending:
-        # another execution may repeat a query that failed
-        request_token = f"{pending.token[:32]}-{event['execution'][-90:]}"
+        # another execution may repeat a query that failed, and this one a query that it may repeat
+        number = f"-{pending.number}" if pending.number > 1 else ""
+        request_token = f"{pending.token[:32]}{number}-{event['execution'][-90:]}"
         return {
             "action": "query",
             "query": pending.sql,
@@ -176,21 +177,13 @@ def _owned_record(event: dict[str, Any], ledger: DynamoLedger, resources: StackR
     return start_run_of_uploads(run, event["input"], job, resources, ledger, time.time)
 
 
-def _query_reply(event: dict[str, Any]) -> QueryReply:
+def _query_reply(event: dict[str, Any], resources: StackResources) -> QueryReply:
     """Return the result of the last pending query."""
-    result = event["query_result"]
-    error = _athena_error(result) if "Error" in result else ""
-    return QueryReply(event["execution"], event["token"], str(result.get("id", "")), error)
-
-
-def _athena_error(failure: dict[str, Any]) -> str:
-    """Return the reason why a query failed, from the error of the state machine."""
-    cause = str(failure.get("Cause", ""))
-    try:
-        status = json.loads(cause)["QueryExecution"]["Status"]
-        return str(status.get("AthenaError", {}).get("ErrorMessage") or status["StateChangeReason"])
-    except (ValueError, KeyError, TypeError):
-        return f"{failure.get('Error')}: {cause}"
+    result, token = event["query_result"], event["token"]
+    if not token or "Error" not in result:
+        return QueryReply(event["execution"], token, str(result.get("id", "")))
+    failure = failure_of(result, resources.workgroup)
+    return QueryReply(event["execution"], token, "", failure.reason, failure.retryable, failure.id)
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -43,18 +43,23 @@ class S3Event:
 
 @dataclass(frozen=True, slots=True)
 class SqsMessage:
-    """An SQS message as Lambda delivers it: its id, its number of deliveries, and its requests."""
+    """An SQS message as Lambda delivers it: its id, its number of deliveries, and its requests.
+
+    `returned`: how often workers with other code than its run's have returned it.
+    """
 
     id: str
     body: str
     receipt: str
     receive_count: int
+    returned: int = 0
     requests: tuple[Message | S3Event, ...] = ()
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], bucket: str) -> SqsMessage:
         """Parse a record; ValueError for a body that this package did not write."""
-        return cls(*_envelope_of(record), tuple(parse_body(record["body"], bucket)))
+        requests = tuple(parse_body(record["body"], bucket))
+        return cls(*_envelope_of(record), requests=requests)
 
     @classmethod
     def unparsed(cls, record: Mapping[str, Any]) -> SqsMessage:
@@ -62,12 +67,14 @@ class SqsMessage:
         return cls(*_envelope_of(record))
 
 
-def _envelope_of(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
+def _envelope_of(record: Mapping[str, Any]) -> tuple[str, str, str, int, int]:
+    returned = record.get("messageAttributes", {}).get("returned", {}).get("stringValue", "")
     return (
         record["messageId"],
         record["body"],
         record.get("receiptHandle", ""),
         int(record["attributes"]["ApproximateReceiveCount"]),
+        int(returned) if returned.isdecimal() else 0,
     )
 
 

@@ -49,6 +49,8 @@ MAX_UNIT_FRACTION = 0.8  # of a call's time: a unit that takes longer does not f
 MAX_FIRST_UNIT_FRACTION = 0.5  # the same, for a unit that a worker started its call with
 MAX_JOB_ERROR_DELIVERIES = 3  # then an error of the job itself dead-letters the message
 JOB_ERROR_DELAY_S = 10  # before the first retry after such an error; it doubles each time
+RETURN_DELAY_S = 10  # before a message is delivered again that met other code
+MAX_RETURNS = 30  # of a message: a deployment updates all functions within five minutes
 RUN_CHECK_INTERVAL_S = 5.0  # between two checks that the run still needs the work
 MAX_LOG_BYTES = 10 * 2**20  # output of the user's code that is kept
 # the timeout of the event source mapping is long enough for a call: leases are not extended
@@ -220,11 +222,7 @@ class Invocation:
             )
             return ()
         if is_other_code(record, self.code):
-            log.info(
-                "dropped: other code was deployed during the run, which ends it",
-                messages=len(sqs_messages),
-            )
-            return ()
+            return self._return_to_queue(sqs_messages)
         models: defaultdict[str, list[tuple[SqsMessage, Message]]] = defaultdict(list)
         for sqs_message in redelivered_last(sqs_messages):
             try:
@@ -239,6 +237,23 @@ class Invocation:
             log.append_keys(model=model)
             returned += self._process_model(record, requests)
         return returned
+
+    def _return_to_queue(self, sqs_messages: Sequence[SqsMessage]) -> Sequence[SqsMessage]:
+        """Return messages to the queue while other code is deployed.
+
+        The next step of the run ends it, or a rollback of the deployment restores its code.
+
+        They are dropped after some minutes; the run's next step then sends what is missing.
+        """
+        again = [each for each in sqs_messages if each.returned < MAX_RETURNS]
+        for each in again:
+            self.queue.send_later(each.body, each.returned + 1, RETURN_DELAY_S)
+        log.info(
+            "returned to the queue: other code was deployed during the run",
+            messages=len(again),
+            dropped=len(sqs_messages) - len(again),
+        )
+        return ()
 
     def _process_model(
         self, record: Record, requests: Sequence[tuple[SqsMessage, Message]]

@@ -139,7 +139,12 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
     )
     yield Grant(
         "Queries",
-        ("athena:GetQueryExecution", "athena:GetQueryResults"),
+        (
+            "athena:GetQueryExecution",
+            "athena:GetQueryResults",
+            # for the reason of a failed query whose error is too long for a state
+            "athena:ListQueryExecutions",
+        ),
         (resources.arn("athena", "workgroup", resources.workgroup),),
     )
     yield Grant(

@@ -18,6 +18,7 @@ STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athe
 # steps that wait: for more uploads, before a query is repeated, for the workers
 STEPS_WITH_WAITS = {*STEPS_WITH_QUERIES, "work"}
 TRANSIENT = [
+    "Lambda.ClientExecutionTimeoutException",
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",

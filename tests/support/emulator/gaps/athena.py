@@ -37,14 +37,23 @@ need(
     "_get_query_execution",
     "_get_query_results",
     "_stop_query_execution",
+    "_list_query_executions",
 )
 need(athena, "_execution_out", "_batch_get_query_execution")
 need(s3, "_put_object", "_buckets")
 
 LONGEST = 262_144  # bytes of a statement
+LISTED = 50  # ids of a page
 PAGE = 1000  # rows of a page of results
 DONE = ("SUCCEEDED", "FAILED", "CANCELLED")
 Answer = tuple[int, dict[str, str], bytes]
+
+
+FAILED_FIRST: dict[str, int] = {}  # failures of each statement that the test wanted
+
+
+class ExhaustedError(Exception):
+    """Athena lacks resources for the query now."""
 
 
 class InvalidRequestError(Exception):
@@ -61,6 +70,7 @@ def fill() -> None:
     athena._get_query_execution = _or_invalid(get)
     athena._get_query_results = _or_invalid(results)
     athena._stop_query_execution = _or_invalid(stop)
+    athena._list_query_executions = listed
 
 
 def start(asked: Mapping[str, Any]) -> Answer:
@@ -114,6 +124,17 @@ def get(asked: Mapping[str, Any]) -> Answer:
 def stop(asked: Mapping[str, Any]) -> Answer:
     _found(asked)["_run"].stop()
     return json_response({})
+
+
+def listed(asked: Mapping[str, Any]) -> Answer:
+    """ListQueryExecutions: pages of ids, the newest first."""
+    workgroup, most = asked.get("WorkGroup", "primary"), int(asked.get("MaxResults") or LISTED)
+    ids = [name for name, ex in athena._executions.items() if ex["WorkGroup"] == workgroup][::-1]
+    first = int(asked.get("NextToken") or 0)
+    answer: dict[str, Any] = {"QueryExecutionIds": ids[first : first + most]}
+    if first + most < len(ids):
+        answer["NextToken"] = str(first + most)
+    return json_response(answer)
 
 
 def results(asked: Mapping[str, Any]) -> Answer:
@@ -187,6 +208,7 @@ class Run:
         try:
             if self.over.wait(float(setting("athena_seconds", 0))):
                 return
+            self._fail_first()
             outcome = self.statement.run(self._context())
             self.statistics["DataScannedInBytes"] = outcome.scanned
             limit = self.settings.get("BytesScannedCutoffPerQuery")
@@ -195,6 +217,8 @@ class Run:
                 return
             self._save(outcome)
             self._end("SUCCEEDED")
+        except ExhaustedError as error:
+            self._fail(str(error), retryable=True)
         except QueryError as error:
             self._fail(str(error))
         except DeniedError as error:
@@ -207,6 +231,14 @@ class Run:
             self.statistics.update(
                 EngineExecutionTimeInMillis=spent, TotalExecutionTimeInMillis=spent
             )
+
+    def _fail_first(self) -> None:
+        """Fail as often as the test wants each statement to fail, with a retryable error."""
+        wanted, sql = int(setting("athena_failures", 0)), self.execution["Query"]
+        done = FAILED_FIRST.get(sql, 0)
+        if done < wanted:
+            FAILED_FIRST[sql] = done + 1
+            raise ExhaustedError("Query exhausted resources at this scale factor")
 
     def stop(self) -> None:
         """StopQueryExecution: ends at once, and is no error after the end."""
@@ -269,9 +301,14 @@ class Run:
         done: asyncio.Future[Any] | Any = asyncio.run_coroutine_threadsafe(_do(action), self.loop)
         return done.result()
 
-    def _fail(self, words: str) -> None:
+    def _fail(self, words: str, *, retryable: bool = False) -> None:
         name = words.partition(":")[0]
-        error = {"ErrorCategory": 2, "ErrorType": 1001, "Retryable": False, "ErrorMessage": words}
+        error = {
+            "ErrorCategory": 1 if retryable else 2,
+            "ErrorType": 100 if retryable else 1001,
+            "Retryable": retryable,
+            "ErrorMessage": words,
+        }
         log.info("query %s failed: %s", self.execution["QueryExecutionId"], name)
         self._end("FAILED", words, error)
 

@@ -15,6 +15,7 @@ from typing import Any
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import get_account_id, get_region
+from ministack.services import athena
 
 from . import need
 
@@ -28,7 +29,9 @@ need(
     "_gather_role_policies",
     "_gather_user_policies",
 )
-need(iam_actions, "_action_from_target", "_action_from_query")
+need(iam_actions, "_action_from_target", "_action_from_query", "extract_resource_arn")
+need(iam_actions, "_safe_json_field")
+need(athena, "_executions")
 BATCHES = {  # calls whose permission has the name of their single form
     "SendMessageBatch": "SendMessage",
     "DeleteMessageBatch": "DeleteMessage",
@@ -37,6 +40,7 @@ BATCHES = {  # calls whose permission has the name of their single form
 
 
 def fill() -> None:
+    iam_actions.extract_resource_arn = _with_workgroup(iam_actions.extract_resource_arn)
     for name in ("_action_from_target", "_action_from_query"):
         setattr(iam_actions, name, _single(getattr(iam_actions, name)))
 
@@ -47,6 +51,22 @@ def _single(named: Callable[..., str | None]) -> Callable[..., str | None]:
         return BATCHES.get(found, found) if found else found
 
     return action
+
+
+def _with_workgroup(found: Callable[..., str]) -> Callable[..., str]:
+    """Name the workgroup of a query for calls that name the query alone."""
+
+    def resource(service: str, *rest: Any, **named: Any) -> str:
+        arn = found(service, *rest, **named)
+        if service == "athena" and arn == "*":
+            body = next((each for each in (*rest, *named.values()) if isinstance(each, bytes)), b"")
+            query = athena._executions.get(iam_actions._safe_json_field(body, "QueryExecutionId"))
+            if query:
+                here = f"{get_region()}:{get_account_id()}"
+                return f"arn:aws:athena:{here}:workgroup/{query['WorkGroup']}"
+        return arn
+
+    return resource
 
 
 class DeniedError(Exception):

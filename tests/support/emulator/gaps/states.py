@@ -30,6 +30,7 @@ need(
 )
 need(app, "call_service_handler_sync", "SERVICE_HANDLERS", "AUTH")
 
+MAX_CAUSE = 32_768  # characters
 LOOK = 0.05  # seconds between polls of a query
 ACTIONS = ("startQueryExecution", "stopQueryExecution", "getQueryExecution", "getQueryResults")
 DENIED = {  # what a state machine catches: the SDK's generic error
@@ -66,7 +67,8 @@ def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         if state == "SUCCEEDED":
             return found
         if state in ("FAILED", "CANCELLED"):
-            raise states._ExecutionError("States.TaskFailed", json.dumps(found))
+            cause = json.dumps(found, sort_keys=True, separators=(",", ":"))
+            raise states._ExecutionError("States.TaskFailed", cause[:MAX_CAUSE])
         if _is_stopped():
             _call("stopQueryExecution", query)
             return found
