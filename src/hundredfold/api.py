@@ -52,8 +52,7 @@ def run(
     backend      "local" or "aws"
     home, stack  location of the runs: a folder, or the name of a stack on AWS
     workers      local: number of processes (default: one per core)
-    memory       local: "2GB", for the warehouse, the driver and the workers together
-                 (default: 0.7 of the machine's)
+    memory       local: "2GB", for warehouse, driver and workers together (default: 0.7 of all)
     batches      aws: approximate number of batches per model
     warehouse    aws: "duckdb" (one function runs the queries), "athena", or "auto" (the default):
                  by the size of the sources
@@ -77,9 +76,8 @@ def run(
         max_rejected={} if max_rejected is None else max_rejected,
         max_failed=max_failed,
     )
-    return backend_of(backend, home, stack).run(
-        job, sources, arguments, callbacks or NullCallbacks()
-    )
+    there = backend_of(backend, home, stack)
+    return there.run(job, sources, arguments, callbacks or NullCallbacks())
 
 
 def resume(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError, needing
 from .options import Command, argument, job_argument, json_option, report_write_errors
+
+if TYPE_CHECKING:
+    from ..aws.deploy.deploy import DeployOptions
 
 BUILD_FOLDER = ".hundredfold/aws"  # receives packages and assemblies
 BYTES_PER_MB = 2**20
@@ -182,11 +185,7 @@ def deploy(
     )
     name = stack or deploying.default_stack(job)
     if synth is not None:
-        with report_write_errors("--synth", Path(synth)):
-            made = deploying.synth(job, Path(synth), stack=name, options=wish)
-        display.stdout.print(f"wrote {made.folder}")
-        if made.package is not None:
-            _show_sizes(made.package)
+        _write_assembly(job, name, wish, Path(synth))
         return
     resources = deploying.deploy(
         job,
@@ -203,6 +202,18 @@ def deploy(
             (f"hundredfold run {job} --backend aws --source NAME=s3://...", "runs the job on AWS"),
         ]
     )
+
+
+def _write_assembly(job: str, stack: str, wish: DeployOptions, folder: Path) -> None:
+    """Write the assembly of a stack into a folder, and show the sizes of its package."""
+    from ..aws.deploy.deploy import synth
+    from . import display
+
+    with report_write_errors("--synth", folder):
+        made = synth(job, folder, stack=stack, options=wish)
+    display.stdout.print(f"wrote {made.folder}")
+    if made.package is not None:
+        _show_sizes(made.package)
 
 
 @click.command(cls=Command)
@@ -295,28 +306,25 @@ def package_command(
             else package(job, Path(out), leave_out=leave_out, **options)
         )
     if as_json:
-        facts = {
-            "folder": str(built.folder),
-            "bytes": built.size,
-            "sizes": {part.name: part.size for part in built.sizes},
-        }
-        display.print_json(
-            facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256}
-        )
+        display.print_json(_package_facts(built, image))
         return
     _show_sizes(built)
-    platform = architecture.replace("x86_64", "amd64")
     if image:
-        display.show_next(
-            [
-                (
-                    f"docker build --platform linux/{platform} {out}",
-                    "builds the image (with Docker installed)",
-                )
-            ]
-        )
+        platform = architecture.replace("x86_64", "amd64")
+        command = f"docker build --platform linux/{platform} {out}"
+        display.show_next([(command, "builds the image (with Docker installed)")])
     else:
         display.stdout.print(f"\n{built.zip}   SHA-256 {built.sha256}")
+
+
+def _package_facts(built: Any, image: bool) -> dict[str, Any]:
+    """Return the facts about a package or the folder of an image, as --json prints them."""
+    facts = {
+        "folder": str(built.folder),
+        "bytes": built.size,
+        "sizes": {part.name: part.size for part in built.sizes},
+    }
+    return facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256}
 
 
 @click.command(cls=Command)
