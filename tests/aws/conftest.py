@@ -9,17 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from support.emulator import DONE, MISSING, Emulator
+from support.emulator import Emulator
+from support.emulator_fixture import emulator as emulator
 from support.in_process_aws import AwsRunner
-
-
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    """An account without access control."""
-    if not DONE.exists():
-        pytest.skip(MISSING)
-    with Emulator() as emulator:
-        yield emulator
 
 
 @pytest.fixture(scope="module")

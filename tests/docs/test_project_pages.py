@@ -149,3 +149,12 @@ def test_names_are_in_the_files_that_contributing_gives_for_them() -> None:
 
 def defines(file: Path | None, name: str) -> bool:
     return file is not None and bool(find(rf"^(?:class |def )?{name}\b", file.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_pages_for_contributors_name_constants_that_exist(page: str) -> None:
+    code = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests/architecture").glob("*.py")]
+    text = "\n".join(path.read_text("utf-8") for path in code)
+    named = set(find(r"`([A-Z][A-Z_]{3,})`", text_of(page)))
+    assert named
+    assert {name for name in named if not re.search(rf"^{name}\b.* =", text, re.MULTILINE)} == set()

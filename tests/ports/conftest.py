@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from support.aws_account import Account, LinkedClock
-from support.emulator import DONE, MISSING, Emulator
+from support.emulator import Emulator
+from support.emulator_fixture import emulator as emulator
 from support.faulty_connection import FaultyConnection
 
 NOBODY = 65534
@@ -23,14 +24,6 @@ NOBODY = 65534
 @pytest.fixture
 def clock() -> LinkedClock:
     return LinkedClock()
-
-
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    if not DONE.exists():
-        pytest.skip(MISSING)
-    with Emulator() as emulator:
-        yield emulator
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from support.manual_pricing import ManualRun, PricedRun, price_all
+from support.price_tables import ReleaseSite, in_s3, on_disk
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
@@ -33,3 +35,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ManualRun]:
     return lambda size, **how: ManualRun(
         generate(size, tmp_path_factory.mktemp("made"), dirt=False, **how)
     )
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Callable[[], ReleaseSite]]:
+    with in_s3() as new:
+        yield new
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
+    """A site of either kind: both must keep the same promises."""
+    if request.param == "disk":
+        return on_disk(tmp_path / "home")
+    new: Callable[[], ReleaseSite] = request.getfixturevalue("bucket")
+    return new()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> ReleaseSite:
+    return on_disk(tmp_path / "home")

@@ -7,7 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,35 +20,13 @@ import pytest
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.releases import current_version, release_folder, rollback
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
-from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, in_s3, on_disk, table
+from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, table
 from support.waits import HANG_S
 from tariffs.release import actions, repository
 from tariffs.release.actions import LAST_APPROVED, RULE
 from tariffs.release.decision_log import Attribution, Table
 from tariffs.release.repository import JOB
 from tariffs.release.tables import read_parquet
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Callable[[], ReleaseSite]]:
-    with in_s3() as new:
-        yield new
-
-
-@pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
-    """A place of either kind: both must keep the same promises."""
-    return (
-        on_disk(tmp_path / "home")
-        if request.param == "disk"
-        else request.getfixturevalue("bucket")()
-    )
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> ReleaseSite:
-    return on_disk(tmp_path / "home")
-
 
 DEAR = changed(table(), "YOUTH/ACCRA/DAY", price=2.2)
 TOO_DEAR = changed(

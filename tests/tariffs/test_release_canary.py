@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,32 +12,11 @@ import pytest
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
-from support.price_tables import ReleaseSite, bundle, changed, in_s3, on_disk, table
+from support.price_tables import ReleaseSite, bundle, changed, table
 from tariffs.release import actions, repository
 from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_locations
 from tariffs.release.decision_log import Table
 from tariffs.release.tables import read_parquet
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Callable[[], ReleaseSite]]:
-    with in_s3() as new:
-        yield new
-
-
-@pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
-    return (
-        on_disk(tmp_path / "home")
-        if request.param == "disk"
-        else request.getfixturevalue("bucket")()
-    )
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> ReleaseSite:
-    return on_disk(tmp_path / "home")
-
 
 NEW = changed(changed(table(), "YOUTH/ACCRA/DAY", price=2.2), "YOUTH/TEMA/DAY", price=2.2)
 
