@@ -17,20 +17,20 @@ from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
-    from .api import cancel, open_run, publish, replay, resume, retry, rollback, run
+    from .api import adjust, cancel, open_run, publish, replay, resume, retry, rollback, run
     from .data.batch import Unit, Units
     from .runs.run import Rows, Run
 
 __version__ = VERSION
 __all__ = [
     "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
-    "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
+    "adjust", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 
 _MODULE_OF = {  # modules of the names that are loaded at their first use
     "Unit": "data.batch", "Units": "data.batch", "Rows": "runs.run", "Run": "runs.run",
-    "cancel": "api", "open_run": "api", "publish": "api", "replay": "api", "resume": "api",
-    "retry": "api", "rollback": "api", "run": "api",
+    "adjust": "api", "cancel": "api", "open_run": "api", "publish": "api", "replay": "api",
+    "resume": "api", "retry": "api", "rollback": "api", "run": "api",
 }  # fmt: skip
 
 

@@ -181,6 +181,25 @@ def cancel(
     return backend_of(backend, home, stack).cancel(run_id)
 
 
+def adjust(
+    run_id: str | None = None,
+    *,
+    backend: str = "local",
+    home: str | Path = DEFAULT_HOME,
+    stack: str | None = None,
+    max_failed: float | None = None,
+    concurrency: int | None = None,
+) -> Record:
+    """Change the limits of a run (default: the newest) while it goes on.
+
+    max_failed   limit of failed units of each model that is not collected yet
+    concurrency  aws: maximum number of concurrent workers of the stack, until it is deployed again
+
+    Raises StateError if the run has ended.
+    """
+    return backend_of(backend, home, stack).adjust(run_id, max_failed, concurrency)
+
+
 def rollback(
     job: str,
     *,

@@ -48,7 +48,7 @@ HEAVY = {
 }
 PUBLIC = [
     "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
-    "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
+    "adjust", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
 ]  # fmt: skip
 # What an application may import of the engine, besides PUBLIC. The last two are for its commands.
 PUBLIC_MODULES = {

@@ -542,6 +542,7 @@ def test_outputs_and_environments_have_the_same_values(template: Template) -> No
             "database",
             "workgroup",
             "concurrency",
+            "cores",
             "trigger",
             "quiet",
             "code",

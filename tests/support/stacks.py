@@ -43,6 +43,7 @@ AS_OF = "2026-01-01"
 SHARED: dict[str, Any] = {
     "concurrency": 4,
     "timeout": 60,
+    "memory": 1769,  # one core: the tests share this machine
     "architecture": "x86_64",
     "tracing": False,
 }

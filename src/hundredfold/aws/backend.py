@@ -45,6 +45,7 @@ from ..runs.names import check_aws_run_id
 from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
+    adjusted_options,
     check_arguments,
     check_declared,
     check_names,
@@ -58,6 +59,7 @@ from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
 from .adapters.session import caller_arn, client
 from .adapters.sources import check_location, refuse_csv
+from .concurrency import set_concurrency
 from .home import RUNNING, StackHome, find_stack_name
 from .progress import ProgressReader
 from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
@@ -216,6 +218,25 @@ class AwsBackend:
                 if home.status_of(execution) == RUNNING:
                     raise
         return record
+
+    def adjust(
+        self, run_id: str | None, max_failed: float | None, concurrency: int | None
+    ) -> Record:
+        """Change the limit of failed units of a run, or the concurrent workers of its stack.
+
+        The number of workers is that of every run of the stack, until it is deployed again.
+        """
+        if concurrency is None and max_failed is None:
+            raise UsageError(
+                "nothing to adjust", hint="give --max-failed LIMIT, --concurrency N, or both"
+            )
+        home, record = self._open(run_id)
+        options = adjusted_options(
+            record, record.max_failed or 0 if max_failed is None else max_failed
+        )
+        if concurrency is not None:
+            set_concurrency(home.resources.work_function, concurrency)
+        return home.ledger.note(record.id, options=options) if max_failed is not None else record
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
         """Follow a run to its end."""

@@ -14,6 +14,7 @@ GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to
 WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
 MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
 FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
+WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
 DEFAULT_QUIET_S = 60  # without another upload, before a run starts
 MAX_UNZIPPED_BYTES = 250 * 2**20  # code and layers together, unzipped
@@ -24,6 +25,11 @@ def platforms(architecture: str) -> list[str]:
     machine = WHEEL_ARCHITECTURES[architecture]
     older = [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1")]
     return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)), *older]
+
+
+def cores_of(memory_mb: int) -> int:
+    """Return the whole cores that come with this memory, at least 1."""
+    return max(1, memory_mb // MB_PER_VCPU)
 
 
 def digest_in_address(image: str) -> str:

@@ -29,7 +29,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 
 # fields of aws.stack.settings.Settings: metavar, type, default (None without one) and help
 SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
-    "memory": ("MB", int, "1769", "Memory of a worker; 1769 MB come with one vCPU."),
+    "memory": ("MB", int, "8845", "Memory of a worker; each 1769 MB come with one core."),
     "step_memory": (
         "MB",
         int,

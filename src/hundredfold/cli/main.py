@@ -326,6 +326,33 @@ def cancel(run: str | None, target: Target) -> None:
     help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
 )
 @click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="On AWS: maximum number of concurrent workers of the stack, until it is deployed again.",
+)
+@target_options
+def adjust(
+    run: str | None, max_failed: str | None, concurrency: int | None, target: Target
+) -> None:
+    """Change the limits of a run while it goes on."""
+    from . import display
+
+    limit = _parse_limit("--max-failed", max_failed) if max_failed is not None else None
+    record = target.backend().adjust(run, limit, concurrency)
+    changes = {"max_failed": limit, "concurrency": concurrency}
+    text = ", ".join(f"{name} {value}" for name, value in changes.items() if value is not None)
+    display.stdout.print(f"run {record.id}: {text}")
+
+
+@app.command()
+@run_argument
+@click.option(
+    "--max-failed",
+    metavar="LIMIT",
+    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
+)
+@click.option(
     "--replace-newer",
     is_flag=True,
     help="Replace the current release even if a newer run published it.",

@@ -28,6 +28,7 @@ from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
+    adjusted_options,
     check_arguments,
     check_declared,
     check_names,
@@ -170,6 +171,20 @@ class LocalBackend:
         return there.ledger.move(
             find_run(there, run_id).id, Event.CANCEL, reason="cancelled by a user"
         )
+
+    def adjust(
+        self, run_id: str | None, max_failed: float | None, concurrency: int | None
+    ) -> Record:
+        """Change the limit of failed units; the driver reads it when it collects a model."""
+        if concurrency is not None or max_failed is None:
+            raise UsageError(
+                "--concurrency is for --backend aws" if concurrency else "nothing to adjust",
+                hint="--max-failed LIMIT is the limit of a run in progress; to change the number "
+                "of workers, stop the run and resume it with --workers",
+            )
+        there = self.open_home()
+        record = find_run(there, run_id)
+        return there.ledger.note(record.id, options=adjusted_options(record, max_failed))
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # the port has it
         """Raise UsageError: a local run is the process that started it."""

@@ -69,12 +69,13 @@ def prepare(
     batch_bytes: int,
     memory: int | None = None,
     batches: int = 0,
+    cores: int = 1,
     defer: Callable[[Callable[[], None]], object] = lambda commit: commit(),
 ) -> Manifest:
     """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
     batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units.
-    batches: their approximate number; 0 for the default.
+    batches: their approximate number; 0 for the default. cores: of each worker.
     defer: is passed a function that waits for the disk and then commits. Workers may start
     before it: a driver that finds no commit repeats this step, and they their work.
     Raises: HomeError where there are too many units for `memory`.
@@ -90,7 +91,7 @@ def prepare(
     index.set_units(units.table)
     value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
     width = row_width(schema, value_bytes)
-    parts = batches or target_batches(model, units.rows, workers)
+    parts = batches or target_batches(model, units.rows, workers, cores)
     planned = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // width))
     total = sum(batch.rows for batch in planned)
     files = store.append_files(layout.model(model.name))
@@ -187,8 +188,16 @@ def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
         )
 
 
-def target_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
-    """Return the number of batches: a few for each worker, fewer for a small job."""
+def target_batches(model: Model, rows: NDArray[np.int64], workers: int, cores: int = 1) -> int:
+    """Return the number of batches: a few for each worker, fewer for a small job.
+
+    cores: of one worker. A batch has at least as many units, so that no core is idle, as long as
+    there are so many.
+    """
+    return max(1, min(_wanted_batches(model, rows, workers), len(rows) // cores))
+
+
+def _wanted_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
     if model.batched:
         return workers * BATCHED_BATCHES_PER_WORKER
     cost = float(rows.sum()) + UNIT_COST * len(rows)

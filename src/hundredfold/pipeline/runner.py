@@ -121,7 +121,7 @@ class StageRunner:
         self.note(model.name, collected.counts)
         self.callbacks.collected(collected)
         self.expose_results(model, warehouse)
-        limit = self.record.max_failed
+        limit = self.ledger.read(self.record.id).max_failed  # `adjust` may have changed it
         refuse_all_failed(self.job, [collected], self.record.id, limit)
         if model is self.job.models[-1]:
             every = [read_collected(self.layout, each.name, self.store) for each in self.job.models]

@@ -28,6 +28,7 @@ from ..data.outcomes import UnitStatus, pack_ledger, unpack_ledger
 from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
+from ..sql.queries import UNIT_COST
 from ..workers.memory import MEMORY_HINT
 from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
@@ -97,6 +98,8 @@ class WorkDispatcher:
     next_delivery: Delivery | None = None  # a delivery that was waited for
     # return when the queue is empty: other processes do the rest
     stop_when_empty: bool = False
+    # parts of even cost into which a message is cut, where its slots outnumber the messages
+    parts_per_message: int = 1
     # writes to the store in the background
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     # writes in order, and receipts of messages to delete after those before
@@ -183,6 +186,11 @@ class WorkDispatcher:
         """Take a part of another slot's work when no message is left, so that all slots end
         together.
         """
+        if self.parts_per_message > 1:
+            # cut for this purpose: it need not be known how long they take
+            for each in self.in_flight.values():
+                if len(each.todo) > 1:
+                    return self._part_of(each, each.todo.pop())
         busiest: WorkerSlot | None = None
         longest, cut = MIN_SHARED_S, 0
         for slot, each in self.in_flight.items():
@@ -198,6 +206,10 @@ class WorkDispatcher:
             whole = doing.todo[0]
             doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
             self.pool.stop_after(busiest, cut)
+        return self._part_of(doing, part)
+
+    def _part_of(self, doing: InFlight, part: Message) -> InFlight:
+        """Return a part of a slot's message, for another slot."""
         return InFlight(
             doing.message,
             doing.receipt,
@@ -247,9 +259,19 @@ class WorkDispatcher:
             self.queue.delete(delivery.receipt)
             return None
         narrow = bool(self.manifest.batches[message.batch].cuts)
-        return InFlight(
-            message, delivery.receipt, deque(missing), self.clock(), self.clock(), narrow=narrow
-        )
+        todo = deque(part for each in missing for part in self._cut(each))
+        return InFlight(message, delivery.receipt, todo, self.clock(), self.clock(), narrow=narrow)
+
+    def _cut(self, message: Message) -> list[Message]:
+        """Cut a slice into `parts_per_message` parts of even cost, each of whole units."""
+        if self.parts_per_message == 1 or message.units == 1:
+            return [message]
+        cost = np.cumsum(self.units.sizes(message.first, message.last) + UNIT_COST)
+        shares = cost[-1] * np.arange(1, self.parts_per_message) / self.parts_per_message
+        firsts = np.unique(np.append(0, np.searchsorted(cost, shares) + 1))
+        firsts = firsts[firsts < message.units] + message.first
+        lasts = [*(firsts[1:] - 1), message.last]
+        return [message.part(int(a), int(b)) for a, b in zip(firsts, lasts, strict=True)]
 
     def _wait_for_message(self) -> None:
         """Wait for a message of another worker, or for a lost one, to return to the queue."""

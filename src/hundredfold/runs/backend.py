@@ -126,6 +126,14 @@ class Backend(Protocol):
     def cancel(self, run_id: str | None) -> Record:
         """End a run for good; its results stay readable."""
 
+    def adjust(
+        self, run_id: str | None, max_failed: float | None, concurrency: int | None
+    ) -> Record:
+        """Change the limit of failed units of a run in progress, or the number of workers on AWS.
+
+        Raises: StateError where the run has ended, UsageError for what the backend cannot change.
+        """
+
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
         """Follow a run to its end.
 

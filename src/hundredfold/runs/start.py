@@ -11,10 +11,11 @@ from typing import Any
 from ..data.batch import row_form
 from ..data.result_contract import return_type
 from ..data.upstream import check_inputs
-from ..errors import UsageError
+from ..errors import StateError, UsageError
 from ..job import Job, check_limit
 from ..ports.interfaces import Record
 from ..ports.run_facts import RunOptions
+from ..ports.run_states import State
 from ..sql.queries import query_of
 
 
@@ -60,6 +61,24 @@ def decided_options(record: Record, max_failed: float | None, replace_newer: boo
         "max_failed": max_failed if max_failed is not None else record.max_failed,
         "replace_newer": replace_newer or record.replace_newer,
     }
+
+
+def adjusted_options(record: Record, max_failed: float) -> RunOptions:
+    """Return the options for a run with another limit of failed units.
+
+    Raises:
+        StateError: the run has ended.
+    """
+    check_limit("max_failed", max_failed)
+    if record.state not in (State.NEW, State.RUNNING):
+        held = record.state is State.HELD
+        raise StateError(
+            f"run {record.id} is {record.state.value}, and only a run in progress can be adjusted",
+            hint=f"hundredfold publish {record.id} --max-failed {max_failed}"
+            if held
+            else f"hundredfold status {record.id}",
+        )
+    return {"max_failed": max_failed}
 
 
 def new_run_id(now: dt.datetime) -> str:

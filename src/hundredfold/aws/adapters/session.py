@@ -17,7 +17,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ...errors import UsageError
 from ..lambda_platform import DEFAULT_QUIET_S, FINGERPRINT_FILE, digest_in_address
 
-OPTIONAL = ("machine", "code", "quiet")  # resources that an environment or a stack may lack
+OPTIONAL = (
+    "machine",
+    "code",
+    "cores",
+    "quiet",
+    "work_function",
+)  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
 
@@ -88,6 +94,8 @@ class StackResources:
     trigger: str
     machine: str = ""
     code: str = ""  # fingerprint of the deployed package; "" if unknown
+    cores: int = 1  # of a worker
+    work_function: str = ""  # known from the outputs of a stack
     quiet: int = DEFAULT_QUIET_S  # seconds without another upload after which a run starts
 
     @classmethod
@@ -122,7 +130,12 @@ class StackResources:
             output["OutputKey"].lower(): output["OutputValue"]
             for output in found.get("Outputs", [])
         }
-        names = {"queue": "queueurl", "dead": "deadurl", "machine": "machinearn"}
+        names = {
+            "queue": "queueurl",
+            "dead": "deadurl",
+            "machine": "machinearn",
+            "work_function": "workfunction",
+        }
         place = cls._from_lookup(
             lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
         )
@@ -147,6 +160,8 @@ class StackResources:
                 "concurrency": int(found["concurrency"]),
                 "machine": found["machine"] or "",
                 "code": found["code"] or "",
+                "work_function": found["work_function"] or "",
+                "cores": int(found["cores"] or 1),
                 "quiet": int(found["quiet"] or DEFAULT_QUIET_S),
             }
         )

@@ -323,6 +323,16 @@ def _reasons(output: Sequence[str]) -> list[str]:
 
 KNOWN_CDK_ERRORS = (  # a pattern of the CDK's output; our message; our hint
     (
+        r"MemorySize.*failed to satisfy constraint|'MemorySize' value failed",
+        "this account allows functions less memory",
+        "deploy with --memory 3008 --step-memory 3008, or ask AWS for a higher quota of memory",
+    ),
+    (
+        r"'?[Tt]imeout'?.*failed to satisfy constraint.*900",
+        "this region allows functions at most 900 seconds",
+        "deploy with --timeout 900",
+    ),
+    (
         r"has not been bootstrapped|has the environment been bootstrapped|/cdk-bootstrap/|No "
         r"bucket named 'cdk-",
         "this account and region are not bootstrapped for the CDK",

@@ -44,10 +44,11 @@ def prepare(
     workers: int,
     batch_bytes: int,
     batches: int = 0,
+    cores: int = 1,
 ) -> Manifest:
     """Split a model's rows into batches of whole units, or return the existing manifest.
 
-    `batches`: the approximate number of batches; 0 for the default.
+    `batches`: the approximate number of batches; 0 for the default. `cores`: of each worker.
     """
     if (existing := read_prepared(model, job, layout, store)) is not None:
         return existing
@@ -60,7 +61,7 @@ def prepare(
     select = f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
     units = _count_units(model, select, warehouse)
     max_rows = max(1, batch_bytes // row_width(schema))
-    batch_list = _plan_batches(model, units, max_rows, batches, workers)
+    batch_list = _plan_batches(model, units, max_rows, batches, workers, cores)
     columns = [name for name in schema.names if name not in model.unit]
     tables = _split(model, select, units, batch_list, columns, warehouse)
     integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
@@ -86,13 +87,12 @@ def prepare(
 
 
 def _plan_batches(
-    model: Model, units: pa.Table, max_rows: int, batches: int, workers: int
+    model: Model, units: pa.Table, max_rows: int, batches: int, workers: int, cores: int
 ) -> list[Batch]:
     """Pack the units into batches of even cost, each with at most `max_rows` rows."""
     rows = to_numpy(units.column(ROWS_COLUMN), False)
-    return make_batches(
-        rows, parts=batches or target_batches(model, rows, workers), most_rows=max_rows
-    )
+    parts = batches or target_batches(model, rows, workers, cores)
+    return make_batches(rows, parts=parts, most_rows=max_rows)
 
 
 def _commit(manifest: Manifest, units: pa.Table, layout: Layout, store: S3Store) -> None:

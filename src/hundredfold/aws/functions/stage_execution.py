@@ -249,6 +249,7 @@ def _prepare(model: Model, context: StageContext) -> None:
                 warehouse,
                 warehouse.objects,
                 workers=context.resources.concurrency,
+                cores=context.resources.cores,
                 batch_bytes=batch_bytes,
                 memory=function_memory_mb() * 2**20 // 4,
                 batches=batches,
@@ -263,6 +264,7 @@ def _prepare(model: Model, context: StageContext) -> None:
                 warehouse,
                 context.store,
                 workers=context.resources.concurrency,
+                cores=context.resources.cores,
                 batch_bytes=batch_bytes,
                 batches=batches,
             )

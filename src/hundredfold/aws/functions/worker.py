@@ -35,7 +35,7 @@ from ...workers.protocol import NO_UNIT, WorkerContext
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import FORBIDDEN_CHARACTERS, SqsQueue
-from ..lambda_platform import MB_PER_VCPU
+from ..lambda_platform import cores_of
 from ..runs import is_other_code
 from .messages import SqsMessage, to_slice
 
@@ -310,6 +310,7 @@ class Invocation:
             lambda _: self._check_time(pool, record),
             VISIBILITY_TIMEOUT_S,
             stop_when_empty=True,
+            parts_per_message=-(-pool.size // len(messages)),
         )
         if not self._run_until_deadline(dispatcher, pool):
             return set()
@@ -587,7 +588,7 @@ def worker_pool_for(context: WorkerContext, attempt: int, scratch: Path) -> Lamb
     if pool is None or any(slot.process is None or slot.message is not None for slot in pool.slots):
         stop_worker_pool()
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
-        size = max(1, memory // MB_PER_VCPU)
+        size = cores_of(memory)
         share = max(memory - FUNCTION_MEMORY_MB, memory // 2) * 2**20 // size
         pool = _pools[context.layout.run, attempt] = LambdaWorkerPool(
             context, size, share, scratch / "logs"

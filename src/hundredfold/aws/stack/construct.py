@@ -21,6 +21,7 @@ from ..._package import VERSION
 from ...errors import UsageError
 from ...runs.job_loader import load_job
 from ..deploy.package import fingerprint_of
+from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
 from .lambda_functions import (
     connect_dead_letter_queue,
@@ -144,6 +145,7 @@ class Hundredfold(Construct):
             "HUNDREDFOLD_DATABASE": self.database,
             "HUNDREDFOLD_WORKGROUP": self.label,
             "HUNDREDFOLD_CONCURRENCY": str(self.settings.workers),
+            "HUNDREDFOLD_CORES": str(cores_of(self.settings.memory)),
             "HUNDREDFOLD_TRIGGER": self.settings.trigger,
             "HUNDREDFOLD_QUIET": str(self.settings.upload_quiet),
             **({"HUNDREDFOLD_CODE": self.code} if self.code else {}),
@@ -163,6 +165,7 @@ class Hundredfold(Construct):
                 "Database",
                 "Workgroup",
                 "Concurrency",
+                "Cores",
                 "Trigger",
                 "Quiet",
             )

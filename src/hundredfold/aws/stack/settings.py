@@ -13,7 +13,13 @@ from typing import Any, TypedDict
 
 from ...errors import UsageError
 from ...job import NAME
-from ..lambda_platform import DEFAULT_QUIET_S, PYTHON, PYTHONS, WHEEL_ARCHITECTURES
+from ..lambda_platform import (
+    DEFAULT_QUIET_S,
+    PYTHON,
+    PYTHONS,
+    WHEEL_ARCHITECTURES,
+    WORKERS_PER_POLLER,
+)
 
 # a name that CloudFormation resolves later: a team's app may pass one
 TOKEN = r"\$\{Token\[[^\]]+\]\}"
@@ -35,7 +41,6 @@ DESCRIPTION_PREFIX = (
     "Hundredfold: the job "
 )
 DEFAULT_WORKERS = 100  # concurrent workers by default
-WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,12 @@ class Settings:
     `job`             module:attribute of the job, importable both where the stack is synthesized
                       and
                       in the package
-    `memory`          of a worker, in MB (128 to 10240); 1769 MB come with one whole vCPU
+    `memory`          of a worker, in MB (128 to 10240): 1769 MB come with one whole core, 8845 MB
+                      with five, which share the messages of one call
     `step_memory`     of the function `step`, in MB (1024 to 10240): with more, it reads larger
                       sources itself, in place of Athena, and faster
-    `timeout`         of a worker, in seconds (30 to 900). The messages of a worker that crashes are
+    `timeout`         of a worker, in seconds (30 to 1800; more than 900 only where the region
+                      allows it). The messages of a worker that crashes are
                       delivered again after six times as long
     `batch_size`      messages per call of a worker (1 to 10000)
     `concurrency`     maximum concurrent workers (2 to 1000); 100 if neither this nor `pollers` is
@@ -103,7 +110,7 @@ class Settings:
     """
 
     job: str
-    memory: int = 1769
+    memory: int = 8845
     step_memory: int = 3008
     timeout: int = 300
     batch_size: int = 1
@@ -276,7 +283,7 @@ class Bounds:
 BOUNDS = (
     Bounds("memory", 128, 10_240, " MB"),
     Bounds("step_memory", 1024, 10_240, " MB"),
-    Bounds("timeout", 30, 900, " seconds"),
+    Bounds("timeout", 30, 1800, " seconds"),
     Bounds("batch_size", 1, 10_000, " messages"),
     Bounds("max_receives", 1, 1000),
     Bounds("upload_quiet", 1, 3600, " seconds"),

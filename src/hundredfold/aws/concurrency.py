@@ -1,0 +1,62 @@
+"""The number of concurrent workers of a deployed stack, changed while runs are in progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ..errors import UsageError
+from .adapters.session import client
+from .lambda_platform import WORKERS_PER_POLLER
+
+MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000  # of an event source mapping without pollers
+MIN_POLLERS = 2
+
+
+def set_concurrency(work_function: str, workers: int) -> None:
+    """Let the queue invoke at most this many workers at a time, from now on.
+
+    Raises:
+        UsageError: the number is not allowed, or the mapping cannot be changed.
+    """
+    mapping = _mapping_of(work_function)
+    pollers = mapping.get("ProvisionedPollerConfig")
+    if pollers:
+        most = max(MIN_POLLERS, -(-workers // WORKERS_PER_POLLER))
+        least = min(int(pollers["MinimumPollers"]), most)
+        change: dict[str, Any] = {
+            "ProvisionedPollerConfig": {"MinimumPollers": least, "MaximumPollers": most}
+        }
+    else:
+        if not MIN_CONCURRENCY <= workers <= MAX_CONCURRENCY:
+            raise UsageError(
+                f"--concurrency is {workers}, expected {MIN_CONCURRENCY} to {MAX_CONCURRENCY}",
+                hint="more workers need provisioned pollers: hundredfold deploy --pollers",
+            )
+        change = {"ScalingConfig": {"MaximumConcurrency": workers}}
+    try:
+        client("lambda").update_event_source_mapping(UUID=mapping["UUID"], **change)
+    except ClientError as error:
+        raise UsageError(
+            f"the concurrency of {work_function} cannot be changed: {error}",
+            hint="these credentials need lambda:UpdateEventSourceMapping",
+        ) from error
+
+
+def _mapping_of(work_function: str) -> dict[str, Any]:
+    """Return the event source mapping by which the queue invokes the workers."""
+    try:
+        found = client("lambda").list_event_source_mappings(FunctionName=work_function)
+    except ClientError as error:
+        raise UsageError(
+            f"the event source mapping of {work_function} cannot be read: {error}",
+            hint="these credentials need lambda:ListEventSourceMappings",
+        ) from error
+    mappings = found["EventSourceMappings"]
+    if len(mappings) != 1:
+        raise UsageError(
+            f"{work_function} has {len(mappings)} event source mappings, expected 1",
+            hint="deploy the stack again",
+        )
+    return dict(mappings[0])
