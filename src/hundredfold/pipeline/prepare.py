@@ -191,8 +191,8 @@ def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
 def target_batches(model: Model, rows: NDArray[np.int64], workers: int, cores: int = 1) -> int:
     """Return the number of batches: a few for each worker, fewer for a small job.
 
-    cores: of one worker. A batch has at least as many units, so that no core is idle, as long as
-    there are so many.
+    cores: of one worker. A batch has at least as many units, so that no core is idle, where the
+    model has enough of them.
     """
     return max(1, min(_wanted_batches(model, rows, workers), len(rows) // cores))
 
