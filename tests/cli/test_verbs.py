@@ -225,6 +225,7 @@ COMMANDS = (
     "retry",
     "resume",
     "cancel",
+    "adjust",
     "publish",
     "rollback",
     "bench",
