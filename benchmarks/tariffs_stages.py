@@ -84,8 +84,13 @@ def run_here(data: Path, workers: int) -> Stages:
     )
     with tempfile.TemporaryDirectory(dir=data.parent) as home:
         hundredfold.run(
-            job, sources, home=Path(home), as_of="2026-06-29T06:00:00", workers=workers, **{named: clock}
-        )  # fmt: skip
+            job,
+            sources,
+            home=Path(home),
+            as_of="2026-06-29T06:00:00",
+            workers=workers,
+            **{named: clock},
+        )
         clock.stage_started("end")
     return clock.stages
 
