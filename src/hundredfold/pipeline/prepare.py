@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -83,34 +84,38 @@ def prepare(
     if (existing := read_prepared(model, job, layout, store)) is not None:
         return existing
     store.delete(layout.model(model.name))
-    select, schema = _query_of_rows(model, job, warehouse)
-    index = number_units(model.name, model.unit, select, schema, warehouse, memory)
+    query = _query_of_rows(model, job, warehouse)
+    index = number_units(model.name, model.unit, query.select, query.schema, warehouse, memory)
     listed = store.append_files(layout.model(model.name))
-    units = _list_units(model, index, select, schema, layout, warehouse, store, listed)
+    units = _list_units(query, index, layout, warehouse, store, listed)
     _refuse_too_many(model, len(units), memory)
     index.set_units(units.table)
-    value_bytes = sample_value_bytes(select, _varied_columns(model, schema), warehouse)
-    width = row_width(schema, value_bytes)
+    query = _with_width(query, warehouse)
     parts = batches or target_batches(model, units.rows, workers, cores)
-    planned = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // width))
+    planned = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // query.width))
     total = sum(batch.rows for batch in planned)
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
-            model, index, units.keys, schema, planned, layout, warehouse, files, width
+            query, index, units.keys, planned, layout, warehouse, files
         )
-        planned = split_batches(planned, size, batch_bytes) if value_bytes else planned
+        planned = split_batches(planned, size, batch_bytes) if query.varied else planned
         manifest = Manifest(
             model.name, tuple(model.unit), tuple(model.order_by), len(units), total, nullable,
             tuple(planned), query_of(model, job), large=large,
         )  # fmt: skip
-        draft = layout.manifest_draft(model.name)
-        files.put(_relative_key(layout, model, draft), manifest.text(draft))
+        _put_draft(manifest, layout, model, files)
         files.end()
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
     defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
+
+
+def _put_draft(manifest: Manifest, layout: Layout, model: Model, files: AppendFiles) -> None:
+    """Write the manifest beside the batches, for workers that start before the commit."""
+    draft = layout.manifest_draft(model.name)
+    files.put(_relative_key(layout, model, draft), manifest.text(draft))
 
 
 def _commit_of(
@@ -127,29 +132,52 @@ def _commit_of(
     return commit
 
 
-def _varied_columns(model: Model, schema: pa.Schema) -> list[str]:
-    """Return the columns beside the key whose values have no fixed width."""
-    return [
-        field.name for field in schema if field.name not in model.unit and not _is_fixed(field.type)
-    ]
+@dataclass(frozen=True, slots=True)
+class RowQuery:
+    """The rows of a model, as a query that is cheap to run twice.
+
+    varied: the columns beside the key whose values have no fixed width. width: the approximate
+    bytes of a row, once they are measured.
+    """
+
+    model: Model
+    select: str
+    schema: pa.Schema
+    varied: Sequence[str]
+    width: int = 0
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns beside the key."""
+        return [name for name in self.schema.names if name not in self.model.unit]
 
 
-def _query_of_rows(model: Model, job: Job, warehouse: StreamingWarehouse) -> tuple[str, pa.Schema]:
-    """Return the query of a model's rows, cheap to run twice, and its columns."""
+def _query_of_rows(model: Model, job: Job, warehouse: StreamingWarehouse) -> RowQuery:
     select = query_of(model, job)
     schema = query_columns(model, select, warehouse)
     select, schema = with_micros(plain_columns(select, schema), schema)
     if not warehouse.is_plain(select):  # a join or an aggregate is too expensive to compute twice
         warehouse.materialize("__prepared", select)
         select = "SELECT * FROM __prepared"
-    return select, schema
+    varied = [
+        field.name for field in schema if field.name not in model.unit and not _is_fixed(field.type)
+    ]
+    return RowQuery(model, select, schema, varied)
+
+
+def _with_width(query: RowQuery, warehouse: StreamingWarehouse) -> RowQuery:
+    value_bytes = sample_value_bytes(query.select, query.varied, warehouse)
+    return replace(query, width=row_width(query.schema, value_bytes))
+
+
+def _rows_per_read(width: int) -> int:
+    """Return how many rows of a width are read at a time."""
+    return max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width))
 
 
 def _list_units(
-    model: Model,
+    query: RowQuery,
     index: UnitIndex,
-    select: str,
-    schema: pa.Schema,
     layout: Layout,
     warehouse: StreamingWarehouse,
     store: AppendStore,
@@ -158,15 +186,13 @@ def _list_units(
     """Write the units, some at a time, and read the list back: as a mapped file where the store has
     one.
     """
-    varied = [name for name in model.unit if not _is_fixed(schema.field(name).type)]
-    keys = pa.schema([schema.field(name) for name in model.unit])
-    value_bytes = sample_value_bytes(select, varied, warehouse)
-    width = row_width(keys, value_bytes)
+    model = query.model
+    keys = pa.schema([query.schema.field(name) for name in model.unit])
+    varied = [field.name for field in keys if not _is_fixed(field.type)]
+    width = row_width(keys, sample_value_bytes(query.select, varied, warehouse))
     found = 0
     with closing(files):
-        for part in index.batches_of_units(
-            max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width))
-        ):
+        for part in index.batches_of_units(_rows_per_read(width)):
             files.add(_relative_key(layout, model, layout.units(model.name)), part)
             found += part.num_rows
         if not found:
@@ -293,22 +319,20 @@ def _refuse_key(model: Model, schema: pa.Schema) -> None:
 
 
 def _write_batches(
-    model: Model,
+    query: RowQuery,
     index: UnitIndex,
     keys: pa.Table,
-    schema: pa.Schema,
     batches: Sequence[Batch],
     layout: Layout,
     warehouse: StreamingWarehouse,
     files: AppendFiles,
-    width: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64]]:
     """Write every row to the file of its batch, in one stream.
 
     Returns the columns that have a null, the columns that have an integer beyond 2**53, and the
     approximate bytes of each unit in a worker (0 where all columns have a fixed width).
     """
-    columns = [name for name in schema.names if name not in model.unit]
+    model = query.model
     batch_of_unit = np.repeat(
         np.arange(len(batches), dtype=np.uint32),
         [batch.last - batch.first + 1 for batch in batches],
@@ -320,17 +344,13 @@ def _write_batches(
         _relative_key(layout, model, layout.batch(model.name, batch.number)) for batch in batches
     ]
     size = np.zeros(len(batch_of_unit), np.int64)
-    varied = not all(_is_fixed(schema.field(name).type) for name in columns)
-    for chunk in warehouse.stream(
-        index.query(columns),
-        max(MIN_STREAM_ROWS, min(MAX_STREAM_ROWS, STREAM_BATCH_BYTES * ROW_COPIES // width)),
-    ):
+    for chunk in warehouse.stream(index.query(query.columns), _rows_per_read(query.width)):
         routed += chunk.num_rows
         named = list(zip(chunk.schema.names, chunk.columns, strict=True))
         nullable |= {name for name, column in named if column.null_count}
         large |= {name for name, column in named if name not in large and has_large(column)}
         numbers = index.unit_numbers(chunk.column(0))
-        if varied:
+        if query.varied:
             np.add.at(size, numbers, ROW_COPIES * row_bytes(chunk) + ROW_OVERHEAD_BYTES)
         for which, part in _split_by_batch(
             chunk.set_column(0, UNIT, from_numpy(numbers)), numbers, batch_of_unit
