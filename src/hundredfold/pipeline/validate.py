@@ -159,12 +159,18 @@ def _check_source(
 ) -> ValidationResult:
     """Check the rows of a source, and write its rejected, repaired and accepted rows."""
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
+    if source.name in {t.split(".")[0] for t in source.references.values()}:
+        # a source that refers to itself is checked against its raw rows
+        warehouse.create_view(source.name, raw.select)
+    _refuse_references(source, warehouse)
+    if known := _find_known(source, checks, raw, warehouse):
+        checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
     totals, counts = _count_rows(source, checks, raw, warehouse)
     has_duplicates = _has_duplicates(source, checks, warehouse)
     # from here on, row numbers matter
     if (totals.bad or has_duplicates) and raw.with_row_numbers is not None:
         raw = raw.with_row_numbers()
-        checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
+        checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
     if totals.rows == 0:
         raise SourceError(
             f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
@@ -203,10 +209,6 @@ def _count_rows(
 
     Raises: SourceError for a damaged file, or for references and `clean` expressions that fail.
     """
-    if source.name in {t.split(".")[0] for t in source.references.values()}:
-        # a source that refers to itself is checked against its raw rows
-        warehouse.create_view(source.name, raw.select)
-    _refuse_references(source, warehouse)
     try:
         refuse_timeless(source, warehouse.columns(checks.typed))
         rows, bad, repaired, counts = _count(checks, warehouse)
@@ -317,6 +319,31 @@ def _refuse_references(source: Source, warehouse: Warehouse) -> None:
             problems=problems,
             hint="correct the reference",
         )
+
+
+def _find_known(
+    source: Source, checks: Checks, raw: AttachedSource, warehouse: Warehouse
+) -> dict[str, str]:
+    """Return a local table for each reference of local rows to a remote table.
+
+    So the rows are checked locally, and only the values of the reference are compared remotely.
+    """
+    if raw.find_known is None or not source.references:
+        return {}
+    known: dict[str, str] = {}
+    try:
+        refuse_timeless(source, warehouse.columns(checks.typed))
+        for column, target in source.references.items():
+            table, other = target.split(".")
+            values = f"SELECT DISTINCT {quote(column)} AS value FROM ({checks.typed}) AS t"
+            if found := raw.find_known(values, table, other):
+                known[column] = found
+    except QueryError as error:
+        _refuse_clean(source, raw.select, warehouse)
+        raise SourceError(
+            f"{source.name} cannot be checked: {error.message}", hint=error.hint
+        ) from error
+    return known
 
 
 def _refuse_clean(source: Source, raw: str, warehouse: Warehouse) -> None:

@@ -337,6 +337,9 @@ class AttachedSource:
     csv: list[dict[str, Any]] = field(default_factory=list)  # the dialect of each CSV file
     # a copy with row numbers, where __row is null
     with_row_numbers: Callable[[], AttachedSource] | None = None
+    # where the rows are local and a table may be remote: a local table `value` of those values of
+    # a query's only column which a column of the table has; None for a table that is local too
+    find_known: Callable[[str, str, str], str | None] | None = None
 
 
 class Warehouse(Protocol):

@@ -16,6 +16,8 @@ from ..errors import SourceError
 from ..job import Source
 from .casts import _out_of_range, cast_failure, cast_value, describe_type, is_lossless
 
+NO_TABLES: Mapping[str, str] = {}
+MAX_CHAIN = 16  # operands of a chain of one operator
 PLACE_COLUMNS = ("__file", "__row")
 
 
@@ -53,16 +55,16 @@ class Checks:
 
     @property
     def any_bad(self) -> str:
-        return (
-            " + ".join(f"__k{i}" for i in range(len(self.rules))) + " > 0"
-            if self.rules
-            else "FALSE"
-        )
+        return f"{balanced(flags, '+')} > 0" if (flags := self._flags) else "FALSE"
+
+    @property
+    def _flags(self) -> list[str]:
+        return [f"__k{i}" for i in range(len(self.rules))]
 
     @property
     def broken(self) -> str:
         """The SQL condition of a row of `typed` that breaks any rule."""
-        return " OR ".join(f"({rule.bad})" for rule in self.rules) or "FALSE"
+        return balanced([f"({rule.bad})" for rule in self.rules], "OR") or "FALSE"
 
     @property
     def reasons(self) -> str:
@@ -83,7 +85,7 @@ class Checks:
         )
         return (
             f"SELECT * FROM (SELECT *, {after} FROM ({raw}) AS raw) AS q WHERE "
-            f"{' OR '.join(self._differs())}"
+            f"{balanced(self._differs(), 'OR')}"
         )
 
     def repairs(self, touched: str, columns: Sequence[str], key: Sequence[str]) -> str:
@@ -128,12 +130,19 @@ class Checks:
 
 
 def compile_checks(
-    source: Source, contract: Contract | None, raw: str, schema: pa.Schema, text: bool, as_of: str
+    source: Source,
+    contract: Contract | None,
+    raw: str,
+    schema: pa.Schema,
+    text: bool,
+    as_of: str,
+    known: Mapping[str, str] = NO_TABLES,
 ) -> Checks:
     """Compile the checks of a source over the query `raw`, whose columns are `schema`.
 
-    text: whether every value is text. Raises: SourceError for all missing columns and wrong types
-    at once.
+    text: whether every value is text. known: tables of the values, by column, that the referenced
+    columns have; a reference without one reads the table that it names. Raises: SourceError for
+    all missing columns and wrong types at once.
     """
     found = {f.name: f.type for f in schema if f.name not in PLACE_COLUMNS}
     _refuse_checks(source, contract, found)
@@ -169,7 +178,10 @@ def compile_checks(
         )
         for c in source.not_future
     ]
-    rules += [_reference(column, target) for column, target in source.references.items()]
+    rules += [
+        _reference(column, target, known.get(column))
+        for column, target in source.references.items()
+    ]
     cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
     typed = (
         f"SELECT __file, __row, {', '.join(values)}, ({_changed(cleaned)}) AS __repaired "
@@ -180,13 +192,11 @@ def compile_checks(
 
 def _changed(cleaned: Sequence[tuple[str, str]]) -> str:
     """Return the condition that cleaning changes a value of a row."""
-    return (
-        " OR ".join(
-            f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM CAST(({sql}) AS VARCHAR)"
-            for name, sql in cleaned
-        )
-        or "FALSE"
-    )
+    differ = [
+        f"CAST({quote(name)} AS VARCHAR) IS DISTINCT FROM CAST(({sql}) AS VARCHAR)"
+        for name, sql in cleaned
+    ]
+    return balanced(differ, "OR") or "FALSE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,18 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
     return Judged(cast, tuple(values), tuple(rules), same)
 
 
+def balanced(parts: Sequence[str], operator: str) -> str:
+    """Return the parts joined by an operator, in parentheses of even depth.
+
+    A chain of them would be as deep as it is long, and a thousand columns deeper than SQL allows.
+    """
+    if len(parts) <= MAX_CHAIN:
+        return f" {operator} ".join(parts)
+    middle = len(parts) // 2
+    halves = (balanced(half, operator) for half in (parts[:middle], parts[middle:]))
+    return f" {operator} ".join(f"({half})" for half in halves)
+
+
 def quote_part(name: str) -> str:
     """Return a column's name as part of an internal name."""
     return "".join(ch if ch.isalnum() else f"_{ord(ch):x}_" for ch in name)
@@ -284,8 +306,8 @@ FROM judged WHERE __first > 1
 """.strip()
 
 
-def _reference(column: str, target: str) -> Rule:
-    table, other = target.split(".")
+def _reference(column: str, target: str, known: str | None) -> Rule:
+    table, other = (known, "value") if known else target.split(".")
     exists = (
         f"EXISTS (SELECT 1 FROM {quote(table)} AS r WHERE r.{quote(other)} = t.{quote(column)})"
     )

@@ -318,6 +318,23 @@ class AthenaWarehouse:
         self.duckdb.create_view(name, f"SELECT * FROM read_parquet({pattern(str(path))})")
         self._cached.add(name)
 
+    def find_known(self, name: str, values: str, table: str, column: str) -> str | None:
+        """Return a local table, whose name begins with `name`, of the values that a column has.
+
+        `values`: a query of local rows, whose only column is `value`. None for a local table.
+        """
+        if not self._is_remote(table):
+            return None
+        of = f"{name}_{_short_hash(f'{values} {table} {column}')}"
+        given = f"__values{of}"
+        self.duckdb.register(given, self.duckdb.query(values))
+        known = self.query(
+            f"SELECT DISTINCT v.value FROM {quote(given)} AS v JOIN {quote(table)} AS r "
+            f"ON r.{quote(column)} = v.value"
+        )
+        self.duckdb.register(of, known)
+        return of
+
     def with_path(self, name: str) -> str:
         """Return a table in SQL that also has the column `$path`: the object of each row."""
         return quote(name + WITH_PATH)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,6 +69,8 @@ MAX_STAGED_BYTES = 1.5 * 2**30
 MAX_LOCAL_BYTES = (
     2**29
 )  # bytes of text whose rows are validated locally; Athena validates larger sources
+# of a text whose rows Athena validates: each takes some 1,000 bytes of a statement
+MAX_REMOTE_COLUMNS = 80
 GLUE_ADDRESS = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
 # a text that tells a time finer than a millisecond
 SUB_MILLISECOND_TEXT = r":\d\d[.]\d{3}\d*[1-9]"
@@ -462,7 +465,8 @@ def _stage(
             )
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)
-    if total <= MAX_LOCAL_BYTES:
+    is_local = total <= MAX_LOCAL_BYTES or len(contract_columns) > MAX_REMOTE_COLUMNS
+    if is_local:
         warehouse.cache_locally(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
     try:
@@ -475,6 +479,7 @@ def _stage(
         text=kind != "parquet" and bool(contract_columns),
         malformed=malformed,
         csv=get_json(warehouse.store, csv)["csv"],
+        find_known=partial(warehouse.find_known, f"__known_{source}") if is_local else None,
     )
 
 
