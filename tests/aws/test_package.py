@@ -561,3 +561,50 @@ def test_a_sealed_package_has_one_fingerprint_everywhere(tmp_path: Path) -> None
     (tmp_path / "a" / "x.py").write_text("2")
     seal(tmp_path / "a")
     assert fingerprint_of(tmp_path / "a") != sealed
+
+
+SECRETS = (
+    "credentials.json",
+    "Credentials",
+    "secrets.yaml",
+    "id_rsa",
+    "keys/id_ed25519.pub",
+    "tls.pem",
+    "tls.KEY",
+    "store.p12",
+    "secrets/plain.txt",
+)
+
+
+def test_files_that_may_hold_secrets_are_left_out_and_listed(whole: Path, tmp_path: Path) -> None:
+    kept = ("credentials.py", "keys.csv", "identity.txt")
+    for name in (*SECRETS, *kept):
+        (whole / name).parent.mkdir(exist_ok=True)
+        (whole / name).write_text("x = 1")
+    files, left_out = copied("mine:job", tmp_path / "out")
+    assert set(left_out) == {f"mine/{name} (may hold a secret)" for name in SECRETS}
+    assert {f"mine/{name}" for name in kept} <= files
+    assert not any(f"mine/{name}" in files for name in SECRETS)
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "folder inside", "nothing"])
+def test_links_that_leave_the_package_are_refused(whole: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("x")
+    to = {
+        "file": tmp_path / "outside" / "file",
+        "folder": tmp_path / "outside",
+        "folder inside": whole / "queries",
+        "nothing": tmp_path / "no-such",
+    }[target]
+    (whole / "link").symlink_to(to)
+    with pytest.raises(PackageError, match=f"link is a link to {to}, "):
+        copied("mine:job", tmp_path / "out")
+
+
+def test_a_link_within_the_package_is_a_file(whole: Path, tmp_path: Path) -> None:
+    (whole / "rates.txt").write_text("3")
+    (whole / "same.txt").symlink_to("rates.txt")
+    files, left_out = copied("mine:job", tmp_path / "out")
+    assert {"mine/rates.txt", "mine/same.txt"} <= files
+    assert left_out == ()

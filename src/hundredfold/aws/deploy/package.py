@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
@@ -77,6 +78,8 @@ DATA_SUFFIXES = {
 }
 # bytes: larger tables count as rows of a source, smaller ones as lookup data of the code
 MAX_DATA_BYTES = 2**20
+# files and folders that are never copied, except modules
+SECRET_NAMES = ("credentials*", "secrets*", "id_*", "*.pem", "*.key", "*.p12")
 COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can store
 USER_CODE = "your code"
@@ -103,7 +106,7 @@ class BuiltPackage:
     `sizes`     the largest first
     `pruned`    bytes that were removed
     `kept`      removable parts that are imported
-    `left_out`  files of the user that were left out: large tables, tests
+    `left_out`  files of the user that were left out: large tables, tests, possible secrets
     """
 
     ref: str
@@ -400,7 +403,10 @@ def copy_code(found: JobImports, folder: Path) -> tuple[str, ...]:
 def _copy_package(source: Path, target: Path) -> Iterator[str]:
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
-        if not path.is_file() or _is_tool_file(inside):
+        if _is_tool_file(inside):
+            continue
+        _refuse_link(path, source)
+        if not path.is_file():
             continue
         if path.suffix in COMPILED_SUFFIXES:
             raise PackageError(
@@ -410,10 +416,35 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
                     "container image (--image)"
                 ),
             )
-        if _is_left_out(path):
+        if _is_secret(inside):
+            yield f"{target.name}/{inside.as_posix()} (may hold a secret)"
+        elif _is_left_out(path):
             yield f"{target.name}/{inside.as_posix()}"
         else:
             _copy(path, target / inside)
+
+
+def _refuse_link(path: Path, source: Path) -> None:
+    """Raise PackageError for a link that leaves the package, or to a folder, which is not followed.
+
+    The content outside would be deployed with the code, and differs between machines.
+    """
+    if not path.is_symlink():
+        return
+    inside = path.resolve().is_relative_to(source.resolve())
+    if not inside or path.is_dir():
+        raise PackageError(
+            f"{path} is a link to {path.resolve()}, "
+            f"{'a folder' if inside else 'outside of the package'}",
+            hint="put a copy in its place, or remove the link",
+        )
+
+
+def _is_secret(path: Path) -> bool:
+    """Return whether a name is one that keys and passwords usually have; modules are code."""
+    return path.suffix != ".py" and any(
+        fnmatchcase(part.lower(), pattern) for part in path.parts for pattern in SECRET_NAMES
+    )
 
 
 def _is_tool_file(path: Path) -> bool:
