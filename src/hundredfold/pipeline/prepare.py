@@ -104,18 +104,18 @@ def prepare(
             model.name, tuple(model.unit), tuple(model.order_by), len(units), total, nullable,
             tuple(planned), query_of(model, job), large=large,
         )  # fmt: skip
-        _put_draft(manifest, layout, model, files)
-        files.end()
+        _end_with_draft(manifest, layout, model, files)
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
     defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
 
 
-def _put_draft(manifest: Manifest, layout: Layout, model: Model, files: AppendFiles) -> None:
+def _end_with_draft(manifest: Manifest, layout: Layout, model: Model, files: AppendFiles) -> None:
     """Write the manifest beside the batches, for workers that start before the commit."""
     draft = layout.manifest_draft(model.name)
     files.put(_relative_key(layout, model, draft), manifest.text(draft))
+    files.end()
 
 
 def _commit_of(
