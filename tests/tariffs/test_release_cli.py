@@ -259,7 +259,7 @@ def last_week(sales: pa.Table) -> pa.Table:
     )
 
 
-def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) -> None:
+def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say, home: Path) -> None:
     now = ("--as-of", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}")
     today = say("check", "1", *now)
     assert today.code == 1
@@ -267,8 +267,8 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say) ->
     refused = say("approve", "1", "--author", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
-        "hint: tariffs check 1   or, to override them:"
-        " tariffs approve 1 --override STALE --override VALIDITY --reason WHY" in refused.err
+        f"hint: tariffs check 1 --home {home}   or, to override them: tariffs approve 1"
+        f" --override STALE --override VALIDITY --reason WHY --home {home}" in refused.err
     )
     done = say(
         "approve",
