@@ -152,6 +152,13 @@ def targets(state: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def test_every_arn_is_of_the_partition_of_the_stack(template: Template) -> None:
+    """The same template works in aws-us-gov and aws-cn."""
+    resources = [s["Resource"] for s in machine(template)["States"].values() if "Resource" in s]
+    assert resources
+    assert all(each.startswith("arn:<AWS::Partition>:states:::") for each in resources)
+
+
 def test_the_state_machine_logs_everything_and_traces(templates: dict[str, Template]) -> None:
     properties = one(templates["pricing"], "AWS::StepFunctions::StateMachine")
     assert properties["LoggingConfiguration"]["Level"] == "ALL"

@@ -32,6 +32,7 @@ def make_state_machine(
         workgroup=resources.workgroup,
         database=resources.database,
         table=resources.table.table_name,
+        partition=stack.partition,
     )
     machine = aws_stepfunctions.StateMachine(
         scope,

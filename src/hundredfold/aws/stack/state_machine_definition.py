@@ -36,7 +36,13 @@ THROTTLED = ["Athena.TooManyRequestsException", "Athena.InternalServerException"
 
 
 def definition(
-    job: Job, *, step_function_arn: str, workgroup: str, database: str, table: str
+    job: Job,
+    *,
+    step_function_arn: str,
+    workgroup: str,
+    database: str,
+    table: str,
+    partition: str = "aws",
 ) -> dict[str, Any]:
     """Return the state machine of a job, in the Amazon States Language.
 
@@ -68,8 +74,18 @@ def definition(
             f"{' · '.join(dict.fromkeys(stage.step for stage in all_stages))}."
         ),
         "StartAt": "Begin",
-        "States": states | _final_states(table),
+        "States": {
+            name: _in_partition(state, partition)
+            for name, state in (states | _final_states(table)).items()
+        },
     }
+
+
+def _in_partition(state: dict[str, Any], partition: str) -> dict[str, Any]:
+    """Return a state whose service integration is named in a partition, such as aws-us-gov."""
+    if "Resource" not in state:
+        return state
+    return {**state, "Resource": state["Resource"].replace("arn:aws:", f"arn:{partition}:", 1)}
 
 
 def _stage(
