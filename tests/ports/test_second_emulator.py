@@ -7,15 +7,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import pytest
-import test_conditional_writes
-import test_ledger_port
-import test_owners_of_runs
-import test_queue_port
-import test_store_port
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.s3_store import S3Store
@@ -44,13 +40,12 @@ def suite(module: ModuleType) -> dict[str, Any]:
     }
 
 
-for _module in (
-    test_store_port,
-    test_conditional_writes,
-    test_queue_port,
-    test_ledger_port,
-    test_owners_of_runs,
-):
+# by the names that pytest gives them
+SUITES = {
+    name: import_module(f"test_{name}")
+    for name in ("store_port", "conditional_writes", "queue_port", "ledger_port", "owners_of_runs")
+}
+for _module in SUITES.values():
     globals().update(suite(_module))
 
 
@@ -88,7 +83,7 @@ def table(account: Account) -> str:
 @pytest.fixture
 def queue(request: pytest.FixtureRequest, clock: LinkedClock) -> Iterator[Any]:
     with ExitStack() as stack:
-        yield test_queue_port.on_sqs(
+        yield SUITES["queue_port"].on_sqs(
             request.getfixturevalue,
             stack,
             visibility=60.0,
