@@ -316,11 +316,11 @@ def test_logs_name_the_run_and_contain_no_rows_and_no_credentials(
         if any(word in line for word in (*secrets, "as its row requests", str(tasks.log)))
     ] == []
     told = [json.loads(line) for line in lines if line.startswith("{")]
-    steps = [line for line in told if line.get("run") == run and line["message"] == "step"]
+    executed = [line for line in told if line.get("run") == run and line["message"] == "stage"]
     assert {"validate", "prepare", "enqueue", "work", "collect", "publish"} == {
-        line["step"] for line in steps
+        line["stage"].split()[0] for line in executed
     }
-    assert all(line["function_request_id"] for line in steps)
+    assert all(line["function_request_id"] for line in executed)
     counted = [line for line in told if "_aws" in line and line["job"] == "jobs.trouble:job"]
     assert sum(sum(line.get("UnitsFailed", [])) for line in counted) >= 1
     assert sum(sum(line.get("UnitsDone", [])) for line in counted) >= 5  # tasks and parts

@@ -127,7 +127,7 @@ def test_a_lost_race_is_not_a_write_whose_reply_is_lost(
     ledger.create(run_with(state=State.RUNNING))
     connection.before("PutItem", lambda: twin.move(RUN.id, Event.FINISH))
     # the other writer writes the same record in the same millisecond
-    twin = DynamoLedger(ledger.table, ledger._clock, ledger._sleep)
+    twin = DynamoLedger(ledger.table, ledger._clock, ledger.sleep)
     assert attempt(lambda: ledger.move(RUN.id, Event.FINISH)) == "StateError"
 
 

@@ -41,6 +41,7 @@ from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
 from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
+from .worker import log
 
 # the only folder that a function may write to
 SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
@@ -166,6 +167,7 @@ def execute_stages(step: str, model: str, context: StageContext) -> Reply:
                 if not _may_go_on(stage, context):
                     return _go_to(every, asked, number)
                 context.ledger.note(context.record.id, step=str(stage))
+            log.info("stage", stage=str(stage))
             reply = _execute_stage(stage, context)
             if reply is not None:
                 return reply
