@@ -21,12 +21,14 @@ SITE_PACKAGES = "site-packages"
 RECORDER = """
 import atexit, json, os, sys, threading
 early, start = [], threading.Thread.start
+before = set(sys.modules)  # setuptools, where it is installed, adds a module to every process
 def recorded_start(thread):
     early.append([name for name in ("pyarrow", "duckdb", "rich") if name in sys.modules])
     start(thread)
 threading.Thread.start = recorded_start
 def report():
-    files = {n: getattr(m, "__file__", None) or "" for n, m in sys.modules.copy().items()}
+    new = {n: m for n, m in sys.modules.copy().items() if n not in before}
+    files = {n: getattr(m, "__file__", None) or "" for n, m in new.items()}
     with open(os.environ["MODULES_FILE"], "w") as file:
         json.dump({"files": files, "early": early}, file)
 atexit.register(report)

@@ -373,6 +373,11 @@ def _query_error(error: Exception, sql: str) -> HundredfoldError:
             "the disk is full: " + words.split("\n")[0],
             hint="free some space, or move the runs with --home; then resume the run",
         )
+    if "Too many open files" in words:
+        return HomeError(
+            "a query cannot open its files: " + words.split("\n")[0],
+            hint="raise the limit of open files (ulimit -n), or use fewer workers with --workers",
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
         return HomeError(
             "the query does not fit the memory limit: " + words.split("\n")[0],
