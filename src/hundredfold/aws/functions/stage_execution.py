@@ -276,7 +276,12 @@ def _prepare(model: Model, context: StageContext) -> None:
 
 
 def _refuse_expired_batches(manifest: Manifest, context: StageContext) -> None:
-    """Raise StateError if batches are gone: they expire, as the tables of Athena do."""
+    """Raise StateError if batches are gone: they expire, as the tables of Athena do.
+
+    A run that began before there was a choice has batches that Athena wrote.
+    """
+    if manifest.files:
+        return
     folder = context.layout.batch(manifest.model, 0).rpartition("/")[0] + "/"
     found = sum(1 for _ in context.store.list(folder))
     if found < len(manifest.batches):
