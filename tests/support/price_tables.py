@@ -26,7 +26,6 @@ from hundredfold.errors import NoSuchRun
 from hundredfold.job import Layout
 from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
-from support.emulator import DONE, MISSING, Emulator
 from tariffs.contracts import PriceRow
 from tariffs.release import actions, repository
 from tariffs.release.catalogue import catalogue_of
@@ -296,9 +295,13 @@ def on_disk(folder: Path) -> ReleaseSite:
 @contextmanager
 def in_s3() -> Iterator[Callable[[], ReleaseSite]]:
     """An emulated account; called, it gives a place in a bucket of its own."""
+    # the environments of other Pythons have no boto3
+    pytest.importorskip("boto3")
+    from hundredfold.aws.adapters.s3_store import S3Store
+    from support.emulator import DONE, MISSING, Emulator
+
     if not DONE.exists():
         pytest.skip(MISSING)
-    from hundredfold.aws.adapters.s3_store import S3Store
 
     with Emulator() as emulator, emulator.reached():
 
