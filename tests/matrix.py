@@ -62,7 +62,6 @@ SMOKE = (
     "tests/notebooks",
     "tests/faults/test_port_failures.py",
     "tests/faults/test_stops.py",
-    "tests/tariffs/test_release_measure.py",
     "tests/tariffs/test_synthetic.py",
 )
 # uv trusts its own list otherwise, and not a company's certificate; older uv know the second name
