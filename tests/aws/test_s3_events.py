@@ -43,6 +43,17 @@ def test_duplicate_late_and_lost_events_change_nothing(events_stack: Stack, tmp_
     assert published(run) == tasks.local_release("untidy")
 
 
+def test_batches_of_a_small_source_are_announced_by_events(
+    events_stack: Stack, tmp_path: Path
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 12)
+    run = events_stack.run(tasks, "small", warehouse="duckdb", batches=4)
+    folder = "processing/small/doubled/"
+    assert [*events_stack.home.store.sizes(folder).values()] == [0] * 4
+    assert published(run) == tasks.local_release("small")
+    assert events_stack.dead_letters() == {}
+
+
 def test_work_from_both_triggers_is_done_once_and_retried_by_messages(
     events_stack: Stack, tmp_path: Path
 ) -> None:
@@ -55,9 +66,7 @@ def test_work_from_both_triggers_is_done_once_and_retried_by_messages(
         events_stack.client("sqs").send_message(
             QueueUrl=events_stack.outputs["QueueUrl"], MessageBody=body
         )
-        events_stack.home.store.copy(
-            manifest.files[batch.number][0], event_key("both", "doubled", batch.number)
-        )
+        events_stack.home.store.put(event_key("both", "doubled", batch.number), b"")
     AwsBackend(events_stack.name).watch("both", NullCallbacks())
     wait_until(lambda: not any(events_stack.depth()), lambda: f"{events_stack.depth()}")
     assert tasks.calls() == dict.fromkeys(range(12), 1)

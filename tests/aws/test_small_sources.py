@@ -6,6 +6,7 @@ which name the objects by their addresses.
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import json
 from collections.abc import Callable
@@ -48,6 +49,10 @@ class Sale:
 
 def total(rows: Any) -> dict[str, Any]:
     return {"days": len(rows["day"]), "sum": float(rows["price"].sum()), "first": rows["day"][0]}
+
+
+def last_time(rows: Any) -> dict[str, Any]:
+    return {"moment": rows["moment"][0], "n": int(rows["n"][0])}
 
 
 def spread(rows: Any) -> dict[str, Any]:
@@ -151,6 +156,20 @@ def test_small_sources_give_the_bytes_of_a_local_run(
     ]
     assert all(row["__file"].startswith("s3://") for row in rejected)
     assert len(aws_runner.queries) == asked  # Athena was not asked
+
+
+def test_queries_and_times_need_no_equivalent_in_athena(
+    runner: InProcessRunner, aws_runner: AwsRunner, tmp_path: Path
+) -> None:
+    day = dt.datetime(2026, 1, 1, 12, 0, 0, 123456)  # finer than Athena's milliseconds
+    pq.write_table(pa.table({"shop": ["a", "a"], "moment": [day, day]}), tmp_path / "s.parquet")
+    query = "SELECT shop, max(moment) AS moment, count(*) AS n FROM sales GROUP BY ALL"
+    job = Job("fine", [Source("sales")], [Model("m", ("shop",), last_time, query)])
+    here, there = both(runner, aws_runner, job, tmp_path / "s.parquet")
+    for run in (here, there):
+        run.all()
+    assert there.results("m").to_pylist() == [{"shop": "a", "moment": day, "n": 2}]
+    assert there.result_bytes("m") == here.result_bytes("m")
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])

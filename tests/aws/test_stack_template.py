@@ -724,3 +724,20 @@ def test_the_typed_keywords_are_the_fields_of_the_settings() -> None:
 def test_a_template_contains_nothing_of_this_machine(template: Template) -> None:
     text = json.dumps({key: value for key, value in template.items() if key != "file"})
     assert str(Path.cwd()) not in text
+
+
+def test_a_timeout_that_only_some_regions_allow_is_no_finding(cdk: Any, tmp_path: Path) -> None:
+    settings = {"job": JOB, "timeout": 1800}
+    folder = synthesize(cdk, tmp_path, "long", settings)
+    template = json.loads((folder / "long.template.json").read_text())
+    functions = of_type(template, "AWS::Lambda::Function").values()
+    assert 1800 in {function["Timeout"] for function in functions}
+    report = json.loads((folder / "validation-report.json").read_text())
+    [accepted] = [
+        finding["ruleName"]
+        for plugin in report["pluginReports"]
+        for finding in plugin["suppressedViolations"]
+        if plugin["pluginName"] == "CloudFormation Validate"
+    ]
+    assert accepted == "E3717"
+    assert [finding for plugin in report["pluginReports"] for finding in plugin["violations"]] == []

@@ -115,6 +115,8 @@ def test_polls_without_progress_back_off_and_count_if_the_queue_is_empty() -> No
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (MIN_POLL_S, MAX_POLL_S)
     assert look.idle == 3
+    assert look.idle_s == 3.0  # from the fifth poll on, a second each
+    assert look.next(0, 9.0, left=1000, busy=True).idle_s == 0.0
 
 
 def test_progress_resets_the_count_of_resent_messages() -> None:

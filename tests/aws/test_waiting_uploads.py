@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +21,11 @@ from hundredfold.aws.adapters.session import StackResources
 from hundredfold.aws.adapters.uploads import MAX_QUIET_PERIODS, UploadTable
 from hundredfold.aws.functions.uploads import UploadsExpected, start_run_of_uploads
 from hundredfold.aws.runs import new_record
+from hundredfold.cli.display import further_lines
 from hundredfold.errors import SourceError
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import Event
+from hundredfold.runs.summary import RunSummary
 from support.in_process_aws import AwsRunner
 
 QUIET = 60
@@ -151,6 +153,10 @@ def test_the_newest_file_of_a_source_counts_and_the_others_are_recorded(fresh: A
     (record,) = fresh.records
     assert record.source_addresses["a"] == "s3://lake/new/a-2.csv"
     assert record.options["replaced_uploads"] == ["s3://lake/new/a-1.csv"]
+    shown = further_lines(cast(RunSummary, record.options))
+    assert shown == [
+        "not read, since a newer upload of the source replaced it: s3://lake/new/a-1.csv"
+    ]
 
 
 def test_uploads_without_an_end_start_a_run_all_the_same(fresh: Account) -> None:

@@ -45,7 +45,7 @@ from ..runs.names import check_aws_run_id
 from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
-    adjusted_options,
+    check_adjustable,
     check_arguments,
     check_declared,
     check_names,
@@ -231,12 +231,12 @@ class AwsBackend:
                 "nothing to adjust", hint="give --max-failed LIMIT, --concurrency N, or both"
             )
         home, record = self._open(run_id)
-        options = adjusted_options(
-            record, record.max_failed or 0 if max_failed is None else max_failed
-        )
+        check_adjustable(record, max_failed)
         if concurrency is not None:
             set_concurrency(home.resources.work_function, concurrency)
-        return home.ledger.note(record.id, options=options) if max_failed is not None else record
+        if max_failed is not None:
+            record = home.ledger.note(record.id, options={"max_failed": max_failed})
+        return record
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:
         """Follow a run to its end."""

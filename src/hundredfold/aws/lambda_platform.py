@@ -4,6 +4,7 @@ defaults that the stack and its functions share.
 
 from __future__ import annotations
 
+import os
 import re
 
 # the newest that Lambda offers: fewest wheels are too old for it, and it is supported longest
@@ -12,6 +13,7 @@ PYTHONS = ("3.12", "3.13", "3.14")  # those on Amazon Linux 2023
 GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to 2.34
 # Lambda's name of a processor to the one in wheels
 WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
+DEFAULT_MEMORY_MB = 2048  # outside of Lambda
 MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
 FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
@@ -25,6 +27,11 @@ def platforms(architecture: str) -> list[str]:
     machine = WHEEL_ARCHITECTURES[architecture]
     older = [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1")]
     return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)), *older]
+
+
+def function_memory_mb() -> int:
+    """Return the memory of this function in MB."""
+    return int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", DEFAULT_MEMORY_MB))
 
 
 def cores_of(memory_mb: int) -> int:

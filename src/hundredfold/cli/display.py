@@ -159,7 +159,7 @@ def show_summary(
     _show_sources(validation, facts["sources"])
     _show_models(facts["models"])
     _show_failures(facts)
-    for line in _further_lines(facts):
+    for line in further_lines(facts):
         stdout.print(f"  {escape(line)}")
     if facts["reason"] and facts["state"] not in ("done", "running"):
         stdout.print(f"\n{escape(facts['reason'])}")
@@ -194,11 +194,15 @@ def _show_release(release: Mapping[str, Any]) -> None:
         stdout.print(f"  {escape(relative_path(path))}")
 
 
-def _further_lines(facts: RunSummary) -> list[str]:
-    """Return a line on the warehouse of a run on AWS, one on replaced workers, and one on units
-    recomputed because of damaged files.
+def further_lines(facts: RunSummary) -> list[str]:
+    """Return a line on the warehouse of a run on AWS, one on uploads that are not read, one on
+    replaced workers, and one on units recomputed because of damaged files.
     """
     lines = [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
+    if uploads := facts.get("replaced_uploads"):
+        lines.append(
+            f"not read, since a newer upload of the source replaced it: {', '.join(uploads)}"
+        )
     if replaced := facts.get("workers_replaced"):
         reasons = ", ".join(
             f"{count:,} x {reason}"

@@ -59,6 +59,13 @@ def app(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+max_failed_option = click.option(
+    "--max-failed",
+    metavar="LIMIT",
+    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
+)
+
+
 @app.command()
 @job_argument
 @source_option
@@ -74,11 +81,7 @@ def app(context: click.Context) -> None:
     metavar="NAME=LIMIT",
     help="Maximum rejected rows of a source: a count (3) or a fraction (0.05). Repeatable.",
 )
-@click.option(
-    "--max-failed",
-    metavar="LIMIT",
-    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
-)
+@max_failed_option
 @click.option(
     "--batches",
     type=click.IntRange(min=1),
@@ -320,11 +323,7 @@ def cancel(run: str | None, target: Target) -> None:
 
 @app.command()
 @run_argument
-@click.option(
-    "--max-failed",
-    metavar="LIMIT",
-    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
-)
+@max_failed_option
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
@@ -347,11 +346,7 @@ def adjust(
 
 @app.command()
 @run_argument
-@click.option(
-    "--max-failed",
-    metavar="LIMIT",
-    help="Maximum failed units of a model: a count (3) or a fraction (0.01).",
-)
+@max_failed_option
 @click.option(
     "--replace-newer",
     is_flag=True,

@@ -28,7 +28,7 @@ from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
-    adjusted_options,
+    check_adjustable,
     check_arguments,
     check_declared,
     check_names,
@@ -184,7 +184,8 @@ class LocalBackend:
             )
         there = self.open_home()
         record = find_run(there, run_id)
-        return there.ledger.note(record.id, options=adjusted_options(record, max_failed))
+        check_adjustable(record, max_failed)
+        return there.ledger.note(record.id, options={"max_failed": max_failed})
 
     def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # the port has it
         """Raise UsageError: a local run is the process that started it."""

@@ -63,22 +63,18 @@ def decided_options(record: Record, max_failed: float | None, replace_newer: boo
     }
 
 
-def adjusted_options(record: Record, max_failed: float) -> RunOptions:
-    """Return the options for a run with another limit of failed units.
-
-    Raises:
-        StateError: the run has ended.
-    """
-    check_limit("max_failed", max_failed)
+def check_adjustable(record: Record, max_failed: float | None) -> None:
+    """Raise StateError if a run has ended, and JobError for an invalid limit."""
+    if max_failed is not None:
+        check_limit("max_failed", max_failed)
     if record.state not in (State.NEW, State.RUNNING):
-        held = record.state is State.HELD
+        publish = record.state is State.HELD and max_failed is not None
         raise StateError(
             f"run {record.id} is {record.state.value}, and only a run in progress can be adjusted",
             hint=f"hundredfold publish {record.id} --max-failed {max_failed}"
-            if held
+            if publish
             else f"hundredfold status {record.id}",
         )
-    return {"max_failed": max_failed}
 
 
 def new_run_id(now: dt.datetime) -> str:

@@ -63,6 +63,7 @@ class RunSummary(TypedDict):
     recomputed: list[str]
     units_recomputed: int
     release: ReleaseSummary | None
+    replaced_uploads: list[str]  # addresses: of a source, the newest upload counts
     newer_release: int | None  # which prevents that this held run is published
     folder: str | None
     active: bool
@@ -91,6 +92,7 @@ def summarize(run: Run) -> RunSummary:
         "recomputed": record.counts.get("recomputed", []),
         "units_recomputed": record.counts.get("units_recomputed", 0),
         "release": _release_summary(run),
+        "replaced_uploads": record.options.get("replaced_uploads", []),
         "newer_release": newer_release(run) if record.state is State.HELD else None,
         "folder": run.location if there else None,
         "active": active,

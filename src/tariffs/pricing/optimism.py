@@ -19,7 +19,8 @@ optimism, as a share of the sum of the changes' absolute values.  `totals` subtr
 its own changes: of volume, revenue and margin each.  Copies come in pairs with opposite errors,
 which cancels most of their own chance.
 
-The share falls as units are added; beyond `MAX_UNITS` of a kind none is subtracted.
+The share falls as units are added; beyond 2,000 units of a kind none is subtracted, and the query
+(`queries/totals.sql`) sends sums in place of units.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from tariffs.demand.prior import Prior, design_of, effects_prior_of
 from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand, Terms, effect, robust_ratio
 
 PAIRS = 8  # of copies
-MAX_UNITS = 2_000  # of a kind; `queries/totals.sql` has the same number
 SEED = 1
 CHANGES = ("volume", "revenue", "margin")
 

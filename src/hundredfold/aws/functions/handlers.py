@@ -27,6 +27,7 @@ from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
 from ..adapters.query_failures import failure_of
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
+from ..lambda_platform import function_memory_mb
 from ..runs import refuse_other_code
 from ..warehouse_choice import AUTO, choose_warehouse
 from .messages import SqsMessage
@@ -34,7 +35,6 @@ from .stage_execution import (
     SCRATCH_FOLDER,
     StageContext,
     execute_stages,
-    function_memory_mb,
     work_queue,
 )
 from .uploads import UploadsExpected, start_run_of_uploads

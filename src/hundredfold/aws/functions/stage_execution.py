@@ -7,7 +7,6 @@ nothing but this function: fewer calls, and none of them opens the same data aga
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +35,7 @@ from ..adapters.s3_duckdb import S3DuckWarehouse
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
-from ..lambda_platform import MB_PER_VCPU
+from ..lambda_platform import MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
 from .messages import FIRST_ATTEMPT, event_key
@@ -45,22 +44,16 @@ from .worker import log
 
 # the only folder that a function may write to
 SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
-DEFAULT_MEMORY_MB = 2048  # outside of Lambda
 MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
 # polls without progress and with an empty queue, before the missing messages are sent again
 MAX_IDLE_POLLS = 2
 MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
 MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
-COPY_THREADS = 16  # 3,000 copies take some 30 ms each
+EVENT_THREADS = 16  # 3,000 objects take some 30 ms each
 # stages that need no query, so that a call may go on to them whichever warehouse there is
 STEPS_WITHOUT_QUERIES = {"enqueue", "collect"}
 MIN_TIME_LEFT = 0.5  # of a call, for it to go on to another stage
 Reply: TypeAlias = dict[str, Any]
-
-
-def function_memory_mb() -> int:
-    """Return the memory of this function in MB."""
-    return int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", DEFAULT_MEMORY_MB))
 
 
 @dataclass
@@ -296,7 +289,7 @@ def _refuse_expired_batches(manifest: Manifest, context: StageContext) -> None:
 
 
 def _enqueue(model: Model, context: StageContext) -> None:
-    """Send a message for each batch, or copy the batches to keys that trigger S3 events."""
+    """Send a message for each batch, or write an object whose key makes S3 send an event."""
     manifest = Manifest.read(context.layout, model.name, context.store)
     messages, coverage = plan_attempt(
         manifest, context.layout, context.runner.attempt, context.store
@@ -308,15 +301,10 @@ def _enqueue(model: Model, context: StageContext) -> None:
     undone = [
         message.batch for message in messages if coverage.missing(message.first, message.last)
     ]
-    # S3 sends an event for the first object of each batch; the manifest lists the others
-    with ThreadPoolExecutor(COPY_THREADS) as pool:
+    # S3 sends an event for each; the manifest lists the objects with the rows
+    with ThreadPoolExecutor(EVENT_THREADS) as pool:
         for _ in pool.map(
-            lambda batch: context.store.copy(
-                manifest.files[batch][0]
-                if manifest.files
-                else context.layout.batch(model.name, batch),
-                event_key(context.layout.run, model.name, batch),
-            ),
+            lambda batch: context.store.put(event_key(context.layout.run, model.name, batch), b""),
             undone,
         ):
             pass  # reraises the error of a thread

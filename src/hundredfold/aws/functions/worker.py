@@ -35,7 +35,7 @@ from ...workers.protocol import NO_UNIT, WorkerContext
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import FORBIDDEN_CHARACTERS, SqsQueue
-from ..lambda_platform import cores_of
+from ..lambda_platform import cores_of, function_memory_mb
 from ..runs import is_other_code
 from .messages import SqsMessage, to_slice
 
@@ -587,7 +587,7 @@ def worker_pool_for(context: WorkerContext, attempt: int, scratch: Path) -> Lamb
     pool = _pools.get((context.layout.run, attempt))
     if pool is None or any(slot.process is None or slot.message is not None for slot in pool.slots):
         stop_worker_pool()
-        memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "2048"))
+        memory = function_memory_mb()
         size = cores_of(memory)
         share = max(memory - FUNCTION_MEMORY_MB, memory // 2) * 2**20 // size
         pool = _pools[context.layout.run, attempt] = LambdaWorkerPool(

@@ -25,13 +25,14 @@ from aws_cdk import (
 from constructs import Construct
 
 from ..lambda_platform import PYTHON
-from .nag_suppressions import accept_finding
+from .nag_suppressions import accept_finding, acknowledge
 from .permissions import Grant, accept_tracing_wildcard, allow, role
 from .queues import DEAD_LETTER_TIMEOUT_S
 from .settings import Settings
 
 HANDLERS_MODULE = "hundredfold.aws.functions.handlers"
 STEP_TIMEOUT_S = 900  # seconds
+MAX_COMMON_TIMEOUT_S = 900  # of Lambda in every region
 MIN_STEP_DISK_MB = 4096
 IMAGE_ADDRESS = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?"
@@ -189,6 +190,12 @@ def make_function(
         recursive_loop=aws_lambda.RecursiveLoop.ALLOW if spec.recursive else None,
     )
     _configure(function, function_role, code, settings, handler)
+    if spec.timeout > MAX_COMMON_TIMEOUT_S:
+        acknowledge(
+            function,
+            "CloudFormation-Validate::E3717",
+            "the owner of the stack chose a timeout that only some regions allow",
+        )
     return function
 
 

@@ -1,4 +1,4 @@
-"""Findings of cdk-nag that a person has reviewed, each with the reason why it is accepted."""
+"""Findings of cdk-nag and the CDK that a person has reviewed, each with the reason to accept it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ LOGS_REASON = (
 
 def accept_finding(construct: Construct, rule: str, reason: str) -> None:
     """Accept the finding of an AwsSolutions rule at a construct."""
-    Validations.of(construct).acknowledge(Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason))
+    acknowledge(construct, f"AwsSolutions-{rule}", reason)
+
+
+def acknowledge(construct: Construct, finding: str, reason: str) -> None:
+    """Accept a finding of any plugin at a construct."""
+    Validations.of(construct).acknowledge(Acknowledgment(id=finding, reason=reason))
 
 
 def accept_wildcard(construct: Construct, resource: str, reason: str) -> None:
