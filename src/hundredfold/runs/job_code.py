@@ -31,6 +31,7 @@ from ..errors import JobError
 from ..job import Job, Model
 from ..sql.queries import FileText, is_file, load_query, query_of
 from ..workers.code_snapshot import Module, Snapshot
+from ..workers.interrupts import defer_interrupts
 from .module_closure import ModuleClosure
 from .stale_modules import is_stale
 from .value_digests import ValueDigests
@@ -51,6 +52,7 @@ class JobCode:
     commit: str
     taken: int
 
+    @defer_interrupts()
     def archive(self) -> bytes:
         """Return the facts and the modules as a zip archive; equal code gives equal bytes."""
         sink = io.BytesIO()
@@ -121,6 +123,7 @@ def read_job_code(job: Job, ref: str = "") -> JobCode:
     return JobCode(fingerprint, facts, modules, closure.sources, _commit(job.folder), taken)
 
 
+@defer_interrupts()
 def facts_of(archive: bytes) -> dict[str, Any]:
     """Return the facts in an archive of code."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
+from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import (
     FINGERPRINT_DIGITS,
     FINGERPRINT_FILE,
@@ -539,16 +540,26 @@ def _total(folder: Path) -> int:
 
 def write_zip(folder: Path, archive: Path) -> None:
     """Write a folder as a zip whose bytes depend only on the files' names and contents."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+    with _new_zip(archive) as file:
         for path in sorted(
             (p for p in folder.rglob("*") if p.is_file()),
             key=lambda p: p.relative_to(folder).as_posix(),
         ):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIMESTAMP)
-            entry.create_system, entry.external_attr = 3, 0o100644 << 16
-            entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
-            with file.open(entry, "w") as target, path.open("rb") as source:
-                shutil.copyfileobj(source, target, 2**20)
+            _add_to_zip(file, path, path.relative_to(folder).as_posix())
+
+
+@defer_interrupts()
+def _new_zip(archive: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+
+
+@defer_interrupts()
+def _add_to_zip(archive: zipfile.ZipFile, path: Path, name: str) -> None:
+    entry = zipfile.ZipInfo(name, ZIP_TIMESTAMP)
+    entry.create_system, entry.external_attr = 3, 0o100644 << 16
+    entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
+    with archive.open(entry, "w") as target, path.open("rb") as source:
+        shutil.copyfileobj(source, target, 2**20)
 
 
 def seal(folder: Path) -> None:
@@ -586,6 +597,7 @@ def _content_digest(folder: Path) -> str:
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
+@defer_interrupts()
 def _sealed_in_zip(archive: Path) -> str:
     if not zipfile.is_zipfile(archive):
         return ""

@@ -24,6 +24,7 @@ from aws_cdk import (
 )
 from constructs import Construct
 
+from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import PYTHON
 from .nag_suppressions import accept_finding, acknowledge
 from .permissions import Grant, accept_tracing_wildcard, allow, role
@@ -136,6 +137,7 @@ def _repository(scope: Construct, image: re.Match[str]) -> Any:
     )
 
 
+@defer_interrupts()
 def unzipped_bytes(path: Path) -> int:
     """Return the size in bytes of a package on a function's disk."""
     if path.is_dir():
