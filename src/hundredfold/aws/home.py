@@ -60,6 +60,9 @@ class StackHome:
         """Return an object as a local file, which is removed when this process ends."""
         return self.store.fetch(key)
 
+    def check_writers(self, key: str) -> None:
+        """The bucket's policy and IAM decide who may write."""
+
     def scratch(self, run: str) -> Path:
         """Return a new empty folder on this machine."""
         return Path(mkdtemp(prefix=f"hundredfold-{run}-"))

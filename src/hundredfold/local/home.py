@@ -82,6 +82,16 @@ class Home:
         """Return an object as a local file."""
         return self.store.path(key)
 
+    def check_writers(self, key: str) -> None:
+        """Check that an object may be executed.
+
+        Raises: HomeError if users other than this one and root could have written it: it, or a
+            folder of the home above it, belongs to one of them or may be written by everyone.
+        """
+        path = self.store.path(key)
+        for place in (self.folder, *reversed(path.relative_to(self.folder).parents[:-1]), path):
+            _check_writers_of(self.folder / place, path)
+
     def scratch(self, run: str) -> Path:
         """Return the folder of a warehouse, emptied when it is opened and removed when it is
         closed.
@@ -189,7 +199,8 @@ class Home:
         """
         mark = self.folder / "format"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # it keeps pickled code and all rows: the caller may open it to others with chmod
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not mark.exists():
                 self._refuse_foreign()
                 half = mark.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
@@ -251,6 +262,33 @@ def _refuse_no_folder(folder: Path) -> None:
         f"the home {folder} cannot be read or written: {above} is {found}, wanted a folder",
         hint="name a folder with --home",
     )
+
+
+def _check_writers_of(place: Path, code: Path) -> None:
+    if os.name != "posix":
+        return
+    found = place.lstat()
+    if found.st_uid not in (os.getuid(), 0):
+        problem = f"{place} belongs to {_name_of_user(found.st_uid)}"
+    elif found.st_mode & stat.S_IWOTH:
+        problem = f"everyone may write {place}"
+    else:
+        return
+    raise HomeError(
+        f"{code} holds code, which is not executed because another user may have written it",
+        problems=[problem],
+        hint="in Python, pass the job itself: hundredfold.resume(run_id, job=job)   or, if you "
+        f"trust everything in it: chmod -R o-w {place} (chown -R, if it belongs to another user)",
+    )
+
+
+def _name_of_user(number: int) -> str:
+    import pwd
+
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"the user with number {number}"
 
 
 def _remove_partial_files(folder: Path) -> None:

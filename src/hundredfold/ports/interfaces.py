@@ -310,6 +310,12 @@ class RunHome(Protocol):
         Raises: KeyError or FileNotFoundError if there is none.
         """
 
+    def check_writers(self, key: str) -> None:
+        """Check that an object may be executed.
+
+        Raises: HomeError if users other than this one and root could have written it.
+        """
+
     def scratch(self, run: str) -> Path:
         """Return a local folder for a warehouse's temporary files."""
 

@@ -48,10 +48,13 @@ def keep_code(home: RunHome, record: Record, code: JobCode, attempt: int | None 
     attempt: by default the present one.
     """
     layout = Layout(record.id)
+    archive = code.archive()
     try:
-        get_sealed(home.store, layout.code(code.fingerprint))
+        kept = get_sealed(home.store, layout.code(code.fingerprint)).to_pybytes()
     except (KeyError, DamagedFile):
-        put_sealed(home.store, layout.code(code.fingerprint), code.archive())
+        kept = b""
+    if kept != archive:  # workers execute it: a copy that another user changed is replaced
+        put_sealed(home.store, layout.code(code.fingerprint), archive)
     if not record.code or is_new_code(record, code):
         first = attempt if attempt is not None else record.attempt
         entry = CodeEntry(attempt=first, fingerprint=code.fingerprint, commit=code.commit)

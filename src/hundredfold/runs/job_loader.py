@@ -191,6 +191,7 @@ def job_of(home: RunHome, record: Record) -> Job:
         raise StateError(
             f"run {record.id} ended before its job was kept", hint="run the job again"
         ) from None
+    home.check_writers(Layout(record.id).job())
     try:
         job = cloudpickle.loads(kept.to_pybytes())
     except Exception as error:  # reported below
