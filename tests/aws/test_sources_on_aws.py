@@ -698,59 +698,6 @@ def test_quotes_in_keys_of_parquet_objects_are_plain_characters(folder: Folder) 
     assert folder.read(f"{folder.address}/x/") == [1, 2]
 
 
-# ---- a Glue table
-
-
-def test_a_glue_table_is_a_source(folder: Folder, aws_env: Emulator) -> None:
-    folder.parquet("t/p=1/x.parquet", A=[1, 2], day=[dt.date(2025, 1, 1)] * 2)
-    folder.parquet("t/p=2/x.parquet", A=[3], day=[dt.date(2025, 1, 2)])
-    glue, name = aws_env.client("glue"), "events"
-    serde = {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"}
-    columns = [{"Name": "a", "Type": "bigint"}, {"Name": "day", "Type": "date"}]
-    at = f"{folder.address}/t/"
-    described = {"Columns": columns, "Location": at, "SerdeInfo": serde}
-    glue.create_database(DatabaseInput={"Name": "lake"})
-    table = {
-        "Name": name,
-        "TableType": "EXTERNAL_TABLE",
-        "StorageDescriptor": described,
-        "PartitionKeys": [{"Name": "p", "Type": "int"}],
-    }
-    glue.create_table(DatabaseName="lake", TableInput=table)
-    for value in ("1", "2"):
-        part = {
-            "Values": [value],
-            "StorageDescriptor": {**described, "Location": f"{at}p={value}/"},
-        }
-        glue.create_partition(DatabaseName="lake", TableName=name, PartitionInput=part)
-    run = folder.aws_runner.start(
-        job_of(Source("things", unique=("a",), max_rejected=1)), things="glue://lake/events"
-    )
-    (result,) = run.validate()
-    assert (result.rows, result.accepted) == (3, 3)
-    assert sorted((row["a"], row["p"]) for row in run.accepted("things")) == [
-        (1, 1),
-        (2, 1),
-        (3, 2),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [
-        ("glue://lake/none", "found no table lake.none in Glue"),
-        ("glue://lake/x/y", "the location is 'glue://lake/x/y', expected s3://BUCKET/KEY"),
-        ('glue://lake/x"; DROP TABLE y; --', "the location is"),
-    ],
-)
-def test_a_missing_glue_table_is_an_error(
-    aws_runner: AwsRunner, location: str, message: str
-) -> None:
-    with pytest.raises(SourceError, match=re.escape(message)) as caught:
-        aws_runner.start(job_of(Source("things")), things=location).validate()
-    assert caught.value.hint
-
-
 # ---- unreadable sources
 
 

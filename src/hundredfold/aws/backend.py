@@ -57,8 +57,9 @@ from ..sql.athena import check_translatable
 from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
+from .adapters.glue_sources import refuse_csv
 from .adapters.session import caller_arn, client
-from .adapters.sources import check_location, refuse_csv
+from .adapters.sources import check_location
 from .concurrency import set_concurrency
 from .home import RUNNING, StackHome, find_stack_name
 from .progress import ProgressReader

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..job import Job
+from .adapters.glue_sources import parse_address
 from .adapters.s3_objects import find_objects
-from .adapters.sources import GLUE_ADDRESS
 
 AUTO, DUCKDB, ATHENA = "auto", "duckdb", "athena"
 WAREHOUSES = (AUTO, DUCKDB, ATHENA)
@@ -43,7 +43,7 @@ def choose_warehouse(
     total = 0
     for source in job.sources:
         location = addresses[source.name]
-        if GLUE_ADDRESS.fullmatch(location):
+        if parse_address(location):
             return WarehouseChoice(ATHENA, f"{source.name} is a Glue table")
         total += sum(
             o.size * (EXPANSION if o.key.lower().endswith(COMPRESSED) else 1)

@@ -40,6 +40,7 @@ from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_HINT
 from ...sql_types import sql_type
+from .glue_sources import fingerprint_of_table
 from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
 from .glue_types import (
     duckdb_schema,
@@ -211,10 +212,14 @@ class AthenaWarehouse:
         )
 
     def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:
-        """Return address, size and entity tag of each object: equal values are taken for equal
-        contents.
+        """Return address, size and entity tag of each object, or the state of an Iceberg table:
+        equal values are taken for equal contents.
         """
-        return fingerprints(paths)
+        objects = iter(fingerprints([path for path in paths if path.startswith("s3://")]))
+        return [
+            next(objects) if path.startswith("s3://") else fingerprint_of_table(path)
+            for path in paths
+        ]
 
     def find_damage(
         self, source: str, paths: Sequence[str], error: QueryError

@@ -73,9 +73,29 @@ def arrow_type(hive: str) -> pa.DataType:
     decimal = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", hive)
     if decimal:
         return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    if hive.startswith("array<") and hive.endswith(">"):
-        return pa.list_(arrow_type(hive[6:-1]))
-    return ARROW_TYPES["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
+    nested = re.fullmatch(r"(array|map|struct)<(.+)>", hive)
+    if not nested:
+        return ARROW_TYPES["string" if re.fullmatch(r"(var)?char(\(\d+\))?", hive) else hive]
+    parts = _parts_of(nested[2])
+    if nested[1] == "struct":
+        fields = [part.partition(":") for part in parts]
+        return pa.struct([pa.field(name.strip(), arrow_type(kind)) for name, _, kind in fields])
+    kinds = [arrow_type(part) for part in parts]
+    if len(kinds) != (2 if nested[1] == "map" else 1):
+        raise KeyError(hive)
+    return pa.map_(*kinds) if nested[1] == "map" else pa.list_(*kinds)
+
+
+def _parts_of(inner: str) -> list[str]:
+    """Split the types within a nested type at the commas that are not in a type of their own."""
+    parts, depth = [""], 0
+    for letter in inner:
+        depth += (letter in "<(") - (letter in ">)")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def duckdb_schema(file: pq.ParquetFile) -> pa.Schema:

@@ -25,10 +25,10 @@ from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from ...ports.object_keys import checked_key
 from ...sql.duckdb import DuckWarehouse
 from ..tags import BATCH_TAG
+from .glue_sources import parse_address
 from .s3_objects import fingerprints
 from .s3_store import S3Store
 from .sources import (
-    GLUE_ADDRESS,
     download,
     folders_of,
     name_addresses_in_errors,
@@ -156,7 +156,7 @@ class S3DuckWarehouse(DuckWarehouse):
     ) -> AttachedSource:
         """Download the objects of a source, and return their rows."""
         location = str(place)
-        if GLUE_ADDRESS.fullmatch(location):
+        if parse_address(location):
             raise SourceError(
                 f"{source.name}: {location} is a Glue table, which only Athena reads",
                 hint="leave out --warehouse, or choose --warehouse athena",

@@ -72,8 +72,9 @@ def find_objects(source: str, location: str) -> list[S3Object]:
     if not found or FORBIDDEN_IN_KEYS.search(found[2] or ""):
         raise SourceError(
             f"{source}: the location is {location!r}, expected s3://BUCKET/KEY, "
-            "s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE, without "
-            "quotes, backslashes, control characters and ..",
+            "s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE (and "
+            "/COLUMN=VALUE for partitions), without quotes, backslashes, control characters and "
+            "..",
             hint=(
                 "AWS cannot read the disk of this machine; `hundredfold run --backend aws` "
                 "uploads a plain path"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import ClientError
 
-from ...contract import Column, literal, quote
+from ...contract import Column, quote
 from ...data.checksums import get_json, put_json
 from ...errors import HundredfoldError, QueryError, SourceError
-from ...job import Csv, Source
+from ...job import Source
 from ...ports.interfaces import AttachedSource
 from ...sql.duckdb import DuckWarehouse
 from ...sql.scratch_files import ScratchFiles
@@ -40,9 +40,9 @@ from ...sql.sources.parquet_files import (
     reject_finer_times,
 )
 from .errors import DENIED, error_code
-from .glue_table import PATH_COLUMN, GlueTable, exceed_inline_limit
+from .glue_sources import attach_glue_table, check_table, parse_address, refuse_csv
+from .glue_table import PATH_COLUMN, exceed_inline_limit
 from .glue_types import (
-    arrow_type,
     duckdb_schema,
     has_sub_millisecond,
     may_have_sub_millisecond,
@@ -71,7 +71,6 @@ MAX_LOCAL_BYTES = (
 )  # bytes of text whose rows are validated locally; Athena validates larger sources
 # of a text whose rows Athena validates: each takes some 1,000 bytes of a statement
 MAX_REMOTE_COLUMNS = 80
-GLUE_ADDRESS = re.compile(r"glue://([A-Za-z0-9_-]{1,255})/([A-Za-z0-9_-]{1,255})")
 # a text that tells a time finer than a millisecond
 SUB_MILLISECOND_TEXT = r":\d\d[.]\d{3}\d*[1-9]"
 E = TypeVar("E", bound=HundredfoldError)
@@ -89,10 +88,14 @@ def attach(
     """Attach the raw rows of a source on AWS; SourceError if they cannot be read."""
     source = declared.name
     name = f"__raw_{source}"
-    glue = GLUE_ADDRESS.fullmatch(location)
+    glue = parse_address(location)
     if glue:
         refuse_csv(declared, location)
-        return _attach_glue(warehouse, source, name, glue[1], glue[2])
+        attached = attach_glue_table(warehouse, source, name, glue)
+        return replace(
+            attached,
+            with_row_numbers=lambda: _numbered(warehouse, source, attached.select, attached),
+        )
     objects, kind = _objects_found_first(warehouse, source, location)
     folders = folders_of(source, location, objects)
     if kind == "parquet" and name not in warehouse.tables:
@@ -166,35 +169,13 @@ def check_location(source: str, location: str) -> None:
     Raises:
         SourceError: there is nothing that can be read.
     """
-    try:
-        glue = GLUE_ADDRESS.fullmatch(location)
-        if glue:
-            client("glue").get_table(DatabaseName=glue[1], Name=glue[2])
-        elif location.startswith("s3://") and not may_exceed_one_listing(location):
+    glue = parse_address(location)
+    if glue:
+        check_table(source, glue)
+        return
+    with suppress(ClientError):
+        if not location.startswith("s3://") or not may_exceed_one_listing(location):
             objects_of_a_kind(source, location)
-    except ClientError as error:
-        if error_code(error) == "EntityNotFoundException":
-            raise _no_such_table(source, location) from error
-
-
-def refuse_csv(source: Source, location: str) -> None:
-    """Raise SourceError if `csv=` would have no effect: Glue describes the files of its tables."""
-    if GLUE_ADDRESS.fullmatch(location) and source.csv != Csv():
-        raise SourceError(
-            f"{source.name}: {location} is a Glue table, which describes its own files, but csv= "
-            "is declared too",
-            hint=(
-                f"name the files: --source {source.name}=s3://BUCKET/PREFIX/   or remove csv=, "
-                "and set delimiter and nulls in Glue"
-            ),
-        )
-
-
-def _no_such_table(source: str, location: str) -> SourceError:
-    return SourceError(
-        f"{source}: found no table {location.removeprefix('glue://').replace('/', '.')} in Glue",
-        hint="name it as glue://DATABASE/TABLE",
-    )
 
 
 # ---- Parquet, read in place
@@ -367,64 +348,6 @@ def _folder_of(objects: Sequence[S3Object]) -> str:
 
 
 # ---- a Glue table
-
-
-def _attach_glue(
-    warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
-) -> AttachedSource:
-    if name not in warehouse.tables:
-        _attach_glue_table(warehouse, source, name, database, table)
-    stands = warehouse.tables[name]
-    where = quote(PATH_COLUMN) if stands.paths else literal(f"{database}.{table}")
-    plain = ", ".join(map(quote, stands.arrow.names))
-    select = (
-        f"SELECT {plain}, {where} AS __file, CAST(NULL AS BIGINT) AS __row FROM "
-        f"{warehouse.with_path(name) if stands.paths else quote(name)}"
-    )
-    attached = AttachedSource(select, warehouse.columns(select), in_file_order=False)
-    return replace(
-        attached, with_row_numbers=lambda: _numbered(warehouse, source, select, attached)
-    )
-
-
-def _attach_glue_table(
-    warehouse: AthenaWarehouse, source: str, name: str, database: str, table: str
-) -> None:
-    try:
-        found = client("glue").get_table(DatabaseName=database, Name=table)["Table"]
-    except ClientError as error:
-        if error_code(error) == "EntityNotFoundException":
-            raise _no_such_table(source, f"{database}.{table}") from error
-        raise SourceError(
-            f"{source}: the table {database}.{table} cannot be read: {error}",
-            hint=READ_PERMISSION_HINT
-            if error_code(error) in DENIED
-            else "name it as glue://DATABASE/TABLE",
-        ) from error
-    columns = [*found["StorageDescriptor"]["Columns"], *found.get("PartitionKeys", ())]
-    fields, unsupported = [], []
-    for column in columns:
-        try:
-            fields.append(pa.field(column["Name"], arrow_type(column["Type"])))
-        except KeyError:
-            unsupported.append(f"{column['Name']}: {column['Type']}")
-    if unsupported:
-        raise SourceError(
-            f"{source}: the table {database}.{table} has columns of unsupported types",
-            problems=unsupported,
-            hint="give Athena a view without them",
-        )
-    schema = pa.schema(fields)
-    check_column_names(source, schema.names)
-    refuse_unsupported_columns(source, schema)
-    is_view = found.get("TableType") == "VIRTUAL_VIEW"
-    location = found["StorageDescriptor"].get("Location", "")
-    warehouse.attach_table(
-        name,
-        GlueTable(
-            database, table, location, schema.serialize().to_pybytes().hex(), (), not is_view
-        ),
-    )
 
 
 # ---- text, and Parquet with different columns
