@@ -56,6 +56,15 @@ def unfinished(account: Account, store: S3Store) -> list[str]:
     ]
 
 
+def test_a_range_of_bytes_is_read_as_far_as_there_are_any(store: S3Store) -> None:
+    store.put("a/b", b"0123456789")
+    ranges = [(0, 0), (3, 5), (8, 20), (10, 12), (99, 100)]
+    found = [store.get_range("a/b", *each).to_pybytes() for each in ranges]
+    assert found == [b"0", b"345", b"89", b"", b""]
+    with pytest.raises(KeyError):
+        store.get_range("a/c", 0, 1)
+
+
 def test_stores_with_different_prefixes_are_separate(account: Account) -> None:
     bucket = account.bucket()
     one, two, all_ = S3Store(bucket, "a"), S3Store(bucket, "ab/c/"), S3Store(bucket)

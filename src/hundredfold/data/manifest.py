@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,9 @@ class Manifest:
 
     If another program wrote the batches: files: the Parquet objects of each batch. marks: the
     store's version mark of each object. schema: the types of its columns, serialized, in hex.
+
+    If workers read the units of single batches: unit_ends: the end in bytes of each part of the
+    list of units. unit_checksums: their checksums.
     """
 
     model: str
@@ -45,6 +48,8 @@ class Manifest:
     schema: str = ""
     large: tuple[str, ...] = ()
     marks: tuple[tuple[str, ...], ...] = ()
+    unit_ends: tuple[int, ...] = ()
+    unit_checksums: tuple[int, ...] = ()
 
     def text(self, key: str) -> bytes:
         """Return the manifest as the object of that key, with its checksum."""
@@ -63,7 +68,8 @@ class Manifest:
                 raise
             fields = get_json(store, layout.manifest_draft(model))
         lists = {name: tuple(fields[name]) for name in ("unit", "order_by", "nullable")}
-        lists["large"] = tuple(fields.get("large", ()))
+        for name in ("large", "unit_ends", "unit_checksums"):
+            lists[name] = tuple(fields.get(name, ()))
         files = tuple(map(tuple, fields.get("files", ())))
         return cls(
             **{
@@ -80,6 +86,19 @@ class Manifest:
     def batch_of(self, unit: int) -> Batch:
         firsts = [batch.first for batch in self.batches]
         return self.batches[int(np.searchsorted(firsts, unit, side="right")) - 1]
+
+
+class UnitKeys(Protocol):
+    """The keys and row counts of units, for ranges within one batch."""
+
+    def sizes(self, first: int, last: int) -> NDArray[np.int64]:
+        """Return the row counts of units first..last."""
+
+    def slice(self, first: int, last: int) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return keys and row counts of units first..last."""
+
+    def key(self, unit: int) -> tuple[object, ...]:
+        """Return the key of a unit."""
 
 
 class UnitList:
@@ -115,7 +134,7 @@ class UnitList:
 
 
 def open_batch(
-    manifest: Manifest, units: UnitList, batch: Batch, layout: Layout, store: Store
+    manifest: Manifest, units: UnitKeys, batch: Batch, layout: Layout, store: Store
 ) -> OpenBatch:
     """Read a batch into memory, in canonical order.
 

@@ -435,10 +435,3 @@ def _is_fixed(kind: pa.DataType) -> bool:
 def _relative_key(layout: Layout, model: Model, key: str) -> str:
     """Return a key of the model relative to its prefix."""
     return key.removeprefix(layout.model(model.name) + "/")
-
-
-def pack_units(units: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, units.schema) as writer:
-        writer.write_table(units)
-    return sink.getvalue()

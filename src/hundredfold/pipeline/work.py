@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.checksums import put_sealed
-from ..data.manifest import Manifest, UnitList, key_text
+from ..data.manifest import Manifest, UnitKeys, key_text
 from ..data.outcomes import UnitStatus, pack_ledger, unpack_ledger
 from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
@@ -82,7 +82,7 @@ class WorkDispatcher:
 
     messages: Sequence[Message]
     manifest: Manifest
-    units: UnitList
+    units: UnitKeys
     layout: Layout
     coverage: Coverage
     queue: Queue

@@ -126,6 +126,16 @@ class MarkedStore(Store, Protocol):
         """
 
 
+class RangeStore(Store, Protocol):
+    """A store on another machine, which can return a part of an object."""
+
+    def get_range(self, key: str, first: int, last: int) -> pa.Buffer:
+        """Return the bytes first..last of an object, or those of them that there are.
+
+        Raises: KeyError if there is no object.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One message that a queue delivered. `receipt` is valid for this delivery only."""

@@ -14,11 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..data.batch import OpenBatch, row_form
-from ..data.manifest import Manifest, UnitList, open_batch, stored_bytes
+from ..data.manifest import Manifest, open_batch, stored_bytes
 from ..data.numpy_columns import UNIT, to_numpy, to_python
 from ..data.outcomes import UnitStatus, failed_unit, pack_ledger, pack_results
 from ..data.result_contract import return_type
 from ..data.results import ResultBuilder, UnusableBatchResult
+from ..data.unit_slices import open_units
 from ..data.upstream import UpstreamResults
 from ..errors import WorkerError
 from ..job import Batch, Message, Model
@@ -168,7 +169,7 @@ class ModelRunner:
         self.context, self.model = context, model
         self.form = row_form(model)
         self.manifest = Manifest.read(context.layout, model.name, context.store)
-        self.units = UnitList.read(context.layout, model.name, context.store)
+        self.units = open_units(self.manifest, context.layout, context.store)
         self.inputs = [
             UpstreamResults(name, model, context.job.model(name), context.layout, context.store)
             for name in model.inputs or ()

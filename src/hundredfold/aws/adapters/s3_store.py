@@ -52,6 +52,7 @@ INTERRUPTED = (
 )
 WRITTEN_BY = "hundredfold-write"  # metadata key of an object: the call that wrote it
 NO_SUCH_KEY = {"NoSuchKey", "404"}
+BEYOND_THE_END = {"InvalidRange", "416"}
 PLAIN_ETAG = re.compile(r'"?([0-9a-f]{32})"?')  # of an object that was uploaded in one part
 # the object is not the one that the call allows
 PRECONDITION_FAILED = {"PreconditionFailed", "412"}
@@ -151,6 +152,20 @@ class S3Store:
         full = self._full_key(key)
         with self._translate_errors(key, "read"), self._missing_as_key_error(key):
             return pa.py_buffer(self._read(full))
+
+    def get_range(self, key: str, first: int, last: int) -> pa.Buffer:
+        """Return the bytes first..last of an object, or those of them that there are.
+
+        Raises: KeyError if there is no object.
+        """
+        full = self._full_key(key)
+        with self._translate_errors(key, "read"), self._missing_as_key_error(key):
+            try:
+                return pa.py_buffer(self._get_object(full, Range=f"bytes={first}-{last}")[1])
+            except ClientError as error:
+                if error_code(error) in BEYOND_THE_END:
+                    return pa.py_buffer(b"")
+                raise
 
     def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
         """Return the object's bytes and its entity tag; KeyError if there is none."""

@@ -19,9 +19,10 @@ from ...contract import quote
 from ...data.checksums import put_sealed
 from ...data.manifest import ROWS_COLUMN, Manifest, UnitList
 from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large, to_numpy
+from ...data.unit_slices import pack_unit_slices
 from ...errors import ConservationError, QueryError
 from ...job import Batch, Job, Layout, Model
-from ...pipeline.prepare import pack_units, query_columns, read_prepared, row_width, target_batches
+from ...pipeline.prepare import query_columns, read_prepared, row_width, target_batches
 from ...pipeline.units import no_rows_error
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
 from ...sql_types import sql_type
@@ -68,6 +69,7 @@ def prepare(
     files, nulls, large = _inspect_batches(model, tables, batch_list, columns, integers, warehouse)
     large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
+    packed, ends, checksums = pack_unit_slices(layout.units(model.name), units, batch_list)
     manifest = Manifest(
         model.name,
         tuple(model.unit),
@@ -81,8 +83,10 @@ def prepare(
         _batch_schema(schema, columns).serialize().to_pybytes().hex(),
         tuple(sorted(large)),
         _marks(files, store),
+        ends,
+        checksums,
     )
-    _commit(manifest, units, layout, store)
+    _commit(manifest, packed, layout, store)
     return manifest
 
 
@@ -95,10 +99,10 @@ def _plan_batches(
     return make_batches(rows, parts=parts, most_rows=max_rows)
 
 
-def _commit(manifest: Manifest, units: pa.Table, layout: Layout, store: S3Store) -> None:
+def _commit(manifest: Manifest, units: pa.Buffer, layout: Layout, store: S3Store) -> None:
     """Write the list of units, and after it the manifest, which completes the step."""
     model = manifest.model
-    put_sealed(store, layout.units(model), pack_units(units))
+    put_sealed(store, layout.units(model), units)
     UnitList.read(layout, model, store)  # an unreadable list of units must not be committed
     store.put(layout.manifest(model), manifest.text(layout.manifest(model)))
 

@@ -21,7 +21,8 @@ from typing import Any
 from aws_lambda_powertools import Logger
 
 from ...data.checksums import put_sealed
-from ...data.manifest import Manifest, UnitList
+from ...data.manifest import Manifest, UnitKeys
+from ...data.unit_slices import open_units
 from ...errors import HundredfoldError, JobError, NoSuchRun, WorkerError
 from ...job import Layout, Message
 from ...pipeline.coverage import Coverage
@@ -477,11 +478,11 @@ def attempt_of(record: Record) -> int:
     return record.attempt
 
 
-def load_prepared(store: S3Store, request: Any, attempt: int) -> tuple[Manifest, UnitList]:
+def load_prepared(store: S3Store, request: Any, attempt: int) -> tuple[Manifest, UnitKeys]:
     """Return the manifest and units of a model; ValueError if it has not been prepared.
 
-    Cached from call to call: an attempt never changes them, and with thousands of batches they are
-    larger than the data of a message.
+    Cached from call to call: an attempt never changes them, and with thousands of batches the
+    manifest is larger than the data of a message.
     """
     try:
         return _load_prepared(store, request.run, request.model, attempt)
@@ -492,9 +493,10 @@ def load_prepared(store: S3Store, request: Any, attempt: int) -> tuple[Manifest,
 @lru_cache(maxsize=2)
 def _load_prepared(
     store: S3Store, run: str, model: str, _attempt: int
-) -> tuple[Manifest, UnitList]:
+) -> tuple[Manifest, UnitKeys]:
     layout = Layout(run)
-    return Manifest.read(layout, model, store), UnitList.read(layout, model, store)
+    manifest = Manifest.read(layout, model, store)
+    return manifest, open_units(manifest, layout, store)
 
 
 def read_coverage(
