@@ -136,7 +136,9 @@ VALUES = {
     "texts": """
         s || t | s || '-' || g | s || m | 'on ' || d | 'at ' || ts | b || '' | s || NULL
         concat(s, t) | concat(s, '-', g, m, d) | concat_ws(',', s, t, g) | length(s) | len(s)
-        upper(t) | lower(s) | trim(s) | ltrim(s) | rtrim(t) | trim(s, 'ab') | substring(s, 2)
+        upper(t || 'ßⱟ') | lower(s || 'Ⱟ') | s ILIKE 'ß%Ⱟ' | regexp_matches(s, '[^ä]+', 'i')
+        lower(s) = 'äé'
+        trim(s) | ltrim(s) | rtrim(t) | trim(s, 'ab') | substring(s, 2)
         substring(s, 2, 2) | substring(s, 0) | substring(s, 0, 2) | substring(s, -2)
         substring(s, -2, 1)
         substring(s, g) | substring(s, g - 2, g) | substring(s, 1, g - 2) | s[1] | s[2] | left(s, 2)
@@ -274,6 +276,12 @@ SELECT g AS k, x % 2 AS odd, count(*) AS n FROM t GROUP BY k, odd HAVING n >= 1 
 SELECT s, sum(y) FILTER (WHERE x > 0) AS above, count(*) FILTER (WHERE b) AS yes, bool_and(b) AS
     every, bool_or(b) AS some_, sum(b) AS trues FROM t GROUP BY 1
 SELECT count(*), sum(x) + 1, max(y) FROM t
+SELECT t.id, q.z FROM (SELECT *, row_number() OVER () AS row_id FROM t) AS t LEFT JOIN u AS q ON
+    q.g = t.g AND q.d <= t.d QUALIFY row_number() OVER (PARTITION BY t.row_id ORDER BY q.d DESC,
+    q.z, q.s) = 1
+SELECT t.id, u.z FROM t LEFT JOIN u ON t.x < u.z UNION ALL SELECT t.id, u.z FROM u LEFT JOIN (SELECT
+    *, TRUE AS is_matched FROM t) AS t ON t.x < u.z WHERE t.is_matched IS NULL
+SELECT g FROM t GROUP BY g ORDER BY min(x), g
 SELECT g, t, sum(x) AS n, grouping(g) AS whole FROM t GROUP BY ROLLUP (g, t)
 SELECT g, t, count(*) AS n FROM t GROUP BY CUBE (g, t)
 SELECT g, t, count(*) AS n FROM t GROUP BY GROUPING SETS ((g), (t), ())

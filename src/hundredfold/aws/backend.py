@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from botocore.exceptions import ClientError
 
 from ..contract import read_contract
+from ..data.result_contract import result_contract
 from ..errors import (
     NEW_CODE,
     HundredfoldError,
@@ -54,6 +55,7 @@ from ..runs.start import (
     parse_as_of,
 )
 from ..sql.athena import check_translatable
+from ..sql.athena.declared_tables import DeclaredTables
 from ..sql.queries import load_query, query_of
 from ..sql.sources.files import find_files
 from ..sql.sources.listing import is_hidden
@@ -325,13 +327,22 @@ def _resolve_sources(
 
 
 def check_translates(job: Job) -> None:
-    """Raise QueryError for queries that Athena does not support, before anything starts."""
+    """Raise QueryError for queries that Athena does not support, before anything starts.
+
+    Types are those of the contracts: where one is missing, the run checks them.
+    """
+    tables = DeclaredTables(job)
     for model in job.models:
-        check_translatable(f"the query of model {model.name}", query_of(model, job))
+        select = query_of(model, job)
+        check_translatable(f"the query of model {model.name}", select, tables.describe)
+        tables.add_results(model.name, select, model.unit, result_contract(model))
     for output in job.releases:
-        check_translatable(f"the query of {output.name}", load_query(output.query, job.folder))
+        select = load_query(output.query, job.folder)
+        check_translatable(f"the query of {output.name}", select, tables.describe)
+        tables.add_rows(output.name, select)
         for title, query in output.summaries.items():
-            check_translatable(f"the summary {title!r}", load_query(query, job.folder))
+            text = load_query(query, job.folder)
+            check_translatable(f"the summary {title!r}", text, tables.describe)
     for source in job.sources:
         for column, expression in source.clean.items():
             check_translatable(

@@ -1,16 +1,18 @@
 """Translation of queries, which are written in DuckDB's SQL, to Athena's SQL. A query that would
 change its meaning is rejected, with its line.
 
-The parts of SQL that may be used are listed (unsupported); sqlglot resolves names; DuckDB
+The parts of SQL that may be used are listed (unsupported), and forms of queries that Athena does
+not plan are refused with a rewrite (corrections); sqlglot resolves names; DuckDB
 determines the types of the operands (types); and expressions that have another meaning for these
 types in Athena are rewritten (rewrites, casts, regex, row_order).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import duckdb
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -20,10 +22,13 @@ from sqlglot.transforms import eliminate_semi_and_anti_joins
 
 from ...errors import QueryError
 from .casts import call
+from .corrections import EXAMPLES, corrected, find_limits
+from .declared_tables import describe_plain
+from .planner_limits import PlannerLimit
 from .rewrites import operands_of, rewrite
 from .row_order import with_order_of_subquery, without_qualify
 from .types import UNSIGNED, Describe, annotate_types, kind_of_type
-from .unsupported import unsupported_parts
+from .unsupported import limit_lines, unsupported_parts
 
 DIALECT_HINT = "wanted SQL that DuckDB and Athena (Trino) both have"
 MAX_STATEMENT_BYTES = 262_144  # of a statement
@@ -42,22 +47,60 @@ def parse(select: str) -> exp.Expr:
         ) from error
 
 
-def check_translatable(subject: str, select: str) -> None:
-    """Raise QueryError for parts of a query that Athena would not understand, or would
-    misinterpret.
+def check_translatable(subject: str, select: str, describe: Describe = describe_plain) -> None:
+    """Raise QueryError for parts of a query that Athena would not understand, would misinterpret,
+    or would refuse.
+
+    describe: returns the columns of a query over tables as far as their columns are known before
+    the run, and raises an exception for other tables.
     """
     try:
-        found = unsupported_parts(select, parse(select))
+        tree = parse(select)
     except QueryError as error:
         raise QueryError(
             f"{subject} cannot run on AWS: {error.message}", hint=error.hint
         ) from error
+    limits = list(find_limits(tree, describe))
+    found = sorted({*unsupported_parts(select, tree), *limit_lines(select, limits)})
     if found:
         raise QueryError(
             f"{subject} cannot run on AWS",
             problems=[f"line {line}: {problem}" if line else problem for line, problem in found],
-            hint=f"{DIALECT_HINT}; locally the job runs unchanged, without --backend aws",
+            hint=(_correction(tree, limits, describe) if limits else f"{DIALECT_HINT}; ")
+            + "without --backend aws, or with --warehouse duckdb, the job runs unchanged",
         )
+    _check_typed(subject, select, describe)
+
+
+def _check_typed(subject: str, select: str, describe: Describe) -> None:
+    """Raise QueryError for operands whose types Athena cannot combine, if the types are known."""
+    try:
+        describe(select)
+    except duckdb.Error:
+        return
+    try:
+        to_athena(select, {}, describe)
+    except QueryError as error:
+        raise QueryError(f"{subject} cannot run on AWS: {error.message}", hint=error.hint) from None
+
+
+def _correction(tree: exp.Expr, limits: Sequence[PlannerLimit], describe: Describe) -> str:
+    """Return the query in a form that both engines run, or else an example of each form."""
+    for form in (tree, _with_tables(tree, describe)):
+        done = corrected(form, describe) if form is not None else None
+        text = done.sql("duckdb", pretty=True) if done is not None else ""
+        if text and not unsupported_parts(text, parse(text)):
+            return f"this query has the same rows on AWS and here:\n\n{text}\n\n"
+    examples = dict.fromkeys(EXAMPLES[limit.example] for limit in limits)
+    return "write it in this form:\n\n" + "".join(f"{each}\n\n" for each in examples)
+
+
+def _with_tables(tree: exp.Expr, describe: Describe) -> exp.Expr | None:
+    """Return the query with the table of each column, and without stars, if they are known."""
+    try:
+        return _qualify(tree.copy(), describe)
+    except (duckdb.Error, SqlglotError):
+        return None
 
 
 def to_athena(
@@ -117,6 +160,12 @@ def _translate(
         raise QueryError(f"a query cannot run on AWS: {found[0][1]}", hint=DIALECT_HINT)
     try:
         tree = _qualify(_canonical_functions(tree), describe)
+        limits = list(find_limits(tree, describe))
+        if limits:
+            raise QueryError(
+                f"a query cannot run on AWS: {limits[0].problem}",
+                hint=_correction(tree, limits, describe).strip(),
+            )
         _check_readable(tree, unreadable)
         annotate_types(tree, operands_of, describe)
         tree = with_order_of_subquery(

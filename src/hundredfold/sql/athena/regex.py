@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 from ...errors import QueryError
+from .letter_case import MAX_RANGE, variants
 
 ASCII_CLASSES = {
     "d": "0-9",
@@ -28,20 +29,22 @@ def translate_pattern(pattern: str, flags: str = "") -> str:
             f"the options {flags!r} of a regular expression: AWS supports c, i and s",
             hint="write the pattern without them",
         )
-    any_one = r"[\s\S]" if "s" in flags else r"[^\n]"
+    any_one, any_case = (r"[\s\S]" if "s" in flags else r"[^\n]"), "i" in flags
     parts, at = [], 0
     while at < len(pattern):
         letter = pattern[at]
         if letter == "\\":
-            part, at = _escape(pattern, at, inside=False)
+            part, at = _escape(pattern, at, inside=False, any_case=any_case)
         elif letter == "[":
-            part, at = _bracket(pattern, at)
+            part, at = _bracket(pattern, at, any_case=any_case)
         elif pattern.startswith("(?", at) and not pattern.startswith("(?:", at):
             raise _unsupported(pattern, pattern[at : at + 3])
         else:
-            part, at = {".": any_one, "^": r"\A", "$": r"\z"}.get(letter, letter), at + 1
+            others = variants(letter) if any_case else ""
+            plain = f"[{letter}{others}]" if others else letter
+            part, at = {".": any_one, "^": r"\A", "$": r"\z"}.get(letter, plain), at + 1
         parts.append(part)
-    return ("(?i)" if "i" in flags else "") + "".join(parts)
+    return "".join(parts)
 
 
 def translate_replacement(text: str) -> str:
@@ -59,7 +62,7 @@ def translate_replacement(text: str) -> str:
     )
 
 
-def _escape(pattern: str, at: int, *, inside: bool) -> tuple[str, int]:
+def _escape(pattern: str, at: int, *, inside: bool, any_case: bool = False) -> tuple[str, int]:
     """Return the translation of an escape, and where it ends."""
     letter = pattern[at + 1 : at + 2]
     if letter in ASCII_CLASSES:
@@ -68,7 +71,7 @@ def _escape(pattern: str, at: int, *, inside: bool) -> tuple[str, int]:
         return f"[^{ASCII_CLASSES[letter.lower()]}]", at + 2
     if letter in "pP" and letter:
         found = PROPERTY.match(pattern, at + 2)
-        if found:
+        if found and not (any_case and found[0].strip("{}") in ("Lu", "Ll", "Lt")):
             return f"\\{letter}{{{found[0].strip('{}')}}}", found.end()
     elif (
         letter
@@ -79,9 +82,9 @@ def _escape(pattern: str, at: int, *, inside: bool) -> tuple[str, int]:
     raise _unsupported(pattern, pattern[at : at + 2])
 
 
-def _bracket(pattern: str, at: int) -> tuple[str, int]:
+def _bracket(pattern: str, at: int, *, any_case: bool) -> tuple[str, int]:
     """Return the translation of a class in brackets, and where it ends."""
-    start = at
+    start, letters = at, []
     at += 1
     parts = ["["]
     if pattern.startswith("^", at):
@@ -90,16 +93,28 @@ def _bracket(pattern: str, at: int) -> tuple[str, int]:
         parts, at = [*parts, r"\]"], at + 1
     while at < len(pattern) and pattern[at] != "]":
         if pattern[at] == "\\":
-            part, at = _escape(pattern, at, inside=True)
+            part, at = _escape(pattern, at, inside=True, any_case=any_case)
         elif pattern.startswith("[:", at):
             raise _unsupported(pattern, pattern[at : at + 2])
         else:
+            letters.append(_letters_from(pattern, at) if any_case else "")
             # in Java, classes can be nested and intersected
             part, at = ((f"\\{pattern[at]}" if pattern[at] in "[&~|^" else pattern[at]), at + 1)
         parts.append(part)
     if at >= len(pattern):
         raise _unsupported(pattern, pattern[start:])
-    return "".join([*parts, "]"]), at + 1
+    more = {other for letter in "".join(letters) for other in variants(letter)}
+    return "".join([*parts, *sorted(more - set("".join(letters))), "]"]), at + 1
+
+
+def _letters_from(pattern: str, at: int) -> str:
+    """Return the characters of a class that begin at a position: one, or those of a range."""
+    first, dash, last = pattern[at : at + 1], pattern[at + 1 : at + 2], pattern[at + 2 : at + 3]
+    if dash != "-" or last in ("", "]"):
+        return first
+    if last == "\\" or ord(last) - ord(first) > MAX_RANGE:
+        raise _unsupported(pattern, pattern[at : at + 4])
+    return "".join(map(chr, range(ord(first), ord(last) + 1)))
 
 
 def _unsupported(pattern: str, part: str) -> QueryError:

@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from ...errors import QueryError
 from .casts import bind_once, call, constant_of, from_text, sql, to_text
+from .letter_case import like_any_case, lower, upper
 from .regex import translate_pattern, translate_replacement
 from .types import kind_of_type, operand_types, own_type
 
@@ -867,6 +868,9 @@ REWRITES: dict[type[exp.Expr], Rewrite] = {
     exp.Length: _length,
     exp.ArraySize: _length,
     exp.Trim: _trim,
+    exp.Upper: upper,
+    exp.Lower: lower,
+    exp.ILike: like_any_case,
     exp.Substring: _substring,
     exp.Left: _left,
     exp.Right: _right,

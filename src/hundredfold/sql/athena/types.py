@@ -197,7 +197,7 @@ class Scope:
                 if bound is not column:
                     column.replace(bound)
         return (
-            f"{_with_clauses(self.select)}SELECT {columns}"
+            f"{with_clauses(self.select)}SELECT {columns}"
             f" {rest.sql('duckdb', comments=False).removeprefix('SELECT')}"
         )
 
@@ -265,8 +265,8 @@ def _copy_part(part: exp.Expr | list[exp.Expr]) -> exp.Expr | list[exp.Expr]:
     return [each.copy() for each in part] if isinstance(part, list) else part.copy()
 
 
-def _with_clauses(select: exp.Select) -> str:
-    """Return the WITH clauses that are visible to a SELECT."""
+def with_clauses(select: exp.Expr) -> str:
+    """Return the WITH clauses that are visible to a query."""
     seen: list[str] = []
     node: exp.Expr | None = select
     inside: exp.Expr | None = None

@@ -14,6 +14,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
+from .planner_limits import PlannerLimit
+
 # DuckDB's functions that may be called; "list" and "if" are keywords of SQL, too
 _FUNCTIONS = """
 abs acos any_value arbitrary arg_max arg_min argmax argmin array_agg array_length asin atan atan2
@@ -200,6 +202,15 @@ def unsupported_parts(select: str, tree: exp.Expr) -> list[tuple[int, str]]:
                     )
                 )
     return sorted(set(found))
+
+
+def limit_lines(select: str, limits: Sequence[PlannerLimit]) -> list[tuple[int, str]]:
+    """Return the parts of a query that Athena's planner refuses: (line, problem)."""
+    tokens = sqlglot.tokenize(select, read="duckdb")
+    return [
+        (_line_of_phrase(tokens, limit.phrase, limit.node) or _line(limit.node), limit.problem)
+        for limit in limits
+    ]
 
 
 def _unsupported_calls(tokens: list[Token], tree: exp.Expr) -> Iterator[tuple[int, str]]:
