@@ -45,6 +45,9 @@ from .worker import log
 # the only folder that a function may write to
 SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
 MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
+# ... and longer in proportion to the time since the workers began: an execution has at most 25,000
+# events, of which a poll takes nine
+MAX_POLL_FRACTION = 0.01
 # polls without progress and with an empty queue, before the missing messages are sent again
 MAX_IDLE_POLLS = 2
 MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
@@ -294,7 +297,7 @@ def _enqueue(model: Model, context: StageContext) -> None:
     messages, coverage = plan_attempt(
         manifest, context.layout, context.runner.attempt, context.store
     )
-    context.runner.note(model.name, {"look": asdict(PollState(time.time()))})
+    context.runner.note(model.name, {"look": asdict(PollState.of(None, time.time()))})
     if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, work_queue(context.resources))
         return
@@ -358,10 +361,11 @@ class PollState:
     idle: int = 0
     swept: int = 0
     idle_s: float = 0.0
+    began: float = 0.0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
-        return cls(**stored) if stored else cls(now)
+        return cls(**{"began": now, **stored}) if stored else cls(now, began=now)
 
     def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
         """Return the next poll: after half of the estimated time left, or twice the previous pause.
@@ -370,15 +374,17 @@ class PollState:
         """
         gained, elapsed = done - self.done, now - self.at
         if gained > 0 and elapsed > 0:
-            return PollState(now, done, _clamp_pause(left * elapsed / gained / 2))
-        pause = _clamp_pause(2 * self.pause)
+            pause = self._clamp_pause(left * elapsed / gained / 2, now)
+            return PollState(now, done, pause, began=self.began)
+        pause = self._clamp_pause(2 * self.pause, now)
         if busy:
-            return PollState(now, done, pause, swept=self.swept)
-        return PollState(now, done, pause, self.idle + 1, self.swept, self.idle_s + max(elapsed, 0))
+            return PollState(now, done, pause, swept=self.swept, began=self.began)
+        idle_s = self.idle_s + max(elapsed, 0)
+        return PollState(now, done, pause, self.idle + 1, self.swept, idle_s, self.began)
 
-
-def _clamp_pause(seconds: float) -> int:
-    return max(MIN_POLL_S, min(MAX_POLL_S, math.ceil(seconds)))
+    def _clamp_pause(self, seconds: float, now: float) -> int:
+        longest = max(MAX_POLL_S, math.ceil(MAX_POLL_FRACTION * (now - self.began)))
+        return max(MIN_POLL_S, min(longest, math.ceil(seconds)))
 
 
 def work_queue(resources: StackResources) -> SqsQueue:
