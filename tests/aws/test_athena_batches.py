@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hundredfold import Job, Model, Source, Unit
-from hundredfold.aws.adapters.athena import QueryPending, QueryReply
+from hundredfold.aws.adapters.statements import QueriesPending, QueryPending, QueryReply
 from hundredfold.data.manifest import UnitList
 from hundredfold.errors import DamagedFile, HundredfoldError, QueryError, StateError
 from support.in_process import InProcessRunner
@@ -33,30 +33,65 @@ def handed_on(rows: Unit) -> dict[str, Any]:
 # ---- batches
 
 
-def test_too_many_buckets_are_written_in_several_statements(
-    runner: InProcessRunner, aws_runner: AwsRunner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("query", ["", "SELECT k, min(x) AS x FROM things GROUP BY k, x"])
+def test_more_batches_than_open_writers_take_two_rounds(
+    runner: InProcessRunner,
+    aws_runner: AwsRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
 ) -> None:
     table = pa.table({"k": [f"u{n % 260:03d}" for n in range(1000)], "x": list(range(1000))})
-    job = Job(
-        "split", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
-    )
+    model = Model("m", unit=("k",), query=query or None, work=as_arrow_sum)
+    job = Job("split", sources=[Source("things")], models=[model])
     local, remote = start_both(runner, aws_runner, job, things=table)
     local.all()
     remote.validate()
-    before = len(aws_runner.queries)
+    before, rounds = len(aws_runner.queries), aws_runner.rounds
     with aws_runner.emulator.settings(open_writers=100):
         manifest = remote.prepare("m", parts=20)
     created = [sql for sql in aws_runner.queries[before:] if "bucketed_by" in sql]
     assert [re.findall(r"bucket_count = (\d+)", sql) for sql in created] == [
-        [str(len(manifest.batches))],
+        ["3"],
         ["100"],
         ["100"],
         ["100"],
     ]
+    # the rows of a query that groups are stored; then units, parts, batches and their objects
+    assert aws_runner.rounds - rounds == (5 if query else 4)
     assert 200 < len(manifest.batches) <= 300
     with monkeypatch.context() as patch:  # a worker reads the units of its batches alone
         patch.delattr(UnitList, "read")
         remote.work("m")
+    remote.collect("m")
+    assert remote.result_bytes("m") == local.result_bytes("m")
+
+
+def test_a_statement_that_fails_among_others_is_repeated_alone(
+    runner: InProcessRunner, aws_runner: AwsRunner
+) -> None:
+    table = pa.table({"k": [f"u{n % 260:03d}" for n in range(1000)], "x": list(range(1000))})
+    job = Job(
+        "again", sources=[Source("things")], models=[Model("m", unit=("k",), work=as_arrow_sum)]
+    )
+    local, remote = start_both(runner, aws_runner, job, things=table)
+    local.all()
+    remote.validate()
+    before, rounds = len(aws_runner.queries), aws_runner.rounds
+    run_together = aws_runner.run_together
+
+    def fail_the_second(several: QueriesPending, execution: str = "e1") -> QueryReply:
+        reply = run_together(several, execution)
+        return replace(reply, ids=dict(reply.ids) | {several.statements[1].token: ""})
+
+    aws_runner.run_together = fail_the_second  # type: ignore[method-assign]
+    try:
+        remote.prepare("m", parts=20)
+    finally:
+        aws_runner.run_together = run_together  # type: ignore[method-assign]
+    assert aws_runner.rounds - rounds == 5
+    created = [sql for sql in aws_runner.queries[before:] if "bucket_count = 100" in sql]
+    assert (len(created), len(set(created))) == (4, 3)
+    remote.work("m")
     remote.collect("m")
     assert remote.result_bytes("m") == local.result_bytes("m")
 

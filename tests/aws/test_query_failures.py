@@ -10,15 +10,15 @@ import pyarrow as pa
 import pytest
 
 from hundredfold import Job, Model, Source, Unit
-from hundredfold.aws.adapters.athena import MAX_STATEMENT_JSON_BYTES, MAX_TRIES
 from hundredfold.aws.adapters.query_failures import failure_of
-from hundredfold.aws.functions.prepare import TOO_MANY_BUCKETS
+from hundredfold.aws.adapters.statements import MAX_STATEMENT_JSON_BYTES, MAX_TRIES
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.errors import HundredfoldError, QueryError
 from support.emulator import Emulator, wait_until
 from support.in_process_aws import AwsRun, AwsRunner
 
 MAX_CAUSE = 32_768  # characters, of Step Functions
+TOO_MANY_BUCKETS = "HIVE_TOO_MANY_OPEN_PARTITIONS"
 
 
 def counted(rows: Unit) -> dict[str, int]:
@@ -97,7 +97,6 @@ def test_the_whole_reason_of_a_failed_query_is_found(
 def test_a_long_statement_with_too_many_buckets_has_that_reason(
     aws_runner: AwsRunner, name_of: Callable[[str], str]
 ) -> None:
-    """The fallback to 100 buckets for each statement depends on it."""
     name = name_of("buckets")
     place = aws_runner.store.where(f"processing/{name}") + "/"
     sql = (

@@ -8,11 +8,14 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
+from pyarrow import csv
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
@@ -25,6 +28,8 @@ from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, publi
 from tariffs import demo
 
 __all__ = ["account", "trouble"]
+# of a run of one model, whatever the number of its batches
+MAX_STATEMENTS_IN_SEQUENCE, MAX_CALLS_IN_SEQUENCE = 6, 12
 
 
 @pytest.fixture
@@ -273,6 +278,50 @@ def test_a_run_completes_though_athena_first_fails_each_query(
         if "exhausted" in query["Query"]
     }
     assert states == {"FAILED", "SUCCEEDED"}
+
+
+def test_many_batches_take_few_statements_and_calls_in_sequence(
+    trouble: Stack, tmp_path: Path
+) -> None:
+    """The same as for 3,000 batches, since every part of 100 is split at the same time."""
+    tasks = Tasks.write(tmp_path, ["fine"] * 210)
+    file = tmp_path / "tasks.parquet"
+    pq.write_table(csv.read_csv(tasks.file), file)
+    with trouble.emulator.settings(open_writers=100):
+        run = trouble.run(replace(tasks, file=file), "rounds", batches=210)
+    counts = run.counts["models"]["doubled"]
+    assert 100 < counts["batches"] <= 210
+    assert published(run) == tasks.local_release("rounds")
+    names = states_entered(trouble, trouble.record("rounds").execution)
+    statements = [name for name in names if name.endswith((": query", ": queries"))]
+    assert statements == [
+        "validate: queries",  # rows and repeated keys
+        "prepare doubled: query",  # the units
+        "prepare doubled: query",  # parts of 100 batches
+        "prepare doubled: queries",  # the batches of each
+        "prepare doubled: query",  # their objects
+        "prepare summed: query",
+        "prepare summed: query",
+        "prepare summed: query",
+        "publish: queries",  # violations and rows
+    ]
+    of_one_model = [name for name in statements if "summed" not in name]
+    assert len(of_one_model) <= MAX_STATEMENTS_IN_SEQUENCE
+    calls = [name for name in names if not name.startswith("work") and ": " not in name]
+    of_one_model = [name for name in calls if "summed" not in name]
+    assert len(of_one_model) + 1 <= MAX_CALLS_IN_SEQUENCE  # and one that finds the workers done
+
+
+def states_entered(stack: Stack, execution: str) -> list[str]:
+    """Return the states of an execution in order, without those of the items of a Map."""
+    pages = stack.client("stepfunctions").get_paginator("get_execution_history")
+    return [
+        event["stateEnteredEventDetails"]["name"]
+        for page in pages.paginate(executionArn=execution)
+        for event in page["events"]
+        if event["type"] in ("TaskStateEntered", "MapStateEntered")
+        and event["stateEnteredEventDetails"]["name"] != "Run"
+    ]
 
 
 def test_the_step_may_look_up_a_failed_query(trouble: Stack) -> None:

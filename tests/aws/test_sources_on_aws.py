@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold import Csv, Job, Model, Source
-from hundredfold.aws.adapters.athena import QueryPending, QueryReply
 from hundredfold.aws.adapters.s3_objects import find_objects
 from hundredfold.aws.adapters.sources import check_location
+from hundredfold.aws.adapters.statements import QueryPending, QueryReply
 from hundredfold.aws.home import StackHome
 from hundredfold.aws.runs import new_record
 from hundredfold.errors import ContractError, SourceError, UsageError

@@ -12,6 +12,7 @@ import pytest
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.aws.functions.stage_execution import MAX_POLL_S, MIN_POLL_S, PollState
 from hundredfold.aws.stack.state_machine_definition import definition
+from hundredfold.aws.stage_order import later_stages, query_action
 from hundredfold.pipeline.stages import stages
 from tariffs.job import job as tariffs
 
@@ -91,9 +92,26 @@ def test_every_action_has_a_target_and_an_unknown_one_fails(job: Job) -> None:
 
 
 def test_every_task_catches_its_errors(job: Job) -> None:
-    for name, state in made(job)["States"].items():
-        if state["Type"] == "Task":
+    states = made(job)["States"]
+    inner = [each["ItemProcessor"]["States"] for each in states.values() if each["Type"] == "Map"]
+    for name, state in (*states.items(), *(item for each in inner for item in each.items())):
+        if state["Type"] in ("Task", "Map"):
             assert [catch["ErrorEquals"] for catch in state["Catch"]] == [["States.ALL"]], name
+
+
+def test_a_call_may_stop_at_a_query_of_a_later_stage(job: Job) -> None:
+    every, states = list(stages(job)), made(job)["States"]
+    for stage in every:
+        ways = {
+            way["StringEquals"]: way["Next"] for way in states[f"{stage}: next action"]["Choices"]
+        }
+        ahead = [each for each in later_stages(job, stage) if each is not None]
+        for each in ahead:
+            for kind in ("query", "queries"):
+                target = ways.get(query_action(kind, each))
+                expected = each.step in ("prepare", "publish")
+                assert target == (f"{each}: {kind}" if expected else None), (stage, each)
+                assert target is None or states[target]["Next"] == str(each)
 
 
 # ---- when to poll the workers again

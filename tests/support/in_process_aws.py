@@ -19,10 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hundredfold import Job, Model
-from hundredfold.aws.adapters.athena import AthenaWarehouse, QueryPause, QueryPending, QueryReply
+from hundredfold.aws.adapters.athena import AthenaWarehouse
 from hundredfold.aws.adapters.s3_duckdb import S3DuckWarehouse
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.adapters.session import StackResources
+from hundredfold.aws.adapters.statements import (
+    QueriesPending,
+    QueryPause,
+    QueryPending,
+    QueryReply,
+)
 from hundredfold.aws.functions.prepare import prepare
 from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
@@ -43,7 +49,8 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 class AwsRunner:
     """One stack without functions, and runs in it.
 
-    `queries` are the statements that Athena has run, the last one last.
+    `queries` are the statements that Athena has run, the last one last; `rounds` counts those in
+    sequence.
     """
 
     def __init__(self, emulator: Emulator, folder: Path) -> None:
@@ -52,6 +59,7 @@ class AwsRunner:
         self.store = S3Store(self.resources.bucket)
         self.warehouse = None
         self.queries: list[str] = []
+        self.rounds = 0
         self.numbers = count()
 
     def start(self, job: Job, **locations: Any) -> AwsRun:
@@ -98,6 +106,7 @@ class AwsRunner:
     def run_statement(self, pending: QueryPending, execution: str = "e1") -> QueryReply:
         """Run a statement; return the result that the state machine would pass on."""
         self.queries.append(pending.sql)
+        self.rounds += 1
         athena, found = self.emulator.client("athena"), {}
         query = athena.start_query_execution(
             QueryString=pending.sql,
@@ -116,6 +125,12 @@ class AwsRunner:
         retryable = found["Status"].get("AthenaError", {}).get("Retryable", False)
         reason = found["Status"]["StateChangeReason"]
         return QueryReply(execution, pending.token, "", reason, retryable, query)
+
+    def run_together(self, several: QueriesPending, execution: str = "e1") -> QueryReply:
+        """Run statements that may run at the same time; one that fails has no id."""
+        replies = [self.run_statement(each, execution) for each in several.statements]
+        self.rounds -= len(replies) - 1
+        return QueryReply(execution, ids={reply.token: reply.id for reply in replies})
 
     def execute_step(
         self, layout: Layout, step: Callable[[AthenaWarehouse], T], *, attempt: int = 1
@@ -138,6 +153,8 @@ class AwsRunner:
                 return step(warehouse)
             except QueryPending as pending:
                 reply = self.run_statement(pending)
+            except QueriesPending as several:
+                reply = self.run_together(several)
             except QueryPause:
                 reply = QueryReply("e1")
             finally:

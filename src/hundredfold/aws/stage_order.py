@@ -8,6 +8,8 @@ from __future__ import annotations
 from ..job import Job
 from ..pipeline.stages import Stage, stages
 
+GROUP_TOKEN = "together"  # in place of the token of one query, after several at the same time
+
 
 def later_stages(job: Job, stage: Stage) -> list[Stage | None]:
     """Return the stages at which a call for `stage` may stop: up to the next one that waits for
@@ -25,3 +27,11 @@ def later_stages(job: Job, stage: Stage) -> list[Stage | None]:
 def action_to(stage: Stage | None) -> str:
     """Return the action of a reply that goes to a later stage; None for the end of the run."""
     return f"to {stage}" if stage else "to the end"
+
+
+def query_action(kind: str, stage: Stage | None) -> str:
+    """Return the action of a reply that has a query run, or "queries", for a stage.
+
+    None: the stage that was called.
+    """
+    return f"{kind} of {stage}" if stage else kind

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -329,6 +329,9 @@ def _summaries(
         return {}
     warehouse.create_view(output.name, select)
     tables = {}
+    with suppress(QueryError):  # it is raised again below, with the name of its summary
+        texts = [load_query(query, job.folder) for query in output.summaries.values()]
+        warehouse.prefetch([with_micros(text, warehouse.columns(text))[0] for text in texts])
     for title, query in output.summaries.items():
         try:
             text = load_query(query, job.folder)
@@ -404,12 +407,13 @@ def _checked_query(output: Publish, job: Job, warehouse: Warehouse) -> str:
     columns = {
         c.name: check_column(c, quote(c.name), schema.field(c.name).type) for c in contract.columns
     }
-    _refuse_violations(output, contract, columns, select, job, warehouse)
     casts = ", ".join(
         f"CAST({columns[c.name].value} AS {c.sql_type}) AS {quote(c.name)}"
         for c in contract.columns
     )
-    return f"SELECT {casts} FROM ({select}) AS q"
+    checked = f"SELECT {casts} FROM ({select}) AS q"
+    _refuse_violations(output, contract, columns, select, checked, job, warehouse)
+    return checked
 
 
 def _refuse_violations(
@@ -417,11 +421,14 @@ def _refuse_violations(
     contract: Contract,
     columns: Mapping[str, Judged],
     select: str,
+    checked: str,
     job: Job,
     warehouse: Warehouse,
 ) -> None:
     """Raise PublishRefused where a value changes in the contract's type, is null, or breaks a
     constraint.
+
+    `checked`: the query that is published otherwise, which may run at the same time.
     """
     rules = [rule for judged in columns.values() for rule in judged.rules]
     if not rules:
@@ -434,7 +441,9 @@ def _refuse_violations(
         f"coalesce(sum(CASE WHEN {rule.bad} THEN 1 ELSE 0 END), 0) AS k{i}"
         for i, rule in enumerate(rules)
     )
-    counts = warehouse.query(f"SELECT {sums} FROM ({typed}) AS t").to_pylist()[0]
+    counting = f"SELECT {sums} FROM ({typed}) AS t"
+    warehouse.prefetch([counting, checked])
+    counts = warehouse.query(counting).to_pylist()[0]
     broken = [(rule, int(counts[f"k{i}"])) for i, rule in enumerate(rules) if counts[f"k{i}"]]
     if broken:
         raise PublishRefused(

@@ -61,22 +61,44 @@ def validate(
     for result in results:
         verify_accepted(result, store)
     if not results:
-        for source in in_order_of_reference(job.sources):
-            own = layout.source_validation_result(source.name)
-            one = read_results(own, store) if warehouse.replays else []
-            if not one:
-                one = [
-                    _validate_one(source, places[source.name], job, as_of, layout, warehouse, store)
-                ]
-                if warehouse.replays:
-                    write_results(one, own, store)
-            results += one
-            warehouse.create_view(source.name, _accepted_query(results[-1], warehouse))
+        with warehouse.together() as block:
+            for source in in_order_of_reference(job.sources):
+                if not _referred(source) <= {result.source for result in results}:
+                    continue  # a query about the other source has not run yet
+                with block():
+                    results += _results_of(
+                        source, places[source.name], job, as_of, layout, warehouse, store
+                    )
+                    warehouse.create_view(source.name, _accepted_query(results[-1], warehouse))
         write_results(results, layout.validation_result(), store)
     refuse_changed(results, warehouse)
     for result in results:
         warehouse.create_view(result.source, _accepted_query(result, warehouse))
     return results
+
+
+def _referred(source: Source) -> set[str]:
+    """Return the names of the other sources that a source refers to."""
+    return {target.split(".")[0] for target in source.references.values()} - {source.name}
+
+
+def _results_of(
+    source: Source,
+    place: SourcePlace,
+    job: Job,
+    as_of: str,
+    layout: Layout,
+    warehouse: Warehouse,
+    store: RunStore,
+) -> list[ValidationResult]:
+    """Return the result of a source, as a list of one; an earlier call may have stored it."""
+    own = layout.source_validation_result(source.name)
+    one = read_results(own, store) if warehouse.replays else []
+    if not one:
+        one = [_validate_one(source, place, job, as_of, layout, warehouse, store)]
+        if warehouse.replays:
+            write_results(one, own, store)
+    return one
 
 
 def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
@@ -88,14 +110,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
     rest = list(sources)
     while rest:
         names = {source.name for source in rest}
-        ready = next(
-            (
-                s
-                for s in rest
-                if not {t.split(".")[0] for t in s.references.values()} & (names - {s.name})
-            ),
-            None,
-        )
+        ready = next((s for s in rest if not _referred(s) & names), None)
         if ready is None:
             raise JobError(
                 f"sources refer to one another in a cycle: {', '.join(s.name for s in rest)}",
@@ -211,6 +226,8 @@ def _count_rows(
     """
     try:
         refuse_timeless(source, warehouse.columns(checks.typed))
+        if source.unique:
+            warehouse.prefetch([_totals_query(checks), _repeated_keys_query(source, checks)])
         rows, bad, repaired, counts = _count(checks, warehouse)
     except QueryError as error:
         paths = [entry[0] for entry in raw.fingerprints]
@@ -379,11 +396,7 @@ def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[in
 
     This takes one pass, and a second one if there is a bad row.
     """
-    totals = (
-        f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER "
-        f"(WHERE {checks.repaired}) AS repaired"
-    )
-    row = warehouse.query(f"{totals} FROM ({checks.typed}) AS t").to_pylist()[0]
+    row = warehouse.query(_totals_query(checks)).to_pylist()[0]
     rows, bad, repaired = int(row["n"]), int(row["bad"]), int(row["repaired"])
     if not bad:
         return rows, bad, repaired, [0] * len(checks.rules)
@@ -425,6 +438,14 @@ def _findings(
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
+def _totals_query(checks: Checks) -> str:
+    """Return a query of the numbers of rows, of bad and of repaired ones."""
+    return (
+        f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER "
+        f"(WHERE {checks.repaired}) AS repaired FROM ({checks.typed}) AS t"
+    )
+
+
 def _raw_value(rule: Rule, checks: Checks) -> str:
     """Return the column of `judged` with the raw value that a rule checked."""
     raw = f"__raw_{quote_part(rule.column)}"
@@ -435,13 +456,18 @@ def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> boo
     """Return whether two valid rows have the same key."""
     if not source.unique:
         return False
+    found = warehouse.query(_repeated_keys_query(source, checks))
+    return bool(found.column("n")[0].as_py())
+
+
+def _repeated_keys_query(source: Source, checks: Checks) -> str:
+    """Return a query of the number of keys that several valid rows have."""
     key = ", ".join(map(quote, source.unique))
     good = f"SELECT * FROM ({checks.judged}) AS j WHERE NOT ({checks.any_bad})"
-    has_duplicates = warehouse.query(
+    return (
         f"SELECT count(*) AS n FROM (SELECT 1 AS one FROM ({good}) AS g GROUP BY {key} HAVING "
         "count(*) > 1) AS d"
     )
-    return bool(has_duplicates.column("n")[0].as_py())
 
 
 def _find_duplicates(

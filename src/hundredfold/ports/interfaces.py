@@ -392,6 +392,20 @@ class Warehouse(Protocol):
     def stream(self, select: str) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a query of any size, in the order of its ORDER BY, if it has one."""
 
+    def prefetch(self, selects: Sequence[str]) -> None:
+        """Run queries at the same time, if that is faster, before their rows are read.
+
+        One that fails raises its error when its rows are read.
+        """
+
+    def together(self) -> AbstractContextManager[Callable[[], AbstractContextManager[None]]]:
+        """Return a context whose blocks may run their queries at the same time.
+
+        A block is entered with the value of the context, which is called. A block that waits for a
+        query may be left early; the context then does not end normally either, so that nothing
+        after it runs. The error of the first block that has one is raised.
+        """
+
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """Write the rows of a query as one object, in the query's order, and return their
         number.

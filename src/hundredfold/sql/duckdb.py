@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -168,6 +168,14 @@ class DuckWarehouse:
                 yield batch
         finally:
             wait([coming])
+
+    def prefetch(self, selects: Sequence[str]) -> None:
+        """Do nothing: a query runs when its rows are read."""
+
+    @contextmanager
+    def together(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Run the blocks one after the other."""
+        yield nullcontext
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         select = json_rows(select, self.columns(select)) if format == "jsonl" else select

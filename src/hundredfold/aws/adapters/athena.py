@@ -1,9 +1,8 @@
 """The warehouse on AWS: Athena over Parquet in S3, queried in DuckDB's SQL.
 
-A query may take minutes, and AWS charges for the function that waits for it. So no method waits: a
-statement that has not run yet is raised as `QueryPending`, the state machine runs it, and the step
-is called again, finds the answer, and continues to the next query. A step is therefore a program
-that sends the same queries in the same order each time it is called.
+No method waits for a query: a statement that has not run yet is raised as pending
+(`statements.py`), and the step is called again when it has run. A step is therefore a program that
+sends the same queries in the same order each time it is called.
 
 Types are DuckDB's: a local DuckDB holds empty tables of the same columns. It gives the columns of a
 query before Athena has run it, and converts Athena's answers. So a job's function gets the same
@@ -19,10 +18,10 @@ such times is rejected, and so is a query that reads them from an earlier model'
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,9 +49,10 @@ from .glue_types import (
     refuse_unsupported_columns,
     unsupported_columns,
 )
-from .s3_objects import READ_PERMISSION_HINT, ObjectFile, fingerprints, split_address
+from .s3_objects import REQUEST_THREADS, ObjectFile, fingerprints, split_address
 from .s3_store import S3Store
 from .session import StackResources, client
+from .statements import PendingBlocks, QueryReply, Statement, Statements
 
 PARQUET_STORAGE = {
     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat",
@@ -66,55 +66,29 @@ WITH_PATH = "__with_path"  # suffix of a table's name: the same rows, with the c
 UNREADABLE_OBJECT = re.compile(
     r"HIVE_CURSOR_ERROR|HIVE_CANNOT_OPEN_SPLIT|(Not valid|Malformed) Parquet file"
 )
-MAX_STATEMENT_BYTES = 262_144
-# a state holds 256 KiB of JSON: this statement, the Cause of the last failure, and the run
-MAX_STATEMENT_JSON_BYTES = 200_000
-MAX_TRIES = 4  # of a statement whose failure Athena calls retryable
-RETRY_PAUSE_S = 5  # before the second try; three times as long before each further one
 MAX_CACHED_TRANSLATIONS = 1_000  # translations kept for the next call of a step
 ANSWER_BLOCK_BYTES = 2**26  # bytes of an answer that are read at a time; no row may be longer
 
 
-class QueryPending(BaseException):
-    """A statement that has to run before the step can continue.
-
-    It is not an Exception: only the step's handler may catch it.
-    """
-
-    def __init__(self, sql: str, token: str, output: str, number: int = 1) -> None:
-        super().__init__(sql)
-        self.sql, self.token, self.output = sql, token, output
-        self.number = number  # of the try
-
-
-class QueryPause(BaseException):
-    """A statement failed, and may be repeated after `seconds`: the step is to be called again."""
-
-    def __init__(self, seconds: int) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
 @dataclass(frozen=True, slots=True)
-class QueryReply:
-    """The result of the last pending statement: its query's id, or Athena's error.
+class NewTable:
+    """A table to be created of a query's rows.
 
-    The next execution of the run repeats a failed statement; this one repeats it a few times if
-    Athena calls it `retryable`. `failed`: the id of the failed query, if it is known.
+    `buckets`: an integer column and its maximum number of values, each of which gets files of its
+    own; `at`: the location, below processing/ of this run.
     """
 
-    execution: str
-    token: str = ""
-    id: str = ""
-    error: str = ""
-    retryable: bool = False
-    failed: str = ""
+    name: str
+    select: str
+    buckets: tuple[str, int] | None = None
+    at: str = ""
 
 
 class AthenaWarehouse:
     """SQL over a run's tables, by name.
 
     `scratch` is an empty folder for this warehouse; `reply` answers the last pending statement.
+    Objects of the store up to `local_bytes` are read locally.
     """
 
     replays = True
@@ -129,9 +103,12 @@ class AthenaWarehouse:
         memory: int,
         reply: QueryReply,
         attempt: int = 1,
+        local_bytes: int = 0,
     ) -> None:
-        self.store, self.layout, self.resources, self.reply = store, layout, resources, reply
+        self.store, self.layout, self.resources = store, layout, resources
         self.scratch, self.memory, self.attempt = scratch, memory, attempt
+        self.local_bytes = local_bytes
+        self.statements = Statements(store, layout, attempt, reply)
         self.duckdb = DuckWarehouse(store, scratch / "duckdb", memory=memory, threads=1)
         self.tables: dict[str, GlueTable] = {}
         self.views: dict[str, str] = {}
@@ -169,6 +146,19 @@ class AthenaWarehouse:
         yield from (
             self._answer(select) if self._needs_athena(select) else self.duckdb.stream(select)
         )
+
+    def prefetch(self, selects: Sequence[str]) -> None:
+        """Run queries at the same time, whose rows are read afterwards."""
+        self.statements.execute_together(
+            self._question(select) for select in selects if self._needs_athena(select)
+        )
+
+    @contextmanager
+    def together(self) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+        """Run the queries of independent blocks at the same time."""
+        blocks = PendingBlocks()
+        yield blocks
+        blocks.raise_pending()
 
     def write(self, select: str, key: str, format: str = "parquet") -> int:
         """Write one object, locally, so that its bytes do not depend on the engine of the query."""
@@ -272,7 +262,7 @@ class AthenaWarehouse:
         if settled in self.tables:
             return quote(settled)
         try:
-            [[address, _, mark]] = fingerprints([self.store.where(key)])
+            [[address, size, mark]] = fingerprints([self.store.where(key)])
         except FileNotFoundError:
             raise KeyError(key) from None
         name = f"__at_{_slug(Path(key).stem)}_{_short_hash(key)}_{_short_hash(mark)}"
@@ -288,7 +278,7 @@ class AthenaWarehouse:
                 unreadable_columns=_unreadable_columns(file),
                 objects=1,
             )
-        if key in self._written_locally:
+        if key in self._written_locally or size <= self.local_bytes:
             self.cache_locally(name, self.store.fetch(key))
         return quote(name)
 
@@ -296,10 +286,7 @@ class AthenaWarehouse:
         """Write a query's rows for later `read_parquet(key)`; return their number."""
         name = _written_name(key)
         if self._needs_athena(select):
-            self.create(name, select)
-            return int(
-                self.query(f"SELECT count(*) AS n FROM {quote(name)}").column("n")[0].as_py()
-            )
+            return self._count_rows(self.create(name, select))
         own = f"processing/{self.layout.run}/settled/{name}/rows.parquet"
         path = self.scratch / f"{name}.parquet"
         with pq.ParquetWriter(path, self.columns(select), compression="snappy") as file:
@@ -316,6 +303,17 @@ class AthenaWarehouse:
         )
         self.cache_locally(name, path)
         return int(settled.metadata.num_rows)
+
+    def _count_rows(self, table: GlueTable) -> int:
+        """Return the number of rows of a table from its objects, which takes no query."""
+        sizes = self.store.sizes(split_address(table.location)[1])
+
+        def count(key: str) -> int:
+            file = ObjectFile(self.store.bucket, key)
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+        with ThreadPoolExecutor(REQUEST_THREADS) as pool:
+            return sum(pool.map(count, [key for key, size in sizes.items() if size]))
 
     def cache_locally(self, name: str, path: Path) -> None:
         """Make the rows of a table available locally, from a Parquet file with all of them."""
@@ -347,42 +345,83 @@ class AthenaWarehouse:
     def create(
         self, name: str, select: str, *, buckets: tuple[str, int] | None = None, at: str = ""
     ) -> GlueTable:
-        """Create a table of a query's rows.
+        """Create a table of a query's rows; see NewTable."""
+        return self.create_all([NewTable(name, select, buckets, at)])[0]
 
-        `buckets`: an integer column and its maximum number of values, each of which gets files of
-        its own; `at`: the location, below processing/ of this run.
+    def create_all(self, tables: Sequence[NewTable]) -> list[GlueTable]:
+        """Create tables of the rows of queries, at the same time."""
+        planned = [(new, self._glue_name_of(new)) for new in tables]
+        missing = [
+            (new, glue)
+            for new, glue in planned
+            if (existing := self.tables.get(new.name)) is None or existing.name != glue
+        ]
+        if len(missing) > 1:
+            self.statements.execute_together(self._creation(*each) for each in missing)
+        for new, glue in missing:
+            self._create(new, glue)
+        if missing:
+            self._save_tables()
+        return [self.tables[new.name] for new in tables]
+
+    def create_in_one_folder(self, name: str, parts: Sequence[NewTable], folder: str) -> None:
+        """Create tables of the same columns at the same time, and one table of all their rows.
+
+        `folder`: below processing/ of this run; Athena also reads the folders below it.
         """
-        identity = f"{name} {buckets}\n{self._identity(select)}"
-        mark = _short_hash(identity)
-        glue = self._glue_name(f"{name}_{mark}")
-        existing = self.tables.get(name)
-        if existing is not None and existing.name == glue:
-            return existing
-        schema = self.columns(select)
-        _refuse_unstorable(schema)
-        key = f"processing/{self.layout.run}/{at or f'tables/{_slug(name)}-{mark}'}"
-        options = _table_options(self.store.where(key) + "/", buckets)
-        self._execute(
-            identity,
+        created = self.create_all(parts)
+        if name not in self.tables:
+            self.register_objects(
+                name,
+                self.store.where(f"processing/{self.layout.run}/{folder}") + "/",
+                created[0].arrow,
+                paths=True,
+                objects=sum(table.objects for table in created),
+            )
+
+    def reads_rows_once(self, select: str) -> bool:
+        """Return whether running a query twice costs no more than two scans of its tables."""
+        return self._needs_athena(select) and self.duckdb.is_plain(select)
+
+    def _glue_name_of(self, new: NewTable) -> str:
+        return self._glue_name(f"{new.name}_{_short_hash(self._identity_of(new))}")
+
+    def _identity_of(self, new: NewTable) -> str:
+        return f"{new.name} {new.buckets}\n{self._identity(new.select)}"
+
+    def _key_of(self, new: NewTable) -> str:
+        own = f"tables/{_slug(new.name)}-{_short_hash(self._identity_of(new))}"
+        return f"processing/{self.layout.run}/{new.at or own}"
+
+    def _creation(self, new: NewTable, glue: str) -> Statement:
+        """Return the statement that creates a table."""
+        _refuse_unstorable(self.columns(new.select))
+        key = self._key_of(new)
+        options = _table_options(self.store.where(key) + "/", new.buckets)
+        return Statement(
+            self._identity_of(new),
             lambda: (
                 f"CREATE TABLE {quote(self.resources.database)}.{quote(glue)} WITH ({options}) "
-                f"AS\n{self._translate(select, to_table)}"
+                f"AS\n{self._translate(new.select, to_table)}"
             ),
             before=lambda: self._remove_leftovers(key, glue),
         )
-        objects = sum(1 for _ in self.store.list(f"{key}/"))
+
+    def _create(self, new: NewTable, glue: str) -> None:
+        self.statements.execute(self._creation(new, glue))
+        key = self._key_of(new)
         table = GlueTable(
             self.resources.database,
             glue,
             self.store.where(key) + "/",
-            _serialize(schema),
+            _serialize(self.columns(new.select)),
             (),
             True,
-            self._attempt_of(name),
-            objects,
+            self._attempt_of(new.name),
+            sum(1 for _ in self.store.list(f"{key}/")),
         )
-        self.attach_table(name, table)
-        return table
+        self.duckdb.drop(new.name)
+        self._declare_locally(new.name, table)
 
     def register_objects(
         self,
@@ -420,10 +459,6 @@ class AthenaWarehouse:
         self._declare_locally(name, table)
         self._save_tables()
 
-    def failed(self, error: QueryError, text: str) -> bool:
-        """Return whether a statement failed with this text in Athena's error."""
-        return text in error.message
-
     def drop_tables(self) -> None:
         """Remove this run's tables from the database; their objects stay until they expire."""
         for name in self._tables_in_database():
@@ -444,54 +479,6 @@ class AthenaWarehouse:
 
     # ---- internals: statements and their answers
 
-    def _execute(
-        self, identity: str, written: Callable[[], str], before: Callable[[], None] = lambda: None
-    ) -> str:
-        """Return the id of the query that ran a statement.
-
-        A statement is identified by `identity`: translating it to Athena's SQL costs more than
-        finding its answer.
-
-        Raises:
-            QueryPending: no query has run it yet.
-            QueryError: it failed, with Athena's error.
-        """
-        token = hashlib.sha256(f"{self.layout.run} {self.attempt}\n{identity}".encode()).hexdigest()
-        key = self._run_key(f"queries/{token}.json")
-        reported = self.reply.token == token and bool(self.reply.id or self.reply.error)
-        if reported:
-            self._record_reply(key, identity)
-        tries = 0
-        with suppress(KeyError):
-            found = get_json(self.store, key)
-            if found["id"]:
-                return str(found["id"])
-            if found["execution"] == self.reply.execution:
-                tries = len(found.get("tries", [""]))
-                if not found.get("retryable") or tries >= MAX_TRIES:
-                    raise _query_error(found["error"], identity)
-                if reported:
-                    raise QueryPause(RETRY_PAUSE_S * 3 ** (tries - 1))
-        before()
-        sql = written()
-        _refuse_too_long(sql, identity)
-        output = self.store.where(f"athena/{self.layout.run}") + "/"
-        raise QueryPending(sql, token, output, tries + 1)
-
-    def _record_reply(self, key: str, identity: str) -> None:
-        """Record the result of the last statement, and the queries of this execution that failed
-        before.
-        """
-        tries: list[str] = []
-        if self.reply.error:
-            with suppress(KeyError):
-                found = get_json(self.store, key)
-                if found["execution"] == self.reply.execution:
-                    tries = found.get("tries", [])
-            if self.reply.failed not in tries:  # a call of a step may be repeated
-                tries = [*tries, self.reply.failed]
-        put_json(self.store, key, {**asdict(self.reply), "tries": tries, "asked": identity})
-
     def _answer(self, select: str) -> Iterator[pa.RecordBatch]:
         """Yield Athena's answer to a query, in the types that DuckDB gives the query.
 
@@ -500,7 +487,7 @@ class AthenaWarehouse:
         from pyarrow import csv
 
         schema = self.columns(select)
-        found = self._execute(self._identity(select), lambda: self._translate(select, to_answer))
+        found = self.statements.execute(self._question(select))
         file = ObjectFile(*split_address(self.store.where(f"athena/{self.layout.run}/{found}.csv")))
         names = [f"c{i}" for i in range(len(schema))]
         # a null in the only column is an empty line
@@ -521,6 +508,9 @@ class AthenaWarehouse:
             yield self._with_types(pa.Table.from_batches([], texts.schema), schema)
             for batch in texts:
                 yield self._with_types(pa.Table.from_batches([batch]), schema)
+
+    def _question(self, select: str) -> Statement:
+        return Statement(self._identity(select), lambda: self._translate(select, to_answer))
 
     def _with_types(self, texts: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
         """Convert texts, as Athena writes them, to the types of the schema."""
@@ -773,7 +763,6 @@ class AthenaWarehouse:
         return f"{self.layout.root}/{key}"
 
 
-# a table's name identifies its content, so a translation stays valid
 def _table_options(location: str, buckets: tuple[str, int] | None) -> str:
     """Return the options of CREATE TABLE AS for a table at this location."""
     options = {
@@ -800,28 +789,7 @@ def _refuse_unstorable(schema: pa.Schema) -> None:
         )
 
 
-def _query_error(error: str, identity: str) -> QueryError:
-    denied = "PERMISSION_DENIED" in error or "Access Denied" in error
-    statement = " ".join(identity.split())[:300]
-    return QueryError(error, hint=READ_PERMISSION_HINT if denied else f"in: {statement}")
-
-
-def _refuse_too_long(sql: str, identity: str) -> None:
-    """Raise QueryError for a statement that Athena or a state of Step Functions cannot hold.
-
-    Step Functions does not let a state machine catch this error.
-    """
-    size, encoded = len(sql.encode()), len(json.dumps(sql))
-    if size <= MAX_STATEMENT_BYTES and encoded <= MAX_STATEMENT_JSON_BYTES:
-        return
-    raise QueryError(
-        f"a statement has {size:,} bytes, and {encoded:,} as JSON; Athena accepts "
-        f"{MAX_STATEMENT_BYTES:,}, and a state of Step Functions {MAX_STATEMENT_JSON_BYTES:,}",
-        hint="select fewer columns in a query, or split it into several models; it begins with: "
-        f"{' '.join(identity.split())[:200]}",
-    )
-
-
+# a table's name identifies its content, so a translation stays valid
 _translated: dict[str, str] = {}
 
 

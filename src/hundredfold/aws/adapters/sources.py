@@ -11,6 +11,7 @@ not read other objects then.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -386,6 +387,8 @@ def _stage(
                 folder,
                 malformed_key,
             )
+        # the disk has room for one source at a time
+        shutil.rmtree(scratch / "staging", ignore_errors=True)
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)
     is_local = total <= MAX_LOCAL_BYTES or len(contract_columns) > MAX_REMOTE_COLUMNS

@@ -22,17 +22,19 @@ from ...ports.interfaces import Record
 from ...ports.run_states import Event, State
 from ...runs.job_loader import load_job
 from ...runs.start import with_limits
-from ..adapters.athena import QueryPause, QueryPending, QueryReply
 from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
 from ..adapters.query_failures import failure_of
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
+from ..adapters.statements import QueriesPending, QueryPause, QueryPending, QueryReply
 from ..lambda_platform import function_memory_mb
 from ..runs import refuse_other_code
+from ..stage_order import GROUP_TOKEN, query_action
 from ..warehouse_choice import AUTO, choose_warehouse
 from .messages import SqsMessage
 from .stage_execution import (
     SCRATCH_FOLDER,
+    PendingAt,
     StageContext,
     execute_stages,
     work_queue,
@@ -89,21 +91,43 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _superseded_reply(error)
     except (UploadsExpected, QueryPause) as pause:
         return {"action": "wait", "seconds": pause.seconds}
-    except QueryPending as pending:
-        # another execution may repeat a query that failed, and this one a query that it may repeat
-        number = f"-{pending.number}" if pending.number > 1 else ""
-        request_token = f"{pending.token[:32]}{number}-{event['execution'][-90:]}"
-        return {
-            "action": "query",
-            "query": pending.sql,
-            "token": pending.token,
-            "request_token": request_token,
-            "output": pending.output,
-        }
+    except PendingAt as waiting:
+        return _pending_reply(waiting, event)
     except PublishRefused as refusal:
         return _end_run(event["run"], Event.HOLD, refusal, ledger)
     except HundredfoldError as error:
         return _end_run(event["run"], Event.FAIL, error, ledger)
+
+
+def _pending_reply(waiting: PendingAt, event: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply that has the statements run which a stage waits for."""
+    execution = event["execution"][-90:]
+    match waiting.pending:
+        case QueryPending() as one:
+            # another execution may repeat a query that failed, and this one a query that it may
+            # repeat
+            number = f"-{one.number}" if one.number > 1 else ""
+            return {
+                "action": query_action("query", waiting.stage),
+                "query": one.sql,
+                "token": one.token,
+                "request_token": f"{one.token[:32]}{number}-{execution}",
+                "output": one.output,
+            }
+        case QueriesPending() as several:
+            return {
+                "action": query_action("queries", waiting.stage),
+                "token": GROUP_TOKEN,
+                "queries": [
+                    {
+                        "query": each.sql,
+                        "token": each.token,
+                        "request_token": f"{each.token[:32]}-0-{execution}",
+                        "output": each.output,
+                    }
+                    for each in several.statements
+                ],
+            }
 
 
 def _with_warehouse(record: Record, job: Job, ledger: DynamoLedger) -> Record:
@@ -178,8 +202,10 @@ def _owned_record(event: dict[str, Any], ledger: DynamoLedger, resources: StackR
 
 
 def _query_reply(event: dict[str, Any], resources: StackResources) -> QueryReply:
-    """Return the result of the last pending query."""
+    """Return the result of the last pending query, or of those that ran together."""
     result, token = event["query_result"], event["token"]
+    if token == GROUP_TOKEN:
+        return QueryReply(event["execution"], ids={each["token"]: each["id"] for each in result})
     if not token or "Error" not in result:
         return QueryReply(event["execution"], token, str(result.get("id", "")))
     failure = failure_of(result, resources.workgroup)

@@ -4,10 +4,15 @@ Each batch is one bucket, identified by its number. A bucket is not a unit, and 
 where a unit goes: units are packed into batches of even cost as on one machine, and rows are
 bucketed by the number of their batch, an integer that hashes to itself. Afterwards a query returns
 which object holds which batch; object names are not used for that.
+
+A writer of Athena holds at most 100 buckets open. More batches are split in two rounds, whatever
+their number: into parts of 100 batches, a bucket each, and then each part into its batches. The
+statements of the second round run at the same time, and each reads one bucket of the first.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -20,19 +25,24 @@ from ...data.checksums import put_sealed
 from ...data.manifest import ROWS_COLUMN, Manifest, UnitList
 from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large, to_numpy
 from ...data.unit_slices import pack_unit_slices
-from ...errors import ConservationError, QueryError
+from ...errors import ConservationError
 from ...job import Batch, Job, Layout, Model
 from ...pipeline.prepare import query_columns, read_prepared, row_width, target_batches
 from ...pipeline.units import no_rows_error
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
 from ...sql_types import sql_type
-from ..adapters.athena import AthenaWarehouse
+from ..adapters.athena import AthenaWarehouse, NewTable
 from ..adapters.glue_table import PATH_COLUMN
 from ..adapters.s3_store import S3Store
 
 BATCH_COLUMN = "__batch"  # the column by which Athena buckets
+PART_COLUMN = "__part"  # the column by which it buckets if there are more batches than that
 MAX_BUCKETS_PER_WRITER = 100  # buckets that one writer of Athena can hold open
-TOO_MANY_BUCKETS = "HIVE_TOO_MANY_OPEN_PARTITIONS"
+# functions whose values differ from call to call, and names that have the time as their value
+VOLATILE = re.compile(
+    r"\b(random|uuid\w*|gen_random\w*|rand|now|today|current_\w+|get_current_\w+|localtime\w*|transaction_timestamp|nextval)\b",
+    re.I,
+)
 
 
 def prepare(
@@ -55,18 +65,14 @@ def prepare(
         return existing
     select = query_of(model, job)
     schema = query_columns(model, select, warehouse)
-    select = plain_columns(select, schema)
-    # counting and splitting read the same rows: a query may depend on time, and Athena charges for
-    # each scan
-    warehouse.materialize(f"__prepared_{model.name}", select)
-    select = f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
+    select = _repeatable(model, plain_columns(select, schema), warehouse)
     units = _count_units(model, select, warehouse)
     max_rows = max(1, batch_bytes // row_width(schema))
     batch_list = _plan_batches(model, units, max_rows, batches, workers, cores)
     columns = [name for name in schema.names if name not in model.unit]
-    tables = _split(model, select, units, batch_list, columns, warehouse)
+    table = _split(model, select, units, batch_list, columns, warehouse)
     integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
-    files, nulls, large = _inspect_batches(model, tables, batch_list, columns, integers, warehouse)
+    files, nulls, large = _inspect_batches(model, table, batch_list, columns, integers, warehouse)
     large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
     packed, ends, checksums = pack_unit_slices(layout.units(model.name), units, batch_list)
@@ -88,6 +94,18 @@ def prepare(
     )
     _commit(manifest, packed, layout, store)
     return manifest
+
+
+def _repeatable(model: Model, select: str, warehouse: AthenaWarehouse) -> str:
+    """Return a query of the same rows that may run twice, as counting and splitting read them.
+
+    A join or an aggregate is too expensive to compute twice, and a query that depends on time or
+    chance returns other rows the second time: their rows are stored.
+    """
+    if not VOLATILE.search(select) and warehouse.reads_rows_once(select):
+        return select
+    warehouse.materialize(f"__prepared_{model.name}", select)
+    return f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
 
 
 def _plan_batches(
@@ -150,57 +168,64 @@ def _split(
     batches: Sequence[Batch],
     columns: Sequence[str],
     warehouse: AthenaWarehouse,
-) -> list[str]:
-    """Create tables with a file for each batch; return their names.
-
-    There are several tables if Athena refuses to write that many buckets at a time.
-    """
+) -> str:
+    """Create a table with files for each batch; return its name."""
     batch_of_unit = np.repeat(
         np.arange(len(batches), dtype=np.int32), [batch.last - batch.first + 1 for batch in batches]
     )
     listed = units.drop_columns([ROWS_COLUMN])
-    listed = listed.append_column(
-        UNIT, from_numpy(np.arange(units.num_rows, dtype=np.int32))
-    ).append_column(BATCH_COLUMN, from_numpy(batch_of_unit))
-    name = f"__units_{model.name}"
-    warehouse.register(name, listed)
-    rows = _rows_with_numbers(model, select, columns, name, listed)
+    for column, values in (
+        (UNIT, np.arange(units.num_rows, dtype=np.int32)),
+        (BATCH_COLUMN, batch_of_unit),
+        (PART_COLUMN, batch_of_unit // MAX_BUCKETS_PER_WRITER),
+    ):
+        listed = listed.append_column(column, from_numpy(values))
+    parts = -(-len(batches) // MAX_BUCKETS_PER_WRITER)
+    name, whole = f"__units_{model.name}", f"__batches_{model.name}"
+    warehouse.register(name, listed if parts > 1 else listed.drop_columns([PART_COLUMN]))
+    numbers = [BATCH_COLUMN, *([PART_COLUMN] if parts > 1 else [])]
+    rows = _rows_with_numbers(model, select, columns, name, listed, numbers)
     try:
-        whole = f"__batches_{model.name}"
-        try:
-            at = f"{model.name}/all"
-            warehouse.create(whole, rows, buckets=(BATCH_COLUMN, len(batches)), at=at)
-        except QueryError as error:
-            if not warehouse.failed(error, TOO_MANY_BUCKETS):
-                raise
-            return _split_in_parts(model, rows, len(batches), warehouse)
-        return [whole]
+        if parts > 1:
+            _split_in_parts(model, rows, parts, columns, warehouse)
+        else:
+            buckets = (BATCH_COLUMN, len(batches))
+            warehouse.create(whole, rows, buckets=buckets, at=f"{model.name}/all")
+        return whole
     finally:
         warehouse.duckdb.drop(name)
 
 
-def _split_in_parts(model: Model, rows: str, batches: int, warehouse: AthenaWarehouse) -> list[str]:
-    """Split with several statements, none with more buckets than one writer can hold open."""
-    parts = -(-batches // MAX_BUCKETS_PER_WRITER)
-    tables = []
-    for part in range(parts):
-        name = f"__batches_{model.name}_{part}"
-        part_of_rows = (
-            f"SELECT * FROM ({rows}) AS b WHERE {BATCH_COLUMN} >= {part * MAX_BUCKETS_PER_WRITER} "
-            f"AND {BATCH_COLUMN} < {(part + 1) * MAX_BUCKETS_PER_WRITER}"
-        )
-        warehouse.create(
-            name,
-            part_of_rows,
-            buckets=(BATCH_COLUMN, MAX_BUCKETS_PER_WRITER),
-            at=f"{model.name}/part-{part:04d}",
-        )
-        tables.append(name)
-    return tables
+def _split_in_parts(
+    model: Model, rows: str, parts: int, columns: Sequence[str], warehouse: AthenaWarehouse
+) -> None:
+    """Split in two rounds: into parts, and each part into its batches."""
+    coarse, folder = f"__parts_{model.name}", f"{model.name}/parts"
+    buckets = (PART_COLUMN, min(parts, MAX_BUCKETS_PER_WRITER))
+    warehouse.create(coarse, rows, buckets=buckets, at=f"{model.name}/coarse")
+    names = ", ".join(map(quote, (UNIT, *columns, BATCH_COLUMN)))
+    warehouse.create_in_one_folder(
+        f"__batches_{model.name}",
+        [
+            NewTable(
+                f"__batches_{model.name}_{part}",
+                f"SELECT {names} FROM {quote(coarse)} WHERE {PART_COLUMN} = {part}",
+                (BATCH_COLUMN, MAX_BUCKETS_PER_WRITER),
+                f"{folder}/{part:04d}",
+            )
+            for part in range(parts)
+        ],
+        folder,
+    )
 
 
 def _rows_with_numbers(
-    model: Model, select: str, columns: Sequence[str], units: str, listed: pa.Table
+    model: Model,
+    select: str,
+    columns: Sequence[str],
+    units: str,
+    listed: pa.Table,
+    numbers: Sequence[str],
 ) -> str:
     """Return a query for the rows, with the numbers of their unit and batch in place of the key."""
     rest = "".join(f", q.{quote(name)}" for name in columns)
@@ -210,10 +235,8 @@ def _rows_with_numbers(
             f"({select}) AS q"
         )
     same = " AND ".join(_equality_sql(name, listed.column(name)) for name in model.unit)
-    return (
-        f"SELECT u.{UNIT}{rest}, u.{BATCH_COLUMN} FROM ({select}) AS q JOIN {quote(units)} AS u "
-        f"ON {same}"
-    )
+    after = "".join(f", u.{number}" for number in numbers)
+    return f"SELECT u.{UNIT}{rest}{after} FROM ({select}) AS q JOIN {quote(units)} AS u ON {same}"
 
 
 def _equality_sql(name: str, keys: pa.ChunkedArray) -> str:
@@ -252,7 +275,7 @@ def _any_value_sql(kind: pa.DataType) -> str:
 
 def _inspect_batches(
     model: Model,
-    tables: Sequence[str],
+    table: str,
     batches: Sequence[Batch],
     columns: Sequence[str],
     integers: Sequence[str],
@@ -275,21 +298,20 @@ def _inspect_batches(
         f", min({quote(name)}) AS l{i}, max({quote(name)}) AS h{i}"
         for i, name in enumerate(integers)
     )
-    for table in tables:
-        found = warehouse.query(
-            f"SELECT {BATCH_COLUMN} AS batch, {quote(PATH_COLUMN)} AS path, count(*) AS n{counts} "
-            f"FROM {warehouse.with_path(table)} GROUP BY {BATCH_COLUMN}, {quote(PATH_COLUMN)} "
-            "ORDER BY batch, path"
-        )
-        for row in found.to_pylist():
-            files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
-            rows[row["batch"]] += row["n"]
-            nulls |= {name for i, name in enumerate(columns) if row[f"c{i}"] < row["n"]}
-            large |= {
-                name
-                for i, name in enumerate(integers)
-                if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > MAX_EXACT_INTEGER
-            }
+    found = warehouse.query(
+        f"SELECT {BATCH_COLUMN} AS batch, {quote(PATH_COLUMN)} AS path, count(*) AS n{counts} "
+        f"FROM {warehouse.with_path(table)} GROUP BY {BATCH_COLUMN}, {quote(PATH_COLUMN)} "
+        "ORDER BY batch, path"
+    )
+    for row in found.to_pylist():
+        files[row["batch"]].add(urlsplit(row["path"]).path.lstrip("/"))
+        rows[row["batch"]] += row["n"]
+        nulls |= {name for i, name in enumerate(columns) if row[f"c{i}"] < row["n"]}
+        large |= {
+            name
+            for i, name in enumerate(integers)
+            if max(-(row[f"l{i}"] or 0), row[f"h{i}"] or 0) > MAX_EXACT_INTEGER
+        }
     _refuse_wrong_counts(model, batches, rows)
     return [tuple(sorted(files[b.number])) for b in batches], nulls, large
 

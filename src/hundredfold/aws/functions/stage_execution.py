@@ -1,7 +1,7 @@
 """The execution of a run's stages by the function `step`.
 
-One call executes the stage that it was asked for, and the following ones as far as they need
-nothing but this function: fewer calls, and none of them opens the same data again.
+One call executes the stage that it was asked for, and the following ones up to a query or the
+workers: fewer calls, and none of them opens the same data again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record, Warehouse
 from ...ports.run_states import Event
 from ...sql.queries import naming_query
-from ..adapters.athena import AthenaWarehouse, QueryReply
+from ..adapters.athena import AthenaWarehouse
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_duckdb import S3DuckWarehouse
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
+from ..adapters.statements import QueriesPending, QueryPending, QueryReply
 from ..lambda_platform import MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
-from ..warehouse_choice import DUCKDB
+from ..warehouse_choice import DUCKDB, MAX_SOURCE_BYTES_PER_MB
 from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
 from .worker import log
@@ -53,10 +54,16 @@ MAX_IDLE_POLLS = 2
 MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
 MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
 EVENT_THREADS = 16  # 3,000 objects take some 30 ms each
-# stages that need no query, so that a call may go on to them whichever warehouse there is
-STEPS_WITHOUT_QUERIES = {"enqueue", "collect"}
 MIN_TIME_LEFT = 0.5  # of a call, for it to go on to another stage
 Reply: TypeAlias = dict[str, Any]
+
+
+class PendingAt(BaseException):
+    """Statements that a stage waits for. `stage`: None for the one that was called."""
+
+    def __init__(self, pending: QueryPending | QueriesPending, stage: Stage | None) -> None:
+        super().__init__(str(stage))
+        self.pending, self.stage = pending, stage
 
 
 @dataclass
@@ -106,7 +113,7 @@ class StageContext:
                 self._expose(until, self._duckdb)
             yield self._duckdb
             return
-        with closing(self._open_athena()) as opened:
+        with closing(self._open_athena(until)) as opened:
             if sources:
                 self.sources_are_views, self._exposed = False, set()  # those of another warehouse
                 self._expose(until, opened)
@@ -117,7 +124,8 @@ class StageContext:
         if self._duckdb is not None:
             self._duckdb.close()
 
-    def _open_athena(self) -> AthenaWarehouse:
+    def _open_athena(self, until: Model | None) -> AthenaWarehouse:
+        """Return the warehouse; if it has all results, it reads small ones itself."""
         return AthenaWarehouse(
             self.store,
             self.layout,
@@ -126,6 +134,7 @@ class StageContext:
             memory=function_memory_mb() * 2**20 // 2,
             reply=self.reply,
             attempt=self.runner.attempt,
+            local_bytes=0 if until else function_memory_mb() * MAX_SOURCE_BYTES_PER_MB,
         )
 
     def _expose(self, until: Model | None, warehouse: Warehouse) -> None:
@@ -164,7 +173,10 @@ def execute_stages(step: str, model: str, context: StageContext) -> Reply:
                     return _go_to(every, asked, number)
                 context.ledger.note(context.record.id, step=str(stage))
             log.info("stage", stage=str(stage))
-            reply = _execute_stage(stage, context)
+            try:
+                reply = _execute_stage(stage, context)
+            except (QueryPending, QueriesPending) as pending:
+                raise PendingAt(pending, stage if number > asked else None) from None
             if reply is not None:
                 return reply
         return _go_to(every, asked, len(every))
@@ -180,11 +192,7 @@ def _go_to(every: list[Stage], asked: int, number: int) -> Reply:
 
 def _may_go_on(stage: Stage, context: StageContext) -> bool:
     """Return whether this call can execute one more stage."""
-    return (
-        stage.step != "work"
-        and (context.uses_duckdb or stage.step in STEPS_WITHOUT_QUERIES)
-        and context.time_left() > MIN_TIME_LEFT
-    )
+    return stage.step != "work" and context.time_left() > MIN_TIME_LEFT
 
 
 def _model_name(stage: Stage) -> str:
@@ -215,7 +223,7 @@ def _execute_stage(stage: Stage, context: StageContext) -> Reply | None:
 
 def _validate(context: StageContext) -> None:
     with context.warehouse(None, sources=False) as warehouse:
-        if isinstance(warehouse, AthenaWarehouse) and not context.reply.token:
+        if isinstance(warehouse, AthenaWarehouse) and context.reply.is_empty:
             warehouse.restore_tables()
         context.runner.validate(context.record.source_addresses, warehouse)
         context.sources_are_views = context.uses_duckdb  # in the warehouse of the whole call

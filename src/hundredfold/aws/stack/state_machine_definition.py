@@ -12,7 +12,7 @@ from typing import Any
 
 from ...job import Job
 from ...pipeline.stages import Stage, stages
-from ..stage_order import action_to, later_stages
+from ..stage_order import action_to, later_stages, query_action
 
 STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
 # steps that wait: for more uploads, before a query is repeated, for the workers
@@ -32,6 +32,7 @@ INTERRUPTED = [
     "Sandbox.Timedout",
     "States.Timeout",
 ]
+MAX_CONCURRENT_QUERIES = 40  # an inline Map runs no more at a time
 THROTTLED = ["Athena.TooManyRequestsException", "Athena.InternalServerException"]
 
 
@@ -83,6 +84,10 @@ def definition(
 
 def _in_partition(state: dict[str, Any], partition: str) -> dict[str, Any]:
     """Return a state whose service integration is named in a partition, such as aws-us-gov."""
+    if "ItemProcessor" in state:
+        each = state["ItemProcessor"]
+        inner = {name: _in_partition(s, partition) for name, s in each["States"].items()}
+        return {**state, "ItemProcessor": {**each, "States": inner}}
     if "Resource" not in state:
         return state
     return {**state, "Resource": state["Resource"].replace("arn:aws:", f"arn:{partition}:", 1)}
@@ -110,8 +115,13 @@ def _stage(
     }
     actions: dict[str, Any] = {}
     if stage.step in STEPS_WITH_QUERIES:
-        targets["query"] = f"{stage}: query"
-        actions[targets["query"]] = _query(name, workgroup, database)
+        actions[f"{stage}: query"] = _query(name, workgroup, database)
+        actions[f"{stage}: queries"] = _queries(name, workgroup, database)
+    for each in (stage, *later):
+        if each and each.step in STEPS_WITH_QUERIES:
+            for kind in ("query", "queries"):
+                action = query_action(kind, None if each is stage else each)
+                targets[action] = f"{each}: {kind}"
     if stage.step in STEPS_WITH_WAITS:
         targets["wait"] = f"{stage}: wait"
         actions[targets["wait"]] = {
@@ -176,17 +186,68 @@ def _call(stage: Stage, function: str, choice: str) -> dict[str, Any]:
 def _query(stage: str, workgroup: str, database: str) -> dict[str, Any]:
     """Return the state of a query. The stage gets its result: its id, or why it failed."""
     return {
+        **_start_query("$.stage.reply", workgroup, database),
+        "ResultPath": "$.query_result",
+        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.query_result", "Next": stage}],
+        "Next": stage,
+    }
+
+
+def _queries(stage: str, workgroup: str, database: str) -> dict[str, Any]:
+    """Return the state of queries that run at the same time.
+
+    The stage gets the id of each, "" for one that failed: it is repeated alone. Its error is left
+    out, since the errors of many would exceed what a state can hold.
+    """
+    return {
+        "Type": "Map",
+        "ItemsPath": "$.stage.reply.queries",
+        "MaxConcurrency": MAX_CONCURRENT_QUERIES,
+        "ItemProcessor": {
+            "ProcessorConfig": {"Mode": "INLINE"},
+            "StartAt": "Run",
+            "States": {
+                "Run": {
+                    **_start_query("$", workgroup, database),
+                    "ResultPath": "$.result",
+                    "Catch": [
+                        {"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Failure"}
+                    ],
+                    "Next": "Success",
+                },
+                "Success": {
+                    "Type": "Pass",
+                    "Parameters": {"token.$": "$.token", "id.$": "$.result.id"},
+                    "End": True,
+                },
+                "Failure": {
+                    "Type": "Pass",
+                    "Parameters": {"token.$": "$.token", "id": ""},
+                    "End": True,
+                },
+            },
+        },
+        "ResultPath": "$.query_result",
+        "Catch": [
+            {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Record the failure"}
+        ],
+        "Next": stage,
+    }
+
+
+def _start_query(path: str, workgroup: str, database: str) -> dict[str, Any]:
+    """Return the fields of a task that runs the query which is at a path, up to its end."""
+    return {
         "Type": "Task",
         "Resource": "arn:aws:states:::athena:startQueryExecution.sync",
         "Parameters": {
-            "QueryString.$": "$.stage.reply.query",
-            "ClientRequestToken.$": "$.stage.reply.request_token",
+            "QueryString.$": f"{path}.query",
+            "ClientRequestToken.$": f"{path}.request_token",
             "QueryExecutionContext": {"Database": database},
             "WorkGroup": workgroup,
-            "ResultConfiguration": {"OutputLocation.$": "$.stage.reply.output"},
+            "ResultConfiguration": {"OutputLocation.$": f"{path}.output"},
         },
         "ResultSelector": {"id.$": "$.QueryExecution.QueryExecutionId"},
-        "ResultPath": "$.query_result",
         "Retry": [
             {
                 "ErrorEquals": THROTTLED,
@@ -196,8 +257,6 @@ def _query(stage: str, workgroup: str, database: str) -> dict[str, Any]:
                 "JitterStrategy": "FULL",
             }
         ],
-        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.query_result", "Next": stage}],
-        "Next": stage,
     }
 
 
