@@ -33,6 +33,18 @@ class Units(Columns, Protocol):
     def __len__(self) -> int: ...
 
 
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
+    """Return the distinct labels, sorted, and the position of each value among them.
+
+    The result is that of `np.unique`, by hashing: sorting objects takes ten times as long.
+    """
+    given = values.tolist()
+    labels = sorted(set(given))
+    at = dict(zip(labels, range(len(labels)), strict=True))
+    codes = np.fromiter(map(at.__getitem__, given), dtype=np.int64, count=len(given))
+    return np.array(labels, dtype=values.dtype), codes
+
+
 def key_offsets(rows: Columns, key: Sequence[str]) -> Ints:
     """Return the first row of each unit, and the end, in sorted rows; shape (units + 1,)."""
     columns = [rows[name] for name in key]

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tariffs.optimise.rule import (
+    MAX_P_GAIN,
     Choice,
     Demand,
     Terms,
@@ -188,7 +189,7 @@ def test_a_price_below_cost_is_raised() -> None:
     terms = terms_of(current=1.0, cost=1.2, step=0.15, tick=0.05)
     choice: Choice = choose(terms, demand_of(-1.5, 0.3), np.array([False]))
     assert choice.price[0] == 1.15
-    assert effect(choice.price, terms, demand_of(-1.5, 0.3)).p_gain[0] == 1.0
+    assert effect(choice.price, terms, demand_of(-1.5, 0.3)).p_gain[0] == MAX_P_GAIN
 
 
 def test_what_the_catalogue_left_out_is_named() -> None:

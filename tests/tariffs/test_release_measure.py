@@ -17,8 +17,11 @@ from support.price_tables import bundle, table, voice
 from support.sales_after_release import bundles_after
 from tariffs.release.drift import CUSUM_ALARM, charts, cusum
 from tariffs.release.effect import Cells, Effect, effect, t_quantile
-from tariffs.release.measure import Measured, first_week, measure, to_json
+from tariffs.release.measure import Measured, UnitFacts, first_week, measure, to_json
 from tariffs.release.panel import Panel, panel_of
+from tariffs.release.promise import shares
+from tariffs.release.show_outcome import notes
+from tariffs.release.tables import bools, floats
 from tariffs.synthetic.bundles import UNIT_COST, bundle_block
 from tariffs.synthetic.sizes import BUNDLES, Size
 
@@ -258,8 +261,7 @@ def told(made: pa.Table, sales: pa.Table) -> Measured:
         panel_of(made, sales),
         dt.date(2026, 6, 29),
         None,
-        cost,
-        np.full(made.num_rows, np.nan),
+        UnitFacts(cost, np.full(made.num_rows, np.nan)),
     )
 
 
@@ -381,9 +383,7 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
         panel,
         dt.date(2026, 6, 29),
         None,
-        np.full(len(keys), 0.004),
-        capacity,
-        ["A"] * len(keys),
+        UnitFacts(np.full(len(keys), 0.004), capacity, ["A"] * len(keys)),
     )
     names = [k.name for k in found.kpis]
     assert names == [
@@ -429,10 +429,37 @@ def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
             "price": [0.05, 0.06, 0.05, 0.05], "active_subs": [50.0] * 4,
         }
     )  # fmt: skip
-    found = measure(
-        made, panel_of(made, sales), dt.date(2026, 6, 29), None, np.full(2, 0.01), np.full(2, 80.0)
-    ).champion["voice"]
+    facts = UnitFacts(np.full(2, 0.01), np.full(2, 80.0))
+    found = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, facts).champion[
+        "voice"
+    ]
     after = min(100 * math.exp(-1.5 * 0.2), 80.0)
     assert found == pytest.approx(
         {"table": after * 0.05, "rule": 80 * 0.01, "no change": 80 * 0.04}
     )
+
+
+def test_a_promise_is_without_the_optimism_that_the_totals_subtract() -> None:
+    made, sales, _ = world(locations=40, held=10)
+    moved = ~bools(made, "control_flag")
+    change = np.where(moved, np.arange(made.num_rows) % 7 - 2.0, 0.0)
+    at = made.schema.get_field_index("expected_margin_delta")
+    made = made.set_column(at, "expected_margin_delta", pa.array(change))
+    cost = np.array([COST[p] for p in made["product"].to_pylist()])
+    now = floats(made, "expected_volume") * (floats(made, "current_price") - cost)
+    total = {"line": "bundle", "margin": change.sum() - 0.2 * np.abs(change).sum(), "revenue": None}
+    found = shares(made, [total])
+    assert found == pytest.approx({("bundles", "margin"): 0.2})
+    facts = UnitFacts(cost, np.full(made.num_rows, np.nan), None, found)
+    with_totals = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, facts)
+    without = told(made, sales)
+    promised = {k.name: k.promised for k in with_totals.kpis}
+    own = {k.name: k.promised for k in without.kpis}
+    lost = 0.2 * np.abs(change[moved]).sum() / now[moved].sum()
+    assert lost > 0
+    assert promised["margin"] == pytest.approx(own["margin"] - lost)
+    assert promised["revenue"] == own["revenue"]
+    assert with_totals.bands == without.bands  # units' own promises
+    assert with_totals.optimism == pytest.approx({"bundles": 0.2})
+    assert any("20.0% of the units' changes less" in line for line in notes(with_totals))
+    assert not any("chosen for looking best" in line for line in notes(without))

@@ -25,6 +25,7 @@ from tariffs.demand.panel import Panel
 TOLERANCE = 1e-10
 MAX_NEWTON_STEPS = 50
 MAX_NEWTON_STEP = 2.0
+COMPACT_BELOW = 0.75  # fraction of units that have not converged: the others are left out
 FIRST_ROW = np.zeros(1, dtype=np.int64)
 
 
@@ -99,16 +100,20 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
     sales, moment = panel.sums(panel.quantity), panel.sums(panel.quantity * panel.x)
     precision = 1.0 / tau2
     identified = (sales > 0.0) & panel.has_price_variation()
-    live, beta = identified.copy(), mean.copy()
+    beta = mean.copy()
+    rest, at, live = panel, np.arange(panel.units), identified
     for _ in range(MAX_NEWTON_STEPS):
         if not live.any():
             break
-        _, centre, information = _moments_of_units(panel, beta, sales, noise)
-        gradient = (moment - sales * centre) / noise - (beta - mean) * precision
-        newton = np.divide(gradient, information + precision, out=np.zeros_like(beta), where=live)
+        if live.sum() < COMPACT_BELOW * len(at):
+            rest, at, live = rest.of_units(live), at[live], live[live]
+        mine, total, scale = beta[at], sales[at], noise[at]
+        _, centre, information = _moments_of_units(rest, mine, total, scale)
+        gradient = (moment[at] - total * centre) / scale - (mine - mean[at]) * precision
+        newton = np.divide(gradient, information + precision, out=np.zeros_like(mine), where=live)
         step = np.clip(newton, -MAX_NEWTON_STEP, MAX_NEWTON_STEP)
-        beta = np.where(live, beta + step, beta)
-        live &= np.abs(step) >= TOLERANCE
+        beta[at] = np.where(live, mine + step, mine)
+        live = live & (np.abs(step) >= TOLERANCE)
     exposed, centre, information = _moments_of_units(panel, beta, sales, noise)
     curvature = np.where(identified, information, 0.0) + precision
     # tau2 = inf: an unidentified unit has no curvature at all

@@ -300,6 +300,20 @@ def _node_sum(values: Floats) -> Floats:
     return np.asarray(np.add.reduce(values, axis=0))
 
 
+def _distinct_rows(design: Floats) -> tuple[Ints, Ints]:
+    """Return the first of each set of equal rows, and the number of each row's set.
+
+    Sets are in the order of their bytes, which are hashed: to sort them takes ten times as long.
+    """
+    rows = np.ascontiguousarray(design)
+    data, width = rows.tobytes(), rows.itemsize * rows.shape[1]
+    keys = [data[at : at + width] for at in range(0, len(data), width)]
+    first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+    number = {key: n for n, key in enumerate(sorted(first))}
+    at = np.fromiter((first[key] for key in number), dtype=np.int64, count=len(number))
+    return at, np.fromiter(map(number.__getitem__, keys), dtype=np.int64, count=len(keys))
+
+
 @dataclass(frozen=True, slots=True)
 class _TauSlice:
     """The log density (nodes,) and the mean of delta (nodes, columns), at one tau."""
@@ -315,19 +329,14 @@ class _SecondLevel:
     """
 
     def __init__(self, estimate: Floats, variance: Floats, design: Floats) -> None:
-        rows = (
-            np.ascontiguousarray(design)
-            .view(np.dtype((np.void, design.dtype.itemsize * design.shape[1])))
-            .ravel()
-        )
-        _, first, kind = np.unique(rows, return_index=True, return_inverse=True)
+        first, kind = _distinct_rows(design)
         self.estimate, self.variance, self.kind, self.kinds = (
             estimate,
             variance,
             kind,
             design[first],
         )
-        self._tau, self._sums = -1.0, (np.zeros(0), np.zeros(0), 0.0, 0.0)
+        self._sums: dict[float, tuple[Floats, Floats, float, float]] = {}
 
     def density(self, tau: float, prior: Floats) -> float:
         """Return the log density of tau at one prior of delta (columns, columns)."""
@@ -355,20 +364,13 @@ class _SecondLevel:
 
     def _kind_sums(self, tau: float) -> tuple[Floats, Floats, float, float]:
         """Return the weights and weighted estimates per kind, the sums of squares and logs."""
-        if tau != self._tau:
+        if tau not in self._sums:
             weight = 1.0 / (self.variance + tau * tau)
             weighted = weight * self.estimate
-            known, pull = (
+            self._sums[tau] = (
                 group_sums(self.kind, weight, len(self.kinds)),
                 group_sums(self.kind, weighted, len(self.kinds)),
+                float(np.sum(weighted * self.estimate)),
+                float(np.sum(np.log(weight))),
             )
-            self._tau, self._sums = (
-                tau,
-                (
-                    known,
-                    pull,
-                    float(np.sum(weighted * self.estimate)),
-                    float(np.sum(np.log(weight))),
-                ),
-            )
-        return self._sums
+        return self._sums[tau]

@@ -63,6 +63,10 @@ class Panel:
         """Return the same rows with the season in their exposure; gamma (rows,)."""
         return replace(self, exposure=self.exposure * np.exp(gamma))
 
+    def with_cells(self, gamma: Floats, cell: Ints) -> Panel:
+        """Return `with_season(gamma[cell])`; gamma (cells,), cell (rows,)."""
+        return replace(self, exposure=self.exposure * np.exp(gamma)[cell])
+
     def with_quantity(self, quantity: Floats, slack: Floats | None = None) -> Panel:
         """Return the same rows with other quantities, and the variance of the expected ones."""
         return replace(self, quantity=quantity, slack=slack)
@@ -85,12 +89,20 @@ class Panel:
 
         A unit without rows is dropped, and the later ones are renumbered.
         """
-        left, unit = np.unique(self.unit[rows], return_inverse=True)
-        starts = np.searchsorted(unit, np.arange(len(left)))
+        of = self.unit[rows]
+        first = np.append(True, of[1:] != of[:-1])[: len(of)]
+        starts, unit = np.flatnonzero(first), np.cumsum(first) - 1
         trial, ceiling = (None if c is None else c[rows] for c in (self.trial, self.ceiling))
         return Panel(
             starts, unit, self.quantity[rows], self.x[rows], self.exposure[rows], trial, ceiling
-        ), left
+        ), of[starts]
+
+    def of_units(self, units: Bools) -> Panel:
+        """Return some units, without trials, ceilings and slack; units (units,)."""
+        sizes, rows = self.sizes[units], np.repeat(units, self.sizes)
+        unit = np.repeat(np.arange(len(sizes)), sizes)
+        starts = np.cumsum(sizes) - sizes
+        return Panel(starts, unit, self.quantity[rows], self.x[rows], self.exposure[rows])
 
     def has_price_variation(self) -> Bools:
         """Return True for the units with at least two prices.  Shape (units,)."""

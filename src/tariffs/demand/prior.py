@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import repeat
 
 import numpy as np
 
-from tariffs.columns import Bools, Floats, Ints, Labels
+from tariffs.columns import Bools, Floats, Ints, Labels, distinct
 from tariffs.demand.backtest import POOLED, Gate, backtest
 from tariffs.demand.conditional import Fit
 from tariffs.demand.endogeneity import NO_TRIALS, Exogeneity, assess_exogeneity, remove_foresight
@@ -100,7 +102,7 @@ class Prior:
         """Return z'delta of units with these labels; an unknown level adds 0.  Shape (units,)."""
         mean = np.full(len(next(iter(labels.values()))), self.intercept)
         for factor, values in labels.items():
-            at, known = _positions(self.levels, _level_names(factor, values))
+            at, known = _positions(self.levels, values, f"{factor}=")
             mean = mean + np.where(known, self.effects[at], 0.0)
         return mean
 
@@ -116,7 +118,7 @@ class Prior:
         variance = np.full(len(next(iter(labels.values()))), self.covariance[0])
         places: list[tuple[Ints, Bools]] = []
         for factor, values in labels.items():
-            at, known = _positions(self.levels, _level_names(factor, values))
+            at, known = _positions(self.levels, values, f"{factor}=")
             at = at + 1
             variance = variance + np.where(
                 known,
@@ -169,7 +171,7 @@ class Prior:
         pull = np.zeros(columns)
         pull[0] = np.sum(weight)
         for factor, values in labels.items():
-            at, known = _positions(self.levels, _level_names(factor, values))
+            at, known = _positions(self.levels, values, f"{factor}=")
             pull[1:] += group_sums(at[known], weight[known], columns - 1)
         return max(float(pull @ self.covariance.reshape(columns, columns) @ pull), 0.0)
 
@@ -326,10 +328,10 @@ def _lay_out(
     size: Floats | None = None,
 ) -> tuple[Layout, _Names]:
     """Return the layout, and the names behind its numbers."""
-    groups, group = np.unique(factors[group_factor], return_inverse=True)
-    seasons, season_of_unit = np.unique(season_group, return_inverse=True)
+    groups, group = distinct(factors[group_factor])
+    seasons, season_of_unit = distinct(season_group)
     periods, when = np.unique(days, return_inverse=True)
-    rank = 1 + sum(len(np.unique(values)) - 1 for values in factors.values())
+    rank = 1 + sum(len(distinct(values)[0]) - 1 for values in factors.values())
     layout = Layout(
         design_of(factors),
         rank,
@@ -355,11 +357,10 @@ def _examine(
         return NO_TRIALS
     kinds = np.zeros(panel.units, dtype=np.int64)
     for values in factors.values():
-        kinds = kinds * (len(np.unique(values)) + 1) + np.unique(values, return_inverse=True)[1]
+        levels, code = distinct(values)
+        kinds = kinds * (len(levels) + 1) + code
     kind = np.unique(kinds, return_inverse=True)[1]
-    together = (
-        np.arange(panel.units) if cluster is None else np.unique(cluster, return_inverse=True)[1]
-    )
+    together = np.arange(panel.units) if cluster is None else distinct(cluster)[1]
     _, filled = fit_season_imputed(panel, layout) if panel.full().any() else (None, panel)
     return assess_exogeneity(filled, kind, layout.cell(panel), layout.periods, together)
 
@@ -367,7 +368,7 @@ def _examine(
 def _column_names(factors: Mapping[str, Labels]) -> Labels:
     """Return the names of the design's columns, such as 'product=DAY_50', without the intercept."""
     return np.concatenate(
-        [_level_names(factor, np.unique(values)) for factor, values in factors.items()]
+        [_level_names(factor, distinct(values)[0]) for factor, values in factors.items()]
     )
 
 
@@ -378,7 +379,7 @@ def design_of(factors: Mapping[str, Labels]) -> Floats:
     """
     blocks = [np.ones((len(next(iter(factors.values()))), 1))]
     for values in factors.values():
-        levels, code = np.unique(values, return_inverse=True)
+        levels, code = distinct(values)
         blocks.append((code[:, None] == np.arange(len(levels))).astype(np.float64))
     return np.hstack(blocks)
 
@@ -392,7 +393,7 @@ def effects_prior_of(
     """
     factor, trend = [np.array([-1])], [np.zeros(1)]
     for f, (name, values) in enumerate(factors.items()):
-        levels, code = np.unique(values, return_inverse=True)
+        levels, code = distinct(values)
         factor.append(np.full(len(levels), f))
         mean = np.zeros(len(levels))
         if size is not None and name == group_factor:
@@ -422,7 +423,17 @@ def _level_names(factor: str, values: Labels) -> Labels:
     return np.array([f"{factor}={value}" for value in values], dtype=object)
 
 
-def _positions(ordered: Labels, wanted: Labels) -> tuple[Ints, Bools]:
-    """Return the position of each wanted label, and whether it exists."""
-    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-    return at, np.asarray(ordered[at] == wanted, dtype=np.bool_)
+def _positions(names: Labels, wanted: Labels, prefix: str = "") -> tuple[Ints, Bools]:
+    """Return the position of each wanted label, and whether it exists.
+
+    prefix  of the names of these labels
+    """
+    index = _index(tuple(names.tolist()), prefix)
+    at = np.fromiter(map(index.get, wanted.tolist(), repeat(-1)), dtype=np.int64, count=len(wanted))
+    return np.maximum(at, 0), at >= 0
+
+
+@lru_cache(maxsize=64)
+def _index(names: tuple[str, ...], prefix: str) -> Mapping[str, int]:
+    start = len(prefix)
+    return {name[start:]: n for n, name in enumerate(names) if name.startswith(prefix)}

@@ -48,8 +48,11 @@ def fit_season(
     observed = group_sums(cell, panel.quantity, cells)
     gamma, beta, rho = np.zeros(cells), np.zeros(groups), 0.0
     for _ in range(MAX_SWEEPS):
-        offset = gamma[cell] if control is None else gamma[cell] + rho * control
-        adjusted = panel.with_season(offset)
+        adjusted = (
+            panel.with_cells(gamma, cell)
+            if control is None
+            else panel.with_season(gamma[cell] + rho * control)
+        )
         step, rho_step = _group_step(adjusted, beta, group, control)
         beta += step
         rho += rho_step
@@ -71,7 +74,7 @@ def season_given(panel: Panel, beta: Floats, cell: Ints) -> Floats:
     cells = int(cell.max()) + 1
     observed, gamma = group_sums(cell, panel.quantity, cells), np.zeros(cells)
     for _ in range(MAX_SWEEPS):
-        expected = group_sums(cell, expected_sales(panel.with_season(gamma[cell]), beta), cells)
+        expected = group_sums(cell, expected_sales(panel.with_cells(gamma, cell), beta), cells)
         change = np.where(observed > 0, _log_ratio(observed, expected), LOG_EMPTY_CELL - gamma)
         gamma += change
         if np.abs(change).max() < TOLERANCE:
@@ -100,7 +103,10 @@ def expected_sales(panel: Panel, beta: Floats) -> Floats:
 
 def scores(panel: Panel, beta: Floats) -> tuple[Floats, Floats]:
     """Return each unit's score and information at `beta`, for Poisson noise; all (units,)."""
-    mu = expected_sales(panel, beta)
+    return _scores_at(panel, expected_sales(panel, beta))
+
+
+def _scores_at(panel: Panel, mu: Floats) -> tuple[Floats, Floats]:
     sales = np.maximum(panel.sums(mu), np.finfo(float).tiny)
     centre = panel.sums(mu * panel.x) / sales
     spread = panel.x - centre[panel.unit]
@@ -247,11 +253,11 @@ def _group_step(
 
     They are nearly collinear: alternating steps would converge slowly.
     """
-    score, information = scores(panel, beta[group])
+    mu = expected_sales(panel, beta[group])
+    score, information = _scores_at(panel, mu)
     pull, curvature = group_sums(group, score, len(beta)), group_sums(group, information, len(beta))
     rho_step = 0.0
     if control is not None:
-        mu = expected_sales(panel, beta[group])
         spread = within_unit(panel, control, mu)
         shared = group_sums(group, panel.sums(mu * spread * panel.x), len(beta))
         share = np.divide(shared, curvature, out=np.zeros_like(beta), where=curvature > 0)

@@ -413,16 +413,16 @@ def _repaired(options: _Options, most: Floats, chosen: Ints) -> Ints | None:
     """
     core = _core(options, chosen)
     part, picked, over = options.of(core), chosen[core].copy(), options.over(chosen, most)
-    every = np.arange(len(core))
+    step, loss = _changes_of(part, picked)
+    left = np.empty_like(step)
     for _ in range(MAX_STEPS):
         excess = np.maximum(over, 0.0).sum()
         if (over <= EPSILON).all():
             done = chosen.copy()
             done[core] = picked
             return done
-        step = part.amounts - part.amounts[:, every, picked][:, :, None]
-        less = excess - np.maximum(over[:, None, None] + step, 0.0).sum(axis=0)
-        loss = part.regret - part.regret[every, picked][:, None]
+        np.maximum(np.add(over[:, None, None], step, out=left), 0.0, out=left)
+        less = excess - left.sum(axis=0)
         useful = (less > 1e-12 * (1.0 + excess)) & np.isfinite(loss)
         if not useful.any():
             return None
@@ -431,23 +431,34 @@ def _repaired(options: _Options, most: Floats, chosen: Ints) -> Ints | None:
         group, option = np.unravel_index(int(np.where(cheap, less, -np.inf).argmax()), price.shape)
         over = over + step[:, group, option]
         picked[group] = option
+        step[:, group] = part.amounts[:, group] - part.amounts[:, group, option][:, None]
+        loss[group] = part.regret[group] - part.regret[group, option]
     return None
+
+
+def _changes_of(part: _Options, picked: Ints) -> tuple[Floats, Floats]:
+    """Return the changes of the amounts and of the regret by each option, against the picked."""
+    every = np.arange(len(picked))
+    step = part.amounts - part.amounts[:, every, picked][:, :, None]
+    return step, part.regret - part.regret[every, picked][:, None]
 
 
 def _improved(options: _Options, most: Floats, chosen: Ints) -> Ints:
     """Return the choice after single moves, then pairs, that gain within the limits."""
     core = _core(options, chosen)
     part, picked, over = options.of(core), chosen[core].copy(), options.over(chosen, most)
-    every = np.arange(len(core))
+    step, _ = _changes_of(part, picked)
+    gain = part.worth - part.worth[np.arange(len(core)), picked][:, None]
     for _ in range(MAX_STEPS):
-        gain = part.worth - part.worth[every, picked][:, None]
-        step = part.amounts - part.amounts[:, every, picked][:, :, None]
         move = _single(gain, step, over) or _pair(part.regret, gain, step, over, picked)
         if move is None:
             break
         for group, option in move:
             over = over + step[:, group, option]
             picked[group] = option
+        for group, option in move:
+            step[:, group] = part.amounts[:, group] - part.amounts[:, group, option][:, None]
+            gain[group] = part.worth[group] - part.worth[group, option]
     done = chosen.copy()
     done[core] = picked
     return done
@@ -582,7 +593,8 @@ def _score(values: Floats, limits: Sequence[Limit], duals: Floats) -> Floats:
     score = values
     for limit, dual in zip(limits, duals, strict=True):
         if dual > 0:
-            score = score - dual * limit.amounts
+            charged = dual * limit.amounts
+            score = np.subtract(score, charged, out=charged)
     return score
 
 

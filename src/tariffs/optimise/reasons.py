@@ -122,8 +122,8 @@ def _returned_to_bound(choice: Choice, terms: Terms) -> Labels:
         (terms.ceiling_name, terms.ceiling < terms.current),
     ):
         limit = np.broadcast_to(name, shape)
-        back = np.array([RETURNED_TO_BOUND.get(of, "") for of in limit], dtype=object)
-        codes = np.where(beyond & ((bound == limit) | (bound == "GRID")), back, codes)
+        at = np.nonzero(beyond & ((bound == limit) | (bound == "GRID")))
+        codes[at] = [RETURNED_TO_BOUND.get(of, "") for of in limit[at]]
     return codes
 
 

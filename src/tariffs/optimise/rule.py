@@ -26,6 +26,7 @@ MOST_ELASTIC, LEAST_ELASTIC = -6.0, -0.05  # an estimate beyond these is a fault
 GRID_SLACK = 1e-9  # a bound that is itself a price point stays one after division
 MAX_LOG_VOLUME = 1e-280
 COVERAGE_90 = 1.6448536269514722
+MAX_P_GAIN = 0.999  # no gain is certain: the demand curve is itself an assumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +209,21 @@ def effect(
     and at the new price.
     """
     ratio, kappa = price / terms.current, terms.cost / terms.current
+    return Effect(
+        *changes(price, terms, demand, cross_effect), gain_probability(ratio, kappa, demand)
+    )
+
+
+def changes(
+    price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
+) -> tuple[Floats, Floats, Floats]:
+    """Return the volume, revenue and margin of `effect`."""
     moved, before = (
         np.minimum(asked_at(price, terms, demand, cross_effect), demand.capacity),
         demand.sold,
     )
     margin = moved * (price - terms.unit_cost) - before * (terms.current - terms.unit_cost)
-    return Effect(
-        moved - before,
-        moved * price - before * terms.current,
-        margin,
-        gain_probability(ratio, kappa, demand),
-    )
+    return moved - before, moved * price - before * terms.current, margin
 
 
 def asked_at(
@@ -242,7 +247,7 @@ def effect_columns(
     """
     mode = effect(price, terms, demand, cross_effect)
     ends = [
-        effect(
+        changes(
             price,
             terms,
             replace(demand, elasticity=demand.elasticity + sign * COVERAGE_90 * demand.sd),
@@ -251,8 +256,7 @@ def effect_columns(
         for sign in (-1.0, 1.0)
     ]
     columns = {"p_gain": mode.p_gain}
-    for name in ("volume", "revenue", "margin"):
-        one, other = (getattr(end, name) for end in ends)
+    for name, one, other in zip(("volume", "revenue", "margin"), *ends, strict=True):
         columns[f"expected_{name}_delta"] = getattr(mode, name)
         columns[f"expected_{name}_delta_lo"], columns[f"expected_{name}_delta_hi"] = (
             np.minimum(one, other),
@@ -284,9 +288,9 @@ def _put_value(before: Floats, after: Floats, spread: Floats) -> Floats:
     width = np.where(open_, spread, 1.0)
     score = np.log(np.where(open_, before, 1.0) / np.where(open_, after, 1.0)) / width
     mean = after * np.exp(width**2 / 2.0)
-    return np.where(
-        open_, np.maximum(before * normal_cdf(score) - mean * normal_cdf(score - width), 0.0), sure
-    )
+    above, below = np.zeros_like(mean), np.zeros_like(mean)
+    above[open_], below[open_] = normal_cdf(score[open_]), normal_cdf((score - width)[open_])
+    return np.where(open_, np.maximum(before * above - mean * below, 0.0), sure)
 
 
 def normal_cdf(value: Floats) -> Floats:
@@ -354,7 +358,7 @@ def _bound(target: Floats, terms: Terms, lowest: Floats, highest: Floats) -> Lab
 
 
 def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
-    """Return the probability that margin gains.
+    """Return the probability that margin gains, at most `MAX_P_GAIN`.
 
     If today's price is below cost, any raise gains for certain; a price below cost never does.
     Margin gains if min(e^(beta (r - 1)), C / mu(1)) > q = (1 - kappa) / (r - kappa) x
@@ -373,10 +377,9 @@ def gain_probability(ratio: Floats, kappa: Floats, demand: Demand) -> Floats:
         out=np.zeros_like(ratio),
         where=moves & (demand.sd > 0),
     )
-    gain = np.where(demand.sd > 0, normal_cdf(score), change > 0)
+    chance = np.zeros_like(score)
+    chance[moves] = normal_cdf(score[moves])
+    gain = np.where(demand.sd > 0, chance, change > 0)
     gain = np.where(np.log(over) + np.maximum(room, 0.0) > 0, gain, 0.0)
-    return np.where(
-        moves,
-        np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0)),
-        0.0,
-    )
+    gain = np.where(today, np.where(profitable, gain, 0.0), np.where(ratio > 1.0, 1.0, 0.0))
+    return np.where(moves, np.minimum(gain, MAX_P_GAIN), 0.0)

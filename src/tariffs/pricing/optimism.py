@@ -33,11 +33,11 @@ from tariffs.columns import Bools, Columns, Floats, Labels
 from tariffs.demand.hyper import HyperPosterior, integrate
 from tariffs.demand.pooling import MAX_GATE_SE, mean_variance
 from tariffs.demand.prior import Prior, design_of, effects_prior_of
-from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand, Terms, effect, robust_ratio
+from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand, Terms, changes, robust_ratio
 
 PAIRS = 8  # of copies
 SEED = 1
-CHANGES = ("volume", "revenue", "margin")
+CHANGES = ("volume", "revenue", "margin")  # of `rule.changes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,9 @@ def _copy(
         market.lowest,
         market.highest,
     )
-    ahead, then = (effect(price, market.terms, at) for at in (promised, market.demand(beta, sd)))
-    each = [np.array([getattr(one, name) for name in CHANGES]) for one in (ahead, then)]
+    each = [
+        np.array(changes(price, market.terms, at)) for at in (promised, market.demand(beta, sd))
+    ]
     return each[0].sum(axis=1), each[1].sum(axis=1), np.abs(each[0]).sum(axis=1)
 
 

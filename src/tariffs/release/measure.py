@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from tariffs.release.drift import Chart, charts
 from tariffs.release.effect import Cells, Effect, effect
 from tariffs.release.panel import Panel, category_codes
+from tariffs.release.promise import Optimism, promised_share
 from tariffs.release.tables import Bools, Floats, bools, floats, is_voice
 
 PRICE_SLACK = 0.005  # relative: billed prices have other decimals than posted ones
@@ -32,7 +33,7 @@ WEEK = np.timedelta64(7, "D")
 class Kpi:
     """A figure of the repriced units against the control units.
 
-    promised  the change that the table expected, NaN if it has none
+    promised  the change that the table expected, less the optimism of its moves; NaN if it has none
     """
 
     kind: str
@@ -43,8 +44,11 @@ class Kpi:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The moved bundles whose P(gain) is in a band: their number, mean P(gain), and the promised
-    and the realised change of their margin."""
+    """The moved bundles whose P(gain) is in a band.
+
+    promised  the change of their margin that the table expected, unit by unit: the optimism is
+              known for the whole table only
+    """
 
     lo: float
     hi: float
@@ -64,6 +68,7 @@ class Measured:
     placebo         the same comparison within the weeks before, where there is no effect, by kind
     champion        margin a week that the table expects of its own prices, of the rule's prices,
                     and of no change, by kind
+    optimism        the share of the units' changes of margin that the promise is without, by kind
     """
 
     before: tuple[str, ...]
@@ -76,6 +81,22 @@ class Measured:
     bands: tuple[Band, ...]
     champion: dict[str, dict[str, float]]
     charts: tuple[Chart, ...]
+    optimism: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """Facts about the table's units that are not in the table; shape (units,).
+
+    cost      money for a unit sold;  capacity  minutes in a voice unit's week; NaN if unknown
+    region    of each unit, if voice has a season of its own for each
+    optimism  share of the changes that the release's totals subtract
+    """
+
+    cost: Floats
+    capacity: Floats
+    region: Sequence[str] | None = None
+    optimism: Optimism = field(default_factory=dict)
 
 
 def first_week(since: dt.date) -> np.datetime64:
@@ -88,24 +109,15 @@ def measure(
     panel: Panel,
     since: dt.date,
     until: dt.date | None,
-    cost: Floats,
-    capacity: Floats,
-    region: Sequence[str] | None = None,
+    facts: UnitFacts,
 ) -> Measured:
-    """Return the results of a table that was in use from `since` until `until`.
-
-    cost      money for a unit sold;  capacity  minutes in a voice unit's week; shape (units,), NaN
-              if unknown
-    region    of each unit, if voice has a season of its own for each
-    """
+    """Return the results of a table that was in use from `since` until `until`."""
     after = (panel.weeks >= first_week(since)) & (
         (panel.weeks < np.datetime64(until, "D")) if until else True
     )
     start = np.datetime64(since, "D") - WEEK * WEEKS_BEFORE
     before = (panel.weeks < np.datetime64(since, "D")) & (panel.weeks >= start)
-    unit = _Units(
-        table, panel.during(before | after), after[before | after], cost, capacity, region
-    )
+    unit = _Units(table, panel.during(before | after), after[before | after], facts)
     return Measured(
         tuple(str(w) for w in panel.weeks[before]),
         tuple(str(w) for w in panel.weeks[after]),
@@ -117,30 +129,23 @@ def measure(
         tuple(unit.bands()),
         unit.against_champion(),
         charts(table, panel.during(after)) if after.any() else (),
+        {kind: share for (kind, name), share in facts.optimism.items() if name == "margin"},
     )
 
 
 class _Units:
     """The table's columns beside the panel, and the mask of its cells that count."""
 
-    def __init__(
-        self,
-        table: pa.Table,
-        panel: Panel,
-        after: Bools,
-        cost: Floats,
-        capacity: Floats,
-        region: Sequence[str] | None,
-    ) -> None:
+    def __init__(self, table: pa.Table, panel: Panel, after: Bools, facts: UnitFacts) -> None:
         self.table, self.panel, self.after = table, panel, after
         self.price, self.current = floats(table, "price"), floats(table, "current_price")
-        self.cost, self.capacity = cost, capacity
+        self.cost, self.capacity, self.optimism = facts.cost, facts.capacity, facts.optimism
         self.voice, self.control = is_voice(table), bools(table, "control_flag")
         self.place = category_codes(table, "location")[1]
         segment = category_codes(table, "segment")[1]
         area = (
-            np.unique(np.asarray(region, dtype=str), return_inverse=True)[1]
-            if region is not None
+            np.unique(np.asarray(facts.region, dtype=str), return_inverse=True)[1]
+            if facts.region is not None
             else np.zeros_like(segment)
         )
         self.group = np.where(self.voice, area, segment)
@@ -175,14 +180,15 @@ class _Units:
             )
             for name, y in figures:
                 if (found := self.seen(y, where)) is not None:
-                    yield Kpi(kind, name, found, self._promised(name, where))
+                    yield Kpi(kind, name, found, self._promised(kind, name, where))
         load = self._load_before()
         for name, hours in (
             (f"minutes, hours below {LOW_LOAD:.0%} load", load < LOW_LOAD),
             (f"minutes, hours from {HIGH_LOAD:.0%} load", load >= HIGH_LOAD),
         ):
             if (found := self.seen(self.sold, self.voice & hours)) is not None:
-                yield Kpi("voice", name, found, self._promised("minutes", self.voice & hours))
+                promised = self._promised("voice", "minutes", self.voice & hours)
+                yield Kpi("voice", name, found, promised)
 
     def placebos(self) -> Iterator[Kpi]:
         """Yield comparisons of the two halves of the weeks before: the table cannot affect them."""
@@ -272,23 +278,12 @@ class _Units:
         )
         return np.asarray(mean / self.capacity)
 
-    def _promised(self, name: str, where: Bools) -> float:
-        """Return the change that the table expected of its repriced units."""
-        here = where & ~self.control
-        volume, more = (
-            floats(self.table, "expected_volume"),
-            floats(self.table, "expected_volume_delta"),
-        )
-        if name == "revenue":
-            return _share(
-                floats(self.table, "expected_revenue_delta")[here], (volume * self.current)[here]
-            )
-        if name == "margin":
-            return _share(
-                floats(self.table, "expected_margin_delta")[here],
-                (volume * (self.current - self.cost))[here],
-            )
-        return _share(more[here], volume[here])
+    def _promised(self, kind: str, name: str, where: Bools) -> float:
+        """Return the change that the table expected of its repriced units, without optimism."""
+        figure = name if name in ("revenue", "margin") else "volume"
+        each = {"revenue": self.current, "margin": self.current - self.cost}.get(name, 1.0)
+        optimism = self.optimism.get((kind, figure), 0.0)
+        return promised_share(self.table, figure, where & ~self.control, each, optimism)
 
 
 def _blocked(table: pa.Table) -> Floats:

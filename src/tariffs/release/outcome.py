@@ -18,8 +18,9 @@ from tariffs.release.catalogue import catalogue_of
 from tariffs.release.decision_log import DecisionLog, Table
 from tariffs.release.files import resolve_table
 from tariffs.release.guards.context import catalogued
-from tariffs.release.measure import WEEKS_BEFORE, Measured, measure
+from tariffs.release.measure import WEEKS_BEFORE, Measured, UnitFacts, measure
 from tariffs.release.panel import panel_of
+from tariffs.release.promise import optimism_of
 from tariffs.release.sales import Sales, create_sales_view, sales_location, sales_of
 from tariffs.release.tables import Floats, floats, is_voice
 
@@ -72,15 +73,13 @@ def outcome(
     release = newest_release(home.store)
     sales = _sales(release, home, given)
     panel = panel_of(rows, sales.after(begins - dt.timedelta(weeks=WEEKS_BEFORE, days=1)))
-    found = measure(
-        rows,
-        panel,
-        begins,
-        ends,
+    facts = UnitFacts(
         _cost(rows, release, home, catalogue),
         _capacity(rows, release, home),
         _region(rows, release, home),
+        optimism_of(table, home.store),
     )
+    found = measure(rows, panel, begins, ends, facts)
     read = ", ".join(given.values()) if given else f"the run of release {release.version}"
     if not found.after:
         latest = str(panel.weeks.max()) if len(panel.weeks) else "long before"

@@ -11,7 +11,7 @@ from tariffs.release.drift import CUSUM_ALARM
 from tariffs.release.effect import Effect
 from tariffs.release.measure import Kpi, Measured
 from tariffs.release.outcome import Outcome
-from tariffs.release.show import grid_of, print_grid
+from tariffs.release.show import MIN_SHOWN_OPTIMISM, grid_of, print_grid
 
 MIN_CONTROL_LOCATIONS = 5
 
@@ -92,6 +92,12 @@ def notes(m: Measured) -> list[str]:
         " do not rely on its effect"
         for k in m.placebo
         if _is_significant(k.effect)
+    ]
+    remarks += [
+        f"{kind}: the promise is {share:.1%} of the units' changes less than they add up to, since"
+        " the moves were chosen for looking best; the bands below are the units' own"
+        for kind, share in m.optimism.items()
+        if share >= MIN_SHOWN_OPTIMISM
     ]
     if m.unknown:
         remarks.append(f"{m.unknown:,} rows of sales are of units outside the table")
