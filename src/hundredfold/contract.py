@@ -26,9 +26,12 @@ from .sql_types import sql_type
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A condition on one column: `words` describes it, `sql` has {c} for the column; nulls pass."""
+    """A condition on one column: `message` describes it, `sql` has {c} for the column.
 
-    words: str
+    Nulls pass.
+    """
+
+    message: str
     sql: str
     inside: bool = False  # applies to the values in a list or a dict
 
@@ -254,7 +257,7 @@ def _each(inner: Column, kind_of_value: str, values: str) -> tuple[Check, ...]:
     x = f"e{depth}"  # another name at each depth
     return tuple(
         Check(
-            f"must hold {kind_of_value}s that {check.words}",
+            f"must hold {kind_of_value}s that {check.message}",
             f"len(list_filter({values}, lambda {x}: NOT ({_braced(check.on(x))}))) = 0",
             inside=True,
         )

@@ -423,10 +423,10 @@ class Layout:
         return f"{self.root}/repairs/{source}.parquet"
 
     def validation_result(self) -> str:
-        return f"{self.root}/verdict.json"
+        return f"{self.root}/validation.json"
 
     def source_validation_result(self, source: str) -> str:
-        return f"{self.root}/verdicts/{source}.json"
+        return f"{self.root}/validation/{source}.json"
 
     def model(self, model: str) -> str:
         return f"{self.root}/models/{model}"
@@ -447,7 +447,7 @@ class Layout:
         return f"{self.model(model)}/outcomes"
 
     def outcome(self, message: Message, part: str) -> str:
-        """Return the key of `part`: 'results', or 'ledger', which is written last as the commit."""
+        """Return the key of `part`: 'results', or 'status', which is written last as the commit."""
         units = f"{message.first:010d}-{message.last:010d}"
         name = f"{message.attempt:03d}-{message.batch:06d}-{units}.{part}.arrow"
         return f"{self.outcomes(message.model)}/{name}"
@@ -455,7 +455,7 @@ class Layout:
     def parse_outcome_key(self, key: str) -> Message | None:
         """Return the slice of a committed outcome from its key; None for any other key."""
         found = re.fullmatch(
-            r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.ledger\.arrow", key
+            r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.status\.arrow", key
         )
         if found is None:
             return None

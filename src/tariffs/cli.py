@@ -218,7 +218,7 @@ def activate(
         log_writer,
         _sources(home, catalogue),
         clock.now,
-        despite=_guard_codes(overrides),
+        overridden=_guard_codes(overrides),
         same_person=same_person,
     )
     show.show_decision(done, _active_folder(home, done.decisions))
@@ -286,13 +286,13 @@ def kill(to: Any, dry_run: bool, by: str | None, reason: str, target: Target) ->
     done = actions.kill(
         to, _attribution(by, reason or "kill switch", target), home.store, log_writer
     )
-    if found is not None and found.table == done.entry.charging:
+    if found is not None and found.table == done.entry.active:
         show.show_preview(found, done=True)
     show.show_decision(done, _active_folder(home, done.decisions))
     further = [
         (_command(target, "kill", "--to", "rule"), "takes a further step to the rule's prices")
     ]
-    stepping = done.entry.charging is not None and done.entry.charging.step
+    stepping = done.entry.active is not None and done.entry.active.step
     show.show_hints(
         [
             *(further if stepping else []),
@@ -561,9 +561,7 @@ def _active_folder(home: Any, decisions: Any) -> str | None:
     """Return the folder of the table that charging uses."""
     from tariffs.release import repository
 
-    return (
-        str(home.where(repository.table_folder(decisions.charging))) if decisions.charging else None
-    )
+    return str(home.where(repository.table_folder(decisions.active))) if decisions.active else None
 
 
 app.add_command(data_quality.command)
@@ -617,10 +615,10 @@ def _next_commands(facts: Any, target: Target) -> list[tuple[str, str]]:
         commands.append((_command(target, "check", version), "checks it with every guard"))
     if newest["state"] == "approved":
         commands.append((_command(target, "activate", version), "lets charging use it"))
-    if facts["charging"]:
+    if facts["active"]:
         commands.append(
             (
-                _command(target, "log", str(facts["charging"]["version"])),
+                _command(target, "log", str(facts["active"]["version"])),
                 "shows the decisions about the table that charging uses",
             )
         )

@@ -390,7 +390,9 @@ def test_tables_of_a_run_that_can_continue_are_not_orphans(
     run = Record("20261122-101112-ab3", "tariffs", JOB, state, "prepare bundles", then, then)
     DynamoLedger(outputs["Table"]).create(run)
     make_table(outputs, "run_20261122_101112_ab3__prepared")
-    client("s3").put_object(Bucket=outputs["Bucket"], Key=f"runs/{run.id}/verdict.json", Body=b"{}")
+    client("s3").put_object(
+        Bucket=outputs["Bucket"], Key=f"runs/{run.id}/validation.json", Body=b"{}"
+    )
     assert bool(found("belong to no run")) is orphan
     assert found("holds files") == []
 

@@ -14,7 +14,7 @@ from support.emulator import Emulator
 KEYS = {
     f"runs/r/outcomes/{number:03d}.{kind}.arrow": 100 * number + len(kind)
     for number in range(60)
-    for kind in ("ledger", "results")
+    for kind in ("status", "results")
 }
 
 
@@ -51,7 +51,7 @@ def test_unlisted_objects_are_read_and_missing_ones_are_key_errors(store: S3Stor
         ahead.put("runs/r/other.json", b"{}")
         assert ahead.get("runs/r/other.json").to_pybytes() == b"{}"
         with pytest.raises(KeyError):
-            ahead.get("runs/r/outcomes/999.ledger.arrow")
+            ahead.get("runs/r/outcomes/999.status.arrow")
 
 
 def test_an_object_removed_after_the_listing_is_a_key_error(store: S3Store) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.progress import ProgressReader
 from hundredfold.data.checksums import put_sealed
-from hundredfold.data.outcomes import UnitStatus, pack_ledger
+from hundredfold.data.outcomes import UnitStatus, pack_statuses
 from hundredfold.job import Layout, Message
 from support.emulator import Emulator
 
@@ -46,10 +46,10 @@ def test_the_last_outcome_of_each_unit_counts(
                 for unit in sorted(wrong)
                 if first <= unit <= last_
             ]
-            accounts = pack_ledger(
+            accounts = pack_statuses(
                 message, np.zeros(message.units), np.ones(message.units, np.int64), bad, []
             )
-            put_sealed(store, layout.outcome(message, "ledger"), accounts)
+            put_sealed(store, layout.outcome(message, "status"), accounts)
             last |= {unit: unit in wrong for unit in range(first, last_ + 1)}
         found = reader.read()
         assert (found.model, found.units, found.done, found.failed) == (

@@ -124,7 +124,7 @@ def both(
 def findings(run: InProcessRun) -> list[tuple[Any, ...]]:
     """Return the findings about the only source, without the names of its files."""
     [result] = run.validate()
-    return [(f.column, f.words, f.rows, f.row) for f in result.findings]
+    return [(f.column, f.message, f.rows, f.row) for f in result.findings]
 
 
 def counts(run: InProcessRun) -> Any:

@@ -113,7 +113,7 @@ def validation_facts(result: ValidationResult, exact: bool) -> tuple[Any, ...]:
     numbers.
     """
     found = sorted(
-        (f.column, f.words, f.rows, *((f.row, f.value) if exact else ())) for f in result.findings
+        (f.column, f.message, f.rows, *((f.row, f.value) if exact else ())) for f in result.findings
     )
     counts = (
         result.rows,
@@ -979,8 +979,8 @@ def test_text_with_many_columns_is_checked_in_short_statements(
     before = len(aws_runner.queries)
     local, remote = both(runner, aws_runner, sources, {"shops": SHOPS, "wide": file})
     found, expected = remote.validate()[1], local.validate()[1]
-    assert [(f.column, f.words, f.rows, f.row, f.value) for f in found.findings] == [
-        (f.column, f.words, f.rows, f.row, f.value) for f in expected.findings
+    assert [(f.column, f.message, f.rows, f.row, f.value) for f in found.findings] == [
+        (f.column, f.message, f.rows, f.row, f.value) for f in expected.findings
     ]
     assert (found.rows, found.accepted, found.rejected) == (3, 1, 2)
     assert (expected.rows, expected.accepted, expected.rejected) == (3, 1, 2)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hundredfold.aws.adapters.session import StackResources
+from hundredfold.aws.home import refuse_other_format
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
-from hundredfold.errors import UsageError
+from hundredfold.errors import HomeError, UsageError
+from hundredfold.ports.run_facts import HOME_FORMAT
 from support.synthesis import JOB, cdk_app, nothing, synthesize
 
 PLAIN: dict[str, Any] = {"job": JOB}
@@ -558,6 +561,16 @@ def test_outputs_and_environments_have_the_same_values(template: Template) -> No
     assert {"machinearn", "stepfunction", "workfunction", "deadletterfunction", "version"} <= set(
         outputs
     )
+    assert outputs["format"] == str(HOME_FORMAT)
+
+
+def test_a_stack_that_writes_runs_of_an_older_format_is_refused() -> None:
+    names = ("job", "bucket", "table", "queue", "dead", "database", "workgroup")
+    resources = StackResources(*names, concurrency=2, trigger="messages")  # without that output
+    with pytest.raises(HomeError, match="the stack s writes runs in format 3, and") as refused:
+        refuse_other_format("s", resources)
+    assert "hundredfold deploy MODULE:JOB" in (refused.value.hint or "")
+    refuse_other_format("s", replace(resources, format=HOME_FORMAT))
 
 
 def test_pollers_determine_the_concurrency(templates: dict[str, Template]) -> None:

@@ -118,23 +118,23 @@ def test_a_call_may_stop_at_a_query_of_a_later_stage(job: Job) -> None:
 
 
 def test_polls_are_more_frequent_near_the_end() -> None:
-    look = PollState.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
-    assert look.pause == MIN_POLL_S
-    look = look.next(100, 11.0, left=900, busy=True)  # 10 units a second: 90 s are left
-    assert look.pause == 45
-    assert look.next(990, 61.0, left=10, busy=True).pause == MIN_POLL_S
+    poll = PollState.of(None, 0.0).next(0, 1.0, left=1000, busy=True)
+    assert poll.pause == MIN_POLL_S
+    poll = poll.next(100, 11.0, left=900, busy=True)  # 10 units a second: 90 s are left
+    assert poll.pause == 45
+    assert poll.next(990, 61.0, left=10, busy=True).pause == MIN_POLL_S
 
 
 def test_polls_without_progress_back_off_and_count_if_the_queue_is_empty() -> None:
-    look, pauses = PollState.of(None, 0.0), []
+    poll, pauses = PollState.of(None, 0.0), []
     for second in range(8):
-        look = look.next(0, float(second), left=1000, busy=second < 5)
-        pauses.append(look.pause)
+        poll = poll.next(0, float(second), left=1000, busy=second < 5)
+        pauses.append(poll.pause)
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (MIN_POLL_S, MAX_POLL_S)
-    assert look.idle == 3
-    assert look.idle_s == 3.0  # from the fifth poll on, a second each
-    assert look.next(0, 9.0, left=1000, busy=True).idle_s == 0.0
+    assert poll.idle == 3
+    assert poll.idle_s == 3.0  # from the fifth poll on, a second each
+    assert poll.next(0, 9.0, left=1000, busy=True).idle_s == 0.0
 
 
 @pytest.mark.parametrize("steady", [True, False])
@@ -151,7 +151,7 @@ def test_a_month_of_work_fits_into_the_history_of_an_execution(steady: bool) -> 
 
 
 def test_progress_resets_the_count_of_resent_messages() -> None:
-    look = PollState(0.0, done=5, pause=6, idle=1, swept=4)
-    assert look.next(5, 1.0, left=10, busy=False).swept == 4
-    after = look.next(6, 1.0, left=9, busy=False)
-    assert (after.idle, after.swept) == (0, 0)
+    poll = PollState(0.0, done=5, pause=6, idle=1, resends=4)
+    assert poll.next(5, 1.0, left=10, busy=False).resends == 4
+    after = poll.next(6, 1.0, left=9, busy=False)
+    assert (after.idle, after.resends) == (0, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hundredfold.local.home import FORMAT
+from hundredfold.ports.run_facts import HOME_FORMAT
 from support.cli import RunCli
 
 JOB = "my_job.job:job"
@@ -314,7 +314,7 @@ def test_a_home_of_a_newer_format_is_refused(run_cli: RunCli, tmp_path: Path) ->
         "run",
         JOB,
         home=str(tmp_path / "home"),
-        expect=(f"has format 99, and this program reads up to {FORMAT}", "newer hundredfold"),
+        expect=(f"has format 99, and this program reads up to {HOME_FORMAT}", "newer hundredfold"),
     )
 
 

@@ -24,8 +24,10 @@ import hundredfold
 from hundredfold import open_run
 from hundredfold.api import replay
 from hundredfold.errors import DamagedFile, HomeError, HundredfoldError, StateError
-from hundredfold.local.home import FORMAT, Home
+from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import NullCallbacks
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_facts import HOME_FORMAT
 from hundredfold.ports.run_states import State
 from hundredfold.runs.run import Run
 from hundredfold.runs.summary import summarize
@@ -377,9 +379,18 @@ def test_a_run_that_is_done_is_made_whole_by_resume(prepared: Prepared, tmp_path
 
 def test_a_home_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     Home(tmp_path)
-    (tmp_path / "format").write_text(f"{FORMAT - 1}\n")
+    (tmp_path / "format").write_text(f"{HOME_FORMAT - 1}\n")
     with pytest.raises(
-        HomeError, match=f"has format {FORMAT - 1}, of an older hundredfold"
-    ) as told:
+        HomeError, match=f"has format {HOME_FORMAT - 1}, of an older hundredfold"
+    ) as refused:
         Home(tmp_path)
-    assert "--home" in (told.value.hint or "")
+    assert "--home" in (refused.value.hint or "")
+
+
+def test_a_run_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    made = "2026-11-22T10:00:00.000+00:00"
+    Home(tmp_path).ledger.create(Record("r", "j", "jobs:job", State.DONE, "done", made, made))
+    for read in (open_run, hundredfold.resume):
+        with pytest.raises(StateError, match="run r has format 3, and this program") as refused:
+            read("r", home=tmp_path)
+        assert "hundredfold run jobs:job" in (refused.value.hint or "")

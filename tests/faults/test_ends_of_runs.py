@@ -21,9 +21,10 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Source, open_run
 from hundredfold.errors import HomeError, PublishRefused, UsageError
-from hundredfold.local.home import FORMAT, Home
+from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import current_version
 from hundredfold.pipeline.runner import NullCallbacks
+from hundredfold.ports.run_facts import HOME_FORMAT
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.summary import summarize
 from support.waits import HANG_S
@@ -233,7 +234,7 @@ def test_a_missing_mark_of_the_format_locks_no_home_out(tmp_path: Path) -> None:
     (tmp_path / "format").unlink()
     assert (open_run(home=tmp_path).id, len(open_run(home=tmp_path).results())) == (run.id, 2)
     assert go(tmp_path).state == "done"
-    assert (tmp_path / "format").read_text().strip() == str(FORMAT)
+    assert (tmp_path / "format").read_text().strip() == str(HOME_FORMAT)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ import pytest
 import hundredfold
 from hundredfold import Job, Model, Publish, Run, Source, open_run, resume, retry, run
 from hundredfold.errors import HomeError, NoSuchRun, PublishRefused, StateError
-from hundredfold.local.home import FORMAT, Home
+from hundredfold.local.home import Home
+from hundredfold.ports.run_facts import HOME_FORMAT
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.retry import discard, plan_retry_of_run
 from hundredfold.testing import FaultInjectorAfter, InjectedFault
@@ -125,7 +126,7 @@ def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(
     assert rounds(again, "apart") == [("ok", 1), ("ok", 1), ("ok", 1), ("ok", 2)]
     assert results(tmp_path) == wanted
     assert (
-        again.record.options["forget"] == []
+        again.record.options["keys_to_delete"] == []
     )  # so that a later driver does not begin anew once more
     assert released(again) == (2, 1)
     with pytest.raises(StateError, match="run r has no failed unit to retry; it is done"):
@@ -252,9 +253,9 @@ def test_what_is_done_or_unknown_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_home_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     Home(tmp_path)
-    (tmp_path / "format").write_text(f"{FORMAT + 1}\n")
+    (tmp_path / "format").write_text(f"{HOME_FORMAT + 1}\n")
     with pytest.raises(
-        HomeError, match=f"has format {FORMAT + 1}, and this program reads up to {FORMAT}"
+        HomeError, match=f"has format {HOME_FORMAT + 1}, and this program reads up to {HOME_FORMAT}"
     ) as told:
         begun(tmp_path, SOUND)
     assert "install a newer hundredfold" in (told.value.hint or "")

@@ -111,7 +111,7 @@ def goes_on(process: subprocess.Popen[str]) -> Any:
 
 
 def some_done(home: Path) -> Any:
-    return lambda: any(home.glob("runs/r/models/m/outcomes/*.ledger.arrow"))
+    return lambda: any(home.glob("runs/r/models/m/outcomes/*.status.arrow"))
 
 
 def group(process: subprocess.Popen[str]) -> list[psutil.Process]:

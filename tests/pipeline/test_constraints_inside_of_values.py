@@ -76,7 +76,7 @@ def test_a_row_of_a_source_is_rejected_for_one_value(
     run = runner.source(Source("s", contract, max_rejected=3), table)
     result = run.validate()[0]
     assert (result.accepted, result.rejected) == (2, 1)
-    assert result.findings[0].words.startswith("must hold ")
+    assert result.findings[0].message.startswith("must hold ")
 
 
 @CASES

@@ -133,8 +133,8 @@ class InProcessRun:
                 unit_runner.run(current)
                 for kind, *fields in events:
                     if kind == "chunk":
-                        first, last, results, ledger = fields
-                        self._commit(current.part(first, last), results, ledger)
+                        first, last, results, statuses = fields
+                        self._commit(current.part(first, last), results, statuses)
                     elif kind == "split":
                         waiting[:0] = halves(current.part(fields[0], current.last))
                 events.clear()
@@ -177,10 +177,10 @@ class InProcessRun:
     def failures(self, model: str) -> list[dict[str, Any]]:
         return list(failures(self.layout, model, self.store))
 
-    def _commit(self, message: Message, results: bytes, ledger: bytes) -> None:
+    def _commit(self, message: Message, results: bytes, statuses: bytes) -> None:
         if results:
             put_sealed(self.store, self.layout.outcome(message, "results"), results)
-        put_sealed(self.store, self.layout.outcome(message, "ledger"), ledger)
+        put_sealed(self.store, self.layout.outcome(message, "status"), statuses)
 
     def _read(self, key: str) -> pa.Table:
         return pq.ParquetFile(pa.BufferReader(self.store.get(key))).read()

@@ -262,7 +262,7 @@ def believe(home: Path, key: str) -> None:
     """Record the checksum that a file has now: as if validation itself had lost a row."""
     store, key_of_result = FileStore(home), Layout("one").validation_result()
     fields = get_json(store, key_of_result)
-    for source in fields["verdicts"]:
+    for source in fields["results"]:
         if key in source["checksums"]:
             source["checksums"][key] = checksum_of(store, key)
     put_json(store, key_of_result, fields)

@@ -37,18 +37,18 @@ TOO_DEAR = changed(
 def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: ReleaseSite) -> None:
     place.publish()
     assert place.state(1) == "draft"
-    assert actions.status_facts(place.decisions, place.store)["charging"] is None
+    assert actions.status_facts(place.decisions, place.store)["active"] is None
 
 
 def test_approved_by_one_and_activated_by_another_charging_uses_it(place: ReleaseSite) -> None:
     version = place.publish()
     place.approve(version, by="ama")
     assert place.state(version) == "approved"
-    assert place.decisions.charging is None
+    assert place.decisions.active is None
     place.activate(version, by="kofi", reason="week 27")
     assert place.state(version) == "active"
     assert place.pointer["folder"] == release_folder(JOB, version)
-    assert (place.pointer["version"], place.pointer["rule"], place.pointer["by"]) == (
+    assert (place.pointer["version"], place.pointer["rule"], place.pointer["author"]) == (
         version,
         False,
         "kofi",
@@ -72,8 +72,8 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: ReleaseS
 
 def test_the_log_says_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
-    said = place.decisions.entries[0].said
-    assert (said.by, said.login, said.at, said.reason) == (
+    said = place.decisions.entries[0].attribution
+    assert (said.author, said.login, said.at, said.reason) == (
         "ama",
         "robot@host",
         "2026-06-29T12:00:00Z",
@@ -101,7 +101,7 @@ def test_what_the_job_published_stays_as_it_was(place: ReleaseSite) -> None:
     } == before
     assert current_version(JOB, place.store) == now == 2
     rollback(JOB, place.store)  # the job's own pointer is another one
-    assert place.decisions.charging == Table(2, rule=True)
+    assert place.decisions.active == Table(2, rule=True)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_unless_that_is_said_with_a_reason(disk: ReleaseSite) -> None:
     with pytest.raises(UsageError, match="needs a reason"):
         disk.activate(1, by="ama", same_person=True)
     disk.activate(1, by="ama", same_person=True, reason="alone on Sunday")
-    assert disk.decisions.entries[-1].said.reason == "alone on Sunday"
+    assert disk.decisions.entries[-1].attribution.reason == "alone on Sunday"
 
 
 def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: ReleaseSite) -> None:
@@ -196,12 +196,12 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: ReleaseSite
     disk.publish(TOO_DEAR)
     those = ["CHANGE_SIZE", "STEP"]
     with pytest.raises(UsageError, match="cannot be set aside without a reason"):
-        disk.approve(2, despite=those)
+        disk.approve(2, overridden=those)
     with pytest.raises(PublishRefused, match="1 of 25 guards fail"):
-        disk.approve(2, despite=["STEP"], reason="Accra is new")
-    disk.approve(2, despite=those, reason="Accra is new")
+        disk.approve(2, overridden=["STEP"], reason="Accra is new")
+    disk.approve(2, overridden=those, reason="Accra is new")
     entry = disk.decisions.entries[-1]
-    assert (entry.despite, entry.said.reason, entry.against) == (
+    assert (entry.overridden, entry.attribution.reason, entry.compared_with) == (
         ("CHANGE_SIZE", "STEP"),
         "Accra is new",
         Table(1),
@@ -212,21 +212,21 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: ReleaseSite
 def test_a_guard_that_there_is_not_is_told_with_those_that_there_are(disk: ReleaseSite) -> None:
     disk.publish()
     with pytest.raises(UsageError, match="there is no guard STEPS; there is VALUES, "):
-        disk.approve(1, despite=["STEPS"])
+        disk.approve(1, overridden=["STEPS"])
 
 
 def test_what_the_approval_set_aside_need_not_be_said_again(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
-    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    disk.approve(2, overridden=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     disk.activate(2)
-    assert disk.decisions.entries[-1].despite == ("CHANGE_SIZE", "STEP")
+    assert disk.decisions.entries[-1].overridden == ("CHANGE_SIZE", "STEP")
 
 
 def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
-    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    disk.approve(2, overridden=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     disk.use(DEAR)  # another one is active in the meantime
     with pytest.raises(
         PublishRefused, match="release 2 is not activated: 1 of 25 guards fail"
@@ -357,7 +357,7 @@ def test_it_works_when_the_newest_and_the_active_release_are_broken(
             elif key.endswith(broken):
                 place.store.put(key, b"{half")
     place.kill(to)
-    assert place.decisions.charging == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
+    assert place.decisions.active == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
 
 
 def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: ReleaseSite) -> None:
@@ -366,7 +366,7 @@ def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: ReleaseSite) 
     place.use()
     place.damage(2)
     done = place.kill(LAST_APPROVED)
-    assert place.decisions.charging == Table(1)
+    assert place.decisions.active == Table(1)
     assert done.skipped == (
         "release 2: price_table.parquet is not what was published: its SHA-256 differs",
     )
@@ -381,10 +381,10 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(
     with suppress(StateError):
         while True:
             disk.kill(LAST_APPROVED)
-            went.append(disk.decisions.charging)
+            went.append(disk.decisions.active)
     assert went == [Table(2), Table(1)]
     disk.kill(RULE)
-    assert disk.decisions.charging == Table(1, rule=True)
+    assert disk.decisions.active == Table(1, rule=True)
 
 
 def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: ReleaseSite) -> None:
@@ -409,8 +409,8 @@ def test_from_the_rule_a_new_release_is_activated_as_usual(disk: ReleaseSite) ->
     disk.use()
     disk.kill(RULE)
     disk.use(DEAR)
-    assert disk.decisions.charging == Table(2)
-    assert disk.decisions.entries[-1].against == Table(1, rule=True)
+    assert disk.decisions.active == Table(2)
+    assert disk.decisions.entries[-1].compared_with == Table(1, rule=True)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "active")
 
 
@@ -443,7 +443,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: ReleaseSi
         disk.kill(RULE)
     assert refused.value.hint == "tariffs kill --to last-approved"
     disk.kill(LAST_APPROVED)
-    assert disk.decisions.charging == Table(1)
+    assert disk.decisions.active == Table(1)
 
 
 # the log and the pointer
@@ -455,12 +455,21 @@ def test_a_log_that_was_changed_is_not_believed(place: ReleaseSite) -> None:
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
     with pytest.raises(
         HomeError,
-        match="the log of approvals cannot be trusted:"
-        " entry 1 was changed after entry 2 was written",
+        match="the decision log cannot be trusted: entry 1 was changed after entry 2 was written",
     ):
         place.decisions  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):
         place.kill(RULE)
+
+
+@pytest.mark.parametrize("folder", [repository.OLD_LOG, repository.LOG])
+def test_a_log_of_an_earlier_format_is_refused(place: ReleaseSite, folder: str) -> None:
+    old = json.dumps({"number": 1, "verb": "approve", "said": {"by": "ama"}, "charging": None})
+    place.store.put(f"{folder}/000001.json", old.encode())
+    with pytest.raises(HomeError, match="the decision log has another format than 2") as refused:
+        place.approve(place.publish())
+    assert f"{folder}/000001.json" in refused.value.message
+    assert "a log in a new home" in str(refused.value.hint)
 
 
 def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> None:
@@ -480,7 +489,7 @@ def test_nobody_writes_over_an_entry(place: ReleaseSite) -> None:
     assert repository.append(one, place.once)
     assert not repository.append(other, place.once)
     assert not repository.append(one, place.once)
-    assert place.decisions.entries[0].said.by == "ama"
+    assert place.decisions.entries[0].attribution.author == "ama"
 
 
 def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
@@ -502,7 +511,7 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
         actions.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)
-    assert [e.said.by for e in place.decisions.entries] == ["kofi"]
+    assert [e.attribution.author for e in place.decisions.entries] == ["kofi"]
 
 
 @pytest.mark.parametrize("first", [1, 2])
@@ -517,7 +526,7 @@ def test_concurrent_activations_leave_one_active_and_the_pointer_on_it(
         list(pool.map(place.activate, (first, 3 - first)))
     active = [v for v in (1, 2) if place.state(v) == "active"]
     assert len(active) == 1
-    charging = place.decisions.charging
+    charging = place.decisions.active
     assert charging is not None
     assert place.pointer["version"] == active[0] == charging.version
     assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
@@ -530,7 +539,7 @@ def test_many_at_once_lose_no_entry(place: ReleaseSite) -> None:
         list(pool.map(lambda n: place.withdraw(n % 4 + 1, reason=f"reason {n}"), range(12)))
     entries = place.decisions.entries
     assert [e.number for e in entries] == list(range(1, 13))
-    assert {e.said.reason for e in entries} == {f"reason {n}" for n in range(12)}
+    assert {e.attribution.reason for e in entries} == {f"reason {n}" for n in range(12)}
 
 
 def test_processes_at_once_lose_no_entry_on_this_machine(disk: ReleaseSite, tmp_path: Path) -> None:
@@ -549,7 +558,7 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: ReleaseSite, tmp_
         for name in ("a", "b", "c")
     ]
     assert [process.wait(timeout=HANG_S) for process in running] == [0, 0, 0]
-    assert sorted(e.said.reason for e in disk.decisions.entries) == sorted(
+    assert sorted(e.attribution.reason for e in disk.decisions.entries) == sorted(
         f"{name} {n}" for name in "abc" for n in range(8)
     )
 
@@ -580,7 +589,7 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
             STEPS[what](place)
         place.store, place.once = store, store
         whole(place)
-        if place.decisions.charging == Table(2):
+        if place.decisions.active == Table(2):
             with suppress(StateError):  # "it is approved already": it was
                 STEPS[what](place)
         if what == "activate" and place.state(3) == "approved":
@@ -589,7 +598,7 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
         whole(place)
         answer = (
             {v: place.state(v) for v in (1, 2, 3)},
-            place.decisions.charging,
+            place.decisions.active,
             place.pointer["folder"],
         )
         wanted = wanted or answer
@@ -622,7 +631,7 @@ def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: Re
     early = Attribution("esi", "robot@host", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
     actions.kill(LAST_APPROVED, early, disk.store, disk.once)
-    assert (disk.decisions.charging, disk.pointer["version"], disk.pointer["since"]) == (
+    assert (disk.decisions.active, disk.pointer["version"], disk.pointer["since"]) == (
         Table(1),
         1,
         early.at,
@@ -644,7 +653,7 @@ def test_a_concurrent_kill_and_activation_leave_the_logs_last_state(
     assert not [
         e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)
     ]
-    assert place.pointer["version"] == place.decisions.charging.version  # type: ignore[union-attr]
+    assert place.pointer["version"] == place.decisions.active.version  # type: ignore[union-attr]
     assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
     assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
 
@@ -678,11 +687,11 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: ReleaseSite) 
     disk.damage(3)
     disk.store.put(f"{release_folder(JOB, 4)}/release.json", b"{half")
     facts = actions.status_facts(disk.decisions, disk.store)
-    assert facts["charging"] == {
-        "version": 2, "rule": False, "canary": None, "places": [], "unchanged": False, "step": 0,
-        "after": "", "since": "2026-06-29T12:00:00Z", "by": "kofi", "entry": 4,
+    assert facts["active"] == {
+        "version": 2, "rule": False, "canary": None, "locations": [], "unchanged": False, "step": 0,
+        "after": "", "since": "2026-06-29T12:00:00Z", "author": "kofi", "entry": 4,
     }  # fmt: skip
-    assert [(r["version"], r["state"], r["event"], r["by"]) for r in facts["releases"]] == [
+    assert [(r["version"], r["state"], r["event"], r["author"]) for r in facts["releases"]] == [
         (4, "draft", None, None),
         (3, "draft", None, None),
         (2, "active", "activate", "kofi"),
@@ -711,7 +720,7 @@ def test_the_catalogue_is_found_where_the_run_read_it(disk: ReleaseSite, tmp_pat
     pacsv.write_csv(CATALOGUE, tmp_path / "products.csv")
     options = {"folder": str(tmp_path), "sources": {"product_catalog": "products.csv"}}
     disk.ledger = SimpleNamespace(read=lambda _: SimpleNamespace(options=options))
-    assert disk.approve(1).entry.despite == ()
+    assert disk.approve(1).entry.overridden == ()
 
 
 def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: ReleaseSite) -> None:
@@ -720,7 +729,7 @@ def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: ReleaseSite) 
         names=CATALOGUE.column_names,
     )
     disk.publish(catalogue=text)
-    assert disk.approve(1).entry.despite == ()
+    assert disk.approve(1).entry.overridden == ()
 
 
 def test_a_catalogue_that_lacks_columns_is_told(disk: ReleaseSite) -> None:
@@ -732,4 +741,4 @@ def test_a_catalogue_that_lacks_columns_is_told(disk: ReleaseSite) -> None:
 def test_bundles_that_are_new_are_welcome(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(table(*table().to_pylist(), bundle("KUMASI")))
-    assert disk.decisions.charging == Table(2)
+    assert disk.decisions.active == Table(2)

@@ -51,18 +51,18 @@ def test_charging_uses_new_prices_in_a_canarys_locations_and_old_elsewhere(
     begun(place)
     assert asked(place) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
     assert (place.state(1), place.state(2)) == ("active", "canary")
-    assert (place.pointer["version"], place.pointer["canary"], place.pointer["places"]) == (
+    assert (place.pointer["version"], place.pointer["canary"], place.pointer["locations"]) == (
         1,
         2,
         ["ACCRA"],
     )
-    assert place.decisions.charging == Table(1, canary=2, places=("ACCRA",))
+    assert place.decisions.active == Table(1, canary=2, locations=("ACCRA",))
 
 
 def test_then_it_is_activated_everywhere(place: ReleaseSite) -> None:
     begun(place).activate(2)
     assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
-    assert (place.state(1), place.state(2), place.decisions.charging) == (
+    assert (place.state(1), place.state(2), place.decisions.active) == (
         "withdrawn",
         "active",
         Table(2),
@@ -72,7 +72,7 @@ def test_then_it_is_activated_everywhere(place: ReleaseSite) -> None:
 def test_or_taken_back_in_one_step_and_never_gone_back_to(place: ReleaseSite) -> None:
     begun(place).kill(LAST_APPROVED)
     assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
-    assert (place.state(1), place.state(2), place.decisions.charging) == (
+    assert (place.state(1), place.state(2), place.decisions.active) == (
         "active",
         "withdrawn",
         Table(1),
@@ -83,7 +83,7 @@ def test_or_taken_back_in_one_step_and_never_gone_back_to(place: ReleaseSite) ->
 def test_the_rule_takes_both_away(disk: ReleaseSite) -> None:
     begun(disk).kill(RULE)
     assert (disk.state(1), disk.state(2)) == ("withdrawn", "withdrawn")
-    charging = disk.decisions.charging
+    charging = disk.decisions.active
     assert charging is not None
     assert (charging.version, charging.rule, charging.canary) == (1, True, None)
     # the step is measured from the prices in charging
@@ -95,7 +95,7 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseS
     shown = actions.preview_kill(UNCHANGED, disk.store)
     assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
     done = disk.kill(UNCHANGED)
-    assert done.entry.charging == shown.table
+    assert done.entry.active == shown.table
     assert (
         asked(disk)
         == before
@@ -104,7 +104,7 @@ def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseS
     with pytest.raises(StateError, match=r"the frozen prices of canary-.* is active already"):
         disk.kill(UNCHANGED)
     disk.kill(RULE)
-    charging = disk.decisions.charging
+    charging = disk.decisions.active
     assert charging is not None
     # the step is measured from the frozen prices
     assert charging.after.startswith("unchanged-000001-after-canary-")
@@ -117,7 +117,7 @@ def test_with_a_damaged_base_table_the_kill_switch_goes_further_back(disk: Relea
     disk.start_canary(3, ["ACCRA"])
     disk.damage(2)
     done = disk.kill(LAST_APPROVED)
-    assert disk.decisions.charging == Table(1)
+    assert disk.decisions.active == Table(1)
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "withdrawn"]
     assert done.skipped == (
         "release 2: price_table.parquet is not what was published: its SHA-256 differs",
@@ -129,10 +129,10 @@ def test_beside_the_rules_prices_there_can_be_a_canary_too(disk: ReleaseSite) ->
     disk.kill(RULE)
     disk.approve(disk.publish(NEW))
     disk.start_canary(2, ["ACCRA"])
-    assert disk.decisions.charging == Table(1, rule=True, canary=2, places=("ACCRA",))
+    assert disk.decisions.active == Table(1, rule=True, canary=2, locations=("ACCRA",))
     assert asked(disk)["YOUTH/ACCRA/DAY"] == 2.2
     disk.kill(LAST_APPROVED)
-    assert disk.decisions.charging == Table(1, rule=True)
+    assert disk.decisions.active == Table(1, rule=True)
 
 
 def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
@@ -141,7 +141,7 @@ def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
     disk.start_canary(3, ["TEMA"])
     assert [disk.state(v) for v in (1, 2, 3)] == ["active", "withdrawn", "canary"]
     disk.start_canary(3, ["ACCRA"])
-    assert disk.decisions.charging == Table(1, canary=3, places=("ACCRA",))
+    assert disk.decisions.active == Table(1, canary=3, locations=("ACCRA",))
     disk.use(table())
     assert [disk.state(v) for v in (1, 2, 3, 4)] == [
         "withdrawn",
@@ -174,7 +174,7 @@ def test_a_canary_needs_approval_another_person_and_guards(disk: ReleaseSite) ->
         StateError, match="release 2 cannot be tried in some locations: it is a draft"
     ):
         disk.start_canary(2, ["ACCRA"])
-    disk.approve(2, despite=["CHANGE_SIZE", "STEP"], reason="Accra is new")
+    disk.approve(2, overridden=["CHANGE_SIZE", "STEP"], reason="Accra is new")
     with pytest.raises(StateError, match="who cannot activate it too"):
         disk.start_canary(2, ["ACCRA"], by="ama")
     disk.use(NEW)
@@ -211,7 +211,7 @@ def test_the_guards_compare_with_the_table_of_the_other_places(disk: ReleaseSite
     begun(disk)
     disk.publish(NEW)
     done = disk.approve(3)
-    assert done.entry.against == Table(1)
+    assert done.entry.compared_with == Table(1)
 
 
 @pytest.mark.parametrize("kind", [FaultInjector, FaultInjectorAfter])

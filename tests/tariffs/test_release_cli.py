@@ -169,7 +169,7 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
     assert tried.out.splitlines()[0] == "release 2 is tried in some locations"
     assert "charging uses release 1, with release 2 in 2 locations" in tried.out
     assert "2  canary" in in_use("status").out
-    places = in_use("status", "--json").json["charging"]["places"]
+    places = in_use("status", "--json").json["active"]["locations"]
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
     rows = read_parquet((home / pointer["folder"] / "price_table.parquet").read_bytes()).to_pylist()
     assert {r["location"] for r in rows if r["table_version"] == 2} == set(places)
@@ -389,7 +389,9 @@ def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
 def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(say: Say) -> None:
     say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana", SUDO_UID="")
     [entry] = say("log", "--json").json
-    assert (entry["said"]["by"], entry["said"]["account"]) == local_account()[::-1]
+    assert (entry["attribution"]["author"], entry["attribution"]["account"]) == local_account()[
+        ::-1
+    ]
 
 
 def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) -> None:
@@ -440,9 +442,9 @@ def test_a_session_name_of_an_assumed_role_is_no_proof_of_a_person() -> None:
 def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(
     in_use: Say, home: Path
 ) -> None:
-    log = sorted((home / "releases/tariffs/approvals").iterdir())
+    log = sorted((home / "releases/tariffs/decisions").iterdir())
     tried = in_use("kill", "--to", "rule", "--dry-run")
-    assert (tried.code, sorted((home / "releases/tariffs/approvals").iterdir())) == (0, log)
+    assert (tried.code, sorted((home / "releases/tariffs/decisions").iterdir())) == (0, log)
     assert "control units that move: 0" in tried.out
     for step in range(1, 20):
         before = pointed(home)

@@ -59,7 +59,7 @@ def test_volume_finds_a_kind_that_will_sell_far_less_than_before() -> None:
     less = table(expected_volume_delta=-3.0)
     finding = found(guards.GUARDS_BY_CODE["VOLUME"], table=less)
     assert (finding.passed, finding.count) == (False, 2)
-    assert finding.cases == ("all bundles: -30.0%", "all voice: -30.0%")
+    assert finding.examples == ("all bundles: -30.0%", "all voice: -30.0%")
     assert found(guards.GUARDS_BY_CODE["VOLUME"], table=less, limits=Limits(volume_drop=0.3)).passed
     assert found(
         guards.GUARDS_BY_CODE["VOLUME"], table=less, active=less
@@ -70,14 +70,14 @@ def test_volume_finds_one_location_that_falls_where_the_sum_does_not() -> None:
     finding = found(
         guards.GUARDS_BY_CODE["VOLUME"], table=moved("YOUTH/ACCRA/DAY", expected_volume_delta=-4.0)
     )
-    assert (finding.passed, finding.cases) == (False, ("bundle in ACCRA: -40.0%",))
+    assert (finding.passed, finding.examples) == (False, ("bundle in ACCRA: -40.0%",))
 
 
 def test_volume_of_the_first_table_is_held_against_todays_prices() -> None:
     assert not found(
         guards.GUARDS_BY_CODE["VOLUME"], table=table(expected_volume_delta=-3.0), active=None
     ).passed
-    assert found(guards.GUARDS_BY_CODE["VOLUME"], active=None).words.startswith(
+    assert found(guards.GUARDS_BY_CODE["VOLUME"], active=None).found.startswith(
         "expected against no change"
     )
 
@@ -95,7 +95,7 @@ def paid(lo: float, hi: float, key: str = "YOUTH/ACCRA/DAY") -> pa.Table:
 def test_support_finds_a_price_far_beyond_all_that_were_paid() -> None:
     dear = moved("YOUTH/ACCRA/DAY", price=2.5)
     finding = found(guards.GUARDS_BY_CODE["SUPPORT"], table=dear, support=paid(1.8, 2.1))
-    assert (finding.passed, finding.cases) == (
+    assert (finding.passed, finding.examples) == (
         False,
         ("YOUTH/ACCRA/DAY: 2.5, and 1.8 to 2.1 were paid",),
     )
@@ -123,7 +123,7 @@ def test_support_counts_voice_in_points_and_permits_raises_of_full_cells() -> No
         table=moved("C1/07/WEEKDAY", **up, constraint_bound="CAPACITY"),
         support=seen,
     )
-    assert (full.passed, full.words) == (True, "prices beyond: 0 (1 more for good reason)")
+    assert (full.passed, full.found) == (True, "prices beyond: 0 (1 more for good reason)")
 
 
 def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> None:
@@ -134,20 +134,20 @@ def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> No
     }
     kept = {"line": "voice", "limits": "max_moved_share", "outcome": "kept"}
     finding = found(guards.GUARDS_BY_CODE["LIMITS"], portfolio=(unmet, kept))
-    assert (finding.passed, finding.words) == (
+    assert (finding.passed, finding.found) == (
         False,
         "limits of the policy cannot be met: 1 of 2 kinds keep today's prices",
     )
-    assert finding.cases == (
+    assert finding.examples == (
         "bundle, min_volume: NOT MET, today's prices stay: cannot keep min_volume",
     )
-    assert found(guards.GUARDS_BY_CODE["LIMITS"], portfolio=(kept,)).words == "voice: kept"
+    assert found(guards.GUARDS_BY_CODE["LIMITS"], portfolio=(kept,)).found == "voice: kept"
     assert found(guards.GUARDS_BY_CODE["LIMITS"]).passed
     held = found(
         guards.GUARDS_BY_CODE["LIMITS"],
         table=moved("YOUTH/TEMA/DAY", constraint_bound="LIMITS_NOT_MET"),
     )  # its digest is gone
-    assert (held.passed, held.cases) == (False, ("YOUTH/TEMA/DAY: held",))
+    assert (held.passed, held.examples) == (False, ("YOUTH/TEMA/DAY: held",))
 
 
 def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
@@ -155,7 +155,7 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
     few = found(guards.GUARDS_BY_CODE["CONTROL"], table=nobody, active=None)
     assert (few.passed, few.count) == (False, 2)
     assert (
-        few.cases[0] == "bundles: 0 of 4 units are control;"
+        few.examples[0] == "bundles: 0 of 4 units are control;"
         " mark one of its 3 locations as control in `locations`, and run again"
     )
     alone = found(
@@ -163,7 +163,7 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
         table=table(bundle("HO"), bundle("HO", "WEEK")),
         active=None,
     )
-    assert alone.cases[0].startswith(
+    assert alone.examples[0].startswith(
         "bundles: 0 of 2 units are control;"
         " it has one location, too few for a control group; --override CONTROL"
     )
@@ -171,7 +171,7 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
 
 def test_support_says_that_nothing_is_recorded() -> None:
     finding = found(guards.GUARDS_BY_CODE["SUPPORT"], support=None)
-    assert (finding.passed, finding.words) == (True, "the prices paid before are not recorded")
+    assert (finding.passed, finding.found) == (True, "the prices paid before are not recorded")
 
 
 def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
@@ -184,13 +184,13 @@ def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
         catalogue=asked,
         table=moved("YOUTH/ACCRA/DAY", price=2.3),
     )
-    assert (dear.passed, dear.cases) == (False, ("YOUTH/ACCRA/DAY: 2.3, and competitors ask 2",))
+    assert (dear.passed, dear.examples) == (False, ("YOUTH/ACCRA/DAY: 2.3, and competitors ask 2",))
     cheap = found(
         guards.GUARDS_BY_CODE["COMPETITOR"],
         catalogue=asked,
         table=moved("YOUTH/ACCRA/DAY", price=1.7),
     )
-    assert (cheap.passed, cheap.cases) == (
+    assert (cheap.passed, cheap.examples) == (
         False,
         ("YOUTH/ACCRA/DAY: 1.7, and the cheapest asks 1.8",),
     )
@@ -205,7 +205,7 @@ def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
 
 def test_competitor_says_that_nothing_is_recorded() -> None:
     assert (
-        found(guards.GUARDS_BY_CODE["COMPETITOR"]).words == "competitors' prices are not recorded"
+        found(guards.GUARDS_BY_CODE["COMPETITOR"]).found == "competitors' prices are not recorded"
     )
 
 
@@ -252,7 +252,7 @@ def test_ladder_finds_sizes_and_validities_out_of_order(
 def test_ladder_leaves_what_is_out_of_order_today_and_does_not_move() -> None:
     out = (2.0, 1.9, 5.0, 1.0)
     finding = sizes(out, out)
-    assert (finding.passed, finding.words) == (
+    assert (finding.passed, finding.found) == (
         True,
         "put out of order: 0 sizes, 0 validities (out of order today, and left so: 1)",
     )
@@ -275,7 +275,7 @@ def test_ladder_agrees_with_the_definition(today: list[int], then: list[int]) ->
 
 def test_ladder_says_when_the_catalogue_has_no_sizes() -> None:
     assert (
-        found(guards.GUARDS_BY_CODE["LADDER"]).words == "sizes and ladders are not in the catalogue"
+        found(guards.GUARDS_BY_CODE["LADDER"]).found == "sizes and ladders are not in the catalogue"
     )
 
 
@@ -299,7 +299,7 @@ def day(*discounts: int, today: tuple[int, ...] | None = None, **values: Any) ->
 def test_smooth_finds_a_cliff_between_two_hours() -> None:
     finding = found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 0, 50, 50))
     assert (finding.passed, finding.count) == (False, 1)
-    assert finding.cases == ("C1/01/WEEKDAY: 0 % at 01, 50 % at 02 (today 0 and 0)",)
+    assert finding.examples == ("C1/01/WEEKDAY: 0 % at 01, 50 % at 02 (today 0 and 0)",)
     assert found(guards.GUARDS_BY_CODE["SMOOTH"], table=day(0, 20, 40, 50)).passed
 
 
@@ -312,7 +312,7 @@ def test_smooth_looks_over_midnight_too() -> None:
     finding = found(
         guards.GUARDS_BY_CODE["SMOOTH"], table=day(*flat), limits=Limits(cliffs_made=0.0)
     )
-    assert (finding.count, [case.split(":")[0] for case in finding.cases]) == (
+    assert (finding.count, [case.split(":")[0] for case in finding.examples]) == (
         2,
         ["C1/22/WEEKDAY", "C1/23/WEEKDAY"],
     )
@@ -368,7 +368,7 @@ def test_fairness_finds_a_segment_that_pays_far_more_than_another() -> None:
     finding = found(
         guards.GUARDS_BY_CODE["FAIRNESS"], table=segments(YOUTH=(1.0, 1.0), HEAVY=(1.9, 2.1))
     )
-    assert (finding.passed, finding.cases) == (
+    assert (finding.passed, finding.examples) == (
         False,
         ("HEAVY/ACCRA/DAY: 2.10 times the cheapest segment's price",),
     )
@@ -404,16 +404,16 @@ def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> No
     finding = found(
         guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 5.5), chart("HEAVY", 0.0, 1.0))
     )
-    assert (finding.passed, finding.words) == (
+    assert (finding.passed, finding.found) == (
         False,
         "2 weeks since, 2 segments; furthest YOUTH: 5.5",
     )
-    assert finding.cases == ("YOUTH: CUSUM 5.5, volume +30.0% against the expectation",)
+    assert finding.examples == ("YOUTH: CUSUM 5.5, volume +30.0% against the expectation",)
     assert found(guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
 
 
 def test_drift_says_when_nothing_was_sold_since() -> None:
-    assert found(guards.GUARDS_BY_CODE["DRIFT"]).words.startswith("nothing was sold yet")
+    assert found(guards.GUARDS_BY_CODE["DRIFT"]).found.startswith("nothing was sold yet")
     assert found(guards.GUARDS_BY_CODE["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
 
 
@@ -422,7 +422,7 @@ def test_a_table_whose_data_do_not_determine_tau_is_stopped() -> None:
     assert found(guards.prior, totals=(told,)).passed
     weak = found(guards.prior, totals=(told, told | {"line": "voice", "tau": 0.05}))
     assert not weak.passed
-    assert weak.cases[0].startswith("voice: ")
+    assert weak.examples[0].startswith("voice: ")
     assert found(guards.prior).passed  # nothing said of it, as of a rule table
 
 
@@ -440,7 +440,7 @@ def test_values_holds_each_column_to_the_contract_of_the_table(column: str, valu
     spoilt = whole.append_column(column, pa.array([value, *[None] * (whole.num_rows - 1)]))
     finding = guards.values(replace(USUAL, table=spoilt))
     assert not finding.passed
-    assert f"{column} is no value" in finding.words
+    assert f"{column} is no value" in finding.found
 
 
 def test_values_finds_an_interval_that_does_not_hold_its_value() -> None:
@@ -450,5 +450,5 @@ def test_values_finds_an_interval_that_does_not_hold_its_value() -> None:
     )
     assert (
         "expected_margin_delta is outside its interval"
-        in guards.values(replace(USUAL, table=outside)).words
+        in guards.values(replace(USUAL, table=outside)).found
     )

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tariffs.release.decision_log import (
+    LOG_FORMAT,
     Attribution,
     BrokenLog,
     DecisionLog,
     EventRefused,
     Finding,
     LogEntry,
+    OtherFormat,
     Table,
     decode,
     encode,
@@ -37,14 +39,14 @@ def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> DecisionLog:
     """Return a log of these moves, with the active table after each."""
     book = DecisionLog()
     for moves, charging in steps:
-        book = book.then(encode(book.entry("verb", SAID, moves=tuple(moves), charging=charging)))
+        book = book.then(encode(book.entry("verb", SAID, moves=tuple(moves), active=charging)))
     return book
 
 
 def texts(steps: list[tuple[list[tuple[int, Event]], Table | None]]) -> list[bytes]:
     book, made = DecisionLog(), []
     for moves, charging in steps:
-        made.append(encode(book.entry("verb", SAID, moves=tuple(moves), charging=charging)))
+        made.append(encode(book.entry("verb", SAID, moves=tuple(moves), active=charging)))
         book = book.then(made[-1])
     return made
 
@@ -104,13 +106,13 @@ def test_an_entry_that_cannot_have_happened_is_not_believed(
 
 def test_a_release_that_the_log_does_not_know_is_a_draft() -> None:
     assert DecisionLog().state(7) is State.DRAFT
-    assert DecisionLog().charging is None
+    assert DecisionLog().active is None
     assert DecisionLog().since() is None
 
 
 def test_the_states_follow_from_the_entries() -> None:
     book = grown(*STORY)
-    assert (book.state(1), book.state(2), book.charging) == (
+    assert (book.state(1), book.state(2), book.active) == (
         State.WITHDRAWN,
         State.ACTIVE,
         Table(2),
@@ -153,7 +155,7 @@ def test_a_draft_that_was_withdrawn_is_nothing_to_go_back_to() -> None:
 def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
     book = grown(*STORY)
     said = book.entry(
-        "canary", SAID, moves=((3, A),), charging=Table(2, canary=3, places=("ACCRA",))
+        "canary", SAID, moves=((3, A),), active=Table(2, canary=3, locations=("ACCRA",))
     )
     with pytest.raises(
         BrokenLog,
@@ -163,12 +165,16 @@ def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
         book.then(encode(said))
 
 
-def test_entries_of_before_there_were_canaries_are_read() -> None:
-    entry = json.loads(
-        encode(DecisionLog().entry("approve", SAID, moves=((1, A),), against=Table(2, rule=True)))
-    )
-    entry["against"] = {"version": 2, "rule": True}
-    assert decode(json.dumps(entry).encode()).against == Table(2, rule=True)
+@pytest.mark.parametrize("format", [1, LOG_FORMAT + 1])
+def test_an_entry_of_another_format_is_refused(format: int) -> None:
+    entry = json.loads(encode(DecisionLog().entry("approve", SAID, moves=((1, A),))))
+    if format == 1:  # its entries do not name their format
+        del entry["format"]
+        entry["said"] = entry.pop("attribution")
+    else:
+        entry["format"] = format
+    with pytest.raises(OtherFormat, match=f"entry 1 has format {format}"):
+        decode(json.dumps(entry).encode())
 
 
 def test_the_last_limit_that_was_said_holds() -> None:
@@ -183,8 +189,8 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
     book = DecisionLog()
     for version, event in tries:
         moves = [(version, event)]
-        if event in (X, B) and book.charging:
-            moves.append((book.charging.version, R if event is X else K))
+        if event in (X, B) and book.active:
+            moves.append((book.active.version, R if event is X else K))
         try:
             states = book.moved(moves)
         except EventRefused:
@@ -192,13 +198,13 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
         active = [v for v, s in states.items() if s is State.ACTIVE]
         tried = [v for v, s in states.items() if s is State.CANARY]
         assert len(active) <= 1
-        canary: dict[str, Any] = {"canary": tried[0], "places": ("ACCRA",)} if tried else {}
+        canary: dict[str, Any] = {"canary": tried[0], "locations": ("ACCRA",)} if tried else {}
         entry = encode(
             book.entry(
                 "try",
                 SAID,
                 moves=tuple(moves),
-                charging=Table(active[0], **canary) if active else None,
+                active=Table(active[0], **canary) if active else None,
             )
         )
         if len(tried) > 1 or (tried and not active):
@@ -207,8 +213,8 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
             continue
         book = book.then(entry)
     assert all(
-        book.state(v) is not State.DRAFT and v != (book.charging and book.charging.version)
+        book.state(v) is not State.DRAFT and v != (book.active and book.active.version)
         for v in book.fallbacks()
     )
     assert [e.number for e in book.entries] == list(range(1, len(book.entries) + 1))
-    assert json.loads(encode(book.entry("next", SAID)))["before"] == book.last
+    assert json.loads(encode(book.entry("next", SAID)))["previous"] == book.last

@@ -236,7 +236,7 @@ def test_a_table_that_lacks_a_column_of_the_contract_is_stopped(good: GuardConte
             for finding in run_guards(replace(good, table=good.table.drop_columns([name])))
         }["VALUES"]
         assert not lacking.passed, name
-        assert lacking.words == f"the table lacks 1 column: {name}"
+        assert lacking.found == f"the table lacks 1 column: {name}"
     bare = good.table.select(["unit_key", "kind", "price"])
     assert "VALUES" in failing(good, bare)
 

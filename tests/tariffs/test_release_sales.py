@@ -142,7 +142,7 @@ def test_a_release_is_held_back_while_demand_drifts(
         version, place.decisions, place.store, sources(place, sold(tmp_path, 1.0)), NOW
     )
     (drift,) = [f for f in fine.findings if f.code == "DRIFT"]
-    assert (drift.passed, drift.words[:8]) == (True, "6 weeks ")
+    assert (drift.passed, drift.found[:8]) == (True, "6 weeks ")
 
 
 def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: P
         tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)]
     )
     found = actions.check(version, place.decisions, place.store, sources(place, early), NOW)
-    assert next(f for f in found.findings if f.code == "DRIFT").words.startswith(
+    assert next(f for f in found.findings if f.code == "DRIFT").found.startswith(
         "nothing was sold yet"
     )
 
@@ -185,4 +185,4 @@ def test_after_a_kill_to_the_rule_volume_is_compared_with_the_expectation(
     less = many(expected_volume_delta=-20.0)
     found = actions.check(place.publish(less), place.decisions, place.store, place.sources, NOW)
     volume = next(f for f in found.findings if f.code == "VOLUME")
-    assert (volume.passed, volume.words[:40]) == (False, "expected against the active table: bundl")
+    assert (volume.passed, volume.found[:40]) == (False, "expected against the active table: bundl")

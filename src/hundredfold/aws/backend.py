@@ -362,7 +362,7 @@ def _refuse_nested_checks(job: Job) -> None:
         *((p.name, p.contract) for p in job.releases),
     ]
     problems = [
-        f"{name}: {column.name} {check.words}"
+        f"{name}: {column.name} {check.message}"
         for name, contract in contracts
         if contract is not None
         for column in read_contract(contract).columns

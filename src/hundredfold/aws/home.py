@@ -9,9 +9,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..errors import UsageError
+from ..errors import HomeError, UsageError
 from ..job import Layout
 from ..ports.interfaces import Ledger
+from ..ports.run_facts import HOME_FORMAT
 from ..runs.names import check_job_name
 from .adapters.dynamodb_ledger import DynamoLedger
 from .adapters.s3_store import S3Store
@@ -26,6 +27,7 @@ class StackHome:
     def __init__(self, stack: str) -> None:
         self.stack = stack
         self.resources = StackResources.from_stack(stack)
+        refuse_other_format(stack, self.resources)
         self.store = S3Store(self.resources.bucket)
         self.ledger: Ledger = DynamoLedger(self.resources.table)
 
@@ -71,6 +73,17 @@ class StackHome:
     def words(self) -> str:
         """The name of this home in a sentence."""
         return f"the stack {self.stack}"
+
+
+def refuse_other_format(stack: str, resources: StackResources) -> None:
+    """Raise HomeError for a stack whose functions write runs in another format."""
+    if resources.format != HOME_FORMAT:
+        raise HomeError(
+            f"the stack {stack} writes runs in format {resources.format}, and this program reads "
+            f"format {HOME_FORMAT}",
+            hint="deploy it again with this version: hundredfold deploy MODULE:JOB   or use the "
+            "version that deployed it",
+        )
 
 
 def find_stack_name(job: str | None, stack: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..data.checksums import get_sealed
-from ..data.outcomes import UnitStatus, unpack_ledger
+from ..data.outcomes import UnitStatus, unpack_statuses
 from ..job import Layout
 from ..pipeline.coverage import Coverage
 from ..pipeline.work import Progress
@@ -60,6 +60,6 @@ class ProgressReader:
 
     def _read_failures(self, key: str) -> Sequence[UnitStatus]:
         try:
-            return unpack_ledger(get_sealed(self.store, key)).not_ok
+            return unpack_statuses(get_sealed(self.store, key)).not_ok
         except KeyError:  # it was merged with others, or removed for a retry
             return ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import NEW_CODE, SourceError, StateError
 from ..job import Job
 from ..ports.interfaces import Record
-from ..ports.run_facts import CodeEntry, RunOptions
+from ..ports.run_facts import HOME_FORMAT, CodeEntry, RunOptions
 from ..ports.run_states import State
 from ..runs.names import check_aws_run_id
 from .adapters.session import StackResources
@@ -87,7 +87,13 @@ def _record(
     now = dt.datetime.now(dt.UTC)
     as_of = options.get("as_of") or now.replace(tzinfo=None, microsecond=0).isoformat(" ")
     stamp = now.isoformat(timespec="milliseconds")
-    recorded: RunOptions = {**options, "as_of": as_of, "sources": dict(locations), "attempt": 1}
+    recorded: RunOptions = {
+        **options,
+        "format": HOME_FORMAT,
+        "as_of": as_of,
+        "sources": dict(locations),
+        "attempt": 1,
+    }
     if code:
         recorded["code"] = [code_entry(code, 1)]
     return Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=recorded)

@@ -16,7 +16,7 @@ import numpy as np
 from ..api import resume, run
 from ..data.checksums import get_sealed
 from ..data.manifest import UnitList
-from ..data.outcomes import UnitStatus, unpack_ledger
+from ..data.outcomes import UnitStatus, unpack_statuses
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Layout, Model
 from ..local.home import Home
@@ -124,9 +124,9 @@ class Stopwatch:
             self.seconds[str(self.now)] = self.clock() - self.since
             self.now = None
 
-    def validated(self, verdicts: list[ValidationResult]) -> None:
-        self.rejected = sum(v.rejected for v in verdicts)
-        self.listener.validated(verdicts)
+    def validated(self, results: list[ValidationResult]) -> None:
+        self.rejected = sum(v.rejected for v in results)
+        self.listener.validated(results)
 
     def progress(self, progress: Progress) -> None:
         spent = self.clock() - self.since
@@ -319,9 +319,9 @@ def _unit_times(
     for key in home.store.list(layout.outcomes(model) + "/"):
         message = layout.parse_outcome_key(key)
         if message is not None:
-            ledger = unpack_ledger(get_sealed(home.store, key))
+            summary = unpack_statuses(get_sealed(home.store, key))
             done[message.first : message.last + 1] = True
-            seconds[message.first : message.last + 1] = ledger.seconds
-            bad += ledger.not_ok
+            seconds[message.first : message.last + 1] = summary.seconds
+            bad += summary.not_ok
     crashed = tuple(sorted(account.unit for account in bad if account.status == "crashed"))
     return done, seconds, len(bad), crashed

@@ -292,7 +292,7 @@ def _reason_lines(found: ValidationResult) -> Iterator[tuple[str, str, str]]:
     """Yield the source (once), a count and a reason for each frequent reason, then for the rest."""
     name, rest = found.source, found.findings[MAX_REASONS_PER_SOURCE:]
     for finding in found.findings[:MAX_REASONS_PER_SOURCE]:
-        yield name, f"{finding.rows:,}", f"{finding.column} {finding.words}"
+        yield name, f"{finding.rows:,}", f"{finding.column} {finding.message}"
         name = ""
     if rest:
         yield (

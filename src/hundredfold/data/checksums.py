@@ -247,9 +247,9 @@ def keys_to_delete(key: str) -> list[str]:
     if not found:
         return []
     model, name = found.groups()
-    if outcome := re.fullmatch(r"(outcomes/.+)\.(?:ledger|results)\.arrow", name):
+    if outcome := re.fullmatch(r"(outcomes/.+)\.(?:status|results)\.arrow", name):
         # the first is the commit
-        return [f"{model}/{outcome[1]}.ledger.arrow", f"{model}/{outcome[1]}.results.arrow"]
+        return [f"{model}/{outcome[1]}.status.arrow", f"{model}/{outcome[1]}.results.arrow"]
     if name in ("collected.json", "results.parquet", "units.parquet"):
         return [f"{model}/collected.json"]
     if name.startswith("retry-"):

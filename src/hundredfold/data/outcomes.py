@@ -1,4 +1,4 @@
-"""The outcome of a slice of units: packed results, and the ledger with a status for each unit."""
+"""The outcome of a slice of units: packed results, and the status of each unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
 MAX_UNSIZED_BYTES = 2**20  # larger results are measured before they are packed
 # of an error's message or traceback; the middle of a longer one is left out
 MAX_TEXT_CHARACTERS = 20_000
-LEDGER_SCHEMA = pa.schema(
+STATUS_SCHEMA = pa.schema(
     [
         ("unit", pa.int64()),
         ("status", pa.string()),  # ok, failed, crashed
@@ -79,7 +79,7 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def ledger_table(
+def status_table(
     first: int,
     rows_in: NDArray[np.int64],
     rows_out: NDArray[np.int64],
@@ -113,7 +113,7 @@ def ledger_table(
         "attempt": from_numpy(attempts),
     }
     return pa.Table.from_arrays(
-        [columns[name] for name in LEDGER_SCHEMA.names], schema=LEDGER_SCHEMA
+        [columns[name] for name in STATUS_SCHEMA.names], schema=STATUS_SCHEMA
     )
 
 
@@ -165,14 +165,14 @@ _NOT_OK_SCHEMA = pa.schema(
 )
 
 
-def pack_ledger(
+def pack_statuses(
     message: Message,
     seconds: NDArray[np.float64],
     rows_out: NDArray[np.int64],
     not_ok: Sequence[UnitStatus],
     tables: Sequence[pa.Table],
 ) -> bytes:
-    """Return the unit ledger of a slice, with a summary of its result tables in the metadata.
+    """Return the statuses of a slice's units, with a summary of its result tables in the metadata.
 
     The summary lets `collect` determine the types without reading the tables. Facts that the
     message and the manifest have of a unit (its number, attempt and rows) are not written again.
@@ -217,7 +217,7 @@ def _first_and_count(table: pa.Table) -> list[int]:
     return [int(units[0]), int(np.count_nonzero(units[1:] != units[:-1])) + 1]
 
 
-def unpack_ledger(data: pa.Buffer) -> SliceSummary:
+def unpack_statuses(data: pa.Buffer) -> SliceSummary:
     made, *not_ok = unpack_results(data)
     accounts = tuple(UnitStatus(**row) for row in not_ok[0].to_pylist()) if not_ok else ()
     seconds, rows_out = (to_numpy(made.column(name), False) for name in _UNITS_SCHEMA.names)

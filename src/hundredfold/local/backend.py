@@ -18,7 +18,7 @@ from ..paths import expand_user
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validation_results import move_source
 from ..ports.interfaces import Record, SourcePlace
-from ..ports.run_facts import RunOptions
+from ..ports.run_facts import HOME_FORMAT, RunOptions
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
@@ -268,6 +268,7 @@ def create_run(
     places = _checked_places(job, sources)
     stamp = created.isoformat(timespec="milliseconds")
     options: RunOptions = {
+        "format": HOME_FORMAT,
         "workers": arguments.workers,
         "memory": arguments.memory,
         "as_of": parse_as_of(as_of)

@@ -20,6 +20,7 @@ from ..job import Layout, releases_of
 from ..paths import expand_user
 from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX
+from ..ports.run_facts import HOME_FORMAT
 from ..runs.names import check_job_name, check_run_id
 from .filesystem import FileStore, acquire, home_error, home_errors
 from .rebuild import rebuild_records
@@ -32,7 +33,6 @@ IGNORED_FILES = {
     ".DS_Store",
     "lost+found",
 }
-FORMAT = 3  # increased when older programs can no longer read a home
 
 
 class Home:
@@ -171,7 +171,7 @@ class Home:
 
     def _refuse_format(self, mark: Path, found: str) -> None:
         """Raise HomeError for a format number that is not this program's."""
-        if found == str(FORMAT):
+        if found == str(HOME_FORMAT):
             return
         if not re.fullmatch("[0-9]{1,4}", found):
             raise HomeError(
@@ -180,14 +180,14 @@ class Home:
                 hint=f"if hundredfold created the folder, delete that file (rm {mark}): it is "
                 "written again",
             )
-        if int(found) > FORMAT:
+        if int(found) > HOME_FORMAT:
             raise HomeError(
-                f"{self.folder} has format {found}, and this program reads up to {FORMAT}",
+                f"{self.folder} has format {found}, and this program reads up to {HOME_FORMAT}",
                 hint="install a newer hundredfold, or name another folder with --home",
             )
         raise HomeError(
             f"{self.folder} has format {found}, of an older hundredfold, and this program reads "
-            f"format {FORMAT}",
+            f"format {HOME_FORMAT}",
             hint="its published files can be copied from its folder releases; name another folder "
             "with --home for new runs",
         )
@@ -204,7 +204,7 @@ class Home:
             if not mark.exists():
                 self._refuse_foreign()
                 half = mark.with_name(f"{TEMP_PREFIX}{uuid4().hex}")
-                half.write_text(f"{FORMAT}\n")
+                half.write_text(f"{HOME_FORMAT}\n")
                 half.replace(mark)  # atomic, also if another process does the same
                 with suppress(FileExistsError), (self.folder / ".gitignore").open("x") as file:
                     file.write("*\n")

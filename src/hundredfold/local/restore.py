@@ -53,8 +53,8 @@ def find_damage(record: Record, job: Job, store: Store) -> Iterator[DamagedFile]
     """Yield an error for each missing or damaged file of a run and its release."""
     layout = Layout(record.id)
     try:
-        for verdict in read_validation(layout, store):
-            verify_accepted(verdict, store)
+        for result in read_validation(layout, store):
+            verify_accepted(result, store)
     except KeyError:
         pass
     except DamagedFile as error:

@@ -31,25 +31,25 @@ DAMAGED = "delete it: hundredfold resume fills the queue again from the manifest
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS messages (
         id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL,
-        place TEXT NOT NULL DEFAULT 'waiting', received INTEGER NOT NULL DEFAULT 0,
+        state TEXT NOT NULL DEFAULT 'waiting', received INTEGER NOT NULL DEFAULT 0,
         due REAL, receipt TEXT
     )""",
     # and by id among those without a due time
-    "CREATE INDEX IF NOT EXISTS messages_by_place ON messages (place, due)",
+    "CREATE INDEX IF NOT EXISTS messages_by_state ON messages (state, due)",
 )
 SELECT_NEXT_DUE = """SELECT
-    CASE WHEN EXISTS (SELECT 1 FROM messages WHERE place = 'waiting') THEN 0.0
-         ELSE (SELECT min(due) FROM messages WHERE place = 'leased') END"""
+    CASE WHEN EXISTS (SELECT 1 FROM messages WHERE state = 'waiting') THEN 0.0
+         ELSE (SELECT min(due) FROM messages WHERE state = 'leased') END"""
 EXPIRE_LEASES = """UPDATE messages
-    SET place = CASE WHEN received >= ? THEN 'dead' ELSE 'waiting' END, due = NULL, receipt = NULL
-    WHERE place = 'leased' AND due <= ?"""
+    SET state = CASE WHEN received >= ? THEN 'dead' ELSE 'waiting' END, due = NULL, receipt = NULL
+    WHERE state = 'leased' AND due <= ?"""
 LEASE_ONE = """UPDATE messages
-    SET place = 'leased', received = received + 1, due = ?, receipt = id || '.' || ?
+    SET state = 'leased', received = received + 1, due = ?, receipt = id || '.' || ?
     WHERE id = (
-        SELECT id FROM messages WHERE place = 'waiting' AND due IS NULL ORDER BY id LIMIT 1
+        SELECT id FROM messages WHERE state = 'waiting' AND due IS NULL ORDER BY id LIMIT 1
     )
     RETURNING body, receipt, received"""
-IS_HELD = "id = ? AND receipt = ? AND place = 'leased' AND due > ?"
+IS_HELD = "id = ? AND receipt = ? AND state = 'leased' AND due > ?"
 
 
 class AttendedClock:
@@ -141,7 +141,7 @@ class SqliteQueue:
         """
         now = self._clock()
         return self._change(
-            "UPDATE messages SET due = ? WHERE place = 'leased' AND due > ?", now, now
+            "UPDATE messages SET due = ? WHERE state = 'leased' AND due > ?", now, now
         )
 
     def dead(self) -> Sequence[str]:
@@ -151,7 +151,7 @@ class SqliteQueue:
             return [
                 body
                 for (body,) in db.execute(
-                    "SELECT body FROM messages WHERE place = 'dead' ORDER BY id"
+                    "SELECT body FROM messages WHERE state = 'dead' ORDER BY id"
                 )
             ]
 
@@ -164,7 +164,7 @@ class SqliteQueue:
         self._settle()
         with self._reading() as db:
             found = dict(
-                db.execute("SELECT place, count(*) FROM messages GROUP BY place").fetchall()
+                db.execute("SELECT state, count(*) FROM messages GROUP BY state").fetchall()
             )
         return Depth(found.get("waiting", 0), found.get("leased", 0), found.get("dead", 0))
 
@@ -207,7 +207,7 @@ class SqliteQueue:
         """Move on the messages of expired leases; write only if there are any."""
         now = self._clock()
         with self._reading() as db:
-            (first,) = db.execute("SELECT min(due) FROM messages WHERE place = 'leased'").fetchone()
+            (first,) = db.execute("SELECT min(due) FROM messages WHERE state = 'leased'").fetchone()
         if first is not None and first <= now:
             self._change(EXPIRE_LEASES, self._max_receives, now)
 
@@ -262,7 +262,7 @@ def _prepare(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
             # no other process was first
             if db.execute("PRAGMA user_version").fetchone() != (boot,):
-                db.execute("UPDATE messages SET due = ? WHERE place = 'leased'", (-math.inf,))
+                db.execute("UPDATE messages SET due = ? WHERE state = 'leased'", (-math.inf,))
                 db.execute(f"PRAGMA user_version = {boot}")
 
 

@@ -22,7 +22,7 @@ from ..contract import Contract
 from ..data.checksums import checksum_of, get_json, get_listed, put_json, require, unseal
 from ..data.manifest import Manifest, UnitList
 from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
-from ..data.outcomes import LEDGER_SCHEMA, UnitStatus, ledger_table, unpack_ledger, unpack_results
+from ..data.outcomes import STATUS_SCHEMA, UnitStatus, status_table, unpack_results, unpack_statuses
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
 from ..data.result_contract import result_contract
 from ..errors import ConservationError
@@ -178,22 +178,23 @@ def _choose_outcomes(
     summaries: list[dict[str, Any]] = []
     loads: list[tuple[int, int]] = []
     for number, outcome in enumerate(outcomes):
-        packed = _read_part(outcome, "ledger", layout, store)
-        ledger = unpack_ledger(packed)
+        packed = _read_part(outcome, "status", layout, store)
+        summary = unpack_statuses(packed)
         status = np.full(outcome.units, STATUS_RANK["ok"] + outcome.attempt * 4, np.int32)
-        for account in ledger.not_ok:
+        for account in summary.not_ok:
             status[account.unit - outcome.first] = STATUS_RANK[account.status] + outcome.attempt * 4
         span = slice(outcome.first, outcome.last + 1)
         better = status > score[span]
         chosen[span][better] = number
         score[span][better] = status[better]
         size = (
-            sum(table.get("bytes", 0) for table in ledger.tables) + COPIES_OF_STATUSES * packed.size
+            sum(table.get("bytes", 0) for table in summary.tables)
+            + COPIES_OF_STATUSES * packed.size
         )
-        loads.append((max(int(ledger.rows_out.sum()), outcome.units), size))
+        loads.append((max(int(summary.rows_out.sum()), outcome.units), size))
         summaries += [
             {**table, "outcome": number, "table": position}
-            for position, table in enumerate(ledger.tables)
+            for position, table in enumerate(summary.tables)
         ]
     missing = np.flatnonzero(chosen < 0)
     if len(missing):
@@ -278,18 +279,18 @@ class _Merge:
         tables: list[pa.Table] = []
         for number in _distinct(span):
             outcome = self.outcomes[number]
-            ledger = unpack_ledger(_read_part(outcome, "ledger", self.layout, self.store))
+            summary = unpack_statuses(_read_part(outcome, "status", self.layout, self.store))
             own = slice(outcome.first - first, outcome.last + 1 - first)
             counts = span[own] == number
-            seconds[own][counts] = ledger.seconds[counts]
-            rows_out[own][counts] = ledger.rows_out[counts]
+            seconds[own][counts] = summary.seconds[counts]
+            rows_out[own][counts] = summary.rows_out[counts]
             attempts[own][counts] = outcome.attempt
             not_ok.update(
                 (status.unit, status)
-                for status in ledger.not_ok
+                for status in summary.not_ok
                 if counts[status.unit - outcome.first]
             )
-            if ledger.rows_out.any():
+            if summary.rows_out.any():
                 tables += self._converted(number, counts, late)
         table = self._joined(tables, late)
         if late:
@@ -298,7 +299,7 @@ class _Merge:
                 (unit, UnitStatus(unit, "failed", "ResultError", why)) for unit, why in late.items()
             )
         rows_in = self.units.sizes(first, last).astype(np.int64)
-        account = ledger_table(first, rows_in, rows_out, seconds, attempts, not_ok)
+        account = status_table(first, rows_in, rows_out, seconds, attempts, not_ok)
         return (
             _with_keys(table, UNIT, self.units),
             _with_keys(account, "unit", self.units),
@@ -392,7 +393,7 @@ class _ModelFiles:
     ) -> None:
         self.results = ParquetWriter(results, result_schema)
         self.accounts = ParquetWriter(
-            accounts, pa.schema([*keys, *(f for f in LEDGER_SCHEMA if f.name != "unit")])
+            accounts, pa.schema([*keys, *(f for f in STATUS_SCHEMA if f.name != "unit")])
         )
 
     def add(self, table: pa.Table, account: pa.Table) -> None:

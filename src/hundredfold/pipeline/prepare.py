@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..contract import quote
 from ..data.manifest import Manifest, UnitList
 from ..data.numpy_columns import UNIT, from_numpy, has_large, take_rows
-from ..data.outcomes import LEDGER_SCHEMA
+from ..data.outcomes import STATUS_SCHEMA
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
 from ..job import Batch, Job, Layout, Model
@@ -297,7 +297,7 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
 
 def _refuse_key(model: Model, schema: pa.Schema) -> None:
     """Raise QueryError for columns that cannot be a key, by their name or type."""
-    taken = [name for name in model.unit if name in LEDGER_SCHEMA.names]
+    taken = [name for name in model.unit if name in STATUS_SCHEMA.names]
     if taken:
         raise QueryError(
             f"the unit of {model.name} has columns named {', '.join(taken)}, which are reserved "

@@ -450,7 +450,7 @@ def _refuse_violations(
             f"{output.name} is not published: its rows break {contract.name}",
             problems=[
                 (
-                    f"{rule.column} {rule.words}: {rows:,} "
+                    f"{rule.column} {rule.message}: {rows:,} "
                     f"row{'s' * (rows > 1)}{_first_violation(rule, columns, typed, job, warehouse)}"
                 )
                 for rule, rows in broken

@@ -207,7 +207,7 @@ def contract_violations(
     cases = " ".join(
         (
             f"WHEN NOT coalesce({check.on(quote(name))}, TRUE) THEN "
-            f"{literal(f'{name} {check.words}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
+            f"{literal(f'{name} {check.message}')} || ' (' || CAST({quote(name)} AS VARCHAR) || ')'"
         )
         for name, check in rules
     )

@@ -34,7 +34,7 @@ class RunCallbacks(Protocol):
 
     def run_started(self, run: str) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[ValidationResult]) -> None: ...
+    def validated(self, results: list[ValidationResult]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
 
@@ -44,7 +44,7 @@ class NullCallbacks:
 
     def run_started(self, run: str) -> None: ...
     def stage_started(self, stage: Stage) -> None: ...
-    def validated(self, verdicts: list[ValidationResult]) -> None: ...
+    def validated(self, results: list[ValidationResult]) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def collected(self, collected: Collected) -> None: ...
 
@@ -72,15 +72,15 @@ class StageRunner:
         name.
         """
         check_queries(self.job, warehouse.tables_of)
-        self.validation_results = verdicts = validate(
+        self.validation_results = results = validate(
             self.job, places, self.as_of, self.layout, warehouse, self.store
         )
-        counts: RunCounts = {"sources": {v.source: v.counts for v in verdicts}}
-        dialects = {v.source: v.csv for v in verdicts if v.csv}
+        counts: RunCounts = {"sources": {v.source: v.counts for v in results}}
+        dialects = {v.source: v.csv for v in results if v.csv}
         if dialects:
             counts["csv"] = dialects
         self.ledger.note(self.record.id, counts=counts)
-        self.callbacks.validated(verdicts)
+        self.callbacks.validated(results)
         describe_run(self.job, self.layout, self.as_of, None, None, warehouse)
 
     @contextmanager
@@ -106,8 +106,8 @@ class StageRunner:
         Raises: SourceError in place of the QueryError.
         """
         with ExitStack() as naming:
-            for verdict in self.validation_results:
-                naming.enter_context(naming_damage(verdict.source, verdict.files, warehouse))
+            for result in self.validation_results:
+                naming.enter_context(naming_damage(result.source, result.files, warehouse))
             yield
 
     def collect(self, model: Model, warehouse: Warehouse) -> None:

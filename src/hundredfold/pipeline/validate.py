@@ -255,7 +255,7 @@ def _refuse_beyond_limits(
     if totals.rejected + totals.dropped == totals.rows:
         raise ContractError(
             f"{source.name}: all {totals.rows:,} rows were rejected",
-            problems=[f"{f.column} {f.words}: {f.rows:,}" for f in findings],
+            problems=[f"{f.column} {f.message}: {f.rows:,}" for f in findings],
             hint=f"{sign}see {where}",
         )
 
@@ -427,7 +427,7 @@ def _findings(
     found = [
         Finding(
             rule.column,
-            rule.words,
+            rule.message,
             count,
             first[f"p{i}"][:-20],
             int(first[f"p{i}"][-20:]) if exact else 0,
@@ -532,7 +532,7 @@ def _write_rejects(
     if raw.malformed is not None:
         warehouse.register("__malformed", raw.malformed)
         sql = (
-            f"{sql} UNION ALL BY NAME SELECT file AS __file, words AS __reason, TRUE AS "
+            f"{sql} UNION ALL BY NAME SELECT file AS __file, message AS __reason, TRUE AS "
             "__counts, line AS __line FROM __malformed"
         )
     warehouse.write(
@@ -566,7 +566,7 @@ def _decimal_hint(
     sign = signs.pop()
     written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
     if not any(
-        f.words.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
+        f.message.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
     ):
         return ""
     return (
@@ -583,14 +583,14 @@ def _refuse_too_many(
         return
     several = len({f.file for f in findings}) > 1
     width = max(len(f.column) for f in findings)
-    words = max(len(f.words) for f in findings)
+    words = max(len(f.message) for f in findings)
     counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the "
         f"limit is {limit:,}",
         problems=[
             (
-                f"{f.column:<{width}}  {f.words:<{words}}  "
+                f"{f.column:<{width}}  {f.message:<{words}}  "
                 f"{f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: "
                 f"{_location(f, several)} ({f.value})"
             )

@@ -18,7 +18,7 @@ class Finding:
     """One broken rule: the number of rows, and the first of them."""
 
     column: str
-    words: str
+    message: str
     rows: int
     file: str
     row: int  # 0 where the rows of the files have no order
@@ -116,7 +116,7 @@ def move_source(
 
 
 def _read_results(key: str, store: Store) -> list[ValidationResult]:
-    found = get_json(store, key)["verdicts"]
+    found = get_json(store, key)["results"]
     return [
         ValidationResult(**{**fields, "findings": tuple(Finding(**f) for f in fields["findings"])})
         for fields in found
@@ -131,4 +131,4 @@ def read_results(key: str, store: Store) -> list[ValidationResult]:
 
 
 def write_results(results: Sequence[ValidationResult], key: str, store: Store) -> None:
-    put_json(store, key, {"verdicts": [asdict(v) for v in results]})
+    put_json(store, key, {"results": [asdict(v) for v in results]})

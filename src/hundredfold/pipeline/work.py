@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ..data.checksums import put_sealed
 from ..data.manifest import Manifest, UnitKeys, key_text
-from ..data.outcomes import UnitStatus, pack_ledger, unpack_ledger
+from ..data.outcomes import UnitStatus, pack_statuses, unpack_statuses
 from ..errors import HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
@@ -423,7 +423,7 @@ class WorkDispatcher:
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
-        bad = unpack_ledger(pa.py_buffer(accounts)).not_ok
+        bad = unpack_statuses(pa.py_buffer(accounts)).not_ok
         if message.units == 1:
             self._count_retry(message.first, failed=bool(bad))
         if bad:
@@ -437,7 +437,7 @@ class WorkDispatcher:
     def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
         if len(results):
             put_sealed(self.store, self.layout.outcome(message, "results"), results)
-        put_sealed(self.store, self.layout.outcome(message, "ledger"), accounts)
+        put_sealed(self.store, self.layout.outcome(message, "status"), accounts)
         return len(results) + len(accounts)
 
     def _keep_leases(self) -> None:
@@ -476,7 +476,7 @@ def accounts_without_result(message: Message, status: str, error: str, reason: s
     """Return the statuses of units without a result, with the reason."""
     units = np.arange(message.first, message.last + 1, dtype=np.int64)
     zero = np.zeros(len(units), np.int64)
-    return pack_ledger(
+    return pack_statuses(
         message,
         zero.astype(float),
         zero,

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+# of the files, records and keys of runs and releases; increased when an older or a newer program
+# can no longer read them
+HOME_FORMAT = 4
+UNMARKED_FORMAT = 3  # the last format whose runs and stacks do not name it
+
 
 class CodeEntry(TypedDict):
     """The code that did an attempt and those after it, until the next entry."""
@@ -20,6 +25,7 @@ class CodeEntry(TypedDict):
 class RunOptions(TypedDict, total=False):
     """What a run was started with, and what was decided about it since."""
 
+    format: int  # HOME_FORMAT of the program that created the run
     as_of: str | None  # ISO 8601, UTC, without an offset
     attempt: int
     sources: dict[str, str]  # the address of each source
@@ -27,7 +33,7 @@ class RunOptions(TypedDict, total=False):
     max_failed: float | None
     replace_newer: bool
     code: list[CodeEntry]
-    forget: list[str]  # keys to delete before the next attempt
+    keys_to_delete: list[str]  # before the next attempt
     # of a local run
     workers: int | None
     memory: str | int | None
@@ -73,7 +79,7 @@ class ModelCounts(TypedDict, total=False):
     seconds: float
     # set while its units are worked on
     done: int  # units with an outcome; in summaries only
-    look: dict[str, Any] | None  # the state of the polling on AWS
+    polling: dict[str, Any] | None  # the state of the polling on AWS
 
 
 class ReleaseCounts(TypedDict):

@@ -50,11 +50,11 @@ def discard(home: RunHome, record: Record) -> None:
     """Delete the objects that a retry computes again; if this is interrupted, the next driver
     repeats it.
     """
-    keys = record.options.get("forget", ())
+    keys = record.options.get("keys_to_delete", ())
     for key in keys:
         home.store.delete(key)
     if keys:
-        home.ledger.note(record.id, options={"forget": []})
+        home.ledger.note(record.id, options={"keys_to_delete": []})
 
 
 def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
@@ -80,12 +80,12 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
     for name, units_ in bad.items():
         if name not in anew:
             plan_retry(Manifest.read(layout, name, home.store), layout, attempt, units_, home.store)
-    forget = [
+    keys_to_delete = [
         *map(layout.model, sorted(anew)),
         *(layout.collected(name) for name in bad if name not in anew),
     ]
     # in one write: a retry is planned completely or not at all
-    home.ledger.note(record.id, options={"attempt": attempt, "forget": forget})
+    home.ledger.note(record.id, options={"attempt": attempt, "keys_to_delete": keys_to_delete})
 
 
 def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:

@@ -16,14 +16,14 @@ from ..data import checksums
 from ..data.checksums import get_listed, get_verified
 from ..data.manifest import key_text
 from ..data.numpy_columns import to_python_list, to_python_rows
-from ..data.outcomes import LEDGER_SCHEMA
+from ..data.outcomes import STATUS_SCHEMA
 from ..errors import StateError, UsageError
 from ..job import Layout
 from ..pipeline import releases as releases_of_job
 from ..pipeline.releases import Release
 from ..pipeline.validation_results import read_validation
 from ..ports.interfaces import Record, RunHome
-from ..ports.run_facts import RunCounts
+from ..ports.run_facts import HOME_FORMAT, UNMARKED_FORMAT, RunCounts
 from ..ports.run_states import State
 from ..sql.duckdb import DuckWarehouse
 from .names import check_run_id
@@ -133,7 +133,7 @@ class Run:
         for name in names:
             table = self.units(name).table
             bad = table.filter(table.column("error").is_valid())
-            keys = [c for c in table.column_names if c not in LEDGER_SCHEMA.names]
+            keys = [c for c in table.column_names if c not in STATUS_SCHEMA.names]
             key = (
                 [key_text([row[k] for k in keys]) for row in to_python_rows(bad.select(keys))]
                 if keys
@@ -168,15 +168,15 @@ class Run:
         none.
         """
         try:
-            verdicts = {v.source: v for v in read_validation(self.layout, self.home.store)}
+            validated = {v.source: v for v in read_validation(self.layout, self.home.store)}
         except KeyError:
             raise StateError(
                 f"the sources of run {self.id} are not validated yet; it is {self.state}",
                 hint=f"hundredfold status {self.id}",
             ) from None
-        if source not in verdicts:
+        if source not in validated:
             raise UsageError(f"run {self.id} has no source {source!r}")
-        wanted = verdicts[source].checksums.get(key)
+        wanted = validated[source].checksums.get(key)
         if wanted:
             return _read_rows(get_verified(self.home.store, key, wanted))
         fields = [
@@ -296,11 +296,16 @@ def _read_rows(data: pa.Buffer) -> Rows:
 def find_run(home: RunHome, run_id: str | None) -> Record:
     """Return the record of a run, by default of the newest.
 
-    Raises: UsageError for an invalid run id, NoSuchRun.
+    Raises: UsageError for an invalid run id, NoSuchRun, StateError for a run of another format.
     """
-    if run_id is None:
-        return newest_run(home)
-    record: Record = home.ledger.read(check_run_id(run_id))
+    record: Record = newest_run(home) if run_id is None else home.ledger.read(check_run_id(run_id))
+    found = record.options.get("format", UNMARKED_FORMAT)
+    if found != HOME_FORMAT:
+        raise StateError(
+            f"run {record.id} has format {found}, and this program reads format {HOME_FORMAT}",
+            hint=f"read it with the version of hundredfold that made it, or run the job again: "
+            f"hundredfold run {record.ref or 'MODULE:JOB'}",
+        )
     return record
 
 

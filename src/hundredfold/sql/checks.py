@@ -26,7 +26,7 @@ class Rule:
     """One check of a source: its column, its description, and the SQL condition of a bad row."""
 
     column: str
-    words: str
+    message: str
     bad: str
 
 
@@ -70,7 +70,7 @@ class Checks:
     def reasons(self) -> str:
         """The SQL text of every rule that a bad row breaks, joined."""
         parts = ", ".join(
-            f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.words}')} END"
+            f"CASE WHEN __k{i} = 1 THEN {literal(f'{rule.column} {rule.message}')} END"
             for i, rule in enumerate(self.rules)
         )
         return f"concat_ws('; ', {parts})" if self.rules else "''"
@@ -245,7 +245,7 @@ def check_column(column: Column, expression: str, found: pa.DataType | None) -> 
         missing = f"{ref} IS NULL" if same else f"(__raw_{quote_part(name)} IS NULL)"
         rules.append(Rule(name, "must not be null", missing))
     # a null is neither good nor bad
-    rules += [Rule(name, check.words, f"NOT ({check.on(ref)})") for check in column.checks]
+    rules += [Rule(name, check.message, f"NOT ({check.on(ref)})") for check in column.checks]
     return Judged(cast, tuple(values), tuple(rules), same)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..data.batch import OpenBatch, row_form
 from ..data.manifest import Manifest, open_batch, stored_bytes
 from ..data.numpy_columns import UNIT, to_numpy, to_python
-from ..data.outcomes import UnitStatus, failed_unit, pack_ledger, pack_results
+from ..data.outcomes import UnitStatus, failed_unit, pack_results, pack_statuses
 from ..data.result_contract import return_type
 from ..data.results import ResultBuilder, UnusableBatchResult
 from ..data.unit_slices import open_units
@@ -503,5 +503,5 @@ def _send_chunk(
         rows_out += np.bincount(
             to_numpy(rows.column(UNIT), False) - message.first, minlength=message.units
         )
-    ledger = pack_ledger(message, seconds, rows_out, [*failed, *unfit], tables)
-    runner.send(("chunk", message.first, message.last, pack_results(tables), ledger))
+    statuses = pack_statuses(message, seconds, rows_out, [*failed, *unfit], tables)
+    runner.send(("chunk", message.first, message.last, pack_results(tables), statuses))

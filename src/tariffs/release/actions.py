@@ -77,8 +77,8 @@ class Checked:
     """
 
     version: int
-    seal: str
-    against: Table | None
+    digest: str
+    compared_with: Table | None
     findings: tuple[Finding, ...]
     limits: tuple[Mapping[str, Any], ...] = ()
     totals: tuple[Mapping[str, Any], ...] = ()
@@ -106,7 +106,7 @@ def check(
     """
     found = repository.load_verified(version, store)
     assert found.release is not None
-    base = decisions.charging.base if decisions.charging else None
+    base = decisions.active.base if decisions.active else None
     active = base if base != Table(version) else None
     table = repository.read_rows(Table(version), store)
     if missing := missing_columns(table):
@@ -143,19 +143,19 @@ def approve(
     log_writer: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
-    despite: Sequence[str] = (),
+    overridden: Sequence[str] = (),
 ) -> Done:
-    """Approve a release; PublishRefused if a guard fails that is not named in `despite`."""
-    _require_known_guards(despite)
+    """Approve a release; PublishRefused if a guard fails that is not named in `overridden`."""
+    _require_known_guards(overridden)
 
     def decide(decisions: DecisionLog) -> LogEntry:
         _require_allowed(decisions, [(version, Event.APPROVE)])
         checked = check(version, decisions, store, sources, now)
-        excused = _overridden(checked, despite, attribution, "approve")
+        excused = _overridden(checked, overridden, attribution, "approve")
         return decisions.entry(
             "approve", attribution, moves=((version, Event.APPROVE),),
-            seal=checked.seal, against=checked.against,
-            findings=checked.findings, despite=excused,
+            digest=checked.digest, compared_with=checked.compared_with,
+            findings=checked.findings, overridden=excused,
         )  # fmt: skip
 
     return _append_decision(decide, store, log_writer)
@@ -169,7 +169,7 @@ def activate(
     sources: Sources,
     now: dt.datetime,
     *,
-    despite: Sequence[str] = (),
+    overridden: Sequence[str] = (),
     same_person: bool = False,
 ) -> Done:
     """Let charging use an approved release everywhere.
@@ -178,23 +178,23 @@ def activate(
     The guards run again, since time has passed and another table may be active.  An override of the
     approval holds, unless it was about a comparison with another active table.
     """
-    _require_known_guards(despite)
+    _require_known_guards(overridden)
 
     def decide(decisions: DecisionLog) -> LogEntry:
         moves = [(version, Event.ACTIVATE), *_replaced_canary(version, decisions)]
-        if decisions.charging and not decisions.charging.derived:
-            moves.append((decisions.charging.version, Event.REPLACE))
+        if decisions.active and not decisions.active.derived:
+            moves.append((decisions.active.version, Event.REPLACE))
         _require_allowed(decisions, moves)
         checked, excused = _checked_again(
-            version, decisions, attribution, store, sources, now, despite, same_person
+            version, decisions, attribution, store, sources, now, overridden, same_person
         )
         repository.prepare_rule_table(
             version, store, limits_with(decisions.limits)
         )  # prepared in advance, so that the kill switch only has to move the pointer
         return decisions.entry(
-            "activate", attribution, moves=tuple(moves), charging=Table(version),
-            seal=checked.seal, against=checked.against,
-            findings=checked.findings, despite=excused,
+            "activate", attribution, moves=tuple(moves), active=Table(version),
+            digest=checked.digest, compared_with=checked.compared_with,
+            findings=checked.findings, overridden=excused,
         )  # fmt: skip
 
     return _append_decision(decide, store, log_writer)
@@ -202,45 +202,45 @@ def activate(
 
 def start_canary(
     version: int,
-    places: Sequence[str] | float,
+    locations: Sequence[str] | float,
     attribution: Attribution,
     store: Store,
     log_writer: PutIfAbsent,
     sources: Sources,
     now: dt.datetime,
     *,
-    despite: Sequence[str] = (),
+    overridden: Sequence[str] = (),
     same_person: bool = False,
 ) -> Done:
     """Let charging use an approved release in some locations, and the active table elsewhere.
 
-    places   the locations; or a share of them, chosen deterministically for a release.  Never a
+    locations   the locations; or a share of them, chosen deterministically for a release.  Never a
              control location.
     """
-    _require_known_guards(despite)
+    _require_known_guards(overridden)
 
     def decide(decisions: DecisionLog) -> LogEntry:
         moves = [(version, Event.TRY), *_replaced_canary(version, decisions)]
         _require_allowed(decisions, moves)
-        if decisions.charging is None:
+        if decisions.active is None:
             raise StateError(
                 "no table is active, so there is none for the other locations",
                 hint=f"tariffs activate {version}",
             )
         checked, excused = _checked_again(
-            version, decisions, attribution, store, sources, now, despite, same_person
+            version, decisions, attribution, store, sources, now, overridden, same_person
         )
         chosen = canary_locations(
             version,
             repository.read_rows(Table(version), store, ("location", "control_flag")),
-            places,
+            locations,
         )
-        table = replace(decisions.charging, canary=version, places=chosen)
+        table = replace(decisions.active, canary=version, locations=chosen)
         repository.prepare_canary(table, store)
         return decisions.entry(
-            "canary", attribution, moves=tuple(moves), charging=table,
-            seal=checked.seal, against=checked.against,
-            findings=checked.findings, despite=excused,
+            "canary", attribution, moves=tuple(moves), active=table,
+            digest=checked.digest, compared_with=checked.compared_with,
+            findings=checked.findings, overridden=excused,
         )  # fmt: skip
 
     return _append_decision(decide, store, log_writer)
@@ -322,17 +322,17 @@ def kill(
             and tried
             and _is_intact(charging.base, decisions, store, passed_over)
         ):
-            return decisions.entry("kill", attribution, moves=tuple(tried), charging=charging.base)
+            return decisions.entry("kill", attribution, moves=tuple(tried), active=charging.base)
         if to == LAST_APPROVED:
             version = _fallback(decisions, store, passed_over)
             return decisions.entry(
-                "kill", attribution, moves=(*out, (version, Event.RESTORE)), charging=Table(version)
+                "kill", attribution, moves=(*out, (version, Event.RESTORE)), active=Table(version)
             )
         return decisions.entry(
             "kill",
             attribution,
             moves=tuple(out),
-            charging=_prepare_kill_table(to, charging, decisions, store),
+            active=_prepare_kill_table(to, charging, decisions, store),
         )
 
     done = _append_decision(decide, store, log_writer)
@@ -365,9 +365,9 @@ def preview_kill(to: KillTarget, store: Store) -> Preview:
 
 
 def _active_table(decisions: DecisionLog) -> Table:
-    if decisions.charging is None:
+    if decisions.active is None:
         raise StateError("no table is active, so there is nothing to kill", hint="tariffs status")
-    return decisions.charging
+    return decisions.active
 
 
 def set_limits(
@@ -395,7 +395,7 @@ def set_limits(
 def active_from(decisions: DecisionLog, table: pa.Table) -> dt.date:
     """Return the first day of the active prices: the later of the decision and `valid_from`."""
     since, begins = decisions.since(), pc.min(table["valid_from"]).as_py()
-    decided = dt.datetime.fromisoformat(since.said.at).date() if since else dt.date.min
+    decided = dt.datetime.fromisoformat(since.attribution.at).date() if since else dt.date.min
     return max(decided, begins.date()) if begins else decided
 
 
@@ -428,9 +428,9 @@ def _support(table: pa.Table, sales: Sales | None) -> pa.Table | None:
 def _drift_charts(
     decisions: DecisionLog, store: Store, sales: Sales | None
 ) -> tuple[Chart, ...] | None:
-    if decisions.charging is None or sales is None:
+    if decisions.active is None or sales is None:
         return None
-    rows = repository.read_rows(decisions.charging, store)
+    rows = repository.read_rows(decisions.active, store)
     sold = sales.after(
         active_from(decisions, rows) + dt.timedelta(days=5)
     )  # the first week that is wholly after it ends one day later
@@ -469,8 +469,8 @@ def _next_command(state: State, version: int, event: Event) -> str:
     return f"tariffs log {version}"
 
 
-def _require_known_guards(despite: Sequence[str]) -> None:
-    if unknown := [code for code in despite if code not in CODES]:
+def _require_known_guards(overridden: Sequence[str]) -> None:
+    if unknown := [code for code in overridden if code not in CODES]:
         raise UsageError(
             f"there is no guard {', '.join(unknown)}; there is {', '.join(CODES)}",
             hint="tariffs check VERSION",
@@ -479,21 +479,21 @@ def _require_known_guards(despite: Sequence[str]) -> None:
 
 def _overridden(
     checked: Checked,
-    despite: Sequence[str],
+    overridden: Sequence[str],
     attribution: Attribution,
-    verb: str,
+    action: str,
     inherited: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the failing guards that are set aside; PublishRefused if any other guard fails."""
-    left = [f for f in checked.failed if f.code not in despite and f.code not in inherited]
+    left = [f for f in checked.failed if f.code not in overridden and f.code not in inherited]
     excuses = " ".join(f"--override {f.code}" for f in checked.failed if f.code not in inherited)
-    again = f"tariffs {verb} {checked.version} {excuses} --reason WHY"
+    again = f"tariffs {action} {checked.version} {excuses} --reason WHY"
     if left:
         raise PublishRefused(
             f"release {checked.version} is not"
-            f" {'approved' if verb == 'approve' else 'activated'}:"
+            f" {'approved' if action == 'approve' else 'activated'}:"
             f" {len(left)} of {len(checked.findings)} guards fail",
-            problems=[f"{f.code}: {f.words} (allowed: {f.limit}){_first_case(f)}" for f in left],
+            problems=[f"{f.code}: {f.found} (allowed: {f.limit}){_first_case(f)}" for f in left],
             hint=f"tariffs check {checked.version}   or, to override them: {again}",
         )
     said_now = [f.code for f in checked.failed if f.code not in inherited]
@@ -503,20 +503,24 @@ def _overridden(
 
 
 def _first_case(finding: Finding) -> str:
-    return f"   first: {finding.cases[0]}" if finding.cases else ""
+    return f"   first: {finding.examples[0]}" if finding.examples else ""
 
 
 def _require_two_people(
     version: int, approval: LogEntry, attribution: Attribution, same_person: bool
 ) -> None:
-    both = approval.said.account and attribution.account
-    same_account = both and approval.said.account == attribution.account
+    both = approval.attribution.account and attribution.account
+    same_account = both and approval.attribution.account == attribution.account
     if (
         not same_account
-        and approval.said.by.strip().casefold() != attribution.by.strip().casefold()
+        and approval.attribution.author.strip().casefold() != attribution.author.strip().casefold()
     ):
         return
-    who = f"{approval.said.by} (account {approval.said.account})" if both else approval.said.by
+    who = (
+        f"{approval.attribution.author} (account {approval.attribution.account})"
+        if both
+        else approval.attribution.author
+    )
     again = f"tariffs activate {version} --same-person --reason WHY"
     if not same_person:
         raise StateError(
@@ -536,7 +540,7 @@ def _checked_again(
     store: Store,
     sources: Sources,
     now: dt.datetime,
-    despite: Sequence[str],
+    overridden: Sequence[str],
     same_person: bool,
 ) -> tuple[Checked, tuple[str, ...]]:
     """Check a release again before charging uses it: another person, the same files, the guards.
@@ -550,23 +554,23 @@ def _checked_again(
     _require_unchanged(checked, approval)
     inherited = [
         code
-        for code in approval.despite
-        if code not in AGAINST_ACTIVE or approval.against == checked.against
+        for code in approval.overridden
+        if code not in AGAINST_ACTIVE or approval.compared_with == checked.compared_with
     ]
-    return checked, _overridden(checked, despite, attribution, "activate", inherited)
+    return checked, _overridden(checked, overridden, attribution, "activate", inherited)
 
 
 def _replaced_canary(version: int, decisions: DecisionLog) -> list[tuple[int, Event]]:
     """Return the event for the canary of another release, which ends."""
-    tried = decisions.charging.canary if decisions.charging else None
+    tried = decisions.active.canary if decisions.active else None
     return [] if tried in (None, version) else [(tried, Event.REPLACE)]
 
 
 def _require_unchanged(checked: Checked, approval: LogEntry) -> None:
-    if checked.seal != approval.seal:
+    if checked.digest != approval.digest:
         raise StateError(
-            f"release {checked.version} is not the one that {approval.said.by} approved on"
-            f" {approval.said.at}: its release.json differs",
+            f"release {checked.version} is not the one that {approval.attribution.author}"
+            f" approved on {approval.attribution.at}: its release.json differs",
             hint=f"tariffs withdraw {checked.version} --reason WHY"
             f"   then examine it again: tariffs approve {checked.version}",
         )
@@ -606,7 +610,7 @@ def _fallback(decisions: DecisionLog, store: Store, passed_over: list[str]) -> i
         if _is_intact(Table(version), decisions, store, passed_over):
             return version
     raise StateError(
-        f"there is no approved release to return to from {decisions.charging}",
+        f"there is no approved release to return to from {decisions.active}",
         problems=passed_over,
         hint=f"tariffs kill --to {RULE}",
     )
@@ -623,7 +627,7 @@ def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: 
         return True
     found, approval = repository.verified(table.version, store), decisions.approval(table.version)
     damage = list(found.damage)
-    if not damage and approval is not None and found.digest != approval.seal:
+    if not damage and approval is not None and found.digest != approval.digest:
         damage.append("it is not what was approved: its release.json differs")
     if damage:
         passed_over.append(f"release {table.version}: {', '.join(damage)}")
@@ -632,9 +636,9 @@ def _is_intact(table: Table, decisions: DecisionLog, store: Store, passed_over: 
 
 def status_facts(decisions: DecisionLog, store: Store) -> dict[str, Any]:
     """Return every release with its state, and the active table, for a program."""
-    charging, since = decisions.charging, decisions.since()
+    charging, since = decisions.active, decisions.since()
     return {
-        "charging": charging
+        "active": charging
         and since
         and {
             "version": charging.version,
@@ -643,9 +647,9 @@ def status_facts(decisions: DecisionLog, store: Store) -> dict[str, Any]:
             "step": charging.step,
             "after": charging.after,
             "canary": charging.canary,
-            "places": list(charging.places),
-            "since": since.said.at,
-            "by": since.said.by,
+            "locations": list(charging.locations),
+            "since": since.attribution.at,
+            "author": since.attribution.author,
             "entry": since.number,
         },
         "releases": [
@@ -680,10 +684,10 @@ def _release_facts(found: repository.StoredRelease, decisions: DecisionLog) -> d
         "parent": release.parent if release else None,
         "prices": sum(release.rows.values()) if release else None,
         "event": last and str(last.event(found.version)),
-        "by": last and last.said.by,
-        "at": last and last.said.at,
-        "reason": last and last.said.reason,
-        "despite": list(last.despite)
+        "author": last and last.attribution.author,
+        "at": last and last.attribution.at,
+        "reason": last and last.attribution.reason,
+        "overridden": list(last.overridden)
         if last and last.event(found.version) in (Event.APPROVE, Event.TRY, Event.ACTIVATE)
         else [],
         "damage": list(found.damage),

@@ -1,8 +1,8 @@
 """The decision log: its entries, and the states that follow from them.  Nothing here does I/O.
 
-An entry has a number, an author, a time and a reason; it moves releases from state to state, and
-names the table that charging uses from then on.  It carries the SHA-256 of the previous entry, so
-that any later change in the log is detected by the next reader.
+An entry has a format, a number, an author, a time and a reason; it moves releases from state to
+state, and names the table that charging uses from then on.  It carries the SHA-256 of the previous
+entry, so that any later change in the log is detected by the next reader.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ from typing import Any
 
 from tariffs.release.states import Event, State, after
 
+LOG_FORMAT = 2  # of an entry; increased when its keys change
+UNMARKED_FORMAT = 1  # the format whose entries do not name it
 NO_FALLBACK_AFTER = (Event.KILL, Event.WITHDRAW)  # the kill switch never returns to such a release
 
 
 class BrokenLog(Exception):
     """The log is not as it was written; the message says where."""
+
+
+class OtherFormat(Exception):
+    """An entry was written in another format; the message names it."""
 
 
 class EventRefused(Exception):
@@ -31,7 +37,7 @@ class Table:
     """A table that charging can use: a release's own, or one derived from it.
 
     rule       the prices of the rule of thumb for the release's units
-    canary     another release, whose rows are used in some locations (places)
+    canary     another release, whose rows are used in some `locations`
     unchanged  the prices of the time, frozen: without the model, and without moves
     step       number of steps taken on the way to the rule's prices; 0 at its end
     after      the table from which the way began, or that was frozen, if not the release's own
@@ -40,7 +46,7 @@ class Table:
     version: int
     rule: bool = False
     canary: int | None = None
-    places: tuple[str, ...] = ()
+    locations: tuple[str, ...] = ()
     unchanged: bool = False
     step: int = 0
     after: str = ""
@@ -53,14 +59,13 @@ class Table:
     @property
     def base(self) -> Table:
         """The table that charging uses outside of a canary's locations."""
-        return replace(self, canary=None, places=())
+        return replace(self, canary=None, locations=())
 
     def __str__(self) -> str:
         if self.canary is not None:
-            plural = "s" * (len(self.places) != 1)
-            return (
-                f"{self.base}, with release {self.canary} in {len(self.places):,} location{plural}"
-            )
+            plural = "s" * (len(self.locations) != 1)
+            where = f"{len(self.locations):,} location{plural}"
+            return f"{self.base}, with release {self.canary} in {where}"
         if self.unchanged:
             return f"the frozen prices of {self.after or f'release {self.version}'}"
         step = f" (step {self.step} on the way to it)" if self.step else ""
@@ -75,15 +80,15 @@ class Table:
 class Finding:
     """The result of a guard.
 
-    words  the figure;  limit  the allowed value
-    cases  the first few violations, of `count` in all
+    found     the figure;  limit  the allowed value
+    examples  the first few violations, of `count` in all
     """
 
     code: str
     passed: bool
-    words: str
+    found: str
     limit: str = ""
-    cases: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
     count: int = 0
 
 
@@ -91,20 +96,20 @@ class Finding:
 class Attribution:
     """The author, time and reason of a decision.
 
-    by       the person's name, as given or from the system
+    author   the person's name, as given or from the system
     login    user and machine of the command, whatever name was given
     at       ISO 8601, UTC
-    mark     random: distinguishes this entry from one with the same content
+    nonce    random: distinguishes this entry from one with the same content
     account  as authenticated by the system: the user, by login if known, or the IAM principal;
              "" if there is none
     clock    the time that counted as now for the guards, "" for the time of day
     """
 
-    by: str
+    author: str
     login: str
     at: str
     reason: str = ""
-    mark: str = ""
+    nonce: str = ""
     account: str = ""
     clock: str = ""
 
@@ -113,26 +118,29 @@ class Attribution:
 class LogEntry:
     """One decision.
 
-    moves     the releases that it moves, each with its event
-    charging  the table that charging uses from here on; None before the first activation
-    seal      the SHA-256 of the checked release.json, which names the table's files and theirs
-    against   the table that the guards compared with
-    findings, despite   the findings of the guards, and the codes of those that were set aside
-    limits    the guards' limits that it changes
-    before    the SHA-256 of the previous entry, "" for the first
+    action         approve, activate, kill, ...
+    moves          the releases that it moves, each with its event
+    active         the table that charging uses from here on; None before the first activation
+    digest         the SHA-256 of the checked release.json, which names the table's files and theirs
+    compared_with  the table that the guards compared with
+    findings, overridden   the findings of the guards, and the codes of those that were set aside
+    limits         the guards' limits that it changes
+    previous       the SHA-256 of the previous entry, "" for the first
+    format         LOG_FORMAT of the program that wrote it
     """
 
     number: int
-    verb: str
-    said: Attribution
+    action: str
+    attribution: Attribution
     moves: tuple[tuple[int, Event], ...] = ()
-    charging: Table | None = None
-    seal: str = ""
-    against: Table | None = None
+    active: Table | None = None
+    digest: str = ""
+    compared_with: Table | None = None
     findings: tuple[Finding, ...] = ()
-    despite: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
-    before: str = ""
+    previous: str = ""
+    format: int = LOG_FORMAT
 
     def event(self, version: int) -> Event | None:
         """Return the event that happens to a release, if any."""
@@ -149,8 +157,8 @@ class DecisionLog:
     last: str = ""  # the SHA-256 of the last entry
 
     @property
-    def charging(self) -> Table | None:
-        return self.entries[-1].charging if self.entries else None
+    def active(self) -> Table | None:
+        return self.entries[-1].active if self.entries else None
 
     @property
     def next(self) -> int:
@@ -170,8 +178,7 @@ class DecisionLog:
     def was_used(self, version: int) -> bool:
         """Return whether charging has ever used the release's own table, if only as a canary."""
         return any(
-            e.charging is not None
-            and (e.charging.base == Table(version) or e.charging.canary == version)
+            e.active is not None and (e.active.base == Table(version) or e.active.canary == version)
             for e in self.entries
         )
 
@@ -182,24 +189,22 @@ class DecisionLog:
         approval first.  None that was killed or withdrawn by a person since its approval.
         """
         used = [
-            e.charging.version
-            for e in reversed(self.entries)
-            if e.charging and not e.charging.derived
+            e.active.version for e in reversed(self.entries) if e.active and not e.active.derived
         ]
         approved = [
             v for e in reversed(self.entries) for v, event in e.moves if event is Event.APPROVE
         ]
-        now = self.charging.version if self.charging else None
+        now = self.active.version if self.active else None
         return [v for v in dict.fromkeys([*used, *approved]) if v != now and self._may_return(v)]
 
     def since(self) -> LogEntry | None:
         """Return the entry since which charging uses the active table."""
         found = None
         for entry in reversed(self.entries):
-            if entry.charging != self.charging:
+            if entry.active != self.active:
                 break
             found = entry
-        return found if self.charging else None
+        return found if self.active else None
 
     def moved(self, moves: Iterable[tuple[int, Event]]) -> Mapping[int, State]:
         """Return the states after these events; EventRefused if one cannot happen."""
@@ -211,10 +216,10 @@ class DecisionLog:
             states[version] = answer
         return states
 
-    def entry(self, verb: str, said: Attribution, **facts: Any) -> LogEntry:
-        """Return the next entry; the active table stays unless `charging` is given."""
+    def entry(self, action: str, attribution: Attribution, **facts: Any) -> LogEntry:
+        """Return the next entry; the active table stays unless `active` is given."""
         return LogEntry(
-            self.next, verb, said, **{"charging": self.charging, **facts}, before=self.last
+            self.next, action, attribution, **{"active": self.active, **facts}, previous=self.last
         )
 
     def then(self, data: bytes) -> DecisionLog:
@@ -224,7 +229,7 @@ class DecisionLog:
             raise BrokenLog(
                 f"entry {self.next} is missing: the next one there is entry {entry.number}"
             )
-        if entry.before != self.last:
+        if entry.previous != self.last:
             raise BrokenLog(
                 f"entry {self.next - 1} was changed after entry {entry.number} was written"
             )
@@ -234,20 +239,18 @@ class DecisionLog:
             raise BrokenLog(f"entry {entry.number} cannot have happened: {error}") from error
         active = {version for version, state in states.items() if state is State.ACTIVE}
         if active != (
-            {entry.charging.version} if entry.charging and not entry.charging.derived else set()
+            {entry.active.version} if entry.active and not entry.active.derived else set()
         ):
             raise BrokenLog(
-                f"entry {entry.number} names {entry.charging} as the active table, and its moves"
+                f"entry {entry.number} names {entry.active} as the active table, and its moves"
                 f" make active: {sorted(active)}"
             )
         tried = {version for version, state in states.items() if state is State.CANARY}
         if tried != (
-            {entry.charging.canary}
-            if entry.charging and entry.charging.canary is not None
-            else set()
+            {entry.active.canary} if entry.active and entry.active.canary is not None else set()
         ):
             raise BrokenLog(
-                f"entry {entry.number} names {entry.charging} as the active table, and its moves"
+                f"entry {entry.number} names {entry.active} as the active table, and its moves"
                 f" make canaries: {sorted(tried)}"
             )
         limits = {**self.limits, **entry.limits}
@@ -280,23 +283,35 @@ def encode(entry: LogEntry) -> bytes:
 
 
 def decode(data: bytes) -> LogEntry:
-    """Return the entry of these bytes; BrokenLog if they are none."""
+    """Return the entry of these bytes.
+
+    Raises: BrokenLog if they are none, OtherFormat for the entry of an older or a newer program.
+    """
     try:
         facts = json.loads(data)
+        _refuse_other_format(facts)
         read = {
-            "said": Attribution(**facts["said"]),
+            "attribution": Attribution(**facts["attribution"]),
             "moves": tuple((int(version), Event(event)) for version, event in facts["moves"]),
-            "charging": facts["charging"] and _table(facts["charging"]),
-            "against": facts["against"] and _table(facts["against"]),
+            "active": facts["active"] and _table(facts["active"]),
+            "compared_with": facts["compared_with"] and _table(facts["compared_with"]),
             "findings": tuple(
-                Finding(**{**f, "cases": tuple(f["cases"])}) for f in facts["findings"]
+                Finding(**{**f, "examples": tuple(f["examples"])}) for f in facts["findings"]
             ),
-            "despite": tuple(facts["despite"]),
+            "overridden": tuple(facts["overridden"]),
         }
         return LogEntry(**{**facts, **read})
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenLog(f"an entry cannot be read: {error}") from error
 
 
+def _refuse_other_format(facts: object) -> None:
+    if not isinstance(facts, dict):
+        return
+    found = facts.get("format", UNMARKED_FORMAT if "said" in facts else LOG_FORMAT)
+    if found != LOG_FORMAT:
+        raise OtherFormat(f"entry {facts['number']} has format {found}")
+
+
 def _table(facts: Mapping[str, Any]) -> Table:
-    return Table(**{**facts, "places": tuple(facts.get("places", ()))})
+    return Table(**{**facts, "locations": tuple(facts["locations"])})

@@ -47,9 +47,9 @@ class WrittenDelta:
 def resolve_table(word: str, decisions: DecisionLog, store: Store) -> Table:
     """Return the table of a word: a version, or 'active'; UsageError if there is none."""
     if word == "active":
-        if decisions.charging is None:
+        if decisions.active is None:
             raise UsageError("no table is active", hint="name a version: tariffs status")
-        return decisions.charging
+        return decisions.active
     if not word.isdigit():
         raise UsageError(
             f"{word!r} is no table, wanted a version such as 3, or 'active'", hint="tariffs status"
@@ -129,15 +129,15 @@ def publication_status(
 ) -> tmf620.PublicationStatus:
     """Return the facts that all prices of a table share, for TMF620."""
     about, since = decisions.entries_of(table.version), decisions.since()
-    used = decisions.charging == table
+    used = decisions.active == table
     brought = (
-        used and since is not None and since.verb == "kill"
+        used and since is not None and since.action == "kill"
     )  # its own times are those of the week for which it was made
     changed = since if used else about[-1] if about else None
     return tmf620.PublicationStatus(
         tmf620.life_cycle(_state(table, decisions), decisions.was_used(table.version)),
-        changed.said.at if changed else None,
-        since.said.at if brought and since else None,
+        changed.attribution.at if changed else None,
+        since.attribution.at if brought and since else None,
         base,
     )
 
@@ -145,7 +145,7 @@ def publication_status(
 def _state(table: Table, decisions: DecisionLog) -> State:
     """Return a release's state; a derived table is active while charging uses it."""
     if table.derived or table.canary is not None:
-        return State.ACTIVE if decisions.charging == table else State.APPROVED
+        return State.ACTIVE if decisions.active == table else State.APPROVED
     return decisions.state(table.version)
 
 

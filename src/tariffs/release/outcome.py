@@ -109,7 +109,7 @@ def _canary_against_rest(table: Table, store: Any) -> pa.Table:
     """
     rows = repository.read_rows(table, store)
     inside = pc.and_(
-        pc.is_in(rows["location"], value_set=pa.array(table.places)),
+        pc.is_in(rows["location"], value_set=pa.array(table.locations)),
         pc.invert(rows["control_flag"]),
     )
     changes = {
@@ -125,8 +125,8 @@ def active_period(decisions: DecisionLog, table: Table) -> tuple[dt.date | None,
     """Return the first and the last day of the latest use of a table; None if there is none."""
     begins = ends = None
     for entry in decisions.entries:
-        day = dt.datetime.fromisoformat(entry.said.at).date()
-        if entry.charging == table:
+        day = dt.datetime.fromisoformat(entry.attribution.at).date()
+        if entry.active == table:
             begins, ends = (begins if begins and ends is None else day), None
         elif begins and ends is None:
             ends = day

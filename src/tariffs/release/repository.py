@@ -1,7 +1,7 @@
 """The repository of releases: releases, decision log and active pointer, as objects of a store.
 
     releases/tariffs/000003/...              a release, as the job published it; never changed here
-    releases/tariffs/approvals/000007.json   the log: write-once objects, numbered without a gap
+    releases/tariffs/decisions/000007.json   the log: write-once objects, numbered without a gap
     releases/tariffs/active.json             the active table; derived from the log, and written
                                              again whenever it is older
     releases/tariffs/rule/000003/...         the rule table of a release, and the steps towards it
@@ -26,14 +26,23 @@ import pyarrow.compute as pc
 
 from hundredfold.errors import HomeError, StateError, UsageError
 from hundredfold.releases import Release, Store, parse_release, release_folder, releases_folder
-from tariffs.release.decision_log import BrokenLog, DecisionLog, LogEntry, Table, encode
+from tariffs.release.decision_log import (
+    LOG_FORMAT,
+    BrokenLog,
+    DecisionLog,
+    LogEntry,
+    OtherFormat,
+    Table,
+    encode,
+)
 from tariffs.release.guards.context import Limits
 from tariffs.release.rule import frozen_table, step_to_rule
 from tariffs.release.tables import NAME, in_published_order, read_parquet, to_csv, to_parquet
 
 JOB = "tariffs"
 ROOT = releases_folder(JOB)
-LOG = f"{ROOT}/approvals"
+LOG = f"{ROOT}/decisions"
+OLD_LOG = f"{ROOT}/approvals"  # of format 1
 POINTER = f"{ROOT}/active.json"
 
 
@@ -126,18 +135,30 @@ def read_rows(table: Table, store: Store, columns: tuple[str, ...] | None = None
 
 
 def read_log(store: Store) -> DecisionLog:
-    """Return the log; HomeError if it is not as it was written."""
+    """Return the log; HomeError if it is not as it was written, or has another format."""
+    if (old := next(iter(store.list(f"{OLD_LOG}/")), None)) is not None:
+        raise _other_format(f"found {old}")
     decisions = DecisionLog()
     for key in store.list(f"{LOG}/"):
         try:
             decisions = decisions.then(store.get(key).to_pybytes())
+        except OtherFormat as error:
+            raise _other_format(f"{key}: {error}") from error
         except BrokenLog as error:
             raise HomeError(
-                f"the log of approvals cannot be trusted: {error}",
+                f"the decision log cannot be trusted: {error}",
                 problems=[f"at {key}"],
                 hint="restore the entry from a backup (on AWS, the bucket keeps replaced objects)",
             ) from error
     return decisions
+
+
+def _other_format(found: str) -> HomeError:
+    return HomeError(
+        f"the decision log has another format than {LOG_FORMAT}, which this program reads: {found}",
+        hint="use the version of tariffs that wrote it; or keep its releases as they are, and begin"
+        " a log in a new home: --home FOLDER, or another stack",
+    )
 
 
 def append(entry: LogEntry, log_writer: PutIfAbsent) -> bool:
@@ -159,7 +180,7 @@ def repair_pointer(store: Store) -> bool:
         )  # in this order: the log only grows
         if pointed >= decisions.next:
             raise HomeError(
-                f"the log of approvals ends with entry {decisions.next - 1}, and {POINTER} was made"
+                f"the decision log ends with entry {decisions.next - 1}, and {POINTER} was made"
                 f" from entry {pointed}: entries are missing",
                 hint="restore them from a backup (on AWS, the bucket keeps deleted objects)",
             )
@@ -174,15 +195,15 @@ def pointer_content(decisions: DecisionLog, store: Store) -> dict[str, Any]:
     """Return the active table, its files with their SHA-256, since when, and the deciding entry."""
     since = decisions.since()
     assert since is not None
-    assert since.charging is not None
-    table = since.charging
+    assert since.active is not None
+    table = since.active
     return {
         "entry": since.number,
         **asdict(table),
         "folder": table_folder(table),
         "files": _checksums(table, store),
-        "since": since.said.at,
-        "by": since.said.by,
+        "since": since.attribution.at,
+        "author": since.attribution.author,
     }
 
 
@@ -242,8 +263,8 @@ def prepare_canary(table: Table, store: Store) -> None:
     """Write the table with a canary: charging reads one table, not knowing that it is of two."""
     assert table.canary is not None
     base, new = read_rows(table.base, store), read_rows(Table(table.canary), store)
-    places = pa.array(table.places, pa.string())
-    here, there = (pc.is_in(part["location"], value_set=places) for part in (new, base))
+    locations = pa.array(table.locations, pa.string())
+    here, there = (pc.is_in(part["location"], value_set=locations) for part in (new, base))
     made = in_published_order(
         pa.concat_tables(
             [
@@ -267,8 +288,8 @@ def derived_folder(table: Table) -> str:
 def table_folder(table: Table) -> str:
     """Return the folder of a table's files."""
     if table.canary is not None:
-        places = hashlib.sha256("\n".join(table.places).encode()).hexdigest()[:12]
-        return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{places}"
+        locations = hashlib.sha256("\n".join(table.locations).encode()).hexdigest()[:12]
+        return f"{ROOT}/canary/{table.canary:06d}-upon-{_slug(table.base)}-{locations}"
     return derived_folder(table) if table.derived else release_folder(JOB, table.version)
 
 

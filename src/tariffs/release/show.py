@@ -81,28 +81,28 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
         right={"release", "prices"},
     )
     for r in facts["releases"]:
-        used = facts["charging"] and r["version"] in (
-            facts["charging"]["version"],
-            facts["charging"]["canary"],
+        used = facts["active"] and r["version"] in (
+            facts["active"]["version"],
+            facts["active"]["canary"],
         )
         decided = f"{EVENT_VERBS[Event(r['event'])]} {_minute(r['at'])}" if r["at"] else "-"
         why = "; ".join(
             [
                 *([r["reason"]] if r["reason"] else []),
-                *([f"despite {', '.join(r['despite'])}"] if r["despite"] else []),
+                *([f"despite {', '.join(r['overridden'])}"] if r["overridden"] else []),
             ]
         )
         state = f"[{STATE_STYLES[r['state']]}]{r['state']}[/]"
         grid.add_row(
             "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16],
             f"{r['prices']:,}" if r["prices"] else "-",
-            decided, escape(r["by"] or "-"), escape(why or "-"),
+            decided, escape(r["author"] or "-"), escape(why or "-"),
         )  # fmt: skip
     print_grid(grid)
     for r in facts["releases"]:
         for damage in r["damage"]:
             stdout.print(f"[red]release {r['version']}: {escape(damage)}[/]")
-    show_charging(facts["charging"], folder)
+    show_charging(facts["active"], folder)
 
 
 def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> None:
@@ -110,15 +110,18 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
         stdout.print("\nCharging uses no table yet: none was activated.")
         return
     names = ("version", "rule", "canary", "unchanged", "step", "after")
-    table = Table(**{name: charging[name] for name in names}, places=tuple(charging["places"]))
+    table = Table(
+        **{name: charging[name] for name in names}, locations=tuple(charging["locations"])
+    )
     stdout.print()
     print_indented(
         "",
-        f"Charging uses {table} (*), since {_minute(charging['since'])} UTC, by {charging['by']}",
+        f"Charging uses {table} (*), since {_minute(charging['since'])} UTC,"
+        f" by {charging['author']}",
         "bold",
     )
-    if table.places:
-        stdout.print(f"  release {table.canary} in {escape(_first_names(table.places))}")
+    if table.locations:
+        stdout.print(f"  release {table.canary} in {escape(_first_names(table.locations))}")
     if folder:
         stdout.print(f"  {escape(relative_path(folder))}")
 
@@ -126,8 +129,8 @@ def show_charging(charging: Mapping[str, Any] | None, folder: str | None) -> Non
 def show_checked(checked: Checked, clock: str = "") -> None:
     """Print a line for each guard, and the first cases of those that fail."""
     against = (
-        f"against {checked.against}, which charging uses"
-        if checked.against
+        f"against {checked.compared_with}, which charging uses"
+        if checked.compared_with
         else "no other table is active"
     )
     stdout.print(f"[bold]Release {checked.version}[/], {against}")
@@ -135,7 +138,7 @@ def show_checked(checked: Checked, clock: str = "") -> None:
     grid = grid_of("guard", "", "found", "allowed")
     for f in checked.findings:
         grid.add_row(
-            f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.words), escape(f.limit)
+            f.code, "ok" if f.passed else "[bold red]FAILS[/]", escape(f.found), escape(f.limit)
         )
     print_grid(grid)
     _show_totals(checked.totals)
@@ -190,13 +193,13 @@ def _limits_text(row: Mapping[str, Any]) -> str:
 
 
 def show_cases(finding: Finding) -> None:
-    if not finding.cases:
+    if not finding.examples:
         return
     stdout.print(f"\n[bold]{finding.code}[/]")
-    for case in finding.cases:
+    for case in finding.examples:
         print_indented("  ", case)
-    if finding.count > len(finding.cases):
-        stdout.print(f"  and {finding.count - len(finding.cases):,} more")
+    if finding.count > len(finding.examples):
+        stdout.print(f"  and {finding.count - len(finding.examples):,} more")
 
 
 def show_decision(done: Done, folder: str | None) -> None:
@@ -206,17 +209,18 @@ def show_decision(done: Done, folder: str | None) -> None:
     entry = done.entry
     for version, event in entry.moves:
         stdout.print(f"release {version} is [bold]{EVENT_RESULTS[event]}[/]")
-    if entry.despite:
-        stdout.print(f"set aside: {', '.join(entry.despite)}")
-    if entry.verb in ("activate", "canary", "kill") and entry.charging:
-        stdout.print(f"[bold]charging uses {entry.charging}[/]")
-        if entry.charging.places:
-            places = escape(_first_names(entry.charging.places))
-            stdout.print(f"  release {entry.charging.canary} in {places}")
+    if entry.overridden:
+        stdout.print(f"set aside: {', '.join(entry.overridden)}")
+    if entry.action in ("activate", "canary", "kill") and entry.active:
+        stdout.print(f"[bold]charging uses {entry.active}[/]")
+        if entry.active.locations:
+            places = escape(_first_names(entry.active.locations))
+            stdout.print(f"  release {entry.active.canary} in {places}")
         if folder:
             stdout.print(f"  {escape(relative_path(folder))}")
     stdout.print(
-        f"entry {entry.number} of the log, {_minute(entry.said.at)} UTC, by {escape(_who(entry))}",
+        f"entry {entry.number} of the log, {_minute(entry.attribution.at)} UTC,"
+        f" by {escape(_who(entry))}",
         style="dim",
     )
 
@@ -290,10 +294,10 @@ def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
         )
         return
     for entry in entries:
-        reason = f": {escape(entry.said.reason)}" if entry.said.reason else ""
+        reason = f": {escape(entry.attribution.reason)}" if entry.attribution.reason else ""
         stdout.print(
-            f"[bold]{entry.number:>4}[/]  {_minute(entry.said.at)} UTC  [bold]{entry.verb}[/]"
-            f"  by {escape(_who(entry))}{reason}"
+            f"[bold]{entry.number:>4}[/]  {_minute(entry.attribution.at)} UTC"
+            f"  [bold]{entry.action}[/]  by {escape(_who(entry))}{reason}"
         )
         for line in _lines_of(entry):
             stdout.print(f"      {escape(line)}")
@@ -304,7 +308,11 @@ def show_limits(decisions: DecisionLog, limits: Mapping[str, float]) -> None:
     for name, value in limits.items():
         entry = next((e for e in reversed(decisions.entries) if name in e.limits), None)
         by, at, why = (
-            (escape(entry.said.by), _minute(entry.said.at), escape(entry.said.reason))
+            (
+                escape(entry.attribution.author),
+                _minute(entry.attribution.at),
+                escape(entry.attribution.reason),
+            )
             if entry
             else ("as shipped", "-", "-")
         )
@@ -343,16 +351,16 @@ def show_hints(commands: Sequence[tuple[str, str]]) -> None:
 
 def _lines_of(entry: LogEntry) -> list[str]:
     lines = [f"release {version}: {EVENT_VERBS[event]}" for version, event in entry.moves]
-    lines += [f"account {entry.said.account}"] if entry.said.account else []
-    lines += [f"as of {entry.said.clock}"] if entry.said.clock else []
-    if entry.verb in ("activate", "canary", "kill"):
-        lines.append(f"charging uses {entry.charging}")
-    if entry.against:
-        lines.append(f"compared with {entry.against}")
+    lines += [f"account {entry.attribution.account}"] if entry.attribution.account else []
+    lines += [f"as of {entry.attribution.clock}"] if entry.attribution.clock else []
+    if entry.action in ("activate", "canary", "kill"):
+        lines.append(f"charging uses {entry.active}")
+    if entry.compared_with:
+        lines.append(f"compared with {entry.compared_with}")
     lines += [
-        f"{f.code} set aside: {f.words} (allowed: {f.limit})"
+        f"{f.code} set aside: {f.found} (allowed: {f.limit})"
         for f in entry.findings
-        if f.code in entry.despite
+        if f.code in entry.overridden
     ]
     passed = sum(f.passed for f in entry.findings)
     lines += [f"{passed} of {len(entry.findings)} guards passed"] if entry.findings else []
@@ -362,8 +370,12 @@ def _lines_of(entry: LogEntry) -> list[str]:
 
 def _who(entry: LogEntry) -> str:
     """Return the name, and the account if that has another."""
-    user = entry.said.login.partition("@")[0]
-    return entry.said.by if user == entry.said.by else f"{entry.said.by} (as {entry.said.login})"
+    user = entry.attribution.login.partition("@")[0]
+    return (
+        entry.attribution.author
+        if user == entry.attribution.author
+        else f"{entry.attribution.author} (as {entry.attribution.login})"
+    )
 
 
 def _first_names(names: Sequence[str]) -> str:

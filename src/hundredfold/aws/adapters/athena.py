@@ -287,7 +287,7 @@ class AthenaWarehouse:
         name = _written_name(key)
         if self._needs_athena(select):
             return self._count_rows(self.create(name, select))
-        own = f"processing/{self.layout.run}/settled/{name}/rows.parquet"
+        own = f"processing/{self.layout.run}/written/{name}/rows.parquet"
         path = self.scratch / f"{name}.parquet"
         with pq.ParquetWriter(path, self.columns(select), compression="snappy") as file:
             for batch in self.duckdb.stream(select):
@@ -692,7 +692,7 @@ class AthenaWarehouse:
         """
         return (
             0
-            if name.startswith(("__raw_", "__numbered_", "__settled_", "__at_", "__sent_"))
+            if name.startswith(("__raw_", "__numbered_", "__written_", "__at_", "__sent_"))
             else self.attempt
         )
 
@@ -825,7 +825,7 @@ def _serialize(schema: pa.Schema) -> str:
 
 def _written_name(key: str) -> str:
     """Return the name in queries of the rows written in place of the object `key`."""
-    return f"__settled_{_slug(Path(key).stem)}_{_short_hash(key)}"
+    return f"__written_{_slug(Path(key).stem)}_{_short_hash(key)}"
 
 
 def _short_hash(text: str) -> str:

@@ -23,7 +23,7 @@ MAX_CACHED_BYTES = 64 * 2**20
 class PrefetchingStore:
     """An S3Store for the duration of a `with` block.
 
-    Objects with the same suffix (such as `.ledger.arrow`) are expected in the order of the listing.
+    Objects with the same suffix (such as `.status.arrow`) are expected in the order of the listing.
 
     `prefetch_bytes`  of each suffix that may be fetched before they are read
     `cache_bytes`     a suffix with at most this many bytes stays in memory after it is read

@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import UsageError
+from ...ports.run_facts import UNMARKED_FORMAT
 from ..lambda_platform import DEFAULT_QUIET_S, FINGERPRINT_FILE, digest_in_address
 
 OPTIONAL = (
@@ -23,6 +24,7 @@ OPTIONAL = (
     "cores",
     "quiet",
     "work_function",
+    "format",
 )  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
@@ -96,6 +98,7 @@ class StackResources:
     code: str = ""  # fingerprint of the deployed package; "" if unknown
     cores: int = 1  # of a worker
     work_function: str = ""  # known from the outputs of a stack
+    format: int = UNMARKED_FORMAT  # of the runs that it writes; known from the outputs of a stack
     quiet: int = DEFAULT_QUIET_S  # seconds without another upload after which a run starts
 
     @classmethod
@@ -162,6 +165,7 @@ class StackResources:
                 "code": found["code"] or "",
                 "work_function": found["work_function"] or "",
                 "cores": int(found["cores"] or 1),
+                "format": int(found["format"] or UNMARKED_FORMAT),
                 "quiet": int(found["quiet"] or DEFAULT_QUIET_S),
             }
         )

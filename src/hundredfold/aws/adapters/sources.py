@@ -135,13 +135,13 @@ def _objects_found_first(
     kept = f"{warehouse.layout.root}/sources/{source}.objects.json"
     try:
         found = get_json(warehouse.store, kept)
-        if found["place"] == location:
+        if found["location"] == location:
             return [S3Object(*fields) for fields in found["objects"]], found["kind"]
     except KeyError:
         pass
     objects, kind = objects_of_a_kind(source, location)
     fields = [[o.bucket, o.key, o.size, o.etag] for o in objects]
-    put_json(warehouse.store, kept, {"place": location, "kind": kind, "objects": fields})
+    put_json(warehouse.store, kept, {"location": location, "kind": kind, "objects": fields})
     return objects, kind
 
 

@@ -206,7 +206,7 @@ class Statements:
                 tries = [*tries, reply.failed]
         known = {"error": reply.error, "retryable": reply.retryable, "failed": reply.failed}
         entry = self._entry(reply.token, reply.id) | known
-        put_json(self.store, key, {**entry, "tries": tries, "asked": identity})
+        put_json(self.store, key, {**entry, "tries": tries, "statement": identity})
 
     def _entry(self, token: str, id: str) -> dict[str, Any]:
         return {"execution": self.reply.execution, "token": token, "id": id, "error": ""}

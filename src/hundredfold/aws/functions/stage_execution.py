@@ -305,7 +305,7 @@ def _enqueue(model: Model, context: StageContext) -> None:
     messages, coverage = plan_attempt(
         manifest, context.layout, context.runner.attempt, context.store
     )
-    context.runner.note(model.name, {"look": asdict(PollState.of(None, time.time()))})
+    context.runner.note(model.name, {"polling": asdict(PollState.of(None, time.time()))})
     if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, work_queue(context.resources))
         return
@@ -336,21 +336,21 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
     if not missing:
         return None
     queue, done, now = work_queue(context.resources), int(coverage.done.sum()), time.time()
-    poll = PollState.of(context.record.models.get(model.name, {}).get("look"), now)
+    poll = PollState.of(context.record.models.get(model.name, {}).get("polling"), now)
     depth = queue.depth()
     poll = poll.next(
         done, now, left=sum(m.units for m in missing), busy=bool(depth.waiting or depth.in_flight)
     )
     if poll.idle >= MAX_IDLE_POLLS and poll.idle_s >= MIN_IDLE_S:
-        if poll.swept >= MAX_RESENDS:
+        if poll.resends >= MAX_RESENDS:
             raise WorkerError(
                 f"{model.name}: {sum(m.units for m in missing):,} of {manifest.units:,} units "
                 f"were sent {MAX_RESENDS} times more, and no worker has completed one",
                 hint="see the logs of the function `work`; then resume the run",
             )
         queue.send([str(message) for message in missing])
-        poll = replace(poll, idle=0, idle_s=0.0, swept=poll.swept + 1)
-    context.runner.note(model.name, {"look": asdict(poll)})
+        poll = replace(poll, idle=0, idle_s=0.0, resends=poll.resends + 1)
+    context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
 
 
@@ -359,7 +359,7 @@ class PollState:
     """One poll of the progress of the workers: its time, its result, and the pause until the next.
 
     `idle` counts consecutive polls without progress and without a message in the queue, over
-    `idle_s` seconds; `swept` counts how often the missing messages have been sent again since the
+    `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
     last progress.
     """
 
@@ -367,7 +367,7 @@ class PollState:
     done: int = 0
     pause: int = 0
     idle: int = 0
-    swept: int = 0
+    resends: int = 0
     idle_s: float = 0.0
     began: float = 0.0
 
@@ -386,9 +386,9 @@ class PollState:
             return PollState(now, done, pause, began=self.began)
         pause = self._clamp_pause(2 * self.pause, now)
         if busy:
-            return PollState(now, done, pause, swept=self.swept, began=self.began)
+            return PollState(now, done, pause, resends=self.resends, began=self.began)
         idle_s = self.idle_s + max(elapsed, 0)
-        return PollState(now, done, pause, self.idle + 1, self.swept, idle_s, self.began)
+        return PollState(now, done, pause, self.idle + 1, self.resends, idle_s, self.began)
 
     def _clamp_pause(self, seconds: float, now: float) -> int:
         longest = max(MAX_POLL_S, math.ceil(MAX_POLL_FRACTION * (now - self.began)))

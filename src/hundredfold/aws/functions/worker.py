@@ -381,7 +381,7 @@ class Invocation:
             )
             put_sealed(
                 self.store,
-                dispatcher.layout.outcome(message, "ledger"),
+                dispatcher.layout.outcome(message, "status"),
                 crashed_accounts(message, reason),
             )
             dispatcher.coverage.add(unit, unit)
@@ -573,7 +573,7 @@ def record_crashed_units(
             for part in missing_parts(message, read_coverage([message], manifest, layout, store)):
                 put_sealed(
                     store,
-                    layout.outcome(part, "ledger"),
+                    layout.outcome(part, "status"),
                     crashed_accounts(part, reason or LOST_REASON),
                 )
                 crashed_units += part.units

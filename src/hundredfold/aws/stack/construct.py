@@ -19,6 +19,7 @@ from constructs import Construct
 
 from ..._package import VERSION
 from ...errors import UsageError
+from ...ports.run_facts import HOME_FORMAT
 from ...runs.job_loader import load_job
 from ..deploy.package import fingerprint_of
 from ..lambda_platform import cores_of
@@ -178,6 +179,7 @@ class Hundredfold(Construct):
             "WorkFunction": self.work.function_name,
             "DeadLetterFunction": self.dead_letter.function_name,
             "Version": VERSION,
+            "Format": str(HOME_FORMAT),
         }
         if self.code:
             outputs["Code"] = self.code

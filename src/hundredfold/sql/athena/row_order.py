@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-ROW_NUMBER_COLUMN = "__place"  # the number of a row in the order of its query
-QUALIFIES_COLUMN = "__kept"  # whether a row passes QUALIFY
+ROW_NUMBER_COLUMN = "__row_number"  # the number of a row in the order of its query
+QUALIFIES_COLUMN = "__qualifies"  # whether a row passes QUALIFY
 ORDER_PARTS = ("order", "limit", "offset")
 
 

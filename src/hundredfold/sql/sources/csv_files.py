@@ -38,7 +38,7 @@ MALFORMED_SCHEMA = pa.schema(
         "file": pa.string(),
         "row": pa.int64(),
         "rule": pa.string(),
-        "words": pa.string(),
+        "message": pa.string(),
         "line": pa.string(),
     }
 )

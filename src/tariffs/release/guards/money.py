@@ -200,7 +200,7 @@ def gain(ctx: GuardContext) -> Finding:
             False,
             f"{words}; trials: {'; '.join(many)}",
             allowed,
-            (*many, *shown.cases)[:MAX_CASES_SHOWN],
+            (*many, *shown.examples)[:MAX_CASES_SHOWN],
             shown.count + len(many),
         )
         if many

@@ -102,7 +102,12 @@ def smooth(ctx: GuardContext) -> Finding:
     )
     passed = share <= ctx.limits.cliffs_made + ROUNDING_SLACK
     return Finding(
-        SMOOTH, passed, words, allowed, () if passed else shown.cases, 0 if passed else shown.count
+        SMOOTH,
+        passed,
+        words,
+        allowed,
+        () if passed else shown.examples,
+        0 if passed else shown.count,
     )
 
 

@@ -66,7 +66,7 @@ def control(ctx: GuardContext) -> Finding:
     ]
     if not few:
         return shown
-    cases = (*few, *shown.cases)[:MAX_CASES_SHOWN]
+    cases = (*few, *shown.examples)[:MAX_CASES_SHOWN]
     return Finding(
         CONTROL,
         False,
