@@ -105,8 +105,14 @@ def _no_sign(name: str, value: Any) -> list[str]:
 
 
 def _is_codec(name: Any) -> bool:
+    """Return whether Python can read a text in an encoding piece by piece and mark what is invalid
+    in it.
+    """
     try:
-        return bool(codecs.lookup(name)._is_text_encoding)
+        if not codecs.lookup(name)._is_text_encoding:
+            return False
+        decoder = codecs.getincrementaldecoder(name)("backslashreplace")
+        return bool(decoder.decode("a,b\n".encode(name), True) == "a,b\n")
     except (LookupError, TypeError, ValueError):
         return False
 

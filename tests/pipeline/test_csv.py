@@ -5,6 +5,7 @@ itself.
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import datetime as dt
 import gzip
@@ -498,6 +499,47 @@ def test_a_file_that_is_not_csv_is_refused_with_its_real_type(
         SourceError, match="begins with the byte-order mark of utf-8, and Csv has latin-1"
     ):
         read(runner, tmp_path / "a.csv", Csv(encoding="latin-1"))
+
+
+WRONG_BYTES = {
+    "ascii": b"\xfc",
+    "cp1252": b"\x81",
+    "shift_jis": b"\x81 ",
+    "gb18030": b"\xff",
+    "utf-16": b"\x00\xd8",
+    "utf-16-be": b"\xdc\x00",
+    "utf-32-le": b"\xff\xff\xff\x7f",
+    "utf-7": b"\xfc",
+    "utf-8-sig": b"\xff",
+}
+
+
+@pytest.mark.parametrize("encoding", WRONG_BYTES)
+def test_a_line_that_is_not_in_its_declared_encoding_is_rejected_as_that(
+    runner: InProcessRunner, tmp_path: Path, encoding: str
+) -> None:
+    encoder = codecs.getincrementalencoder(encoding)()
+    before, after = encoder.encode("a,b\n1,x\n2,"), encoder.encode("\n3,y\n", True)
+    (tmp_path / "a.csv").write_bytes(before + WRONG_BYTES[encoding] + after)
+    result, found, _ = read(runner, tmp_path / "a.csv", Csv(encoding=encoding), limit=1)
+    assert found == [(1, "x"), (3, "y")]
+    assert [finding.words for finding in result.findings] == [f"must be {encoding}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_text_without_the_mark_of_its_declared_encoding_is_refused(
+    runner: InProcessRunner, tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT.encode(f"{encoding}-le"))
+    with pytest.raises(SourceError, match="does not begin with a byte-order mark") as caught:
+        read(runner, tmp_path / "a.csv", Csv(encoding=encoding))
+    assert f'"{encoding}-be"' in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("encoding", ["idna", "punycode", "undefined", "base64", "rot13", "", 5])
+def test_a_codec_that_cannot_read_files_is_refused(encoding: Any) -> None:
+    with pytest.raises(JobError, match="wanted one that Python has"):
+        Csv(encoding=encoding)
 
 
 def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:

@@ -92,6 +92,10 @@ class Dialect:
     is_plain: bool = True
 
     @property
+    def is_utf8(self) -> bool:
+        return _is_utf8(self.encoding)
+
+    @property
     def grammar(self) -> Grammar:
         quote = self.quote.encode() if self.quote else None
         return Grammar(self.delimiter.encode(), quote, self.newline.encode(), self.multiline)
@@ -148,28 +152,35 @@ def open_text(path: str, compression: str, encoding: str) -> Iterator[Readable]:
 class Transcoded:
     """A text in another encoding, as UTF-8.
 
-    Bytes that are invalid in that encoding become a NUL, which no line may contain.
+    Bytes that are invalid in that encoding become a byte that is invalid in UTF-8, so that their
+    line is rejected.
     """
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self.file = file
-        self.decoder = codecs.getincrementaldecoder(encoding)("hundredfold-nul")
+        self.decoder = codecs.getincrementaldecoder(encoding)(KEEP_INVALID)
         self.rest = b""
 
     def read(self, size: int) -> bytes:
         while len(self.rest) < size and (more := self.file.read(HEAD_BYTES)):
-            self.rest += self.decoder.decode(more).encode("utf-8", "hundredfold-nul")
+            self.rest += self.decoder.decode(more).encode("utf-8", KEEP_INVALID)
         if len(self.rest) < size:
-            self.rest += self.decoder.decode(b"", True).encode("utf-8", "hundredfold-nul")
+            self.rest += self.decoder.decode(b"", True).encode("utf-8", KEEP_INVALID)
         read, self.rest = self.rest[:size], self.rest[size:]
         return read
 
 
-def _replace_with_nul(error: UnicodeError) -> tuple[str, int]:
-    return "\0", int(getattr(error, "end", 0))
+def _keep_invalid(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Decode what is invalid to a lone surrogate, and encode that to a byte that is not UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        return "\udcff", error.end
+    if isinstance(error, UnicodeEncodeError):
+        return b"\xff", error.end
+    raise error  # such as a text of UTF-16 without a byte-order mark
 
 
-codecs.register_error("hundredfold-nul", _replace_with_nul)
+KEEP_INVALID = "hundredfold-keep-invalid"
+codecs.register_error(KEEP_INVALID, _keep_invalid)
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -183,7 +194,7 @@ def _read_head(source: str, path: str, compression: str, encoding: str, size: in
         with open_text(path, compression, encoding) as text:
             while len(head) < size and (more := text.read(size - len(head))):
                 head += more
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise read_error(source, path, compression, error) from error
     return head
 
@@ -218,6 +229,13 @@ def _detect_encoding(source: str, path: str, first: bytes, wanted: str | None) -
         raise SourceError(
             f"{source}: {path} begins with the byte-order mark of {mark}, and Csv has {wanted}",
             hint="leave out encoding=",
+        )
+    name = codecs.lookup(wanted).name
+    if mark is None and name in ("utf-16", "utf-32"):
+        raise SourceError(
+            f"{source}: {path} does not begin with a byte-order mark, and Csv has {wanted}",
+            hint=f'name the order of bytes: csv=Csv(encoding="{name}-le") or "{name}-be"; or leave '
+            "out encoding=, if it is UTF-8",
         )
     return wanted
 
@@ -409,8 +427,8 @@ class _Detection:
             names = [self._name(value, grammar.quote) for value in record.fields]
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{self.source}: the header of {self.path} is not {self.encoding}: byte"
-                f" 0x{error.object[error.start]:02X}",
+                f"{self.source}: the header of {self.path} is not {self.encoding}"
+                + (f": byte 0x{error.object[error.start]:02X}" * _is_utf8(self.encoding)),
                 problems=[f"line {self.line}: {_preview(self._this_line())}"],
                 hint=encoding_hint(self.source),
             ) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from ...contract import literal, quote
 from ...errors import HomeError, SourceError
 from ...job import Csv
 from .csv_dialect import EXTRA, Dialect, detect_dialect, encoding_hint, read_error
-from .csv_records import ENCODING_RULE, Scan, scan
+from .csv_records import ENCODING_RULE, MalformedLine, Scan, scan
 
 DEFAULT_MAX_LINE_BYTES = 2_000_000  # of a line that DuckDB reads by default
 IMPOSSIBLE_TEXT = "\x1fhundredfold: no text is null\x1f"
@@ -167,21 +167,25 @@ def _scan_file(path: str, dialect: Dialect, out: BinaryIO | None, tick: Callable
 
 
 def _reject_other_encoding(source: str, path: str, dialect: Dialect, seen: Scan) -> None:
-    """Raise SourceError for a file with invalid UTF-8 in several lines, and none valid beyond
-    ASCII.
+    """Raise SourceError for a file with several lines that are invalid in its encoding, and none
+    valid beyond ASCII.
     """
     bad = [torn for torn in seen.malformed if torn.rule == ENCODING_RULE]
     if len(bad) > 1 and not seen.non_ascii and all(name.isascii() for name in dialect.names):
         raise SourceError(
-            f"{source}: {path} is not encoded in UTF-8: {len(bad):,} lines are invalid",
-            problems=[f"line {torn.line}: {torn.problem}: {torn.text[:60]}" for torn in bad[:3]],
+            f"{source}: {path} is not encoded in {'UTF-8' if dialect.is_utf8 else dialect.encoding}"
+            f": {len(bad):,} lines are invalid",
+            problems=[
+                f"line {line.line}: {line.problem}: {line.text[:60]}"
+                for line in (_in_encoding(torn, dialect) for torn in bad[:3])
+            ],
             hint=encoding_hint(source),
         )
 
 
 def malformed_lines(files: Iterable[CsvFile]) -> pa.Table:
     """Return the malformed lines of all files."""
-    rows = [(f.path, torn) for f in files for torn in f.scan.malformed]
+    rows = [(f.path, _in_encoding(torn, f.dialect)) for f in files for torn in f.scan.malformed]
     return pa.table(
         [
             [path for path, _ in rows],
@@ -192,6 +196,14 @@ def malformed_lines(files: Iterable[CsvFile]) -> pa.Table:
         ],
         schema=MALFORMED_SCHEMA,
     )
+
+
+def _in_encoding(torn: MalformedLine, dialect: Dialect) -> MalformedLine:
+    """Return a line with its rule in terms of the file's encoding, not of the copy's UTF-8."""
+    if torn.rule != ENCODING_RULE or dialect.is_utf8:
+        return torn
+    rule = f"must be {dialect.encoding}"
+    return replace(torn, rule=rule, problem=f"bytes that are not {dialect.encoding}")
 
 
 def dialect_facts(files: Sequence[CsvFile]) -> list[dict[str, Any]]:
