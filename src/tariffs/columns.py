@@ -1,8 +1,11 @@
-"""Types of the rows that a work function receives, and where each unit begins in them."""
+"""Types of the rows that a work function receives, where each unit begins in them, and the columns
+with the effect of a price, which several results and the price table have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +34,29 @@ class Units(Columns, Protocol):
     def keys(self) -> Mapping[str, NDArray[Any]]: ...
 
     def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PriceEffects:
+    """The expected effect of a price, against staying at the current one.  Per week.
+
+    p_gain           probability that the margin rises
+    ..._lo, ..._hi   the deltas at the ends of the elasticity's 90 % interval
+    """
+
+    p_gain: float
+    expected_volume_delta: float
+    expected_revenue_delta: float
+    expected_margin_delta: float
+    expected_volume_delta_lo: float
+    expected_volume_delta_hi: float
+    expected_revenue_delta_lo: float
+    expected_revenue_delta_hi: float
+    expected_margin_delta_lo: float
+    expected_margin_delta_hi: float
+
+
+EFFECT_COLUMNS = tuple(field.name for field in fields(PriceEffects))
 
 
 def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], Ints]:

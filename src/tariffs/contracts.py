@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
+from tariffs.columns import EFFECT_COLUMNS
+
 Code = Annotated[str, re.compile(r"[A-Z0-9_]+")]
 Money = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -394,10 +396,8 @@ RELEASE_COLUMNS = (
 )  # fmt: skip
 # results of the model; null in a table of other prices
 MODEL_COLUMNS = (
-    "constraint_bound", "p_gain", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
-    "expected_volume", "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta",
-    "expected_blocked_minutes", "expected_blocked_minutes_delta", "expected_volume_delta_lo",
-    "expected_volume_delta_hi", "expected_revenue_delta_lo", "expected_revenue_delta_hi",
-    "expected_margin_delta_lo", "expected_margin_delta_hi", "opportunity_cost", "capacity_price",
-    "explore_flag", "explore_draw",
+    "constraint_bound", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
+    "expected_volume", *EFFECT_COLUMNS, "expected_blocked_minutes",
+    "expected_blocked_minutes_delta", "opportunity_cost", "capacity_price", "explore_flag",
+    "explore_draw",
 )  # fmt: skip

@@ -113,10 +113,10 @@ def worth_with_pull(rows: Rows, at: np.ndarray, price: np.ndarray) -> float:
 def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[Rows]) -> None:
     rows = policy(places[0], cross_effect=0.5)
     found = optimise_location(rows)
-    held = (found["price"] == rows["current_price"]) & (found["pull"] != 0)
+    held = (found["price"] == rows["current_price"]) & (found["neighbour_effect"] != 0)
     assert held.any()
     assert found["expected_volume_delta"][held] == pytest.approx(
-        rows["volume"][held] * np.expm1(found["pull"][held])
+        rows["volume"][held] * np.expm1(found["neighbour_effect"][held])
     )
 
 
@@ -125,7 +125,7 @@ def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(
 ) -> None:
     found = optimise_location(places[0])
     assert not found["opportunity_cost"].any()
-    assert not found["pull"].any()
+    assert not found["neighbour_effect"].any()
     assert (found["price"] != places[0]["price"]).sum() == (
         found["reason_code"] == "LADDER_ADJUSTED"
     ).sum()

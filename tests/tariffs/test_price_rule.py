@@ -10,6 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tariffs.columns import EFFECT_COLUMNS
+from tariffs.contracts import PRICE_COLUMNS
 from tariffs.optimise.rule import (
     MAX_P_GAIN,
     Choice,
@@ -231,6 +233,7 @@ def test_added_cost_moves_the_price_as_unit_cost_does(
 def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
     draws = np.random.default_rng(4).normal(-1.6, 0.3, 200_000)
     columns = effect_columns(np.array([0.85]), terms_of(), demand_of(-1.6, 0.3))
+    assert set(columns) == set(EFFECT_COLUMNS) == set(EFFECT_COLUMNS) & set(PRICE_COLUMNS)
     sold = 100 * np.exp(draws * (0.85 - 1))
     for name, drawn in (
         ("volume", sold - 100),

@@ -24,6 +24,7 @@ from click import Option
 
 import hundredfold
 from hundredfold.pipeline.releases import release_folder
+from hundredfold.ports.run_facts import HOME_FORMAT
 from support.price_tables import ReleaseSite, changed, in_s3, table
 from support.sales_after_release import bundles_after, voice_after
 from support.tmf620_schema import SCHEMA, violations
@@ -638,6 +639,7 @@ STACK = {
             )
         },
         "Concurrency": {"Value": "2"},
+        "Format": {"Value": str(HOME_FORMAT)},
     },
 }
 

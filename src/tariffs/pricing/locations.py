@@ -86,7 +86,7 @@ def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
         "ladder_bound": place.bound,
         "lowest": place.lowest,
         "highest": place.highest,
-        "pull": cross_effect,
+        "neighbour_effect": cross_effect,
     }
     return named | limits | with_effects(rows, place.price, cost, cross_effect) | validity(rows)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tariffs.columns import Bools, Columns, Floats, Ints, Labels, Rows, key_offsets
+from tariffs.columns import Bools, Columns, Floats, Ints, Labels, PriceEffects, Rows, key_offsets
 from tariffs.optimise.chains import Chains, Constraint, DayConstraint, LadderConstraint
 from tariffs.optimise.portfolio import Limit, LimitsNotMet, WithinLimits, duals_of, solve
 from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT, PORTFOLIO_RESTORED
@@ -31,7 +31,7 @@ SAME = 1e-9  # at equal worth, the given price is preferred
 
 
 @dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(PriceEffects):
     """A price that a limit on the whole table changed, with its effects; and one row for the kind.
 
     limits       of the kind's row: the limits that the policy sets
@@ -46,16 +46,6 @@ class Limited:
     discount_class: int
     reason_code: str
     portfolio_bound: str
-    p_gain: float
-    expected_volume_delta: float
-    expected_revenue_delta: float
-    expected_margin_delta: float
-    expected_volume_delta_lo: float
-    expected_volume_delta_hi: float
-    expected_revenue_delta_lo: float
-    expected_revenue_delta_hi: float
-    expected_margin_delta_lo: float
-    expected_margin_delta_hi: float
     expected_blocked_delta: float
     limits: str
     worth: float
@@ -208,7 +198,9 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
     volume, ratio = rows["volume"][:, None], prices / current
     capacity = np.broadcast_to(capacity_of(rows), rows["volume"].shape)[:, None]
     sold_now = np.minimum(rows["volume"], capacity[:, 0])
-    asked = volume * np.exp(rows["elasticity"][:, None] * (ratio - 1.0) + rows["pull"][:, None])
+    asked = volume * np.exp(
+        rows["elasticity"][:, None] * (ratio - 1.0) + rows["neighbour_effect"][:, None]
+    )
     limits = []
     if wanted["max_moved_share"] >= 0:
         limits.append(
@@ -283,7 +275,7 @@ def _values(rows: Columns, prices: Floats, there: Bools) -> Floats:
             )
         )
     )
-    money = (terms.current * demand.volume * np.exp(rows["pull"]))[:, None]
+    money = (terms.current * demand.volume * np.exp(rows["neighbour_effect"]))[:, None]
     wide = Demand(
         *(
             values.reshape(-1, 1)
@@ -322,7 +314,7 @@ def _changed(
         "discount_class": np.rint(100.0 * (1.0 - price / rows["reference_price"])).astype(np.int64),
         "reason_code": np.broadcast_to(np.asarray(reason, dtype=object), price.shape),
         "portfolio_bound": np.full(len(price), bound, dtype=object),
-        **with_effects(rows, price, rows["opportunity_cost"], rows["pull"]),
+        **with_effects(rows, price, rows["opportunity_cost"], rows["neighbour_effect"]),
         "expected_blocked_delta": blocked(rows, price),
         "limits": np.full(len(price), "", dtype=object),
         "worth": none,

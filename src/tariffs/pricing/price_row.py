@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tariffs.columns import Bools, Columns, Floats, Ints, Labels
+from tariffs.columns import Bools, Columns, Floats, Ints, Labels, PriceEffects
 from tariffs.optimise.exploration import ExplorationResult, apply_exploration, hash_uniform
 from tariffs.optimise.reasons import EXPLORE, reasons
 from tariffs.optimise.rule import (
@@ -24,8 +24,8 @@ from tariffs.pricing.estimation import Learnt
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
-    """One unit's price and its reasons.  Money in the catalogue's currency; per week.
+class Priced(PriceEffects):
+    """One unit's price, its reasons and its effects.  Money in the catalogue's currency; per week.
 
     elasticity, se, credible_lo, credible_hi   at the current price; the interval holds 90 %
     beta, shrink_weight     at the reference price, before any fallback; shrink_weight 1 = all prior
@@ -36,7 +36,6 @@ class Priced:
     capacity_price          worth of one more unit of capacity, where the cell is full
     explore_flag, draw      whether the price is a trial, and the elasticity for which it is the
                             best (the estimate, if it is no trial)
-    ..._lo, ..._hi          the deltas at the ends of the elasticity's 90 % interval
     """
 
     price: float
@@ -57,16 +56,6 @@ class Priced:
     lowest: float
     highest: float
     z: float
-    p_gain: float
-    expected_volume_delta: float
-    expected_revenue_delta: float
-    expected_margin_delta: float
-    expected_volume_delta_lo: float
-    expected_volume_delta_hi: float
-    expected_revenue_delta_lo: float
-    expected_revenue_delta_hi: float
-    expected_margin_delta_lo: float
-    expected_margin_delta_hi: float
     usage_value: float
     capacity_price: float
     explore_flag: bool

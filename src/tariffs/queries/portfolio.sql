@@ -20,7 +20,7 @@ priced AS (
       coalesce(p.rung, 1) AS place,
     coalesce(p.volume_mb, 1e0) AS volume_mb, 1e9 AS max_cliff, p.price_tick,
     a.price, b.current_price, b.reference_price, b.unit_cost, b.usage_value, a.opportunity_cost,
-      a.pull,
+      a.neighbour_effect,
     b.elasticity, b.se, b.volume, 1e18 AS capacity, a.lowest, a.highest, b.z, b.explore_flag,
       b.draw, a.ladder_bound AS group_bound
   FROM bundles AS b
@@ -34,7 +34,7 @@ priced AS (
     1e0 AS volume_mb, coalesce(own.max_cliff, every.max_cliff, 0.2e0) *
       v.reference_price AS max_cliff, p.price_tick,
     a.price, v.current_price, v.reference_price, v.unit_cost, v.usage_value, a.opportunity_cost,
-      0e0 AS pull,
+      0e0 AS neighbour_effect,
     v.elasticity, v.se, v.volume, v.capacity, v.lowest, v.highest, v.z, v.explore_flag, v.draw,
       a.day_bound AS group_bound
   FROM voice AS v
