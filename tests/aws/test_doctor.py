@@ -15,11 +15,14 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.stub import Stubber
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.session import StackResources, client
 from hundredfold.aws.doctor.doctor import examine
 from hundredfold.aws.doctor.finding import Finding, Level
+from hundredfold.aws.doctor.snapshot import StackSnapshot
+from hundredfold.aws.doctor.timeouts import is_allowed, timeouts
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from support.emulator import Emulator
@@ -462,3 +465,27 @@ def value_of(shape: Any, given: list[str]) -> Any:
             return int(given[0])
         case _:
             return given[0]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "allowed"),
+    [("ResourceNotFoundException", True), ("InvalidParameterValueException", False)],
+)
+def test_the_longest_timeout_of_the_region_is_found_out(
+    aws_env: Emulator, refusal: str, allowed: bool
+) -> None:
+    with Stubber(client("lambda")) as replies:
+        replies.add_client_error("update_function_configuration", refusal)
+        assert is_allowed(1800) is allowed
+
+
+def test_a_worker_at_the_common_timeout_may_have_a_longer_one(outputs: dict[str, str]) -> None:
+    def found() -> list[Finding]:
+        return list(timeouts(StackSnapshot(STACK, StackResources.from_stack(STACK))))
+
+    assert found() == []
+    work = outputs["WorkFunction"]
+    client("lambda").update_function_configuration(FunctionName=work, Timeout=900)
+    (note,) = found()
+    assert note.level is Level.NOTE
+    assert note.command.endswith("--timeout 1800")

@@ -13,6 +13,12 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources
+from hundredfold.aws.functions.starting_workers import (
+    DIRECT_WORKERS_ENV,
+    DISPATCHER_ENV,
+    TIMEOUT_ENV,
+    WORK_FUNCTION_ENV,
+)
 from hundredfold.aws.home import refuse_other_format
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
@@ -40,8 +46,12 @@ NAMED: dict[str, Any] = {
     "name_prefix": "acme-pricing",
     "tracing": False,
     "python": "3.13",
+    "trigger": "direct",
 }
+RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
+# of the functions that start workers
+STARTING = (DIRECT_WORKERS_ENV, DISPATCHER_ENV, TIMEOUT_ENV, WORK_FUNCTION_ENV)
 Template = Mapping[str, Any]
 
 
@@ -53,9 +63,12 @@ def cdk() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
-    """Three stacks of one account: the default one, one with many settings, one with names."""
+    """Stacks of one account: the default one, one with many settings, one with names, and one whose
+    runs raise pollers.
+    """
     made: dict[str, Template] = {}
-    for stack, settings in (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED)):
+    stacks = (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED), ("raised", RAISED))
+    for stack, settings in stacks:
         file = (
             synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings)
             / f"{stack}.template.json"
@@ -290,8 +303,13 @@ def test_s3_may_send_to_the_queue_for_this_account_only(
 
 
 def test_the_stack_has_no_other_functions(template: Template) -> None:
-    # CDK's own way to set notifications would be a fourth
-    assert len(of_type(template, "AWS::Lambda::Function")) == 3
+    # CDK's own way to set notifications would be another
+    assert len(of_type(template, "AWS::Lambda::Function")) == functions_of(template)
+
+
+def functions_of(template: Template) -> int:
+    """Return the number of functions of a stack: one more where runs start workers."""
+    return 4 if flat(template["Outputs"]["Trigger"]["Value"]) == "direct" else 3
 
 
 # ---- storage
@@ -356,7 +374,7 @@ def test_every_function_has_a_log_group_with_a_retention(
         function["LoggingConfig"]["LogGroup"]["Ref"]
         for function in of_type(template, "AWS::Lambda::Function").values()
     ]
-    assert len(set(groups)) == 3
+    assert len(set(groups)) == functions_of(template)
     assert {
         group["RetentionInDays"] for group in of_type(template, "AWS::Logs::LogGroup").values()
     } == {30}
@@ -370,7 +388,7 @@ def test_each_function_has_a_role_of_its_own_without_managed_policies(template: 
     used = [
         flat(function["Role"]) for function in of_type(template, "AWS::Lambda::Function").values()
     ]
-    assert len(set(used)) == 3
+    assert len(set(used)) == functions_of(template)
     assert [role for role in roles.values() if "ManagedPolicyArns" in role] == []
 
 
@@ -541,7 +559,7 @@ def test_outputs_and_environments_have_the_same_values(template: Template) -> No
         known = {
             name.removeprefix("HUNDREDFOLD_").lower(): flat(value)
             for name, value in function["Environment"]["Variables"].items()
-            if name.startswith("HUNDREDFOLD_")
+            if name.startswith("HUNDREDFOLD_") and name not in STARTING
         }
         assert set(known) == {
             "job",
@@ -577,6 +595,53 @@ def test_pollers_determine_the_concurrency(templates: dict[str, Template]) -> No
     assert [
         templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")
     ] == ["100", "50000"]
+
+
+def invoked_by(template: Template, role: str) -> list[str]:
+    """Return the functions that a role may invoke."""
+    return [
+        resource.split("<Job")[1].removesuffix(".Arn>").rstrip("0123456789ABCDEF")
+        for statement in statements(template, role)
+        if statement["Action"] == ["lambda:InvokeFunction"]
+        for resource in statement["Resource"]
+        if resource.endswith(".Arn>")
+    ]
+
+
+def test_a_run_starts_workers_through_dispatchers(templates: dict[str, Template]) -> None:
+    direct, plain = templates["named"], templates["pricing"]
+    assert invoked_by(direct, "StepRole") == ["Dispatch"]
+    assert invoked_by(direct, "DispatchRole") == ["Work"]
+    assert invoked_by(plain, "StepRole") == invoked_by(direct, "WorkRole") == []
+    handler = one(direct, "AWS::Lambda::Function", "Dispatch")["Handler"]
+    assert handler == "hundredfold.aws.functions.starting_workers.dispatch"
+    for name in ("Work", "Dispatch"):  # a start that fails is dropped: the queue has the messages
+        config = one(direct, "AWS::Lambda::EventInvokeConfig", name)
+        assert (config["MaximumRetryAttempts"], config["MaximumEventAgeInSeconds"]) == (0, 60)
+    mapping = one(direct, "AWS::Lambda::EventSourceMapping", "Work")
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": 10}
+    step = one(direct, "AWS::Lambda::Function", "Step")["Environment"]["Variables"]
+    assert step[DIRECT_WORKERS_ENV] == "90"
+
+
+def test_a_run_may_raise_the_pollers_of_its_mapping_only(templates: dict[str, Template]) -> None:
+    raised = templates["raised"]
+    mapping = one(raised, "AWS::Lambda::EventSourceMapping", "Work")
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": 1000}
+    assert "ProvisionedPollerConfig" not in mapping
+    rights = [
+        resource
+        for template in templates.values()
+        for statement in statements(template)
+        if "lambda:UpdateEventSourceMapping" in statement["Action"]
+        for resource in statement["Resource"]
+    ]
+    assert len(rights) == 1
+    assert re.search(r":event-source-mapping:<JobWorkMapping\w*>$", rights[0])
+    assert raised["Outputs"]["Pollers"]["Value"] == "100,200"
+    states = machine(raised)["States"]
+    assert states["Record the failure"]["Next"] == "Lower the pollers"
+    assert states["Lower the pollers"]["Next"] == "Broken"
 
 
 def test_an_upload_starts_a_run_with_that_file_as_its_source(
@@ -698,6 +763,7 @@ def test_all_invalid_settings_are_reported_at_once() -> None:
         ("pollers", (2, 3, 4)),
         ("batch_size", True),
         ("tracing", 1),
+        ("raise_pollers", True),  # which pollers
         ("start_on_upload", {"sales": "lake/"}),
         ("layers", ("AWSSDKPandas",)),
     ],

@@ -52,6 +52,13 @@ WANTED: dict[str, dict[str, Any]] = {
     "hundredfold-tariffs": {"job": "tariffs.job:job"},
     "hundredfold-trouble": {"job": TROUBLE},
     "by-events": {"job": TROUBLE, "trigger": "events"},
+    "started-directly": {"job": TROUBLE, "trigger": "direct"},
+    "raised-pollers": {
+        "job": TROUBLE,
+        "concurrency": None,
+        "pollers": (2, 3),
+        "raise_pollers": True,
+    },
     "by-uploads": {"job": TROUBLE, "start_on_upload": True, "upload_quiet": 1},
     "refreshed": {"job": "jobs.refreshed:job", "start_on_upload": True, "upload_quiet": 2},
 }
@@ -184,6 +191,14 @@ class Stack:
             within=within,
         )
         return hundredfold.open_run(name, home=self.home)
+
+    def wait_for_execution(self, name: str) -> None:
+        """Wait until the execution of a run has ended, which is after the run."""
+        execution = self.record(name).execution
+        wait_until(
+            lambda: self.home.status_of(execution) != "RUNNING",
+            lambda: f"{self.record(name)}\n{self.emulator.log()}",
+        )
 
     def wait_for_step(self, name: str, step: str) -> None:
         """Wait until a run has reached that step."""
@@ -432,6 +447,20 @@ def events_stack(account: Account) -> Iterator[Stack]:
     """The same job in a stack with S3 events for each batch."""
     with account.emulator.reached():
         yield account.stack("by-events")
+
+
+@pytest.fixture
+def direct_stack(account: Account) -> Iterator[Stack]:
+    """The same job in a stack whose runs start the workers themselves."""
+    with account.emulator.reached():
+        yield account.stack("started-directly")
+
+
+@pytest.fixture
+def raised_stack(account: Account) -> Iterator[Stack]:
+    """The same job in a stack whose runs raise pollers."""
+    with account.emulator.reached():
+        yield account.stack("raised-pollers")
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ from .adapters.session import caller_arn, client
 from .adapters.sources import check_location
 from .concurrency import set_concurrency
 from .home import RUNNING, StackHome, find_stack_name
+from .pollers import RunPollers
 from .progress import ProgressReader
 from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
 from .warehouse_choice import AUTO, DUCKDB, WAREHOUSES
@@ -220,6 +221,7 @@ class AwsBackend:
                 # otherwise it has read the record and ended
                 if home.status_of(execution) == RUNNING:
                     raise
+        _lower_pollers(home, record)
         return record
 
     def adjust(
@@ -235,6 +237,12 @@ class AwsBackend:
             )
         home, record = self._open(run_id)
         check_adjustable(record, max_failed)
+        if concurrency is not None and home.resources.trigger == "direct":
+            raise UsageError(
+                f"the stack {home.stack} has the trigger direct: its runs start the workers "
+                "themselves, all at once",
+                hint="deploy it with another --concurrency, which holds from the next model on",
+            )
         if concurrency is not None:
             set_concurrency(home.resources.work_function, concurrency)
         if max_failed is not None:
@@ -272,6 +280,22 @@ class AwsBackend:
         after(record.state, event, record.id)
         _check_code(home, record, verb, accept_new_code)
         return home, record
+
+
+def _lower_pollers(home: StackHome, ended: Record) -> None:
+    """Lower the pollers that a cancelled run raised, unless another run is active."""
+    pollers = RunPollers.of(home.resources)
+    if pollers is None:
+        return
+    try:
+        pollers.lower_after_run(ended, home.ledger)
+    except ClientError as error:
+        raise UsageError(
+            f"run {ended.id} is cancelled, but its pollers are still raised, and cost money: "
+            f"{error}",
+            hint="these credentials need lambda:UpdateEventSourceMapping; the end of the next run "
+            "lowers them too",
+        ) from error
 
 
 def _refuse_local(arguments: RunArguments) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..job import Job
 from ..pipeline.stages import Stage, stages
 
+LOWER_STEP = "lower the pollers"  # in place of a step, after an execution that failed
 GROUP_TOKEN = "together"  # in place of the token of one query, after several at the same time
 
 

@@ -49,9 +49,9 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     "python": ("VERSION", str, "3.14", "Python version of the functions."),
     "trigger": (
         "NAME",
-        click.Choice(["messages", "events"]),
+        click.Choice(["messages", "events", "direct"]),
         "messages",
-        "Source of the messages to workers: the manifest, or S3's event notifications.",
+        "Start of the workers: by messages, by S3's event notifications, or directly by the run.",
     ),
     "upload_quiet": (
         "SECONDS",
@@ -134,6 +134,11 @@ def package_options(command: Any) -> Any:
     help="Provisioned pollers instead of --concurrency; each serves up to 10 workers.",
 )
 @click.option(
+    "--raise-pollers",
+    is_flag=True,
+    help="Let each run raise the pollers and lower them at its end: none are billed between runs.",
+)
+@click.option(
     "--start-on-upload",
     is_flag=True,
     help="Start a run for each file uploaded below sources/NAME/ of the bucket.",
@@ -158,6 +163,7 @@ def deploy(
     job: str,
     stack: str | None,
     pollers: str | None,
+    raise_pollers: bool,
     start_on_upload: bool,
     tracing: bool,
     requirement: Sequence[str],
@@ -177,7 +183,11 @@ def deploy(
         from ..aws.deploy import deploy as deploying
 
     settings = {name: value for name, value in choices.items() if value not in (None, ())}
-    settings |= {"tracing": tracing, "start_on_upload": start_on_upload}
+    settings |= {
+        "tracing": tracing,
+        "start_on_upload": start_on_upload,
+        "raise_pollers": raise_pollers,
+    }
     if pollers is not None:
         settings["pollers"] = _parse_pair(pollers)
     wish = deploying.DeployOptions(

@@ -25,6 +25,8 @@ OPTIONAL = (
     "quiet",
     "work_function",
     "format",
+    "pollers",
+    "mapping",
 )  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
@@ -99,6 +101,8 @@ class StackResources:
     cores: int = 1  # of a worker
     work_function: str = ""  # known from the outputs of a stack
     format: int = UNMARKED_FORMAT  # of the runs that it writes; known from the outputs of a stack
+    pollers: str = ""  # MIN,MAX that runs raise
+    mapping: str = ""  # id of the event source mapping of the queue
     quiet: int = DEFAULT_QUIET_S  # seconds without another upload after which a run starts
 
     @classmethod
@@ -164,6 +168,8 @@ class StackResources:
                 "machine": found["machine"] or "",
                 "code": found["code"] or "",
                 "work_function": found["work_function"] or "",
+                "pollers": found["pollers"] or "",
+                "mapping": found["mapping"] or "",
                 "cores": int(found["cores"] or 1),
                 "format": int(found["format"] or UNMARKED_FORMAT),
                 "quiet": int(found["quiet"] or DEFAULT_QUIET_S),

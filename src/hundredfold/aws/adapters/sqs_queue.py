@@ -115,6 +115,32 @@ class SqsQueue:
             if left <= 0:
                 return None
 
+    def receive_records(self, limit: int, wait: int) -> list[dict[str, Any]]:
+        """Lease up to 10 messages, in the form in which Lambda delivers them; wait up to `wait`
+        seconds for one.
+        """
+        with self._translate_errors("read"):
+            answer = client("sqs").receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=min(limit, MAX_ENTRIES),
+                WaitTimeSeconds=min(wait, MAX_POLL_S),
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageAttributeNames=["returned"],
+            )
+        return [
+            {
+                "messageId": found["MessageId"],
+                "body": found["Body"],
+                "receiptHandle": found["ReceiptHandle"],
+                "attributes": found["Attributes"],
+                "messageAttributes": {
+                    name: {"stringValue": value.get("StringValue", "")}
+                    for name, value in found.get("MessageAttributes", {}).items()
+                },
+            }
+            for found in answer.get("Messages", ())
+        ]
+
     def extend(self, receipt: str, seconds: float) -> bool:
         """Extend a lease to `seconds` from now, rounded up; 0 releases the message at once.
 

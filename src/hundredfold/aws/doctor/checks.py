@@ -17,6 +17,7 @@ from ...ports.run_states import State
 from ..adapters.session import client
 from .finding import Finding, Level, aws
 from .snapshot import StackSnapshot, statements
+from .timeouts import timeouts
 
 WRONG, RISK, NOTE = Level.WRONG, Level.RISK, Level.NOTE
 VISIBILITY_FACTOR = 6  # times the timeout of a function: how long a message should stay hidden
@@ -544,6 +545,7 @@ def queries(snapshot: StackSnapshot) -> Iterator[Finding]:
 STACK_CHECKS = (
     version,
     visibility,
+    timeouts,
     receives,
     retention,
     polling,

@@ -14,6 +14,7 @@ from typing import Any
 
 from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.metrics import MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import HundredfoldError, NoSuchRun, PublishRefused, StateError
 from ...job import Job
@@ -28,8 +29,9 @@ from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.statements import QueriesPending, QueryPause, QueryPending, QueryReply
 from ..lambda_platform import function_memory_mb
+from ..pollers import ACTIVE, RunPollers
 from ..runs import refuse_other_code
-from ..stage_order import GROUP_TOKEN, query_action
+from ..stage_order import GROUP_TOKEN, LOWER_STEP, query_action
 from ..warehouse_choice import AUTO, choose_warehouse
 from .messages import SqsMessage
 from .stage_execution import (
@@ -39,8 +41,9 @@ from .stage_execution import (
     execute_stages,
     work_queue,
 )
+from .starting_workers import DirectStart
 from .uploads import UploadsExpected, start_run_of_uploads
-from .worker import Invocation, log, record_crashed_units
+from .worker import Invocation, log, pull, record_crashed_units
 
 MAX_REASON_CHARACTERS = 20_000  # of a reason that is passed to the state machine
 
@@ -51,8 +54,13 @@ def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
     """Execute one stage of a run, up to its next pending query, and the stages after it that need
     no other service; return the next action.
     """
+    if event["step"] == LOWER_STEP:  # the execution could not end the run by a stage
+        _set_log_keys(context, run=event["run"])
+        _lower_pollers(event["run"])
+        return {}
     _set_log_keys(context, run=event["run"], step=event["step"], model=event["model"])
     reply = {"token": "", **_reply_of(event, context)}
+    _lower_pollers(event["run"])
     log.info("step", action=reply["action"])
     return reply
 
@@ -69,6 +77,8 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
         if record.state is not State.RUNNING:
             return _final_reply(record)
         refuse_other_code(record, resources.code)
+        if event["step"] == str(next(stages(job))) and not event["token"]:
+            _raise_pollers(resources)
         name = f"{event['step']} {event['model']}".strip()
         if record.step != name:
             record = ledger.note(record.id, step=name)
@@ -85,6 +95,7 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
                 record,
                 _query_reply(event, resources),
                 _time_left(context),
+                DirectStart.from_environment(),
             ),
         )
     except SupersededError as error:
@@ -97,6 +108,31 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _end_run(event["run"], Event.HOLD, refusal, ledger)
     except HundredfoldError as error:
         return _end_run(event["run"], Event.FAIL, error, ledger)
+
+
+def _raise_pollers(resources: StackResources) -> None:
+    """Raise the pollers at the begin of an execution, if runs of this stack raise any."""
+    if pollers := RunPollers.of(resources):
+        try:
+            pollers.raise_for_run()
+        except (BotoCoreError, ClientError) as error:
+            log.error("the pollers were not raised", reason=str(error))
+
+
+def _lower_pollers(run: str) -> None:
+    """Lower the pollers if the run has ended, and no other one is active."""
+    resources = StackResources.from_environment()
+    pollers, ledger = RunPollers.of(resources), DynamoLedger(resources.table)
+    if pollers is None:
+        return
+    try:
+        record = ledger.read(run)
+        if record.state not in ACTIVE:
+            pollers.lower_after_run(record, ledger)
+    except NoSuchRun:
+        pass  # uploads are still expected, or another run has taken them
+    except (BotoCoreError, ClientError, HundredfoldError) as error:
+        log.error("the pollers were not lowered, and cost money", reason=str(error))
 
 
 def _pending_reply(waiting: PendingAt, event: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +249,10 @@ def _query_reply(event: dict[str, Any], resources: StackResources) -> QueryReply
 
 
 def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Process messages of the queue with the job's function; return those to be delivered again."""
+    """Process messages of the queue with the job's function; return those to be delivered again.
+
+    A call that the run started itself takes its messages from the queue.
+    """
     _set_log_keys(context)
     resources = StackResources.from_environment()
     store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
@@ -227,6 +266,9 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
         resources.code,
     )
     try:
+        if "pull" in event:
+            pull(invocation, event["pull"])
+            return {}
         return _batch_item_failures(invocation.process(event["Records"]))
     finally:
         counts = invocation.counts

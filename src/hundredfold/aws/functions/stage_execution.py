@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from ...data.manifest import Manifest
 from ...errors import StateError, WorkerError
-from ...job import Job, Layout, Model
+from ...job import Job, Layout, Message, Model
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.prepare import prepare as prepare_with_duckdb
 from ...pipeline.publish import describe_run
@@ -41,6 +43,7 @@ from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB, MAX_SOURCE_BYTES_PER_MB
 from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
+from .starting_workers import DirectStart
 from .worker import log
 
 # the only folder that a function may write to
@@ -77,6 +80,7 @@ class StageContext:
     record: Record
     reply: QueryReply
     time_left: Callable[[], float] = lambda: 1.0
+    direct: DirectStart = field(default_factory=DirectStart)
     layout: Layout = field(init=False)
     runner: StageRunner = field(init=False)
     _duckdb: S3DuckWarehouse | None = field(default=None, init=False)
@@ -305,7 +309,11 @@ def _enqueue(model: Model, context: StageContext) -> None:
     messages, coverage = plan_attempt(
         manifest, context.layout, context.runner.attempt, context.store
     )
-    context.runner.note(model.name, {"polling": asdict(PollState.of(None, time.time()))})
+    now = time.time()
+    poll = replace(PollState.of(None, now), started=now)
+    context.runner.note(model.name, {"polling": asdict(poll)})
+    # they wait for the messages, which are sent meanwhile
+    _start_workers([m for m in messages if coverage.missing(m.first, m.last)], context)
     if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, work_queue(context.resources))
         return
@@ -319,6 +327,18 @@ def _enqueue(model: Model, context: StageContext) -> None:
             undone,
         ):
             pass  # reraises the error of a thread
+
+
+def _start_workers(messages: Sequence[Message], context: StageContext) -> None:
+    """Start workers for messages, if the stack starts them directly.
+
+    If that fails, the event source mapping of the queue delivers the messages.
+    """
+    units = sum(message.units for message in messages)
+    try:
+        context.direct.start(len(messages), units, context.resources.cores)
+    except (BotoCoreError, ClientError) as error:
+        log.error("no workers were started; the queue delivers the messages", reason=str(error))
 
 
 def _poll_workers(model: Model, context: StageContext) -> Reply | None:
@@ -350,6 +370,11 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
             )
         queue.send([str(message) for message in missing])
         poll = replace(poll, idle=0, idle_s=0.0, resends=poll.resends + 1)
+        depth = replace(depth, waiting=len(missing))
+    if depth.waiting and now - poll.started > context.direct.timeout:
+        # the workers that were started have ended by now, and the mapping has few
+        _start_workers(missing[: depth.waiting], context)
+        poll = replace(poll, started=now)
     context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
 
@@ -360,7 +385,7 @@ class PollState:
 
     `idle` counts consecutive polls without progress and without a message in the queue, over
     `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
-    last progress.
+    last progress. `started`: when the run last started workers itself.
     """
 
     at: float
@@ -370,6 +395,7 @@ class PollState:
     resends: int = 0
     idle_s: float = 0.0
     began: float = 0.0
+    started: float = 0.0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
@@ -381,14 +407,14 @@ class PollState:
         The estimate uses the latest rate; the pause doubles while there is no progress.
         """
         gained, elapsed = done - self.done, now - self.at
+        poll = replace(self, at=now, done=done, idle=0, idle_s=0.0)
         if gained > 0 and elapsed > 0:
             pause = self._clamp_pause(left * elapsed / gained / 2, now)
-            return PollState(now, done, pause, began=self.began)
-        pause = self._clamp_pause(2 * self.pause, now)
+            return replace(poll, pause=pause, resends=0)
+        poll = replace(poll, pause=self._clamp_pause(2 * self.pause, now))
         if busy:
-            return PollState(now, done, pause, resends=self.resends, began=self.began)
-        idle_s = self.idle_s + max(elapsed, 0)
-        return PollState(now, done, pause, self.idle + 1, self.resends, idle_s, self.began)
+            return poll
+        return replace(poll, idle=self.idle + 1, idle_s=self.idle_s + max(elapsed, 0))
 
     def _clamp_pause(self, seconds: float, now: float) -> int:
         longest = max(MAX_POLL_S, math.ceil(MAX_POLL_FRACTION * (now - self.began)))

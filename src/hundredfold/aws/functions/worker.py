@@ -52,6 +52,8 @@ MAX_JOB_ERROR_DELIVERIES = 3  # then an error of the job itself dead-letters the
 JOB_ERROR_DELAY_S = 10  # before the first retry after such an error; it doubles each time
 RETURN_DELAY_S = 10  # before a message is delivered again that met other code
 MAX_RETURNS = 30  # of a message: a deployment updates all functions within five minutes
+MIN_PULL_FRACTION = 0.25  # of a call's time, for it to take further messages from the queue
+FIRST_WAIT_S, LATER_WAIT_S = 5, 1  # for a message: the first one may not have been sent yet
 RUN_CHECK_INTERVAL_S = 5.0  # between two checks that the run still needs the work
 MAX_LOG_BYTES = 10 * 2**20  # output of the user's code that is kept
 # the timeout of the event source mapping is long enough for a call: leases are not extended
@@ -456,6 +458,20 @@ class Invocation:
         )
         self.counts.dead_lettered += 1
         self.queue.dead_letter(sqs_message.body, FORBIDDEN_CHARACTERS.sub("?", reason))
+
+
+def pull(invocation: Invocation, messages: int) -> None:
+    """Process messages of the queue, a number at a time, until it is empty or the time is short."""
+    wait = FIRST_WAIT_S
+    while invocation.remaining() - DEADLINE_MARGIN_S > MIN_PULL_FRACTION * invocation.work_s:
+        records = invocation.queue.receive_records(messages, wait)
+        if not records:
+            return
+        again = set(invocation.process(records))
+        for record in records:
+            if record["messageId"] not in again:
+                invocation.queue.delete(record["receiptHandle"])
+        wait = LATER_WAIT_S
 
 
 def redelivered_last(sqs_messages: Iterable[SqsMessage]) -> list[SqsMessage]:

@@ -11,10 +11,10 @@ synthesized: the state machine is made of its stages.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
-from aws_cdk import CfnOutput, Names, Stack, Tags
+from aws_cdk import ArnFormat, CfnOutput, Duration, Names, Stack, Tags
 from constructs import Construct
 
 from ..._package import VERSION
@@ -22,16 +22,33 @@ from ...errors import UsageError
 from ...ports.run_facts import HOME_FORMAT
 from ...runs.job_loader import load_job
 from ..deploy.package import fingerprint_of
+from ..functions.starting_workers import (
+    DIRECT_WORKERS_ENV,
+    DISPATCHER_ENV,
+    TIMEOUT_ENV,
+    WORK_FUNCTION_ENV,
+)
 from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
 from .lambda_functions import (
+    MAX_START_AGE_S,
+    FunctionSpec,
     connect_dead_letter_queue,
     connect_work_queue,
+    dispatch_spec,
     function_code,
     function_specs,
     make_function,
 )
-from .permissions import Resources, dead_letter_permissions, step_permissions, work_permissions
+from .permissions import (
+    Grant,
+    Resources,
+    dead_letter_permissions,
+    poller_permissions,
+    start_permissions,
+    step_permissions,
+    work_permissions,
+)
 from .queues import allow_s3_to_send, make_queues
 from .settings import Location, Settings, SettingsKeywords
 from .state_machine import make_state_machine
@@ -65,7 +82,7 @@ class Hundredfold(Construct):
         self.code = fingerprint_of(code)
         names = {
             name: f"{prefix}-{name.replace('_', '-')}" if prefix else None
-            for name in ("step", "work", "dead_letter", "dead", "runs", "run")
+            for name in ("step", "work", "dead_letter", "dispatch", "dead", "runs", "run")
         }
         uploads = self._make_storage(names)
         resources = Resources(
@@ -79,7 +96,6 @@ class Hundredfold(Construct):
             self.label,
         )
         self.step, self.work, self.dead_letter = self._make_functions(code, resources, names)
-        connect_work_queue(self, self.work, self.queue, self.settings)
         connect_dead_letter_queue(self, self.dead_letter, self.dead)
         self.machine = make_state_machine(
             self,
@@ -114,18 +130,71 @@ class Hundredfold(Construct):
         self, code: Any, resources: Resources, names: Mapping[str, str | None]
     ) -> list[Any]:
         """Create the functions step, work and dead_letter, each with its permissions."""
-        permissions = (
-            step_permissions(resources),
-            work_permissions(resources),
-            dead_letter_permissions(resources),
-        )
         package, environment = function_code(self, code, self.settings), self._environment()
-        return [
-            make_function(
-                self, spec, package, self.settings, environment, list(grants), names[spec.name]
+
+        def make(
+            spec: FunctionSpec, grants: Iterable[Grant], more: Mapping[str, str] | None = None
+        ) -> Any:
+            return make_function(
+                self,
+                spec,
+                package,
+                self.settings,
+                environment | dict(more or {}),
+                list(grants),
+                names[spec.name],
             )
-            for spec, grants in zip(function_specs(self.settings), permissions, strict=True)
+
+        step, work, dead_letter = function_specs(self.settings)
+        worker = make(work, work_permissions(resources))
+        self.mapping = connect_work_queue(self, worker, self.queue, self.settings)
+        starting: Iterable[Grant] = ()
+        starter: dict[str, str] = {}
+        if self.settings.raise_pollers:
+            starting = poller_permissions(self._mapping_arn())
+            starter = {f"HUNDREDFOLD_{k.upper()}": v for k, v in self._raised_pollers().items()}
+        if self.settings.trigger == "direct":
+            dispatcher = make(
+                dispatch_spec(),
+                start_permissions(worker.function_arn),
+                {WORK_FUNCTION_ENV: worker.function_name},
+            )
+            starting = start_permissions(dispatcher.function_arn)
+            starter = self._starter(dispatcher, worker)
+        return [
+            make(step, [*step_permissions(resources), *starting], starter),
+            worker,
+            make(dead_letter, dead_letter_permissions(resources)),
         ]
+
+    def _raised_pollers(self) -> dict[str, str]:
+        """Return the values by which runs raise pollers."""
+        pollers = self.settings.pollers or ()
+        return {"Pollers": ",".join(map(str, pollers)), "Mapping": self.mapping.ref}
+
+    def _mapping_arn(self) -> str:
+        arn = Stack.of(self).format_arn(
+            service="lambda",
+            resource="event-source-mapping",
+            resource_name=self.mapping.ref,
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
+        return str(arn)
+
+    def _starter(self, dispatcher: Any, worker: Any) -> dict[str, str]:
+        """Return the environment by which `step` starts workers.
+
+        A start that Lambda cannot make soon, or that fails, is dropped: the queue has the messages.
+        """
+        for function in (worker, dispatcher):
+            function.configure_async_invoke(
+                retry_attempts=0, max_event_age=Duration.seconds(MAX_START_AGE_S)
+            )
+        return {
+            DISPATCHER_ENV: dispatcher.function_name,
+            DIRECT_WORKERS_ENV: str(self.settings.direct_workers),
+            TIMEOUT_ENV: str(self.settings.timeout),
+        }
 
     def _configure_notifications(self, *, own_uploads: bool) -> None:
         by_events = self.settings.trigger == "events"
@@ -181,6 +250,8 @@ class Hundredfold(Construct):
             "Version": VERSION,
             "Format": str(HOME_FORMAT),
         }
+        if self.settings.raise_pollers:
+            outputs |= self._raised_pollers()
         if self.code:
             outputs["Code"] = self.code
         for name, value in outputs.items():

@@ -1,5 +1,5 @@
-"""The three Lambda functions of a stack (step, work, dead_letter), and the event source mappings
-that invoke the last two.
+"""The Lambda functions of a stack (step, work, dead_letter, and dispatch where runs start workers
+themselves), and the event source mappings that invoke work and dead_letter.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from .queues import DEAD_LETTER_TIMEOUT_S
 from .settings import Settings
 
 HANDLERS_MODULE = "hundredfold.aws.functions.handlers"
+DISPATCH_MODULE = "hundredfold.aws.functions.starting_workers"  # it starts fast
+DISPATCH_TIMEOUT_S = 60
+MAX_MAPPED_WORKERS = 1000  # of an event source mapping without pollers
+MAX_START_AGE_S = 60  # of the start of a worker; later, the queue delivers the messages
 STEP_TIMEOUT_S = 900  # seconds
 MAX_COMMON_TIMEOUT_S = 900  # of Lambda in every region
 MIN_STEP_DISK_MB = 4096
@@ -53,6 +57,7 @@ class FunctionSpec:
     disk: int = 512
     recursive: bool = False
     description: str = ""
+    module: str = HANDLERS_MODULE
 
     @property
     def construct_id(self) -> str:
@@ -96,6 +101,17 @@ def function_specs(settings: Settings) -> tuple[FunctionSpec, FunctionSpec, Func
             DEAD_LETTER_TIMEOUT_S,
             description="Records the units of dead-lettered messages as crashed",
         ),
+    )
+
+
+def dispatch_spec() -> FunctionSpec:
+    """Return the function that starts workers, for the trigger "direct"."""
+    return FunctionSpec(
+        "dispatch",
+        512,
+        DISPATCH_TIMEOUT_S,
+        description="Starts workers",
+        module=DISPATCH_MODULE,
     )
 
 
@@ -167,7 +183,7 @@ def make_function(
             *grants,
         ],
     )
-    handler = f"{HANDLERS_MODULE}.{spec.name}"
+    handler = f"{spec.module}.{spec.name}"
     function = aws_lambda.Function(
         scope,
         spec.construct_id,
@@ -222,14 +238,16 @@ def make_log_group(scope: Construct, id: str, settings: Settings, name: str | No
     return logs
 
 
-def connect_work_queue(scope: Construct, function: Any, queue: Any, settings: Settings) -> None:
-    """Let the queue invoke the workers, up to the concurrency of the settings.
+def connect_work_queue(scope: Construct, function: Any, queue: Any, settings: Settings) -> Any:
+    """Let the queue invoke the workers, up to the concurrency of the settings; return the mapping.
 
-    A message that fails is delivered again, the others of its call are not.
+    A message that fails is delivered again, the others of its call are not. Pollers that runs raise
+    are not there between them.
     """
     mapping = aws_lambda.CfnEventSourceMapping
-    pollers = settings.pollers
-    mapping(
+    pollers = None if settings.raise_pollers else settings.pollers
+    most = min(settings.mapped_workers, MAX_MAPPED_WORKERS)
+    return mapping(
         scope,
         "WorkMapping",
         function_name=function.function_name,
@@ -237,9 +255,7 @@ def connect_work_queue(scope: Construct, function: Any, queue: Any, settings: Se
         batch_size=settings.batch_size,
         maximum_batching_window_in_seconds=settings.batching_window_s,
         function_response_types=["ReportBatchItemFailures"],
-        scaling_config=None
-        if pollers
-        else mapping.ScalingConfigProperty(maximum_concurrency=settings.workers),
+        scaling_config=None if pollers else mapping.ScalingConfigProperty(maximum_concurrency=most),
         provisioned_poller_config=mapping.ProvisionedPollerConfigProperty(
             minimum_pollers=pollers[0], maximum_pollers=pollers[1]
         )

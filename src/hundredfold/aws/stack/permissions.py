@@ -5,6 +5,7 @@ Each `*` in a resource carries the reason why no name fits.
 step         everything of a run: its files, its tables, its record; it writes what is published
 work         reads the prepared data of a run, and writes outcomes only
 dead_letter  records the units of dead-lettered messages
+dispatch     invokes work, with the trigger "direct"
 machine      calls step, runs queries with its own permissions, and records failures
 """
 
@@ -159,6 +160,16 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
     )
     yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
     yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
+
+
+def start_permissions(function_arn: str) -> Iterator[Grant]:
+    """Yield the permission to start workers: of step for a dispatcher, of that for a worker."""
+    yield Grant("StartWorkers", ("lambda:InvokeFunction",), (function_arn,))
+
+
+def poller_permissions(mapping_arn: str) -> Iterator[Grant]:
+    """Yield the permission of step to raise and lower the pollers of the queue's mapping."""
+    yield Grant("Pollers", ("lambda:UpdateEventSourceMapping",), (mapping_arn,))
 
 
 def work_permissions(resources: Resources) -> Iterator[Grant]:

@@ -78,12 +78,15 @@ class Settings:
                       given
     `pollers`         in place of it: (minimum, maximum) provisioned pollers (2 to 200, 2 to 10000),
                       each for 10 workers. They start faster, and the minimum is billed by the hour
+    `raise_pollers`   a run raises the pollers and the last active one lowers them, so that none are
+                      billed between runs
     `max_receives`    deliveries of a message before it is dead-lettered (1 to 1000)
     `architecture`    arm64 or x86_64
     `python`          Python version of the functions
     `trigger`         "messages": a message for each batch, longest first; "events": S3 sends an
                       event
-                      for each batch as it is written
+                      for each batch as it is written; "direct": messages, and the run starts the
+                      workers itself, all at once
     `sources`         further locations to read: "s3://bucket/prefix/", or "glue://database/table"
                       together with the location of its files; the stack's own bucket is always
                       readable
@@ -116,6 +119,7 @@ class Settings:
     batch_size: int = 1
     concurrency: int | None = None
     pollers: tuple[int, int] | None = None
+    raise_pollers: bool = False
     max_receives: int = 5
     architecture: str = "arm64"
     python: str = PYTHON
@@ -169,6 +173,16 @@ class Settings:
             if self.pollers
             else self.concurrency or DEFAULT_WORKERS
         )
+
+    @property
+    def mapped_workers(self) -> int:
+        """The workers that the queue may invoke; with trigger "direct", only for what was lost."""
+        return max(2, self.workers // 10) if self.trigger == "direct" else self.workers
+
+    @property
+    def direct_workers(self) -> int:
+        """The workers that a run may start itself."""
+        return max(1, self.workers - self.mapped_workers) if self.trigger == "direct" else 0
 
     @property
     def batching_window_s(self) -> int:
@@ -243,6 +257,7 @@ class SettingsKeywords(TypedDict, total=False):
     batch_size: int
     concurrency: int | None
     pollers: tuple[int, int] | None
+    raise_pollers: bool
     max_receives: int
     architecture: str
     python: str
@@ -334,8 +349,14 @@ def _check_numbers(settings: Settings) -> Iterator[str]:
 
 
 def _check_pollers(settings: Settings) -> Iterator[str]:
+    if not isinstance(settings.raise_pollers, bool):
+        yield f"raise_pollers is {settings.raise_pollers!r}, expected True or False"
     if settings.pollers is None:
+        if settings.raise_pollers is True:
+            yield "raise_pollers is given without pollers, the minimum and the maximum"
         return
+    if settings.trigger == "direct":
+        yield "pollers are given, but with the trigger direct a run starts its workers itself"
     if settings.concurrency is not None:
         yield (
             "concurrency and pollers are both given, but exclude each other: pollers set the "
@@ -357,7 +378,7 @@ def _check_pollers(settings: Settings) -> Iterator[str]:
 def _check_texts(settings: Settings) -> Iterator[str]:
     yield from _check_choice("architecture", settings.architecture, tuple(WHEEL_ARCHITECTURES))
     yield from _check_choice("python", settings.python, PYTHONS)
-    yield from _check_choice("trigger", settings.trigger, ("messages", "events"))
+    yield from _check_choice("trigger", settings.trigger, ("messages", "events", "direct"))
     yield from _check_pattern("job", settings.job, REF, "module:attribute, such as tariffs.job:job")
     yield from _check_pattern(
         "name_prefix",

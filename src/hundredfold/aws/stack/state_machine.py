@@ -33,6 +33,7 @@ def make_state_machine(
         database=resources.database,
         table=resources.table.table_name,
         partition=stack.partition,
+        lowers_pollers=resources.settings.raise_pollers,
     )
     machine = aws_stepfunctions.StateMachine(
         scope,

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...job import Job
 from ...pipeline.stages import Stage, stages
-from ..stage_order import action_to, later_stages, query_action
+from ..stage_order import LOWER_STEP, action_to, later_stages, query_action
 
 STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
 # steps that wait: for more uploads, before a query is repeated, for the workers
@@ -44,6 +44,7 @@ def definition(
     database: str,
     table: str,
     partition: str = "aws",
+    lowers_pollers: bool = False,
 ) -> dict[str, Any]:
     """Return the state machine of a job, in the Amazon States Language.
 
@@ -69,6 +70,9 @@ def definition(
         following = str(all_stages[number + 1]) if number + 1 < len(all_stages) else "Done"
         later = later_stages(job, stage)
         states |= _stage(stage, following, later, step_function_arn, workgroup, database)
+    final = _final_states(table)
+    if lowers_pollers:
+        final |= _lowering(final["Record the failure"], step_function_arn)
     return {
         "Comment": (
             f"A run of the job {job.name}: "
@@ -76,8 +80,7 @@ def definition(
         ),
         "StartAt": "Begin",
         "States": {
-            name: _in_partition(state, partition)
-            for name, state in (states | _final_states(table)).items()
+            name: _in_partition(state, partition) for name, state in (states | final).items()
         },
     }
 
@@ -283,6 +286,29 @@ def _final_states(table: str) -> dict[str, Any]:
         },
         "Record the failure": _record_failure(table),
         "Broken": {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"},
+    }
+
+
+def _lowering(failure: dict[str, Any], function: str) -> dict[str, Any]:
+    """Return the states that record a failure and then lower the pollers that the run raised."""
+    lower = "Lower the pollers"
+    return {
+        "Record the failure": {
+            **failure,
+            "Catch": [{**each, "Next": lower} for each in failure["Catch"]],
+            "Next": lower,
+        },
+        lower: {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke",
+            "Parameters": {
+                "FunctionName": function,
+                "Payload": {"run.$": "$.run", "step": LOWER_STEP},
+            },
+            "ResultPath": None,
+            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Broken"}],
+            "Next": "Broken",
+        },
     }
 
 

@@ -25,6 +25,8 @@ need(
     "_execute_function",
     "_sqs_esm_concurrency",
     "_ESM_BACKOFF_SECONDS",
+    "_update_esm",
+    "_esms",
 )
 need(lambda_runtime, "_signal", "ProvidedWorker")
 
@@ -42,7 +44,23 @@ def fill() -> None:
     lambda_svc._execute_function = _judged(lambda_svc._execute_function)
     lambda_svc._run_sqs_batch = _remembered(lambda_svc._run_sqs_batch)
     lambda_svc._sqs_esm_concurrency = _none_without_rights(lambda_svc._sqs_esm_concurrency)
+    lambda_svc._update_esm = _with_pollers(lambda_svc._update_esm)
     lambda_runtime._signal = _with_its_children(lambda_runtime._signal)
+
+
+def _with_pollers(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the provisioned pollers of a mapping; {} removes them, and a limit excludes them."""
+
+    def updated(mapping: str, change: Mapping[str, Any]) -> Any:
+        known = lambda_svc._esms.get(mapping)
+        if known is not None and "ProvisionedPollerConfig" in change:
+            scaling = change.get("ScalingConfig", known.get("ScalingConfig"))
+            if change["ProvisionedPollerConfig"] and scaling:
+                raise AssertionError("Lambda allows no limit of a mapping with pollers")
+            known["ProvisionedPollerConfig"] = change["ProvisionedPollerConfig"]
+        return update(mapping, change)
+
+    return updated
 
 
 def is_understood(answer: Any, messages: set[str]) -> bool:
