@@ -7,8 +7,11 @@ and does not answer wrongly later.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,19 @@ def need(module: ModuleType, *names: str) -> None:
         f"{module.__name__} has no {', '.join(missing)} any more: find its replacement, and "
         f"fix {__name__}"
     )
+
+
+def held(lock: threading.RLock, action: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an action that holds a lock while it runs."""
+    assert not inspect.iscoroutinefunction(action), (
+        f"{action} waits: a lock must not be held meanwhile"
+    )
+
+    def done(*words: Any, **named: Any) -> Any:
+        with lock:
+            return action(*words, **named)
+
+    return done
 
 
 def setting(name: str, default: Any) -> Any:

@@ -8,7 +8,6 @@ none is lost.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from ministack.services import s3, sqs
 
-from . import need
+from . import held, need
 
 need(
     sqs,
@@ -46,12 +45,12 @@ LOOK = 0.05  # seconds between polls of a long poll
 def fill() -> None:
     sqs._queues_lock = lock = threading.RLock()
     for name in ("_dlq_sweep", "_collect_msgs", "_expire_retained"):
-        setattr(sqs, name, _held(lock, getattr(sqs, name)))
-    s3._deliver_event_to_sqs = _held(lock, s3._deliver_event_to_sqs)
+        setattr(sqs, name, held(lock, getattr(sqs, name)))
+    s3._deliver_event_to_sqs = held(lock, s3._deliver_event_to_sqs)
     sqs._HANDLERS["DeleteMessage"] = _forgiving_delete(sqs._HANDLERS["DeleteMessage"])
     sqs._HANDLERS["DeleteMessageBatch"] = _forgiving_batch(sqs._HANDLERS["DeleteMessageBatch"])
     for name in CHANGING:
-        sqs._HANDLERS[name] = _held(lock, sqs._HANDLERS[name])
+        sqs._HANDLERS[name] = held(lock, sqs._HANDLERS[name])
     sqs._HANDLERS["ReceiveMessage"] = _polite_receive(sqs._HANDLERS["ReceiveMessage"])
 
 
@@ -103,15 +102,3 @@ def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
             await asyncio.sleep(min(LOOK, left))
 
     return received
-
-
-def _held(lock: threading.RLock, action: Callable[..., Any]) -> Callable[..., Any]:
-    assert not inspect.iscoroutinefunction(action), (
-        f"{action} waits: a lock must not be held meanwhile"
-    )
-
-    def done(*words: Any, **named: Any) -> Any:
-        with lock:
-            return action(*words, **named)
-
-    return done
