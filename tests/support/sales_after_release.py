@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tariffs.release.outcome import DAYS_PER_WEEK
 from tariffs.synthetic import bundles, voice
 from tariffs.synthetic.bundles import LIST_PRICE, PRODUCTS
 from tariffs.synthetic.sizes import VOICE_TARIFF
@@ -96,10 +98,14 @@ def voice_after(
     truth: pa.Table,
     last: pa.Table,
     discount: Mapping[tuple[str, int, str], float],
+    cells: pa.Table,
     weeks: int = 4,
     seed: int = 2,
 ) -> pa.Table:
-    """Voice in the weeks after, at these discounts, as the source has them."""
+    """Voice in the weeks after, at these discounts, as the source has them.
+
+    `cells` has the capacities: no more than these is carried.
+    """
     rng = np.random.default_rng(seed)
     keys = list(
         zip(*(truth[name].to_pylist() for name in ("cell", "hour", "day_type")), strict=True)
@@ -116,6 +122,16 @@ def voice_after(
         :, None
     ] * np.exp(rng.normal(0, 0.1, weeks))
     minutes = rng.poisson(rng.gamma(mu / (voice.DISPERSION - 1), voice.DISPERSION - 1))
+    capacity = dict(
+        zip(
+            zip(cells["cell"].to_pylist(), cells["hour"].to_pylist(), strict=True),
+            pc.fill_null(cells["capacity_minutes"].cast(pa.float64()), np.inf).to_pylist(),
+            strict=True,
+        )
+    )
+    carried = np.array([capacity[k[:2]] * DAYS_PER_WEEK[k[2]] for k in keys])
+    carried = np.where(carried > 0, carried, np.inf)  # 0 or none: the capacity is not known
+    minutes = np.minimum(minutes, np.floor(carried)[:, None]).astype(np.int64)
     spread = np.repeat(np.arange(len(keys)), weeks)
     week = (
         np.datetime64("2026-06-28") + WEEK * np.tile(np.arange(1, weeks + 1), len(keys))

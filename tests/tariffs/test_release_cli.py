@@ -247,7 +247,8 @@ def later(published: Path) -> tuple[pa.Table, pa.Table]:
     }
     whole = bundle_block(7, SIZES["demo"], 0).sales
     sold = bundles_after(truth["bundles"], last_week(whole), price, control, cost).sales
-    called = voice_after(truth["voice"], last_week(usage), discount)
+    cells = read_parquet((data / "cell_load.parquet").read_bytes())
+    called = voice_after(truth["voice"], last_week(usage), discount, cells)
     return (
         pa.concat_tables([sales, sold.select(sales.column_names).cast(sales.schema)]),
         pa.concat_tables([usage, called.select(usage.column_names).cast(usage.schema)]),
