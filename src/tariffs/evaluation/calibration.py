@@ -25,6 +25,7 @@ EDGES = (
     1.0,
 )  # tenths; the last, with most of the moves, in three parts
 Z95 = 1.959963984540054
+MAX_SHOWN_P_GAIN = 0.99  # a higher one is shown as ">0.99"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,12 @@ class Band:
 
     @property
     def fits(self) -> bool:
-        """Whether the mean P(gain) is in the interval of the realised share."""
-        return self.interval[0] <= self.promised <= self.interval[1]
+        """Whether the mean P(gain) is in the interval of the realised share.
+
+        P(gain) is capped, so of moves that promise over 0.99 more may gain than they promise.
+        """
+        low, high = self.interval
+        return self.promised <= high and (low <= self.promised or self.promised > MAX_SHOWN_P_GAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 
 from hundredfold.cli.display import stdout
 from tariffs.evaluation.backtest import Backtest
-from tariffs.evaluation.calibration import Band, Calibration
+from tariffs.evaluation.calibration import MAX_SHOWN_P_GAIN, Band, Calibration
 from tariffs.evaluation.elasticity_recovery import ESTIMATORS, Recovery, Score
 from tariffs.evaluation.prior import PriorSummary
 from tariffs.evaluation.risk_sweep import Dial, Setting
@@ -256,7 +256,7 @@ def _bar(band: Band) -> str:
 
 def chance(p: float) -> str:
     """Return a probability of gain, never shown as certain."""
-    return ">0.99" if p > 0.99 else f"{p:.3f}"
+    return ">0.99" if p > MAX_SHOWN_P_GAIN else f"{p:.3f}"
 
 
 def _setting(s: Setting) -> list[str]:

@@ -224,13 +224,7 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
             Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base)
         )
     if wanted["max_revenue_risk"] >= 0:
-        revenue, spread = (
-            sold_now * rows["current_price"],
-            rows["se"][:, None] * np.abs(ratio - 1.0),
-        )
-        loss = expected_loss(
-            revenue[:, None] + 0.0 * prices, asked * prices, spread, capacity * prices
-        )
+        loss, revenue = _losses(rows, prices, asked, capacity), sold_now * rows["current_price"]
         limits.append(
             Limit(
                 "max_revenue_risk",
@@ -240,6 +234,23 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
             )
         )
     return limits
+
+
+def _losses(rows: Columns, prices: Floats, asked: Floats, capacity: Floats) -> Floats:
+    """Return the expected loss of revenue at each price; asked and prices (units, points).
+
+    Masked points have the given price, whose loss is computed once.  capacity (units, 1)
+    """
+    current = rows["current_price"]
+    revenue = np.minimum(rows["volume"], capacity[:, 0]) * current
+    spread = rows["se"][:, None] * np.abs(prices / current[:, None] - 1.0)
+    another = prices != prices[:, [GIVEN_PRICE]]
+    another[:, GIVEN_PRICE] = True
+    unit, loss, price = np.nonzero(another)[0], np.zeros_like(prices), prices[another]
+    loss[another] = expected_loss(
+        revenue[unit], asked[another] * price, spread[another], capacity[unit, 0] * price
+    )
+    return np.where(another, loss, loss[:, [GIVEN_PRICE]])
 
 
 def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
