@@ -44,26 +44,22 @@ def run(
 ) -> Run:
     """Run a job from its sources to its release.
 
-    job          a Job, or "module:attribute", or "path/to/file.py:attribute"; on AWS one of the
-                 latter two, deployed before
+    job          a Job; or "module:attribute" or "path/to/file.py:attribute", on AWS deployed before
     sources      {name: location}: a path, glob or folder, or (locally) a pandas, polars or Arrow
-                 table; Source.path is the default. On AWS also s3://BUCKET/KEY and
-                 glue://DATABASE/TABLE; local files are uploaded
+                 table (default: Source.path); on AWS also s3:// and glue://, files are uploaded
     backend      "local" or "aws"
     home, stack  location of the runs: a folder, or the name of a stack on AWS
     workers      local: number of processes (default: one per core)
     memory       local: "2GB", for warehouse, driver and workers together (default: 0.7 of all)
     batches      aws: approximate number of batches per model
-    warehouse    aws: "duckdb" (one function runs the queries), "athena", or "auto" (the default):
-                 by the size of the sources
+    warehouse    aws: "duckdb" (in one function), "athena", or "auto": by the size of the sources
     wait         aws: False starts the run and returns
     as_of        the time that counts as now, for the checks and the release (default: now)
     max_rejected, max_failed   limits for this run instead of the declared ones
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
-    Returns the Run. Raises the error that stopped it, with the next action in its `hint`.
-    PublishRefused means that more units failed than the limit allows: the results and failures are
-    stored, and `open_run(run_id)` returns the Run.
+    Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After
+    PublishRefused (too many units failed) `open_run(run_id)` returns the Run with its results.
     """
     arguments = RunArguments(
         workers=workers,

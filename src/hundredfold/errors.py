@@ -186,7 +186,8 @@ def needing(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise UsageError(
-            f"{error.name} is not installed, and the backend aws needs it",
+            f"{package} is not installed, and the backend aws needs it",
             hint=f"pip install 'hundredfold[{extra}]'",
         ) from error

@@ -163,9 +163,6 @@ def deploy(
     job: str,
     stack: str | None,
     pollers: str | None,
-    raise_pollers: bool,
-    start_on_upload: bool,
-    tracing: bool,
     requirement: Sequence[str],
     leave_out: Sequence[str],
     image: str | None,
@@ -183,11 +180,6 @@ def deploy(
         from ..aws.deploy import deploy as deploying
 
     settings = {name: value for name, value in choices.items() if value not in (None, ())}
-    settings |= {
-        "tracing": tracing,
-        "start_on_upload": start_on_upload,
-        "raise_pollers": raise_pollers,
-    }
     if pollers is not None:
         settings["pollers"] = _parse_pair(pollers)
     wish = deploying.DeployOptions(

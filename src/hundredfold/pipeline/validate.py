@@ -186,12 +186,7 @@ def _check_source(
     if (totals.bad or has_duplicates) and raw.with_row_numbers is not None:
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
-    if totals.rows == 0:
-        raise SourceError(
-            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
-            "row",
-            hint=f"name another place with --source {source.name}=PATH",
-        )
+    _refuse_empty(source, place, totals)
     findings = _findings(checks, counts, raw.in_file_order, warehouse) if totals.bad else ()
     if raw.malformed is not None:
         findings += _malformed_findings(raw.malformed)
@@ -215,6 +210,15 @@ def _check_source(
             files=raw.fingerprints,
         )
     return _keep_accepted(source, checks, raw, totals, findings, layout, warehouse, store)
+
+
+def _refuse_empty(source: Source, place: SourcePlace, totals: _Totals) -> None:
+    if totals.rows == 0:
+        raise SourceError(
+            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
+            "row",
+            hint=f"name another place with --source {source.name}=PATH",
+        )
 
 
 def _count_rows(

@@ -6,7 +6,7 @@ A raw row has its columns, `__file` and `__row`. The query `typed` repairs and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -170,24 +170,25 @@ def compile_checks(
         as_is = as_is and judged.same
         values += judged.values
         rules += judged.rules
-    rules += [
-        Rule(
-            c,
-            f"must not be after {as_of[:10]}",
-            f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)",
-        )
-        for c in source.not_future
-    ]
-    rules += [
-        _reference(column, target, known.get(column))
-        for column, target in source.references.items()
-    ]
+    rules += _rules_of_source(source, as_of, known)
     cleaned = tuple((name, sql) for name, sql in source.clean.items() if name in found)
     typed = (
         f"SELECT __file, __row, {', '.join(values)}, ({_changed(cleaned)}) AS __repaired "
         f"FROM ({raw}) AS raw"
     )
     return Checks(typed, tuple(order), tuple(rules), "__repaired", cleaned, as_is)
+
+
+def _rules_of_source(source: Source, as_of: str, known: Mapping[str, str]) -> Iterator[Rule]:
+    """Yield the rules that the source declares beside its contract."""
+    for c in source.not_future:
+        yield Rule(
+            c,
+            f"must not be after {as_of[:10]}",
+            f"coalesce(TRY_CAST(t.{quote(c)} AS TIMESTAMP) > TIMESTAMP {literal(as_of)}, FALSE)",
+        )
+    for column, target in source.references.items():
+        yield _reference(column, target, known.get(column))
 
 
 def _changed(cleaned: Sequence[tuple[str, str]]) -> str:

@@ -68,19 +68,7 @@ def find_objects(source: str, location: str) -> list[S3Object]:
     Raises:
         SourceError: there are none.
     """
-    found = ADDRESS.fullmatch(location)
-    if not found or FORBIDDEN_IN_KEYS.search(found[2] or ""):
-        raise SourceError(
-            f"{source}: the location is {location!r}, expected s3://BUCKET/KEY, "
-            "s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE (and "
-            "/COLUMN=VALUE for partitions), without quotes, backslashes, control characters and "
-            "..",
-            hint=(
-                "AWS cannot read the disk of this machine; `hundredfold run --backend aws` "
-                "uploads a plain path"
-            ),
-        )
-    bucket, address_key = found[1], found[2] or ""
+    bucket, address_key = _parse_location(source, location)
     pattern = re.search(r"[*?\[]", address_key)
     prefix = address_key[: pattern.start()] if pattern else address_key.rstrip("/")
     listed = {o.key: o for o in _list_objects(source, location, bucket, prefix)}
@@ -112,6 +100,23 @@ def find_objects(source: str, location: str) -> list[S3Object]:
     )
     reject_unread_files(source, location, names)
     return _without_empty_text([listed[name] for name in sorted(names)])
+
+
+def _parse_location(source: str, location: str) -> tuple[str, str]:
+    """Return the bucket and the key, prefix or pattern of an address; "" for a whole bucket."""
+    found = ADDRESS.fullmatch(location)
+    if not found or FORBIDDEN_IN_KEYS.search(found[2] or ""):
+        raise SourceError(
+            f"{source}: the location is {location!r}, expected s3://BUCKET/KEY, "
+            "s3://BUCKET/PREFIX/, s3://BUCKET/PREFIX/*.parquet or glue://DATABASE/TABLE (and "
+            "/COLUMN=VALUE for partitions), without quotes, backslashes, control characters and "
+            "..",
+            hint=(
+                "AWS cannot read the disk of this machine; `hundredfold run --backend aws` "
+                "uploads a plain path"
+            ),
+        )
+    return found[1], found[2] or ""
 
 
 def may_exceed_one_listing(address: str) -> bool:

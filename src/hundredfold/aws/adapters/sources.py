@@ -395,18 +395,22 @@ def _stage(
     if is_local:
         warehouse.cache_locally(name, warehouse.store.fetch(f"{folder}/rows.parquet"))
     select = f"SELECT * FROM {quote(name)}"
-    try:
-        malformed = pq.read_table(pa.BufferReader(warehouse.store.get(malformed_key)))
-    except KeyError:
-        malformed = None
     return AttachedSource(
         select,
         warehouse.columns(select),
         text=kind != "parquet" and bool(contract_columns),
-        malformed=malformed,
+        malformed=_read_malformed(warehouse, malformed_key),
         csv=get_json(warehouse.store, csv)["csv"],
         find_known=partial(warehouse.find_known, f"__known_{source}") if is_local else None,
     )
+
+
+def _read_malformed(warehouse: AthenaWarehouse, key: str) -> pa.Table | None:
+    """Return the malformed lines of a source, None where it has none."""
+    try:
+        return pq.read_table(pa.BufferReader(warehouse.store.get(key)))
+    except KeyError:
+        return None
 
 
 def _refuse_too_large(source: str, kind: str, size: int, *, parted: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...errors import NoSuchRun, StateError
+from ...errors import NoSuchRun, SourceError, StateError
 from ...job import Job
 from ...ports.interfaces import Clock, Record
 from ...ports.run_states import State
@@ -60,15 +60,7 @@ def start_run_of_uploads(
             if entered is waiting or table.write(entered):
                 raise UploadsExpected(seconds)
         else:
-            record, error = upload_record(
-                run,
-                entered.newest(),
-                job,
-                resources,
-                known_sources(entered, job, ledger),
-                execution=ledger.execution,
-                replaced=entered.replaced(),
-            )
+            record, error = _record_of(run, entered, job, resources, ledger)
             if table.write_with(entered.take(run, now), record):
                 if error is not None:
                     raise error
@@ -79,6 +71,25 @@ def start_run_of_uploads(
     raise StateError(
         f"the upload of run {run} cannot be entered: other uploads were entered first, each time",
         hint="start a run with hundredfold run",
+    )
+
+
+def _record_of(
+    run: str,
+    waiting: WaitingUploads,
+    job: Job,
+    resources: StackResources,
+    ledger: DynamoLedger,
+) -> tuple[Record, SourceError | None]:
+    """Return the record of a run of these uploads, and the reason why it fails at once, if any."""
+    return upload_record(
+        run,
+        waiting.newest(),
+        job,
+        resources,
+        known_sources(waiting, job, ledger),
+        execution=ledger.execution,
+        replaced=waiting.replaced(),
     )
 
 

@@ -208,13 +208,18 @@ def make_function(
         recursive_loop=aws_lambda.RecursiveLoop.ALLOW if spec.recursive else None,
     )
     _configure(function, function_role, code, settings, handler)
+    _acknowledge_timeout(function, spec)
+    return function
+
+
+def _acknowledge_timeout(function: Any, spec: FunctionSpec) -> None:
+    """Suppress the finding about a timeout that not every region allows."""
     if spec.timeout > MAX_COMMON_TIMEOUT_S:
         acknowledge(
             function,
             "CloudFormation-Validate::E3717",
             "the owner of the stack chose a timeout that only some regions allow",
         )
-    return function
 
 
 def _configure(

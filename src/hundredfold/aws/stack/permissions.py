@@ -125,6 +125,22 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
         "Listing", ("s3:ListBucket", "s3:GetBucketLocation"), (resources.bucket.bucket_arn,)
     )
     yield from _source_permissions(resources)
+    yield from _query_permissions(resources)
+    yield Grant(
+        "Record",
+        ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
+        (resources.table.table_arn,),
+    )
+    yield Grant(
+        "Records",
+        ("dynamodb:Query",),
+        [f"{resources.table.table_arn}/index/{name}" for name in ("by_job", "by_time")],
+    )
+    yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
+    yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
+
+
+def _query_permissions(resources: Resources) -> Iterator[Grant]:
     yield Grant(
         "Tables",
         (
@@ -148,18 +164,6 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
         ),
         (resources.arn("athena", "workgroup", resources.workgroup),),
     )
-    yield Grant(
-        "Record",
-        ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
-        (resources.table.table_arn,),
-    )
-    yield Grant(
-        "Records",
-        ("dynamodb:Query",),
-        [f"{resources.table.table_arn}/index/{name}" for name in ("by_job", "by_time")],
-    )
-    yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
-    yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
 
 
 def start_permissions(function_arn: str) -> Iterator[Grant]:
