@@ -7,6 +7,7 @@ PYTHON ?= $(shell $(FIND_PYTHON))
 VENVS := benchmarks/.venvs
 EMULATOR := .venv-emulator
 LAMBDA := .venv-lambda
+NODE := .venv-node
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
@@ -36,13 +37,13 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run all tests, in two processes (or WORKERS=8)
+test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried $(NODE)/done compiled  ## run all tests, in two processes (or WORKERS=8)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers: the inner loop
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(NOT_ON_AWS) $(FAST_TESTS)
 
-test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried compiled  ## run the tests on emulated AWS alone
+test-aws: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried $(NODE)/done compiled  ## run the tests on emulated AWS alone
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/aws tests/ports
 
 # where PYTHONDONTWRITEBYTECODE is set, each of the thousands of processes that the tests start would compile the package
@@ -89,7 +90,7 @@ docs: $(VENV)/dev.done  ## write docs/reference-cli.md anew from --help
 	$(BIN)/python docs/cli_reference.py
 
 clean:  ## remove what these verbs made: the environment, caches, the demo's runs
-	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR) $(LAMBDA) .venvs-matrix
+	rm -rf $(VENV) .hundredfold .pytest_cache .hypothesis .mypy_cache .ruff_cache build dist benchmarks/data benchmarks/results $(VENVS) $(EMULATOR) $(LAMBDA) $(NODE) .venvs-matrix
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.done:
@@ -120,6 +121,11 @@ $(EMULATOR)/done: tests/support/emulator/requirements.txt $(VENV)/venv.done
 	@$(BIN)/python -m venv --clear $(EMULATOR)
 	@$(EMULATOR)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+# checkers of SQL and of state machines, programs for Node.js: a grammar of Trino, the schema of Amazon States Language
+$(NODE)/done: tests/support/javascript/package.json $(VENV)/dev.done
+	@echo "setting up $(NODE), the checkers of SQL and of state machines"
+	@PYTHONPATH=tests $(BIN)/python -m support.javascript
 
 # what Lambda's own Python has, and nothing else: the package must bring the rest. Without a Python that Lambda has, its tests are skipped
 $(LAMBDA)/tried: tests/aws/lambda-requirements.txt

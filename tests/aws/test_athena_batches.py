@@ -16,6 +16,7 @@ from hundredfold.data.manifest import UnitList
 from hundredfold.errors import DamagedFile, HundredfoldError, QueryError, StateError
 from support.in_process import InProcessRunner
 from support.in_process_aws import AwsRunner, start_both
+from support.javascript import problems_of
 
 
 def as_arrow_sum(rows: Unit) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def test_more_batches_than_open_writers_take_two_rounds(
         remote.work("m")
     remote.collect("m")
     assert remote.result_bytes("m") == local.result_bytes("m")
+    assert problems_of(sorted(set(aws_runner.queries[before:]))) == {}  # the grammar of Trino
 
 
 def test_a_statement_that_fails_among_others_is_repeated_alone(

@@ -13,8 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.local.filesystem import FileStore
+from hundredfold.sql.athena import to_answer
+from hundredfold.sql.athena.declared_tables import DeclaredTables
 from hundredfold.sql.duckdb import DuckWarehouse
+from hundredfold.sql_types import sql_type
 from support.in_process_aws import AwsRunner, assert_same
+from support.javascript import problems_of
 
 FEW = settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -372,3 +376,24 @@ def test_a_query_gives_the_same_rows_on_athena(
             f"{query}\nfound {found.schema}\nwanted {expected.schema}"
         )
         assert rows_of(found, query) == rows_of(expected, query), query
+
+
+# ---- the grammar of Trino
+
+
+def test_every_translated_query_has_the_grammar_of_trino() -> None:
+    """By a grammar that is not the one that translates: dt-sql-parser's."""
+    tables = DeclaredTables()
+    for name, schema in (("rows_in", SCHEMA), ("t", SCHEMA), ("u", OTHER)):
+        tables.add(name, {field.name: sql_type(field.type) for field in schema})
+    names = {"rows_in": '"base"."rows_in"', "t": '(SELECT * FROM "base"."t")'}
+    queries = [
+        "SELECT id, "
+        + ", ".join(f"{value} AS c{n}" for n, value in enumerate(_split(values)))
+        + " FROM rows_in"
+        for values in VALUES.values()
+    ]
+    text = re.sub(r"\n {4}", " ", QUERIES.strip())
+    queries += text.replace("-- the value\n", "").splitlines()
+    statements = {to_answer(query, names, tables.describe) for query in queries}
+    assert problems_of(sorted(statements)) == {}

@@ -17,6 +17,7 @@ from hundredfold.aws.deploy.deploy import (
     DeployError,
     DeployOptions,
     _by_digest,
+    _deploy_error,
     default_stack,
     deploy,
     destroy,
@@ -270,3 +271,33 @@ def test_an_image_without_a_known_digest_is_deployed_by_its_tag(aws_env: Emulato
     output: list[str] = []
     assert _by_digest(IMAGE.image, output.append) == IMAGE.image
     assert "is deployed by its tag, since its digest cannot be found" in output[0]
+
+
+MEMORY = """\
+chatbot: creating CloudFormation changeset...
+9:51:46 PM | CREATE_FAILED        | AWS::Lambda::Function                       | Step9B8BCF65
+Resource handler returned message: "'MemorySize' value failed to satisfy constraint: Member must
+                                       have value less than or equal to 3008 (Service: Lambda,
+Status Code: 400, Request ID: 4954a967) " (RequestToken: 88050a3b, HandlerErrorCode: InvalidRequest)
+"""
+TIMEOUT = """\
+1 validation error detected: Value '1800' at 'timeout' failed to satisfy constraint: Member must \
+have value less than or equal to 900 (Service: AWSLambdaInternal; Status Code: 400)
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "message", "hint"),
+    [
+        (MEMORY, "functions at most 3008 MB of memory", "--memory 3008 --step-memory 3008"),
+        (MEMORY.replace("3008", "512"), "at most 512 MB", "--memory 512 --step-memory 512"),
+        (TIMEOUT, "this region allows functions at most 900 seconds", "--timeout 900"),
+    ],
+)
+def test_a_limit_of_lambda_is_named_with_the_option_to_change(
+    output: str, message: str, hint: str
+) -> None:
+    """The texts are those that people have reported."""
+    error = _deploy_error("deploy", "prices", output.splitlines())
+    assert message in error.message
+    assert hint in (error.hint or "")

@@ -22,18 +22,23 @@ from hundredfold.aws.deploy.package import (
     BuiltPackage,
     DistributionSize,
     PackageError,
+    _requirement_names,
     build,
     check_size,
     copy_code,
     fingerprint_of,
     package,
+    pip_command,
     seal,
     sha256_of,
+    uv_command,
+    uv_program,
+    write_contents,
     write_dockerfile,
     write_zip,
 )
 from hundredfold.aws.deploy.prune import imported, prune
-from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, platforms
+from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, PYTHON, platforms
 from hundredfold.errors import JobError, UsageError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -335,6 +340,16 @@ def test_the_same_files_give_the_same_zip_with_any_date_and_owner(
     assert hashes[0] == hashes[1]
 
 
+def test_all_files_of_a_package_are_listed_with_their_sizes(tmp_path: Path) -> None:
+    (tmp_path / "package" / "b").mkdir(parents=True)
+    (tmp_path / "package" / "b" / "c.py").write_bytes(b"x" * 1234)
+    (tmp_path / "package" / "a.sql").write_text("")
+    write_contents(tmp_path / "package", tmp_path / "contents.txt")
+    assert (tmp_path / "contents.txt").read_text() == (
+        "           0  a.sql\n       1,234  b/c.py\n"
+    )
+
+
 def test_files_of_a_zip_are_readable_by_everyone(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.py").write_text("")
@@ -483,6 +498,48 @@ def test_a_requirement_without_a_wheel_is_an_error_with_a_hint(project: Path) ->
         pytest.skip(str(caught.value))
     assert "psycopg2==2.9.9 has no wheel for Python 3.14 on arm64" in str(caught.value)
     assert "--image" in str(caught.value.hint)
+
+
+def test_uv_and_pip_install_the_same_content(tmp_path: Path) -> None:
+    """Wheels of Python and of machine code, for the processor and Python of a function."""
+    uv = uv_program()
+    if uv is None:
+        pytest.skip("there is no uv")
+    for name, command in (
+        ("uv", uv_command(uv, PYTHON, "arm64")),
+        ("pip", pip_command(PYTHON, "arm64")),
+    ):
+        wanted = ["cloudpickle==3.1.2", "psutil==7.2.2"]
+        done = subprocess.run(
+            [*command, "--target", str(tmp_path / name), *wanted],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "connection" in done.stderr.lower():
+            pytest.skip(f"no index of packages can be reached: {done.stderr}")
+        assert done.returncode == 0, done.stderr
+        prune(tmp_path / name)
+    found = contents(tmp_path / "uv")
+    assert any(file.endswith(".so") for file in found)
+    assert found == contents(tmp_path / "pip")
+
+
+def test_names_of_packages_are_found_in_requirements_of_every_form(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("Zope.Interface\n")
+    (tmp_path / "all.txt").write_text(
+        "# first\n-r more.txt\n--index-url https://example.com\nnumpy==2.0 \\\n"
+        "    --hash=sha256:00\nscikit_learn[x]>=1; python_version > '3' # why\n"
+        "a-b @ https://example.com/a.whl\n\n./wheels/Some_Name-1.0-py3-none-any.whl\n"
+    )
+    assert list(_requirement_names([str(tmp_path / "all.txt"), "P.andas~=2.0"])) == [
+        "zope-interface",
+        "numpy",
+        "scikit-learn",
+        "a-b",
+        "some-name",
+        "p-andas",
+    ]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from hundredfold.aws.functions.stage_execution import MAX_POLL_S, MIN_POLL_S, Po
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.aws.stage_order import later_stages, query_action
 from hundredfold.pipeline.stages import stages
+from support.javascript import problems_of
 from tariffs.job import job as tariffs
 
 
@@ -39,6 +40,10 @@ def made(job: Job) -> dict[str, Any]:
     return definition(
         job, step_function_arn="arn:step", workgroup="group", database="base", table="runs"
     )
+
+
+def test_the_definition_has_the_schema_of_amazon_states_language() -> None:
+    assert problems_of(machines=[made(job) for job in JOBS.values()]) == {}
 
 
 def leads_to(state: Mapping[str, Any]) -> Iterator[str]:

@@ -317,6 +317,7 @@ def package_command(
         display.show_next([(command, "builds the image (with Docker installed)")])
     else:
         display.stdout.print(f"\n{built.zip}   SHA-256 {built.sha256}")
+        display.stdout.print(f"every file is listed in {built.zip.with_name('contents.txt')}")
 
 
 def _package_facts(built: Any, image: bool) -> dict[str, Any]:

@@ -300,7 +300,11 @@ def _run_cdk(arguments: Sequence[str], assembly: Assembly, report: Report) -> No
 def _deploy_error(verb: str, stack: str, output: Sequence[str]) -> DeployError:
     text = "\n".join(output)
     message, hint = next(
-        ((m, h) for pattern, m, h in KNOWN_CDK_ERRORS if re.search(pattern, text)),
+        (
+            (found.expand(message), found.expand(hint))
+            for pattern, message, hint in KNOWN_CDK_ERRORS
+            if (found := re.search(pattern, text))
+        ),
         (f"the stack {stack} cannot be made", None),
     )
     return DeployError(
@@ -321,16 +325,21 @@ def _reasons(output: Sequence[str]) -> list[str]:
     ]
 
 
-KNOWN_CDK_ERRORS = (  # a pattern of the CDK's output; our message; our hint
+# a pattern of the CDK's output, our message, our hint. Those of Lambda's limits are as many people
+# have reported them: the CDK breaks long lines between any two words
+BOUND = r"failed to satisfy constraint: Member must have value less than or equal to "
+BOUND = BOUND.replace(" ", r"\s+")
+KNOWN_CDK_ERRORS = (
     (
-        r"MemorySize.*failed to satisfy constraint|'MemorySize' value failed",
-        "this account allows functions less memory",
-        "deploy with --memory 3008 --step-memory 3008, or ask AWS for a higher quota of memory",
+        rf"(?i)'MemorySize'\s+(?:value\s+)?{BOUND}(\d+)",
+        r"this account allows functions at most \1 MB of memory",
+        r"deploy with --memory \1 --step-memory \1, or ask AWS Support for more: the limit of a new"
+        r" account is not among the Service Quotas",
     ),
     (
-        r"'?[Tt]imeout'?.*failed to satisfy constraint.*900",
-        "this region allows functions at most 900 seconds",
-        "deploy with --timeout 900",
+        rf"(?i)'timeout'\s+(?:value\s+)?{BOUND}(\d+)",
+        r"this region allows functions at most \1 seconds",
+        r"deploy with --timeout \1",
     ),
     (
         r"has not been bootstrapped|has the environment been bootstrapped|/cdk-bootstrap/|No "

@@ -23,12 +23,16 @@ from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
 from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import (
     FINGERPRINT_DIGITS,
     FINGERPRINT_FILE,
+    GLIBC_MINOR,
     MAX_UNZIPPED_BYTES,
     PYTHON,
     PYTHONS,
@@ -84,6 +88,7 @@ SECRET_NAMES = ("credentials*", "secrets*", "id_*", "*.pem", "*.key", "*.p12")
 COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
 ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can store
 USER_CODE = "your code"
+CONTENTS_FILE = "contents.txt"  # beside a package: its files, with their sizes
 
 
 class PackageError(HundredfoldError):
@@ -162,6 +167,7 @@ def package(
     seal(built.folder)
     archive = out / "package.zip"
     write_zip(built.folder, archive)
+    write_contents(built.folder, out / CONTENTS_FILE)
     return ZippedPackage(
         built.ref,
         built.folder,
@@ -263,12 +269,12 @@ def _requirements(found: JobImports, given: Sequence[str], leave_out: Sequence[s
     """Return the distributions to install: our own needs and the imports of the code, without the
     exceptions.
     """
-    without = {_canonical_name(name) for name in (*RUNTIME_DISTRIBUTIONS, *leave_out)} | set(
+    without = {canonicalize_name(name) for name in (*RUNTIME_DISTRIBUTIONS, *leave_out)} | set(
         _requirement_names(given)
     )
     return [
         name
-        for name in dict.fromkeys(map(_canonical_name, (*OWN_REQUIREMENTS, *found.installed)))
+        for name in dict.fromkeys(map(canonicalize_name, (*OWN_REQUIREMENTS, *found.installed)))
         if name not in without
     ]
 
@@ -279,7 +285,7 @@ def _install(
     """Install wheels for Lambda's processor and Python, in the versions installed locally."""
     exceptions = set(_requirement_names(given))
     installed_versions = {
-        _canonical_name(d.name): d.version
+        canonicalize_name(d.name): d.version
         for d in distributions()
         if d.name and "+" not in d.version
     }
@@ -288,40 +294,60 @@ def _install(
         for name, version in sorted(installed_versions.items())
         if name not in exceptions and name != OUR_DISTRIBUTION
     ]
+    wanted = [*names, *(word for text in given for word in _requirement_words(text))]
     with tempfile.TemporaryDirectory(prefix="hundredfold-") as scratch:
         constraints = Path(scratch) / "constraints.txt"
         constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--target",
-            str(folder),
-            "--no-compile",
-            "--only-binary=:all:",
-        ]
-        command += [
-            "--implementation",
-            "cp",
-            "--python-version",
-            python,
-            "--constraint",
-            str(constraints),
-        ]
-        command += ["--no-input", "--disable-pip-version-check", "--quiet", "--no-warn-conflicts"]
-        command += [word for tag in platforms(architecture) for word in ("--platform", tag)]
-        command += [
-            *names,
-            *(
-                word
-                for text in given
-                for word in (("--requirement", text) if _is_file(text) else (text,))
-            ),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise _pip_error(done.stderr, architecture, python)
+        site = Path(scratch) / "site"
+        # uv is faster; pip is what most people have configured, and its errors are known
+        uv = uv_program()
+        commands = [uv_command(uv, python, architecture)] if uv else []
+        for command in [*commands, pip_command(python, architecture)]:
+            shutil.rmtree(site, ignore_errors=True)
+            done = subprocess.run(
+                [*command, "--target", str(site), "--constraint", str(constraints), *wanted],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if not done.returncode:
+                _move_new(site, folder)
+                return
+    raise _pip_error(done.stderr, architecture, python)
+
+
+def _move_new(site: Path, folder: Path) -> None:
+    """Move what was installed into the package, where the user's own code takes precedence."""
+    for path in site.iterdir():
+        if not (folder / path.name).exists():
+            shutil.move(path, folder / path.name)
+
+
+def _requirement_words(text: str) -> tuple[str, ...]:
+    return ("--requirement", text) if _is_file(text) else (text,)
+
+
+def uv_program() -> str | None:
+    """Return the uv of this environment, or of the PATH."""
+    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
+    return beside or shutil.which("uv")
+
+
+def uv_command(uv: str, python: str, architecture: str) -> list[str]:
+    """Return the command by which uv installs wheels for a function."""
+    platform = f"{WHEEL_ARCHITECTURES[architecture]}-manylinux_2_{GLIBC_MINOR}"
+    command = [uv, "pip", "install", "--quiet", "--no-progress", "--only-binary", ":all:"]
+    # the Python of this environment: without one, uv looks for an environment in the folder
+    interpreter = ["--python", sys.executable]
+    return [*command, *interpreter, "--python-platform", platform, "--python-version", python]
+
+
+def pip_command(python: str, architecture: str) -> list[str]:
+    """Return the command by which pip installs wheels for a function."""
+    command = [sys.executable, "-m", "pip", "install", "--no-compile", "--only-binary=:all:"]
+    command += ["--implementation", "cp", "--python-version", python, "--no-input"]
+    command += ["--disable-pip-version-check", "--quiet", "--no-warn-conflicts"]
+    return command + [word for tag in platforms(architecture) for word in ("--platform", tag)]
 
 
 def _pip_error(output: str, architecture: str, python: str) -> PackageError:
@@ -331,7 +357,7 @@ def _pip_error(output: str, architecture: str, python: str) -> PackageError:
     missing = re.search(r"No matching distribution found for (\S+)", output)
     if "No module named pip" in output:
         return PackageError(
-            "wheels are fetched with pip, which this environment lacks",
+            "wheels are fetched with uv or pip: uv is missing or failed, and there is no pip",
             hint=f"{sys.executable} -m ensurepip",
         )
     if missing:
@@ -351,20 +377,30 @@ def _pip_error(output: str, architecture: str, python: str) -> PackageError:
 def _requirement_names(given: Iterable[str]) -> Iterator[str]:
     """Yield the names of the packages in requirements, or in requirements files."""
     for text in given:
-        lines = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else [text]
-        for line in lines:
-            name = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", line)
-            if name:
-                yield _canonical_name(name[1])
+        if not _is_file(text):
+            yield from _requirement_name(text)
+            continue
+        for line in Path(text).read_text(encoding="utf-8").splitlines():
+            bare = re.sub(r"(^|\s)#.*", "", line).strip()
+            other = re.match(r"(?:-r|--requirement)[ =]*(\S+)", bare)
+            if other:  # relative to the file that names it
+                yield from _requirement_names([str(Path(text).parent / other[1])])
+            elif bare and not bare.startswith("-"):
+                yield from _requirement_name(re.split(r"\s--?\w", bare)[0].rstrip("\\ "))
+
+
+def _requirement_name(text: str) -> Iterator[str]:
+    """Yield the name in a requirement, such as NAME[extra]>=1; that of a path is a wheel's."""
+    try:
+        yield canonicalize_name(Requirement(text).name)
+    except InvalidRequirement:
+        wheel = text.partition("#")[0].rpartition("/")[2]
+        if wheel.endswith(".whl"):
+            yield canonicalize_name(wheel.partition("-")[0])
 
 
 def _is_file(text: str) -> bool:
     return text.endswith(".txt")
-
-
-def _canonical_name(name: str) -> str:
-    """Return a distribution's name in PyPI's normalized form."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _files_with_distribution(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
@@ -372,13 +408,13 @@ def _files_with_distribution(folder: Path) -> Iterator[tuple[Path, tuple[str, st
     for info in sorted(folder.glob("*.dist-info")):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
         for line in (info / "RECORD").read_text(encoding="utf-8").splitlines():
-            yield folder / line.rsplit(",", 2)[0].strip('"'), (_canonical_name(name), version)
+            yield folder / line.rsplit(",", 2)[0].strip('"'), (canonicalize_name(name), version)
 
 
 def _uninstall(folder: Path, name: str) -> None:
     """Remove a distribution that a dependency has installed, but a layer contains."""
     for path, (owner, _) in list(_files_with_distribution(folder)):
-        if owner == _canonical_name(name):
+        if owner == canonicalize_name(name):
             path.unlink(missing_ok=True)
 
 
@@ -560,6 +596,13 @@ def _add_to_zip(archive: zipfile.ZipFile, path: Path, name: str) -> None:
     entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
     with archive.open(entry, "w") as target, path.open("rb") as source:
         shutil.copyfileobj(source, target, 2**20)
+
+
+def write_contents(folder: Path, target: Path) -> None:
+    """Write a list of all files of a package, each with its size in bytes."""
+    paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    lines = [f"{(folder / path).stat().st_size:>12,}  {path}\n" for path in paths]
+    target.write_text("".join(lines), encoding="utf-8")
 
 
 def seal(folder: Path) -> None:

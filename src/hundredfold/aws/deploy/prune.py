@@ -107,7 +107,7 @@ def prune(folder: Path, *, spare: Iterable[str] = (), own: Iterable[str] = ()) -
 def _is_unneeded(path: Path, own: set[str], stubs: set[str]) -> bool:
     """Return whether no program opens a file. `stubs`: packages that read their own .pyi."""
     top = path.parts[0]
-    if "__pycache__" in path.parts:
+    if "__pycache__" in path.parts or path.parts == (".lock",):  # of uv
         return True
     if top in own:
         return False

@@ -19,13 +19,18 @@ from cdk_nag import AwsSolutionsChecks
 
 from ...errors import HundredfoldError
 from .construct import Hundredfold
+from .nag_suppressions import accepts_resources
 from .settings import DESCRIPTION_PREFIX, STACK_FILE_ENV
 
 
 def make_app(settings: Mapping[str, Any], **app_options: Any) -> App:
-    """Return the app, which does not synthesize while cdk-nag has findings."""
+    """Return the app, which does not synthesize while cdk-nag has findings.
+
+    An old CDK, which cannot accept the findings that a person has reviewed, is not checked.
+    """
     app = App(**app_options)
-    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    if accepts_resources():
+        Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     stack = Stack(
         app, settings["stack"], description=f"{DESCRIPTION_PREFIX}{settings['settings']['job']}"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from aws_cdk import Acknowledgment, Stack, Validations
+from aws_cdk import Acknowledgment, App, Stack, Validations
 from constructs import Construct
 
 TRACES_REASON = "X-Ray has no resources that a permission could name"
@@ -19,6 +20,19 @@ def accept_finding(construct: Construct, rule: str, reason: str) -> None:
     acknowledge(construct, f"AwsSolutions-{rule}", reason)
 
 
+@cache
+def accepts_resources() -> bool:
+    """Return whether this version of the CDK can accept a finding of cdk-nag about one resource.
+
+    Older ones, such as 2.268, do not allow a second `::` in the id of a finding.
+    """
+    try:
+        acknowledge(App(), "AwsSolutions-IAM5[Resource::<AWS::Region>]", "a trial")
+    except RuntimeError:
+        return False
+    return True
+
+
 def acknowledge(construct: Construct, finding: str, reason: str) -> None:
     """Accept a finding of any plugin at a construct."""
     Validations.of(construct).acknowledge(Acknowledgment(id=finding, reason=reason))
@@ -26,6 +40,8 @@ def acknowledge(construct: Construct, finding: str, reason: str) -> None:
 
 def accept_wildcard(construct: Construct, resource: str, reason: str) -> None:
     """Accept a permission for many resources at once: `resource` is an ARN with a `*` in it."""
+    if not accepts_resources():
+        return
     accept_finding(
         construct,
         f"IAM5[Resource::{_cdk_nag_notation(Stack.of(construct).resolve(resource))}]",

@@ -1,0 +1,57 @@
+"""Checks of SQL and of state machines by programs of others, for Node.js.
+
+dt-sql-parser has a grammar of Trino, and asl-validator the schema of Amazon States Language.
+`python -m support.javascript` installs both, from npm; `make test` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hundredfold.aws.deploy.node import find_node
+
+HERE = Path(__file__).parent
+FOLDER = Path(__file__).parents[3] / ".venv-node"
+DONE = FOLDER / "done"
+
+
+def install() -> None:
+    """Install the packages in the versions of package.json, from the registry of npm."""
+    node = find_node()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    shutil.copyfile(HERE / "package.json", FOLDER / "package.json")
+    options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock")
+    subprocess.run(
+        [*node.npm, "install", "--loglevel=error", *options],
+        cwd=FOLDER,
+        env=node.environment(),
+        check=True,
+    )
+    DONE.touch()
+
+
+def problems_of(
+    statements: Sequence[str] = (), machines: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, list[str]]:
+    """Return the statements and machines with problems, as text, by one process."""
+    if not DONE.exists():
+        pytest.skip(f"the checkers are not installed ({DONE} is not there): make .venv-node/done")
+    done = subprocess.run(
+        [str(find_node().node), str(HERE / "check.mjs"), str(FOLDER)],
+        input=json.dumps({"statements": list(statements), "machines": list(machines)}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    checked = [*statements, *(json.dumps(machine, indent=1) for machine in machines)]
+    pairs = zip(checked, json.loads(done.stdout), strict=True)
+    return {text: found for text, found in pairs if found}
