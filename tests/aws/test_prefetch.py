@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hundredfold.aws.adapters.plain_reads import MAX_REFUSALS, PlainReader
 from hundredfold.aws.adapters.prefetch import PrefetchingStore
 from hundredfold.aws.adapters.s3_store import S3Store
 from support.emulator import Emulator
@@ -26,6 +27,30 @@ def store(aws_env: Emulator, name_of: Callable[[str], str]) -> S3Store:
     for key, size in KEYS.items():
         store.put(key, key.encode().ljust(size, b"."))
     return store
+
+
+def test_objects_with_unusual_keys_are_read_without_boto3(store: S3Store) -> None:
+    reader = PlainReader(store.bucket)
+    for key in ("a b+c/ü%41~(x)'.arrow", "runs/r=1/k&v"):
+        store.put(key, key.encode())
+        assert reader.read(key) == key.encode()
+
+
+def test_boto3_reads_what_a_plain_request_does_not(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = PlainReader(store.bucket)
+    assert reader.read("no such key") is None
+    monkeypatch.setattr(reader, "_base", "http://127.0.0.1:1/refused")
+    assert [reader.read(key) for key in sorted(KEYS)[: MAX_REFUSALS + 1]] == [None] * (
+        MAX_REFUSALS + 1
+    )
+    monkeypatch.undo()
+    assert reader.read(min(KEYS)) is None  # from then on, boto3 reads all
+    with PrefetchingStore(store) as ahead:
+        ahead._reader = reader
+        assert list(ahead.list("runs/r/outcomes/")) == sorted(KEYS)
+        assert ahead.get(min(KEYS)).to_pybytes() == content(min(KEYS))
 
 
 def content(key: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from .plain_reads import PlainReader
 from .s3_store import S3Store
 
 FETCH_THREADS = 16
@@ -39,6 +40,7 @@ class PrefetchingStore:
         self.store, self.prefetch_bytes, self.cache_bytes = store, prefetch_bytes, cache_bytes
         self._pool = ThreadPoolExecutor(FETCH_THREADS)
         self._queues: dict[str, PrefetchQueue] = {}
+        self._reader = PlainReader(store.bucket)
 
     def __enter__(self) -> PrefetchingStore:
         return self
@@ -68,7 +70,11 @@ class PrefetchingStore:
         queue = self._queues.get(_suffix(key))
         if queue is None or key not in queue.sizes:
             return self.store.get(key)
-        return queue.take(key, lambda wanted: self._pool.submit(self.store.get, wanted))
+        return queue.take(key, lambda wanted: self._pool.submit(self._read, wanted))
+
+    def _read(self, key: str) -> pa.Buffer:
+        found = self._reader.read(self.store.prefix + key)
+        return self.store.get(key) if found is None else pa.py_buffer(found)
 
 
 class PrefetchQueue:

@@ -387,7 +387,7 @@ def _stage(
                 folder,
                 malformed_key,
             )
-        # the disk has room for one source at a time
+        # the disk has space for one source at a time
         shutil.rmtree(scratch / "staging", ignore_errors=True)
         put_json(warehouse.store, csv, {"csv": written})
         warehouse.register_objects(name, warehouse.store.where(folder) + "/", schema, objects=1)

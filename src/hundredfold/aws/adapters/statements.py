@@ -144,6 +144,7 @@ class Statements:
                     raise _query_error(found["error"], identity)
                 if reported:
                     raise QueryPause(RETRY_PAUSE_S * 3 ** (tries - 1))
+        statement.before()
         raise self._pending(statement, token, tries + 1, alone)
 
     def execute_together(self, statements: Iterable[Statement]) -> None:
@@ -153,19 +154,21 @@ class Statements:
 
         Raises: QueryPending or QueriesPending.
         """
+        different = {each.identity: each for each in statements}.values()
+        with ThreadPoolExecutor(REQUEST_THREADS) as pool:  # a few requests for each
+            known = pool.map(self._has_result, map(self._token, different))
+            missing = [each for each, has in zip(different, known, strict=True) if not has]
+            for _ in pool.map(lambda each: each.before(), missing):
+                pass  # reraises the error of a thread
         pending = []
-        for statement in {each.identity: each for each in statements}.values():
-            token = self._token(statement)
-            if self._has_result(token):
-                continue
+        for each in missing:
             with suppress(QueryError):  # as for a failure: `execute` raises it
-                pending.append(self._pending(statement, token))
+                pending.append(self._pending(each, self._token(each)))
         raise_pending(pending)
 
     def _pending(
         self, statement: Statement, token: str, number: int = 1, alone: bool = False
     ) -> QueryPending:
-        statement.before()
         sql = statement.written()
         _refuse_too_long(sql, statement.identity)
         output = self.store.where(f"athena/{self.layout.run}") + "/"
