@@ -158,7 +158,7 @@ def weeks(data: Data, first: int, end: int) -> tuple[Panel, Layout, np.ndarray]:
     """The rows of the weeks first ... end - 1, and which units they belong to."""
     rows = (data.layout.period >= first) & (data.layout.period < end)
     panel, left = data.panel.select_rows(rows)
-    layout = data.layout.of(left, rows)
+    layout = data.layout.subset(left, rows)
     return (
         panel,
         Layout(
@@ -272,7 +272,7 @@ def _stretch(data: Data, first: int, end: int, until: int) -> Stretch:
     at = np.minimum(np.searchsorted(known, there), len(known) - 1)
     rows = (known[at] == there)[test.unit]
     test, left = test.select_rows(rows)
-    cell, at = test_layout.of(left, rows).cell(test), at[left]
+    cell, at = test_layout.subset(left, rows).cell(test), at[left]
     deviance = {
         name: float(held_out(test, beta[at], cell).sum() / (len(test.unit) - test.units))
         for name, beta in betas.items()

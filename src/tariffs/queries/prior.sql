@@ -50,7 +50,12 @@ summed AS (
 beside AS (
   SELECT
     *, lag(days) OVER (PARTITION BY segment, location, product ORDER BY week) AS before,
-    lead(days) OVER (PARTITION BY segment, location, product ORDER BY week) AS after
+    lead(days) OVER (PARTITION BY segment, location, product ORDER BY week) AS after,
+    -- of the nearest weeks with other than two or three rows: the date, then the number of rows
+    max(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
+      OVER (PARTITION BY segment, location, product ORDER BY week) AS earlier,
+    min(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
+      OVER (PARTITION BY segment, location, product ORDER BY week DESC) AS later
   FROM summed
 ),
 weeks AS (
@@ -75,6 +80,10 @@ weeks AS (
       -- a duplicate week
       WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
         AND coalesce(before, after) = 1 THEN -1e0
+      -- several of them in a row
+      WHEN days < 4 AND days > 1 AND coalesce(substr(earlier, 11), '1') = '1'
+        AND coalesce(substr(later, 11), '1') = '1' AND coalesce(earlier, later) IS NOT NULL
+        THEN -1e0
       ELSE days / 7e0 END AS week_share
   FROM beside
 )
