@@ -184,7 +184,7 @@ def candidates(panel: Panel, layout: Layout, learnt: Pooled) -> dict[str, np.nda
     one = np.average(learnt.season.beta[layout.group], weights=panel.sizes)
     return {
         "pooled": np.full(panel.units, one),
-        "group": layout.design @ learnt.second.delta,
+        "group": layout.design @ learnt.hyper.delta,
         "alone": alone.beta,
         "EB": learnt.fit.beta,
     }
