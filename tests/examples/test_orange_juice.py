@@ -96,7 +96,7 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(
         run(job, {"yx": juice}, home=tmp_path, workers=1)
 
 
-def test_a_week_told_twice_stops_the_run(juice: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_week_reported_twice_stops_the_run(juice: pd.DataFrame, tmp_path: Path) -> None:
     twice = pd.concat([juice, juice.iloc[[7]].assign(logmove=9.0)])
     with pytest.raises(HundredfoldError, match="2 of 1,601 rows"):
         run(job, {"yx": twice}, home=tmp_path, workers=1)

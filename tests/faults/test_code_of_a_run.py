@@ -132,7 +132,7 @@ def test_a_module_that_is_added_during_a_run_is_refused(tmp_path: Path) -> None:
     assert "added.py has changed since the run began" in cli(tmp_path, "failures").stdout
 
 
-def test_a_run_keeps_its_code_and_a_retry_with_other_code_says_so(tmp_path: Path) -> None:
+def test_a_run_keeps_its_code_and_a_retry_with_other_code_reports_it(tmp_path: Path) -> None:
     project(tmp_path)
     model = tmp_path / "shop/model.py"
     sound = model.read_text()

@@ -111,7 +111,7 @@ def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_driver_that_is_asked_to_end_says_how_to_go_on(tmp_path: Path, number: int) -> None:
+def test_a_driver_that_is_asked_to_end_states_how_to_go_on(tmp_path: Path, number: int) -> None:
     (tmp_path / "own.py").write_text(
         dedent("""
         import time

@@ -66,7 +66,7 @@ JOB = Job(
 
 @dataclass
 class SlowCrew(InProcessPool):
-    """A crew that stalls for longer than a lease."""
+    """A worker pool that stalls for longer than a lease."""
 
     clock: ManualClock = field(default_factory=ManualClock)
 
@@ -77,7 +77,7 @@ class SlowCrew(InProcessPool):
 
 @dataclass
 class LosingCrew(InProcessPool):
-    """A crew whose children die from outside, `times` for each unit in `lost`."""
+    """A worker pool whose children die from outside, `times` for each unit in `lost`."""
 
     lost: dict[int, int] = field(default_factory=dict)
     outside: bool = True
@@ -179,21 +179,21 @@ def copied(home: Home, folder: Path) -> Home:
 
 # that a call was done but not heard of is, for the files, the same as that the next one failed; for
 # the record it is not
-@pytest.mark.parametrize(("door", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
+@pytest.mark.parametrize(("port", "kind"), [("store", FaultyStore), ("ledger", FaultInjectorAfter)])
 def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
-    door: str, kind: type[FaultInjector], stopped: Home, wanted: Any, tmp_path: Path
+    port: str, kind: type[FaultInjector], stopped: Home, wanted: Any, tmp_path: Path
 ) -> None:
     for n in count(1):
         home = copied(stopped, tmp_path / str(n))
-        sound = getattr(home, door)
+        sound = getattr(home, port)
         faulty = kind(sound, fail_at=n)
-        setattr(home, door, faulty)
+        setattr(home, port, faulty)
         with suppress(InjectedFault):
             walk(home)
-        setattr(home, door, sound)
+        setattr(home, port, sound)
         if home.ledger.read("r").state is not states.State.DONE:
             walk(home)
-        assert published_bytes(home.folder) == wanted, f"call {n} of the {door}"
+        assert published_bytes(home.folder) == wanted, f"call {n} of the {port}"
         assert home.ledger.read("r").state is states.State.DONE
         if faulty.calls < n:
             break
@@ -213,7 +213,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture
 def home(worked: Home) -> Home:
     """A run whose model `above` waits to be worked on: nothing of it is done."""
-    forget(worked)
+    discard_outcomes(worked)
     return worked
 
 
@@ -227,7 +227,7 @@ def queue(clock: ManualClock) -> MemoryQueue:
     return MemoryQueue(clock=clock, sleep=clock.advance)
 
 
-def forget(home: Home) -> None:
+def discard_outcomes(home: Home) -> None:
     home.store.delete(LAYOUT.outcomes("above"))
     home.store.delete(LAYOUT.collected("above"))
 
@@ -307,7 +307,7 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(
     kind: type[FaultInjector], home: Home
 ) -> None:
     for n in count(1):
-        forget(home)
+        discard_outcomes(home)
         clock = ManualClock()
         sound = MemoryQueue(clock=clock, sleep=clock.advance)
         faulty = kind(sound, fail_at=n)

@@ -263,7 +263,7 @@ def test_a_home_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("place", ["a file", "/proc/home"])
-def test_a_home_that_cannot_be_made_is_told_with_what_to_do(tmp_path: Path, place: str) -> None:
+def test_a_home_that_cannot_be_made_is_reported_with_what_to_do(tmp_path: Path, place: str) -> None:
     (tmp_path / "a file").touch()
     with pytest.raises(HomeError, match=r"cannot be (read or )?written") as told:
         begun(tmp_path / place, SOUND)

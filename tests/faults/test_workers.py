@@ -104,7 +104,7 @@ def start(work: Any, home: Path, **words: Any) -> Any:
     return run(job_of(work), {"s": ROWS}, home=home, run_id="r", workers=2, memory="1GB", **words)
 
 
-def test_what_a_worker_cannot_import_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_what_a_worker_cannot_import_is_reported_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         WorkerError,
         match="a worker cannot load the job: ImportError: no module named nothing_like_it",
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_loading_the_job_is_reported_and_not_restarted(tmp_pa
     assert told.value.hint
 
 
-def test_a_worker_that_is_killed_again_and_again_at_its_start_is_told(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_again_and_again_at_its_start_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         start(Unwelcome(signal.raise_signal, signal.SIGKILL), tmp_path)
 
@@ -173,7 +173,7 @@ def test_a_module_that_never_ends_its_import_is_named(
     assert not [child for child in children if "slow" in " ".join(child["cmdline"])]
 
 
-def test_an_object_that_never_ends_its_loading_is_told(
+def test_an_object_that_never_ends_its_loading_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "MAX_LOAD_S", 0.5)
@@ -209,7 +209,7 @@ def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path
     assert Home(tmp_path).ledger.runs() == []
 
 
-def test_a_batch_that_a_worker_finds_damaged_is_made_anew(tmp_path: Path) -> None:
+def test_a_batch_that_a_worker_finds_damaged_is_made_again(tmp_path: Path) -> None:
     batch = tmp_path / "home/runs/r/models/m/batches/000001.arrow"
     once = [batch.unlink]
     done = start(

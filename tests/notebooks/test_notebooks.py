@@ -109,7 +109,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
             notebook.close()
 
 
-def test_a_function_of_a_cell_runs_and_an_edited_one_runs_anew(notebook: Notebook) -> None:
+def test_a_function_of_a_cell_runs_and_an_edited_one_runs_again(notebook: Notebook) -> None:
     assert notebook.printed(JOB) == "{'shop': ['A', 'B'], 'price': [2.0, 5.0]}"
     edited = JOB.replace("mean()", "max()").replace("job", "job_2")
     assert notebook.printed(edited) == "{'shop': ['A', 'B'], 'price': [3.0, 5.0]}"

@@ -37,7 +37,7 @@ def test_an_absent_object_is_written_once(store: Store) -> None:
     assert bytes(store.get("claims/1")) == b"first"
 
 
-def test_a_second_writer_of_the_same_bytes_is_told_that_it_lost(store: Store) -> None:
+def test_a_second_writer_of_the_same_bytes_learns_that_it_lost(store: Store) -> None:
     assert store.put_if_absent("claims/1", b"first")
     assert not store.put_if_absent("claims/1", b"first")
     store.put("pointer", b"1")

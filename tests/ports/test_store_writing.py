@@ -102,7 +102,7 @@ def test_what_is_no_key_is_refused(store: Any, key: str) -> None:
         store.where(key)
 
 
-def test_it_says_where_an_object_is(store: Any, tmp_path: Path) -> None:
+def test_it_states_where_an_object_is(store: Any, tmp_path: Path) -> None:
     place = store.where("runs/1/a")
     assert place in (
         str(tmp_path / "home" / "runs" / "1" / "a"),

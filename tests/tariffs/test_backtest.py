@@ -57,7 +57,7 @@ def test_units_that_differ_keep_own_fits_and_drifting_levels_do_not(seed: int) -
     assert gate.eb[1] > gate.pooled[1]
 
 
-def test_too_few_weeks_or_units_decide_nothing_and_the_choice_says_so() -> None:
+def test_too_few_weeks_or_units_decide_nothing_and_the_choice_reports_it() -> None:
     panel, layout = two_groups(0, weeks=14)
     assert set(backtest(panel, layout).choice) == {UNTESTED}
     panel, layout = two_groups(0)

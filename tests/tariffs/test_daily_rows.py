@@ -157,7 +157,7 @@ def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
 
 
 @pytest.mark.parametrize("first", ["2026-05-31", "2026-05-10", "2025-01-01"])
-def test_a_week_that_came_twice_is_an_error_and_says_so(paths: Paths, first: str) -> None:
+def test_a_week_that_came_twice_is_an_error_and_reports_it(paths: Paths, first: str) -> None:
     """One week, several in a row, and all up to the last of these."""
 
     def change(duck: duckdb.DuckDBPyConnection) -> None:
@@ -187,7 +187,9 @@ def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths
 
 
 @pytest.mark.parametrize("first", ["2026-05-31", "2026-05-10", "2025-01-01"])
-def test_a_week_of_voice_that_came_twice_is_an_error_and_says_so(paths: Paths, first: str) -> None:
+def test_a_week_of_voice_that_came_twice_is_an_error_and_reports_it(
+    paths: Paths, first: str
+) -> None:
     """One week, several in a row, and all up to the last of these."""
 
     def change(duck: duckdb.DuckDBPyConnection) -> None:

@@ -107,7 +107,7 @@ def test_spikes_and_prices_in_pesewas_are_found(told: Any, known: Any) -> None:
     assert {e["key"] for e in told[1] if e["kind"] == "price_in_pesewas"} == pesewas
 
 
-def test_every_repair_is_told_by_the_name_of_its_dirt(told: Any, known: Any) -> None:
+def test_every_repair_is_reported_by_the_name_of_its_dirt(told: Any, known: Any) -> None:
     named = {
         (e["source"], e["key"]): ENGINES_NAMES.get(e["kind"], e["kind"])
         for e in known
@@ -187,7 +187,7 @@ def test_capacities_discounts_and_names_are_again_what_they_were(dirty: Any, cle
         ("name", "Ho ", "Ho", "untidy_name"),
     ],
 )
-def test_kinds_are_told_from_the_values(
+def test_kinds_are_derived_from_the_values(
     column: str, before: str | None, after: str, kind: str
 ) -> None:
     assert kind_of(column, before, after) == kind
@@ -269,7 +269,9 @@ def believe(home: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("left_out", ["rejects", "repairs"])
-def test_a_row_that_is_told_nowhere_is_missed(dirty: Any, tmp_path: Path, left_out: str) -> None:
+def test_a_row_that_is_reported_nowhere_is_missed(
+    dirty: Any, tmp_path: Path, left_out: str
+) -> None:
     home = tmp_path / "home"
     shutil.copytree(dirty[0].home.folder, home)
     file = home / "runs" / "one" / left_out / "bundle_sales.parquet"

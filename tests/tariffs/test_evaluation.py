@@ -93,7 +93,7 @@ def test_another_truth_shows_as_bias_and_lost_cover(finished: FinishedRun, tmp_p
     assert false.cover < 0.4
 
 
-def test_a_run_on_data_without_a_truth_says_so(finished: FinishedRun) -> None:
+def test_a_run_on_data_without_a_truth_reports_it(finished: FinishedRun) -> None:
     with pytest.raises(UsageError, match=r"no bundles\.parquet") as told:
         recovery.recover(replace(finished, truth=None), BUNDLE)
     assert "--truth" in str(told.value.hint)
@@ -119,7 +119,7 @@ def test_promised_and_realised_gain_agree_for_all_moves_of_both_lines(
         assert found.promised_margin == pytest.approx(found.true_margin, rel=0.1)
 
 
-def test_a_promise_that_is_too_high_lies_outside_of_what_came_of_it(bundles: money.Market) -> None:
+def test_a_promise_that_is_too_high_is_outside_of_what_came_of_it(bundles: money.Market) -> None:
     honest, boastful = (
         calibration.calibrate(m)
         for m in (bundles, replace(bundles, p_gain=np.where(bundles.moved, 0.999, 0.0)))
@@ -173,7 +173,7 @@ def ladders_of(market: money.Market, ladders: pa.Table) -> Iterator[dict[int, An
         }
 
 
-def test_nobody_who_does_not_know_the_truth_does_better(
+def test_no_one_who_does_not_know_the_truth_does_better(
     finished: FinishedRun, bundles: money.Market
 ) -> None:
     oracle = dial._oracle(finished)
@@ -237,14 +237,14 @@ def test_deviance_equals_a_poisson_regression_with_levels_and_season() -> None:
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_weeks_not_seen_are_foretold_best_by_the_posterior(
+def test_weeks_not_seen_are_predicted_best_by_the_posterior(
     finished: FinishedRun, line: Any
 ) -> None:
     every = backtest.backtest(finished, line, 8).judged[0]
     assert every.best == "shrunk"
 
 
-def test_what_is_foretold_is_learnt_from_the_weeks_before_alone(finished: FinishedRun) -> None:
+def test_what_is_predicted_is_learnt_from_the_weeks_before_alone(finished: FinishedRun) -> None:
     rows = finished.sample(VOICE, 500)
     first = np.unique(rows["week"])[-8]
     late = rows["week"] >= first
@@ -326,7 +326,7 @@ def test_the_same_evidence_makes_the_same_plot_to_the_byte(
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.kind)
-def test_what_is_told_of_the_prices_is_what_the_run_priced_by(
+def test_what_is_reported_of_the_prices_is_what_the_run_priced_by(
     finished: FinishedRun, line: Any
 ) -> None:
     found, prior = summarise_prior(finished, line), finished.results(line.prior).to_pylist()[0]

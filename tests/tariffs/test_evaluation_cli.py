@@ -90,7 +90,7 @@ def test_rho_is_shown_with_what_it_cannot_part(place: Path) -> None:
     assert "one market cannot part foresight from cross effects of neighbouring products" in shown
 
 
-def test_json_says_what_the_table_says(place: Path) -> None:
+def test_json_states_what_the_table_states(place: Path) -> None:
     table = say(place, "evidence", "truth").stdout
     found: list[dict[str, Any]] = json.loads(say(place, "evidence", "truth", "--json").stdout)
     assert [line["line"] for line in found] == ["bundle", "voice"]
@@ -109,7 +109,7 @@ def test_plots_come_as_svg_and_png_beside_the_json(place: Path) -> None:
     assert "plots/calibration.svg" in told.stderr
 
 
-def test_without_matplotlib_the_way_to_it_is_told(place: Path) -> None:
+def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
     told = say(
         place,
         "evidence",
@@ -151,7 +151,7 @@ def test_words_that_cannot_be_are_answered_with_what_to_do(
     assert told.stdout == ""
 
 
-def test_a_home_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_home_without_a_run_states_how_to_make_one(tmp_path: Path) -> None:
     told = say(tmp_path, "evidence", "truth", code=1)
     assert "hundredfold demo" in told.stderr
 

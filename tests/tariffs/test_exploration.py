@@ -28,7 +28,7 @@ def tried(medium: Any) -> dict[str, np.ndarray]:
     return bundles.price_bundles(with_share(medium.bundles, 0.05), medium.prior)
 
 
-def test_the_share_of_units_on_trial_is_what_the_policy_says(
+def test_the_share_of_units_on_trial_is_what_the_policy_states(
     medium: Any, tried: dict[str, np.ndarray]
 ) -> None:
     may = ~medium.bundles["control"][medium.bundles.offsets[:-1]].astype(bool)
@@ -139,7 +139,9 @@ def test_draws_are_of_the_posterior_cut_off_at_zero() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "spread"), [(100.0, 104.0, 0.2), (100.0, 96.0, 0.05), (100.0, 130.0, 0.01)]
 )
-def test_the_expected_loss_is_what_chance_says(before: float, after: float, spread: float) -> None:
+def test_the_expected_loss_is_what_chance_states(
+    before: float, after: float, spread: float
+) -> None:
     draws = after * np.exp(np.random.default_rng(5).normal(0, spread, 400_000))
     told = expected_loss(np.array([before]), np.array([after]), np.array([spread]))[0]
     assert told == pytest.approx(np.maximum(before - draws, 0).mean(), abs=0.05)

@@ -124,7 +124,7 @@ def test_p_gain_of_a_cell_is_the_share_of_elasticities_that_gain(
     assert found == pytest.approx(min(gains.mean(), MAX_P_GAIN), abs=1e-3)
 
 
-def test_p_gain_of_a_full_cell_is_what_chance_says() -> None:
+def test_p_gain_of_a_full_cell_is_what_chance_states() -> None:
     rng = np.random.default_rng(5)
     for b, sd, kappa, room, ratio in (
         (-1.6, 0.4, 0.05, 0.8, 1.15),

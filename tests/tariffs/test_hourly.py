@@ -107,7 +107,7 @@ def test_a_day_has_fewer_and_smaller_cliffs_than_its_hours_alone(demo: Any) -> N
     assert left < 0.5 * alone
 
 
-def test_smoothing_stays_within_each_hours_limits_and_says_what_it_moved(demo: Any) -> None:
+def test_smoothing_stays_within_each_hours_limits_and_states_what_it_moved(demo: Any) -> None:
     rows = published(demo)
     moved = rows["price"] != rows["alone"]
     assert moved.any()
@@ -126,7 +126,7 @@ def test_smoothing_twice_changes_nothing(demo: Any) -> None:
         assert np.array_equal(once["price"], twice["price"])
 
 
-def test_minutes_that_only_wait_make_discounts_dearer(demo: Any) -> None:
+def test_minutes_that_only_wait_make_discounts_more_expensive(demo: Any) -> None:
     """With a time shift, each hour bears the other hours' losses, and discounts are smaller."""
     slab, deeper, full = days(demo), [], []
     for n in range(0, len(slab), 5):

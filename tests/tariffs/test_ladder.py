@@ -86,7 +86,7 @@ def test_published_ladders_are_in_order_or_say_that_no_order_is_in_reach(demo: A
         )
 
 
-def test_an_adjusted_price_says_so_and_stays_within_the_units_limits(demo: Any) -> None:
+def test_an_adjusted_price_reports_it_and_stays_within_the_units_limits(demo: Any) -> None:
     rows = ladder_rows(demo)
     adjusted = rows["price"] != rows["alone"]
     assert adjusted.any()

@@ -197,7 +197,7 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
     ] == "kept"
 
 
-def test_a_table_whose_limits_nobody_could_look_at_is_not_published(
+def test_a_table_whose_limits_no_one_could_look_at_is_not_published(
     operator: dict[str, Path], tmp_path: Path
 ) -> None:
     policy = pacsv.read_csv(
@@ -234,7 +234,7 @@ def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
     ("kind", "scope", "told"),
     [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")],
 )
-def test_a_dial_for_nobody_stops_the_run(
+def test_a_dial_for_no_one_stops_the_run(
     operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, told: str
 ) -> None:
     """A row whose scope is misspelt would turn nothing, and nobody would notice."""

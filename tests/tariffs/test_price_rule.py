@@ -132,7 +132,7 @@ def test_no_price_point_in_reach_is_better_for_sure(drawn: dict[str, float]) -> 
     assert worth(price) >= worth(reach).max() - 2e-9
 
 
-def test_the_limit_that_held_a_price_back_is_told() -> None:
+def test_the_limit_that_held_a_price_back_is_reported() -> None:
     elastic, inelastic = demand_of(-4.0, 0.1), demand_of(-0.4, 0.05)
     for demand, limit, bound in (
         (elastic, {"step": 0.15, "tick": 0.05}, "STEP_DOWN"),
@@ -170,7 +170,7 @@ def test_turning_the_dial_up_never_moves_more_prices() -> None:
 @pytest.mark.parametrize(
     ("b", "sd", "price"), [(-1.6, 0.35, 0.85), (-0.7, 0.3, 1.15), (-1.1, 0.5, 1.05)]
 )
-def test_the_probability_of_gain_is_what_chance_says(b: float, sd: float, price: float) -> None:
+def test_the_probability_of_gain_is_what_chance_states(b: float, sd: float, price: float) -> None:
     draws = np.random.default_rng(1).normal(b, sd, 400_000)
     gains = (price - 0.05) * np.exp(draws * (price - 1)) > 0.95
     promised = effect(np.array([price]), terms_of(), demand_of(b, sd)).p_gain[0]
@@ -246,7 +246,7 @@ def test_the_deltas_have_the_interval_of_their_elasticity() -> None:
 
 
 @given(limits, st.sampled_from(["floor", "ceiling"]))
-def test_a_move_beyond_the_step_is_told_as_the_limit_that_forced_it(
+def test_a_move_beyond_the_step_is_reported_as_the_limit_that_forced_it(
     drawn: dict[str, float], side: str
 ) -> None:
     """Whatever the elasticity wants besides."""
@@ -284,7 +284,7 @@ def test_a_step_ends_at_what_was_paid_and_a_step_more(
     assert (found.price[0], found.bound[0]) == (pytest.approx(price), bound)
 
 
-def test_a_list_price_that_nobody_has_paid_yet_is_no_ground_to_step_from(demo: Any) -> None:
+def test_a_list_price_that_no_one_has_paid_yet_is_no_ground_to_step_from(demo: Any) -> None:
     """The last week was sold at a trial's price; the list price below it was never paid."""
     further = 0
     for number in range(0, len(demo.bundles), 25):

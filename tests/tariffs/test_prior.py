@@ -209,7 +209,7 @@ def prior_of(panel: Panel, product: np.ndarray) -> Prior:
     return fit_pooled_prior(panel, {"product": product}, "product", segment, week_of(panel))
 
 
-def test_a_level_nobody_has_seen_gets_the_intercept_and_the_greatest_noise() -> None:
+def test_a_level_no_one_has_seen_gets_the_intercept_and_the_greatest_noise() -> None:
     panel, _ = small_panel(np.random.default_rng(4), units=200, dispersion=2.0)
     prior = prior_of(panel, np.array(["A", "B"] * 100, dtype=object))
     labels = {"product": np.array(["A", "NEW"], dtype=object)}
@@ -223,7 +223,7 @@ def test_a_level_nobody_has_seen_gets_the_intercept_and_the_greatest_noise() -> 
     assert unseen[1:].tolist() == [0, 0]
 
 
-def test_units_that_say_nothing_make_no_prior_and_the_error_says_so() -> None:
+def test_units_that_say_nothing_make_no_prior_and_the_error_reports_it() -> None:
     panel, _ = small_panel(np.random.default_rng(5))
     constant = Panel(
         panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure

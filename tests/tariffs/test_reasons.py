@@ -70,7 +70,7 @@ units = st.tuples(
 
 
 @given(st.lists(units, min_size=1, max_size=12))
-def test_each_code_says_what_was_done_to_its_price(drawn: list[Any]) -> None:
+def test_each_code_states_what_was_done_to_its_price(drawn: list[Any]) -> None:
     current, floor, span, b, sd, tick, step, names, control = (
         np.array(values) for values in zip(*drawn, strict=True)
     )
@@ -125,7 +125,7 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
     assert seen >= SEEN
 
 
-def test_each_code_of_a_priced_market_says_what_was_done(demo: Any) -> None:
+def test_each_code_of_a_priced_market_states_what_was_done(demo: Any) -> None:
     """Return the prices of single units; later changes by ladders and limits have other codes."""
     for line, columns in (("bundles", demo.bundle_prices), ("voice", demo.voice_prices)):
         control_or_held = {

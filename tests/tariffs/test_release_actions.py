@@ -70,7 +70,7 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: ReleaseS
     assert len(place.decisions.entries) == 4
 
 
-def test_the_log_says_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
+def test_the_log_states_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
     said = place.decisions.entries[0].attribution
     assert (said.author, said.login, said.at, said.reason) == (
@@ -135,7 +135,7 @@ def test_what_cannot_happen_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("verb", ["approve", "activate", "withdraw"])
-def test_a_release_that_is_not_there_is_told_with_those_that_are(
+def test_a_release_that_is_not_there_is_reported_with_those_that_are(
     disk: ReleaseSite, verb: str
 ) -> None:
     disk.publish()
@@ -191,7 +191,7 @@ def test_a_guard_that_fails_holds_the_approval_back(place: ReleaseSite) -> None:
     assert place.state(2) == "draft"
 
 
-def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: ReleaseSite) -> None:
+def test_it_can_be_set_aside_with_a_reason_and_the_log_reports_it(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     those = ["CHANGE_SIZE", "STEP"]
@@ -209,7 +209,7 @@ def test_it_can_be_set_aside_with_a_reason_and_the_log_says_so(disk: ReleaseSite
     assert [f.code for f in entry.findings if not f.passed] == those
 
 
-def test_a_guard_that_there_is_not_is_told_with_those_that_there_are(disk: ReleaseSite) -> None:
+def test_a_guard_that_there_is_not_is_reported_with_those_that_there_are(disk: ReleaseSite) -> None:
     disk.publish()
     with pytest.raises(UsageError, match="there is no guard STEPS; there is VALUES, "):
         disk.approve(1, overridden=["STEPS"])
@@ -223,7 +223,7 @@ def test_what_the_approval_set_aside_need_not_be_said_again(disk: ReleaseSite) -
     assert disk.decisions.entries[-1].overridden == ("CHANGE_SIZE", "STEP")
 
 
-def test_but_a_comparison_with_another_table_is_looked_at_anew(disk: ReleaseSite) -> None:
+def test_but_a_comparison_with_another_table_is_looked_at_again(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     disk.approve(2, overridden=["CHANGE_SIZE", "STEP"], reason="Accra is new")
@@ -266,7 +266,7 @@ def test_a_damaged_release_is_not_approved(place: ReleaseSite) -> None:
         place.approve(1)
 
 
-def test_what_is_no_price_table_is_told(disk: ReleaseSite) -> None:
+def test_what_is_no_price_table_is_reported(disk: ReleaseSite) -> None:
     disk.publish(table().drop_columns(["champion_price", "currency"]))
     with pytest.raises(
         StateError, match="release 1 is no price table: it lacks currency, champion_price"
@@ -307,7 +307,7 @@ def test_limits_that_were_set_count_from_then_on_for_everybody(place: ReleaseSit
         ({"data_age": 1.0}, "", "needs a reason"),
     ],
 )
-def test_a_limit_that_is_none_is_told(
+def test_a_limit_that_is_none_is_reported(
     disk: ReleaseSite, limits: Any, reason: str, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -360,7 +360,7 @@ def test_it_works_when_the_newest_and_the_active_release_are_broken(
     assert place.decisions.active == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
 
 
-def test_it_passes_over_a_table_that_is_damaged_and_says_so(place: ReleaseSite) -> None:
+def test_it_passes_over_a_table_that_is_damaged_and_reports_it(place: ReleaseSite) -> None:
     place.use()
     place.use(DEAR)
     place.use()
@@ -387,7 +387,7 @@ def test_killed_again_and_again_it_goes_further_back_and_never_in_a_circle(
     assert disk.decisions.active == Table(1, rule=True)
 
 
-def test_with_nothing_to_go_back_to_it_says_what_can_be_done(disk: ReleaseSite) -> None:
+def test_with_nothing_to_go_back_to_it_states_what_can_be_done(disk: ReleaseSite) -> None:
     disk.use()
     with pytest.raises(
         StateError, match="there is no approved release to return to from release 1"
@@ -432,7 +432,7 @@ def test_a_rule_table_that_was_damaged_is_made_again(
     )
 
 
-def test_without_rule_table_and_release_it_says_where_else_to_go(disk: ReleaseSite) -> None:
+def test_without_rule_table_and_release_it_states_where_else_to_go(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.store.delete("releases/tariffs/rule/000002")
@@ -449,7 +449,7 @@ def test_without_rule_table_and_release_it_says_where_else_to_go(disk: ReleaseSi
 # the log and the pointer
 
 
-def test_a_log_that_was_changed_is_not_believed(place: ReleaseSite) -> None:
+def test_a_log_that_was_changed_is_refused(place: ReleaseSite) -> None:
     place.use()
     key = f"{repository.LOG}/000001.json"
     place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
@@ -483,7 +483,7 @@ def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> Non
         place.withdraw(1)
 
 
-def test_nobody_writes_over_an_entry(place: ReleaseSite) -> None:
+def test_no_one_writes_over_an_entry(place: ReleaseSite) -> None:
     place.publish()
     one, other = (place.decisions.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
     assert repository.append(one, place.once)
@@ -658,7 +658,7 @@ def test_a_concurrent_kill_and_activation_leave_the_logs_last_state(
     assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
 
 
-def test_a_pointer_that_lags_behind_is_put_right_by_whoever_comes_next(place: ReleaseSite) -> None:
+def test_a_pointer_that_lags_behind_is_put_right_by_the_next_action(place: ReleaseSite) -> None:
     place.use()
     old = place.store.get(repository.POINTER).to_pybytes()
     place.use(DEAR)
@@ -701,7 +701,7 @@ def test_the_facts_tell_every_release_with_its_last_decision(disk: ReleaseSite) 
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_a_release_that_the_log_knows_and_nobody_finds_is_told(disk: ReleaseSite) -> None:
+def test_a_release_that_the_log_knows_and_no_one_finds_is_reported(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.store.delete(release_folder(JOB, 1))
@@ -732,7 +732,7 @@ def test_a_catalogue_as_text_from_the_run_is_read_as_numbers(disk: ReleaseSite) 
     assert disk.approve(1).entry.overridden == ()
 
 
-def test_a_catalogue_that_lacks_columns_is_told(disk: ReleaseSite) -> None:
+def test_a_catalogue_that_lacks_columns_is_reported(disk: ReleaseSite) -> None:
     disk.publish(catalogue=CATALOGUE.drop_columns(["price_tick", "price_floor"]))
     with pytest.raises(UsageError, match="lacks price_tick, price_floor"):
         disk.approve(1)

@@ -160,7 +160,7 @@ def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
         (1.0, "a share is between"),
     ],
 )
-def test_where_it_cannot_be_tried_is_told(disk: ReleaseSite, places: Any, words: str) -> None:
+def test_where_it_cannot_be_tried_is_reported(disk: ReleaseSite, places: Any, words: str) -> None:
     disk.use()
     disk.approve(disk.publish(NEW))
     with pytest.raises(UsageError, match=words):
@@ -245,7 +245,7 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
             return
 
 
-def test_a_log_that_says_another_canary_is_not_believed(disk: ReleaseSite) -> None:
+def test_a_log_that_states_another_canary_is_refused(disk: ReleaseSite) -> None:
     begun(disk)
     key = f"{repository.LOG}/000004.json"
     disk.store.put(key, disk.store.get(key).to_pybytes().replace(b'"canary": 2', b'"canary": 7'))

@@ -261,7 +261,9 @@ def last_week(sales: pa.Table) -> pa.Table:
     )
 
 
-def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_told(say: Say, home: Path) -> None:
+def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_reported(
+    say: Say, home: Path
+) -> None:
     now = ("--as-of", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}")
     today = say("check", "1", *now)
     assert today.code == 1
@@ -586,7 +588,7 @@ def pointed(home: Path) -> dict[str, Any]:
         (("dance",), 2, "No such command 'dance'"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_a_hint_and_nothing_on_stdout(
+def test_what_cannot_be_done_is_reported_with_a_hint_and_nothing_on_stdout(
     say: Say, words: tuple[str, ...], code: int, told: str
 ) -> None:
     said = say(*words)

@@ -166,7 +166,7 @@ def test_a_key_twice_is_refused() -> None:
         delta(table(), twice)
 
 
-def test_a_column_that_is_missing_is_told() -> None:
+def test_a_column_that_is_missing_is_reported() -> None:
     with pytest.raises(InvalidTable, match="the old table has no column currency"):
         delta(table().drop_columns(["currency"]), table())
 

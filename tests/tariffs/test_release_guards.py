@@ -43,12 +43,12 @@ def test_so_does_the_first_table_of_all() -> None:
     assert all(f.passed for f in run_guards(replace(USUAL, active=None, sold=SOLD)))
 
 
-def test_every_guard_has_its_own_code_and_says_what_it_allows() -> None:
+def test_every_guard_has_its_own_code_and_states_what_it_allows() -> None:
     assert len(set(CODES)) == len(GUARDS)
     assert all(f.found and f.limit for f in run_guards(USUAL))
 
 
-def test_a_guard_says_one_sentence_of_what_must_be_true() -> None:
+def test_a_guard_states_one_sentence_of_what_must_be_true() -> None:
     assert all((guard.__doc__ or "").strip() for guard in GUARDS)
 
 
@@ -196,7 +196,7 @@ def test_price_points_leaves_a_price_that_does_not_move_where_it_is() -> None:
     ).passed
 
 
-def test_price_points_finds_a_discount_class_that_says_another_price() -> None:
+def test_price_points_finds_a_discount_class_that_states_another_price() -> None:
     finding = found(
         guards.price_points, table=moved("C1/07/WEEKDAY", price=0.045, discount_class=50)
     )

@@ -150,7 +150,7 @@ def test_limits_finds_a_kind_that_is_held_since_its_limits_cannot_be_met() -> No
     assert (held.passed, held.examples) == (False, ("YOUTH/TEMA/DAY: held",))
 
 
-def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
+def test_control_states_what_to_do_where_a_kind_has_no_control_group() -> None:
     nobody = table(control_flag=False)
     few = found(guards.GUARDS_BY_CODE["CONTROL"], table=nobody, active=None)
     assert (few.passed, few.count) == (False, 2)
@@ -169,7 +169,7 @@ def test_control_says_what_to_do_where_a_kind_has_no_control_group() -> None:
     )
 
 
-def test_support_says_that_nothing_is_recorded() -> None:
+def test_support_reports_that_nothing_is_recorded() -> None:
     finding = found(guards.GUARDS_BY_CODE["SUPPORT"], support=None)
     assert (finding.passed, finding.found) == (True, "the prices paid before are not recorded")
 
@@ -203,7 +203,7 @@ def test_competitor_finds_prices_that_a_regulator_forbids() -> None:
     assert found(guards.GUARDS_BY_CODE["COMPETITOR"], catalogue=asked, table=on_its_way).passed
 
 
-def test_competitor_says_that_nothing_is_recorded() -> None:
+def test_competitor_reports_that_nothing_is_recorded() -> None:
     assert (
         found(guards.GUARDS_BY_CODE["COMPETITOR"]).found == "competitors' prices are not recorded"
     )
@@ -273,7 +273,7 @@ def test_ladder_agrees_with_the_definition(today: list[int], then: list[int]) ->
     assert finding.passed is not bad
 
 
-def test_ladder_says_when_the_catalogue_has_no_sizes() -> None:
+def test_ladder_states_when_the_catalogue_has_no_sizes() -> None:
     assert (
         found(guards.GUARDS_BY_CODE["LADDER"]).found == "sizes and ladders are not in the catalogue"
     )
@@ -412,7 +412,7 @@ def test_drift_finds_a_segment_whose_customers_do_not_answer_as_expected() -> No
     assert found(guards.GUARDS_BY_CODE["DRIFT"], charts=(chart("YOUTH", 2.0, 4.9),)).passed
 
 
-def test_drift_says_when_nothing_was_sold_since() -> None:
+def test_drift_states_when_nothing_was_sold_since() -> None:
     assert found(guards.GUARDS_BY_CODE["DRIFT"]).found.startswith("nothing was sold yet")
     assert found(guards.GUARDS_BY_CODE["DRIFT"], active=None, charts=(chart("YOUTH", 9.0),)).passed
 

@@ -69,7 +69,7 @@ def test_an_entry_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"number": 1}', b"\xff"])
-def test_bytes_that_are_no_entry_are_told(data: bytes) -> None:
+def test_bytes_that_are_no_entry_are_reported(data: bytes) -> None:
     with pytest.raises(BrokenLog, match="cannot be read"):
         decode(data)
 
@@ -97,7 +97,7 @@ def test_an_entry_that_is_missing_is_seen() -> None:
         ),
     ],
 )
-def test_an_entry_that_cannot_have_happened_is_not_believed(
+def test_an_entry_that_cannot_have_happened_is_refused(
     moves: Any, charging: Any, words: str
 ) -> None:
     with pytest.raises(BrokenLog, match=words):
@@ -144,7 +144,7 @@ def test_it_never_goes_back_to_what_was_killed_or_withdrawn_by_hand() -> None:
     assert by_hand.fallbacks() == []
 
 
-def test_what_was_approved_anew_may_come_back() -> None:
+def test_what_was_approved_again_may_come_back() -> None:
     assert grown(*STORY, ([(2, K), (1, B)], Table(1)), ([(2, A)], Table(1))).fallbacks() == [2]
 
 
@@ -152,7 +152,7 @@ def test_a_draft_that_was_withdrawn_is_nothing_to_go_back_to() -> None:
     assert grown(*STORY, ([(3, W)], Table(2))).fallbacks() == [1]
 
 
-def test_a_canary_that_the_moves_do_not_make_is_not_believed() -> None:
+def test_a_canary_that_the_moves_do_not_make_is_refused() -> None:
     book = grown(*STORY)
     said = book.entry(
         "canary", SAID, moves=((3, A),), active=Table(2, canary=3, locations=("ACCRA",))

@@ -96,7 +96,7 @@ def test_it_does_not_depend_on_the_order_of_the_units() -> None:
 
 
 @pytest.mark.parametrize(("held", "shock"), [(4, 0.0), (4, 0.15), (1, 0.0), (1, 0.15)])
-def test_its_interval_holds_the_truth_as_often_as_it_says(held: int, shock: float) -> None:
+def test_its_interval_holds_the_truth_as_often_as_it_states(held: int, shock: float) -> None:
     rng = np.random.default_rng(held + int(100 * shock))
     runs: list[Effect] = [
         e for _ in range(120) if (e := effect(cells(rng, held=held, shock=shock))) is not None
@@ -108,7 +108,7 @@ def test_its_interval_holds_the_truth_as_often_as_it_says(held: int, shock: floa
     assert np.mean([e.se for e in runs]) == pytest.approx(spread, rel=0.45)
 
 
-def test_what_cannot_be_told_is_not_told() -> None:
+def test_what_cannot_be_reported_is_not_reported() -> None:
     c = cells(np.random.default_rng(6))
     nobody = Cells(c.y, c.exposure, np.zeros_like(c.treated), c.group, c.place)
     assert effect(nobody) is None
@@ -334,7 +334,7 @@ def test_weeks_at_other_prices_are_left_out() -> None:
     )
 
 
-def test_a_week_counts_when_all_of_it_lies_after() -> None:
+def test_a_week_counts_when_all_of_it_is_after() -> None:
     monday = dt.date(2026, 6, 29)
     assert first_week(monday) == np.datetime64("2026-07-05")
     assert first_week(monday + dt.timedelta(days=1)) == np.datetime64("2026-07-06")
@@ -398,7 +398,7 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
     assert kpi(found, "revenue").change == pytest.approx(math.exp(0.2) * 0.8 - 1, abs=0.02)
 
 
-def test_what_is_measured_can_be_told_as_json() -> None:
+def test_what_is_measured_can_be_reported_as_json() -> None:
     import json
 
     made, sales, _ = world(locations=40, held=10)

@@ -54,7 +54,7 @@ def test_it_has_the_columns_types_and_units_of_the_release() -> None:
     assert made["valid_from"].equals(table()["valid_from"])
 
 
-def test_it_says_that_it_is_the_rule_and_explains_nothing_of_the_model() -> None:
+def test_it_reports_that_it_is_the_rule_and_explains_nothing_of_the_model() -> None:
     row = rows_of(changed(table(), "YOUTH/ACCRA/DAY", p_gain=0.9, constraint_bound="STEP_UP"))[
         "YOUTH/ACCRA/DAY"
     ]

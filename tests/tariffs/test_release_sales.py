@@ -90,7 +90,7 @@ def test_voice_is_read_as_a_share_of_its_tariff_from_a_folder_of_csv(tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["nowhere.parquet", "wrong.parquet", "empty"])
-def test_sales_that_cannot_be_read_are_told(tmp_path: Path, place: str) -> None:
+def test_sales_that_cannot_be_read_are_reported(tmp_path: Path, place: str) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "wrong.parquet")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"cannot be read|there are no sales in"):
@@ -158,7 +158,7 @@ def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: P
     )
 
 
-def test_what_was_paid_is_taken_from_the_table_itself_where_it_says_so(tmp_path: Path) -> None:
+def test_what_was_paid_is_taken_from_the_table_itself_where_it_reports_it(tmp_path: Path) -> None:
     place = on_disk(tmp_path / "home")
     sales = written(tmp_path, *[row(location=f"L{n:02d}", price="1.0") for n in range(60)])
     rows = many(price=2.2)

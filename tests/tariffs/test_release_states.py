@@ -42,7 +42,7 @@ def test_what_charging_uses_leaves_only_for_another_or_by_the_kill_switch() -> N
 
 
 @pytest.mark.parametrize("state", State)
-def test_every_state_can_be_left_or_approved_anew(state: State) -> None:
+def test_every_state_can_be_left_or_approved_again(state: State) -> None:
     assert any(
         isinstance(answer := after(state, event), State) and answer is not state for event in Event
     )

@@ -55,7 +55,7 @@ def test_the_schema_finds_what_is_wrong(change: dict[str, Any], words: str) -> N
     assert words in " ".join(violations({**row, **change}, SCHEMA))
 
 
-def test_another_validator_says_the_same() -> None:
+def test_another_validator_states_the_same() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
@@ -86,7 +86,7 @@ def test_a_bundle_is_bought_once_by_a_segment_in_a_place() -> None:
     assert characteristics(row) == {"segment": "YOUTH", "location": "ACCRA"}
 
 
-def test_voice_is_used_by_the_minute_and_says_where_and_when() -> None:
+def test_voice_is_used_by_the_minute_and_states_where_and_when() -> None:
     (row,) = prices(table(voice("C1", 8, constraint_bound="STEP_UP")), LAUNCHED)
     assert characteristics(row) == {
         "location": "TEMA",
@@ -166,7 +166,7 @@ def test_the_array_and_the_lines_say_the_same() -> None:
     assert json.loads("".join(as_array(table().slice(0, 0), LAUNCHED))) == []
 
 
-def test_a_time_with_a_zone_is_told_in_utc() -> None:
+def test_a_time_with_a_zone_is_reported_in_utc() -> None:
     zoned = dt.datetime(2026, 6, 30, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     assert (
         price({**bundle("ACCRA"), "valid_from": zoned}, LAUNCHED)["validFor"]["startDateTime"]

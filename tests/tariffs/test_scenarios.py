@@ -72,7 +72,7 @@ def test_a_block_with_all_switches_comes_out_the_same_in_any_order() -> None:
     assert voice(ALL).usage.equals(voice(ALL).usage)
 
 
-def test_the_truth_says_which_switches_were_on(tmp_path: Path) -> None:
+def test_the_truth_states_which_switches_were_on(tmp_path: Path) -> None:
     paths = generate(
         Size(locations=2, cells=2, weeks=3, sales_format="csv"), tmp_path, switches=ALL
     )
@@ -182,7 +182,7 @@ def test_a_full_cell_carries_its_capacity_and_counts_what_it_refused() -> None:
     assert 0.02 < (carried < asked).mean() < 0.15
 
 
-def test_what_was_asked_for_can_be_told_from_attempts_and_blocked_calls() -> None:
+def test_what_was_asked_for_can_be_derived_from_attempts_and_blocked_calls() -> None:
     block = voice(Switches(cap=True))
     usage = block.usage
     minutes, attempts, blocked = (

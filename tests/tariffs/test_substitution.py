@@ -43,7 +43,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return run
 
 
-def test_chi_is_found_where_the_market_has_it_and_told(run_of: Callable[..., Path]) -> None:
+def test_chi_is_found_where_the_market_has_it_and_reported(run_of: Callable[..., Path]) -> None:
     home = run_of(CHI)
     found = substitution(open_finished(Home(home, make=False), None, None)).found
     assert abs(found.chi - CHI) < 3 * found.se
@@ -118,7 +118,7 @@ def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:
     ]
 
 
-def test_what_cannot_be_told_is_refused() -> None:
+def test_what_cannot_be_reported_is_refused() -> None:
     units = 10
     panel = make_panel(
         np.arange(0, 2 * units + 1, 2),

@@ -245,7 +245,7 @@ def test_the_contract_knows_the_former_names_that_the_dirt_uses() -> None:
     assert {former: name for name, former in FORMER_NAMES.items()} == RENAMED_PRODUCTS
 
 
-def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(
+def test_units_of_an_odd_shape_have_the_shape_that_their_name_states(
     dirty: tuple[Any, Paths],
 ) -> None:
     of_kind = """SELECT l.kind, count(*), max(units::BIGINT), count(DISTINCT price),
@@ -262,7 +262,7 @@ def test_units_of_an_odd_shape_have_the_shape_that_their_name_says(
     assert shapes["change_within_a_week"][0] == 6
 
 
-def test_voice_and_cells_are_soiled_where_the_ledger_says(dirty: tuple[Any, Paths]) -> None:
+def test_voice_and_cells_are_soiled_where_the_ledger_states(dirty: tuple[Any, Paths]) -> None:
     usage, cells = (
         pq.read_table(dirty[1].sources[name][0]) for name in ("voice_usage", "cell_load")
     )

@@ -68,7 +68,7 @@ def test_newton_finds_the_maximum_of_the_penalised_conditional_likelihood(seed: 
         ([7.0], [0.2]),  # one week only
     ],
 )
-def test_a_unit_that_says_nothing_keeps_the_prior_exactly(y: list[float], x: list[float]) -> None:
+def test_a_unit_that_states_nothing_keeps_the_prior_exactly(y: list[float], x: list[float]) -> None:
     exposure = np.array([813.0, 777.0, 1021.0])[: len(y)]
     fit = fit_unit(np.array(y), np.array(x), exposure, mean=-1.7, tau2=0.1, noise=2.5)
     assert (fit.beta, fit.sd, fit.shrink) == (-1.7, math.sqrt(0.1), 1.0)

@@ -29,7 +29,7 @@ def test_small_operators_have_intervals_and_promises_that_hold(small: list[Judge
     assert 0.8 < found["lift"] / found["true_lift"] < 1.2
 
 
-def test_a_prior_says_how_well_it_knows_tau() -> None:
+def test_a_prior_states_how_well_it_knows_tau() -> None:
     market = make(World(1), 7)
     units, prior = market.units(), market.prior()
     assert prior.tau_se > 0.05
