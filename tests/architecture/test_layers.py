@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
     {"local", "aws"},
     {"api", "finished_runs", "releases"},
     {"bench"},
+    {"planning"},
     {"cli"},
     {"__init__", "__main__"},
 ]

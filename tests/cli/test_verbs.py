@@ -231,6 +231,7 @@ COMMANDS = (
     "bench",
     "init",
     "demo",
+    "plan",
     "deploy",
     "destroy",
     "package",

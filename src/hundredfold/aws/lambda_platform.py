@@ -15,6 +15,9 @@ GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to
 WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
 DEFAULT_MEMORY_MB = 2048  # outside of Lambda
 MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
+# of all sources that one function reads itself, for each MB of its memory (decision 0061), of which
+# the number of its cores follows
+MAX_SOURCE_BYTES_PER_MB = 2**20 // 12
 FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from ..job import Job
 from .adapters.glue_sources import parse_address
 from .adapters.s3_objects import find_objects
+from .lambda_platform import MAX_SOURCE_BYTES_PER_MB
 
 AUTO, DUCKDB, ATHENA = "auto", "duckdb", "athena"
 WAREHOUSES = (AUTO, DUCKDB, ATHENA)
-# of all sources, for each MB of the function's memory, of which the number of its cores follows
-MAX_SOURCE_BYTES_PER_MB = 2**20 // 12
 COMPRESSED = (".gz", ".zst")
 EXPANSION = 5  # a common ratio of compressed texts
 

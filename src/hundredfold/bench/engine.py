@@ -256,7 +256,7 @@ def _extrapolate_model(watch: Stopwatch, home: Home, run_id: str) -> str | None:
             hint="give it more time with --seconds",
         )
     units = UnitList.read(Layout(run_id), name, home.store)
-    done, seconds, _, _ = _unit_times(home, run_id, name, len(units.rows))
+    done, seconds, _, _ = unit_times(home, run_id, name, len(units.rows))
     watch.seconds[str(stage)] = extrapolate(
         watch.first, watch.last, expected_costs(units.rows, done, seconds[done]), done
     )
@@ -294,7 +294,7 @@ def _run_timing(
 
 def _model_timing(watch: Stopwatch, home: Home, run_id: str, model: str) -> ModelTiming:
     rows = UnitList.read(Layout(run_id), model, home.store).rows
-    done, _, failed, crashed = _unit_times(home, run_id, model, len(rows))
+    done, _, failed, crashed = unit_times(home, run_id, model, len(rows))
     seconds = sum(watch.seconds.get(f"{step} {model}", 0.0) for step in MODEL_STEPS)
     timed = watch.timed.get(model, int(done.sum()))
     return ModelTiming(
@@ -308,7 +308,7 @@ def _model_timing(watch: Stopwatch, home: Home, run_id: str, model: str) -> Mode
     )
 
 
-def _unit_times(
+def unit_times(
     home: Home, run_id: str, model: str, units: int
 ) -> tuple[Any, Any, int, tuple[int, ...]]:
     """Return for each unit whether it is done, and its seconds; the number of failed units; the

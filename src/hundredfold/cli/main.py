@@ -30,6 +30,7 @@ from .options import (
     job_argument,
     json_option,
     new_code_option,
+    parse_pairs,
     pool_options,
     report_unprinted_result,
     report_write_errors,
@@ -37,6 +38,7 @@ from .options import (
     source_option,
     target_options,
 )
+from .plan import plan
 
 if TYPE_CHECKING:
     from ..ports.interfaces import RunHome
@@ -119,12 +121,12 @@ def run(
         wait=not detach,
         max_rejected={
             name: _parse_limit(f"--max-rejected {name}", value)
-            for name, value in _parse_pairs("--max-rejected", max_rejected).items()
+            for name, value in parse_pairs("--max-rejected", max_rejected).items()
         },
         max_failed=_parse_limit("--max-failed", max_failed) if max_failed is not None else None,
         **options,
     )
-    locations = _parse_pairs("--source", source)
+    locations = parse_pairs("--source", source)
     _follow(lambda callbacks: backend.run(job, locations, arguments, callbacks), target, as_json)
 
 
@@ -300,7 +302,7 @@ def resume(
     backend = target.backend()
     from ..runs.backend import RunArguments
 
-    locations = _parse_pairs("--source", source)
+    locations = parse_pairs("--source", source)
     _follow(
         lambda callbacks: backend.resume(
             run, RunArguments(**options), callbacks, sources=locations
@@ -417,7 +419,7 @@ def bench(job: str, source: Sequence[str], as_json: bool, **options: Any) -> Non
     from . import display
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    locations = _parse_pairs("--source", source)
+    locations = parse_pairs("--source", source)
     with display.TimingDisplay() as listener:
         try:
             facts = compare(job, locations, listener=listener, **options)
@@ -497,8 +499,8 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **opt
     )
 
 
-for _stack_command in COMMANDS:
-    app.add_command(_stack_command)
+for _command_of_a_module in (plan, *COMMANDS):
+    app.add_command(_command_of_a_module)
 
 
 def _follow(
@@ -699,25 +701,6 @@ def _list_runs(home: RunHome, as_json: bool) -> None:
         display.stdout.print(
             f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}"
         )
-
-
-def _parse_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
-    """Parse NAME=VALUE texts; raise UsageError for any other text and for a repeated name."""
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            example = "sales=data/sales.csv" if option == "--source" else "sales=0.05"
-            raise UsageError(
-                f"{option} is {text!r}, wanted NAME=VALUE", hint=f"such as {option} {example}"
-            )
-        if name in pairs:
-            raise UsageError(
-                f"{option} names {name} twice: {pairs[name]} and {value}",
-                hint="name one location; a quoted glob or a folder can be many files",
-            )
-        pairs[name] = value
-    return pairs
 
 
 def _parse_limit(option: str, text: str) -> float:

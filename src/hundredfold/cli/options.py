@@ -317,6 +317,25 @@ new_code_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 
 
+def parse_pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Parse NAME=VALUE texts; raise UsageError for any other text and for a repeated name."""
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            example = "sales=data/sales.csv" if option == "--source" else "sales=0.05"
+            raise UsageError(
+                f"{option} is {text!r}, wanted NAME=VALUE", hint=f"such as {option} {example}"
+            )
+        if name in pairs:
+            raise UsageError(
+                f"{option} names {name} twice: {pairs[name]} and {value}",
+                hint="name one location; a quoted glob or a folder can be many files",
+            )
+        pairs[name] = value
+    return pairs
+
+
 def invoke(app: click.Group, name: str) -> None:
     """Run a command line, and end the process with its exit status.
 

@@ -38,9 +38,9 @@ from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
 from ..adapters.statements import QueriesPending, QueryPending, QueryReply
-from ..lambda_platform import MB_PER_VCPU, function_memory_mb
+from ..lambda_platform import MAX_SOURCE_BYTES_PER_MB, MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
-from ..warehouse_choice import DUCKDB, MAX_SOURCE_BYTES_PER_MB
+from ..warehouse_choice import DUCKDB
 from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart

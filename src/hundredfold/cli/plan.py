@@ -1,0 +1,304 @@
+"""The command `hundredfold plan`: time and dollars of a run before it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ..workers.start_method import prestart_forkserver
+from .options import (
+    Command,
+    as_of_option,
+    job_argument,
+    json_option,
+    parse_pairs,
+    pool_options,
+    source_option,
+)
+
+Facts = Mapping[str, Any]
+SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@click.command(cls=Command)
+@job_argument
+@source_option
+@pool_options
+@as_of_option
+@click.option(
+    "--pilot-seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="N",
+    help="Time for the pilot, which runs a sample of the units.",
+)
+@click.option(
+    "--deadline", metavar="TIME", help="Choose the cheapest way within it: 30s, 5m or 1h."
+)
+@click.option(
+    "--budget",
+    type=float,
+    metavar="DOLLARS",
+    help="Choose the fastest way, or with --deadline the cheapest, within it.",
+)
+@click.option(
+    "--quota",
+    multiple=True,
+    metavar="NAME=N",
+    help="Quota of the account: lambda (concurrent calls), fargate, fargate-spot or ec2 (vCPU). "
+    "Repeatable.",
+)
+@click.option(
+    "--region",
+    default="us-east-1",
+    envvar="AWS_REGION",
+    show_default=True,
+    show_envvar=True,
+    help="Region of the prices.",
+)
+@click.option("--prices", metavar="FILE", help="TOML file with prices that override the table's.")
+@click.option(
+    "--architecture",
+    type=click.Choice(["arm64", "x86_64"]),
+    default="arm64",
+    show_default=True,
+    help="Processor architecture on AWS.",
+)
+@json_option
+def plan(
+    job: str,
+    source: Sequence[str],
+    deadline: str | None,
+    quota: Sequence[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show the time and the dollars of a run before it, on this machine and on AWS.
+
+    Runs a sample of the units here, and simulates the rest. Keeps nothing, and calls no service.
+    """
+    prestart_forkserver()
+    from ..planning.plan import PlanOptions, plan_run
+    from . import display
+
+    chosen = PlanOptions(
+        deadline=parse_duration(deadline) if deadline is not None else None,
+        quotas={name: _count(name, text) for name, text in parse_pairs("--quota", quota).items()},
+        **options,
+    )
+    locations = parse_pairs("--source", source)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with display.TimingDisplay() as listener:
+        listener.timing(f"a sample of the units, up to {chosen.pilot_seconds:g} s")
+        try:
+            facts = plan_run(job, locations, chosen, listener)
+        except KeyboardInterrupt:
+            listener.progress_bars.stop()
+            display.stderr.print("stopped; nothing was kept")
+            sys.exit(130)
+    if as_json:
+        display.print_json(facts)
+    else:
+        show_plan(facts, ["hundredfold", "run", job, *(f"--source={pair}" for pair in source)])
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of 30s, 1.5m, 1h or a number. Raises: UsageError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|min|h)?\s*", text)
+    if found is None or not float(found[1]):
+        raise UsageError(f"--deadline is {text!r}, wanted a time", hint="such as 30s, 5m or 1h")
+    return float(found[1]) * SECONDS[found[2] or "s"]
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"--quota {name} is {text!r}, wanted a whole number above 0")
+    return int(text)
+
+
+def show_plan(facts: Facts, run: Sequence[str]) -> None:
+    """Print the plan: the work, a table of ways, the best of them and notes."""
+    from rich.markup import escape
+
+    from . import display
+
+    display.stdout.print(f"[bold]{escape(facts['job'])}[/]")
+    for model in facts["models"]:
+        display.print_indented("  ", _describe_model(model))
+    display.stdout.print()
+    display.print_columns(_columns(facts))
+    display.stdout.print()
+    for name, way in _highlights(facts):
+        display.stdout.print(name)
+        display.print_indented("  ", _describe_way(way))
+    if facts["choice"] is None and (facts["deadline"] or facts["budget"] is not None):
+        display.print_indented("", f"no way fulfils {_wishes(facts)}")
+    display.stdout.print()
+    for note in _notes(facts):
+        display.print_indented("", note, style="dim")
+    display.show_next(_next(facts, run))
+
+
+def _describe_model(model: Facts) -> str:
+    from .bench import duration
+
+    units, timed = model["units"], model["timed"]
+    sample = "all timed" if timed == units else f"{timed:,} timed"
+    failed = f", {model['failed']:,} failed" if model["failed"] else ""
+    first = f"; the first call of a process {duration(model['first_call'])}"
+    return (
+        f"{model['model']}: {units:,} units, {model['rows']:,} rows, {sample}{failed}; "
+        f"{duration(model['seconds'])} of work on one core, the longest unit "
+        f"{duration(model['longest'])}{first if model['first_call'] else ''}"
+    )
+
+
+def _columns(facts: Facts) -> list[Any]:
+    from .display import TableColumn
+
+    rows = facts["ways"]
+    of_numbers = TableColumn.of_numbers
+    return [
+        TableColumn("where", [_title(way) for way in rows]),
+        of_numbers("time (80 %)", [_time(way) for way in rows]),
+        of_numbers("dollars", [_dollars(way) for way in rows]),
+        of_numbers("cores", [f"{way['cores']:,}" if way["wall"] else "" for way in rows]),
+        of_numbers("batches", [f"{way['batches']:,}" if way["wall"] else "" for way in rows]),
+        of_numbers("MB", [f"{way['memory']:,}" if way["memory"] else "" for way in rows]),
+        of_numbers("timeout", [f"{way['timeout']} s" if way["timeout"] else "" for way in rows]),
+        TableColumn("limited by", [way["limit"] or way["why"] for way in rows]),
+    ]
+
+
+def _title(way: Facts) -> str:
+    return f"{way['title']}{'' if way['deployable'] else ' *'}"
+
+
+def _time(way: Facts) -> str:
+    from .bench import duration
+
+    if not way["wall"]:
+        return "-"
+    low, middle, high = map(duration, way["wall"])
+    number, _, unit = low.partition(" ")
+    return f"{middle} ({number if high.endswith(f' {unit}') else low}-{high})"
+
+
+def _dollars(way: Facts) -> str:
+    if way["way"] == "local":
+        return "-"
+    return money(way["dollars"][1]) if way["dollars"] else "?"
+
+
+def money(dollars: float) -> str:
+    """Return dollars with two significant digits, or with cents.
+
+    >>> [money(d) for d in (0.00042, 0.0555, 2.5, 1234.5)]
+    ['0.00042', '0.056', '2.50', '1,234.50']
+    """
+    if dollars >= 1:
+        return f"{dollars:,.2f}"
+    digits = 2
+    while dollars and digits < 8 and dollars < 10 ** (1 - digits):
+        digits += 1
+    return f"{dollars:.{digits}f}"
+
+
+def _highlights(facts: Facts) -> Iterator[tuple[str, Facts]]:
+    """Yield the best ways: fastest, cheapest on AWS, and the one that fulfils the wishes."""
+    timed = [way for way in facts["ways"] if way["wall"] and not way["dead_letters"]]
+    able = [way for way in timed if way["deployable"]]
+    yield "fastest that can be deployed", min(able, key=lambda way: way["wall"][1])
+    if priced := [way for way in able if way["dollars"]]:
+        yield "cheapest of those on AWS", min(priced, key=_price_then_time)
+    for way in facts["ways"]:
+        if way["way"] == facts["choice"]:
+            yield f"within {_wishes(facts)}", way
+
+
+def _price_then_time(way: Facts) -> tuple[float, float]:
+    """Return the dollars to two digits, so that of equally cheap ways the faster is first."""
+    return float(f"{way['dollars'][1]:.2g}"), way["wall"][1]
+
+
+def _wishes(facts: Facts) -> str:
+    from .bench import duration
+
+    deadline = [duration(facts["deadline"])] if facts["deadline"] else []
+    budget = [f"{money(facts['budget'])} dollars"] if facts["budget"] is not None else []
+    return " and ".join([*deadline, *budget])
+
+
+def _describe_way(way: Facts) -> str:
+    items = ", ".join(
+        f"{name} {money(dollars)}"
+        for name, dollars in sorted((way["items"] or {}).items(), key=lambda item: -item[1])
+        if round(dollars, 6)
+    )
+    price = f", {_dollars(way)} dollars ({items})" if way["dollars"] else ""
+    return f"{_title(way)}, {_time(way)}{price}"
+
+
+def _notes(facts: Facts) -> Iterator[str]:
+    if not all(way["deployable"] for way in facts["ways"]):
+        yield (
+            "* simulated, not deployable yet: the stack has no such workers. Lambda Managed "
+            "Instances: without the instances that run between runs."
+        )
+    yield (
+        f"All times are simulated, from units that ran on this machine with {facts['workers']} "
+        f"workers; the speed of a core on AWS is assumed to be within 20 % of it. Prices of "
+        f"{facts['region']}, {facts['architecture']}, without the free tier and discounts."
+    )
+    quotas = ", ".join(f"{name} {count:,}" for name, count in facts["quotas"].items())
+    yield f"Quotas: {quotas}. The defaults are not those of your account: --quota NAME=N."
+    if facts["unconfirmed"]:
+        yield f"Prices that no price list confirms: {', '.join(facts['unconfirmed'])}."
+    missing = sorted({way["why"] for way in facts["ways"] if way["wall"] and way["why"]})
+    if missing:
+        yield f"Dollars are missing (?): {'; '.join(missing)}: add it to a file, --prices FILE."
+    if facts["left_out"]:
+        yield (
+            f"Not in the plan: {', '.join(facts['left_out'])}, which the pilot did not reach; "
+            "--pilot-seconds allows more time."
+        )
+    if facts["rejected"]:
+        yield (
+            f"{facts['rejected']:,} rows break their contract and were left out; "
+            "hundredfold run shows why."
+        )
+    if facts["refused"]:
+        yield facts["refused"]
+
+
+def _next(facts: Facts, run: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the commands that execute the job, here and on the best stack."""
+    import shlex
+
+    yield shlex.join(run), "runs the job on this machine"
+    priced = [way for way in facts["ways"] if way["timeout"] and way["deployable"] and way["wall"]]
+    if not priced:
+        return
+    best = next((way for way in priced if way["way"] == facts["choice"]), None) or min(
+        priced, key=lambda way: way["wall"][1]
+    )
+    workers = (
+        ["--pollers", "{},{}".format(*best["pollers"])]
+        if best["pollers"]
+        else ["--concurrency", str(best["slots"])]
+    )
+    name = best["way"].rpartition("-")[2]
+    trigger = ["--trigger", name] if name in ("events", "direct") else []
+    size = ["--memory", str(best["memory"]), "--timeout", str(best["timeout"])]
+    deploy = ["hundredfold", "deploy", run[2], *size, *workers, *trigger]
+    yield shlex.join(deploy), f"makes the stack of {best['title']}"
+    per_model = best["batches"] // len(facts["models"])
+    aws = ["hundredfold", "run", run[2], "--backend", "aws", "--batches", str(per_model)]
+    yield shlex.join(aws), "runs the job there, with sources of S3 or Glue"

@@ -1,0 +1,350 @@
+"""The pilot: a real run of a sample of a job's units, in a temporary home, and the fits of its
+times.
+
+Sources are validated and models prepared as in any run. Before a model's work begins, the list of
+units to execute is replaced by a sample, drawn by size (bench/sample.py): first a few units, then,
+resumed, as many as the time allows. If that is all of them, the run goes on to the next model;
+otherwise it ends, because later models need all results of the earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from ..api import resume, run
+from ..bench.engine import Listener, Stopwatch, TimeLimitReached, unit_times
+from ..bench.sample import Draw, draw, expected_costs
+from ..data.manifest import Manifest, UnitList
+from ..errors import HundredfoldError, PublishRefused
+from ..job import Batch, Job, Layout, Model, Source
+from ..local.home import Home
+from ..pipeline.enqueue import plan_retry, retry_key
+from ..pipeline.stages import Stage
+from ..pipeline.work import Progress
+from ..sql.sources.files import find_files
+
+RUN_ID, ATTEMPT = "pilot", 1
+FIRST_UNITS = 40  # of the first round
+MAX_UNITS = 5_000  # of a sample that is not everything
+SECOND_SHARE = 0.8  # of the time left, for the second round
+MEMORY_LOOK_S = 0.2
+MIN_START_S, START_FACTOR = 0.02, 10.0  # a first call above both of them includes the imports
+MIN_MODEL_S = 1.0
+MIN_ERROR = 0.02  # of a sum that is extrapolated
+# assumptions where the pilot did not execute all units: of the engine for a message and a unit, of
+# collecting and publishing, of the start of a run
+LOCAL_MESSAGE_S, ENGINE_S_PER_UNIT = 0.005, 6e-6
+COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, START_S = 0.1, 3e-6, 0.2, 0.5
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPilot:
+    """A model in the pilot.
+
+    rows, expected: shape (units,): rows of each unit, and its expected seconds on one core.
+    spread, error: as in simulator.Work. first_call_s: what the first unit of a process takes more.
+    message_s: of the engine for each message, measured if all units were executed.
+    """
+
+    model: Model
+    rows: NDArray[np.int64]
+    expected: Floats
+    spread: float
+    error: float
+    first_call_s: float
+    timed: int
+    failed: int
+    prepare_s: float
+    message_s: float
+    collect_s: float
+    batches: tuple[Batch, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The expected seconds of all units on one core."""
+        return float(self.expected.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """All that the pilot measured. left_out: models that it did not reach."""
+
+    job: Job
+    models: tuple[ModelPilot, ...]
+    left_out: tuple[str, ...]
+    reading_s: float
+    publish_s: float
+    worker_bytes: int
+    source_bytes: tuple[int, ...]
+    rejected: int
+    refused: str
+
+
+@dataclass
+class PilotWatch(Stopwatch):
+    """A stopwatch that replaces the units of a model by a sample before they are enqueued."""
+
+    home: Home | None = None
+    drawn: dict[str, Draw] = field(default_factory=dict)
+    wanted: dict[str, int] = field(default_factory=dict)  # units of the sample
+    first_units: dict[str, int] = field(default_factory=dict)  # of an earlier round
+    worker_bytes: int = 0
+    last_look: float = 0.0
+    spent: float = 0.0  # seconds of work on units
+    fresh: int = 0  # times that worker processes were started
+
+    def stage_started(self, stage: Stage) -> None:
+        model = stage.model
+        if model is not None and stage.step == "enqueue":
+            self._plan_sample(model)
+        if model is not None and stage.step == "collect" and not self.is_complete(model.name):
+            self.close()
+            raise TimeLimitReached
+        super().stage_started(stage)
+
+    def close(self) -> None:
+        if self.now is not None and self.now.step == "work":
+            start = self.first[1] if self.first else 0.0  # of the workers, and their first units
+            self.spent += self.clock() - self.since - start
+        super().close()
+
+    def is_complete(self, model: str) -> bool:
+        """Return whether the sample of a model is all of its units."""
+        return self.wanted[model] == len(self.drawn[model].order)
+
+    def progress(self, progress: Progress) -> None:
+        now = self.clock()
+        if now - self.last_look > MEMORY_LOOK_S:
+            self.last_look = now
+            self.worker_bytes = max(self.worker_bytes, _largest_child_bytes())
+        super().progress(progress)
+
+    def _plan_sample(self, model: Model) -> None:
+        assert self.home is not None
+        layout, store = Layout(RUN_ID), self.home.store
+        manifest = Manifest.read(layout, model.name, store)
+        if model.name not in self.drawn:
+            self.drawn[model.name] = _draw(model, manifest, self.home)
+            first = FIRST_UNITS
+            if model.batched:  # a call takes a whole batch
+                batch = min(manifest.batches, key=lambda each: each.cost)
+                first = batch.last - batch.first + 1
+            self.wanted[model.name] = min(first, len(self.drawn[model.name].order))
+        if self.is_complete(model.name):  # as in any run: batch by batch, the most expensive first
+            store.delete(retry_key(layout, model.name, ATTEMPT))
+            return
+        units = self.drawn[model.name].order[: self.wanted[model.name]]
+        plan_retry(manifest, layout, ATTEMPT, [int(unit) for unit in units], store)
+
+
+def _draw(model: Model, manifest: Manifest, home: Home) -> Draw:
+    """Return the order of the units; of a batched model, batch by batch, the cheapest first."""
+    rows = UnitList.read(Layout(RUN_ID), model.name, home.store).rows
+    if not model.batched:
+        return draw(rows)
+    batches = sorted(manifest.batches, key=lambda batch: batch.cost)
+    order = np.concatenate([np.arange(batch.first, batch.last + 1) for batch in batches])
+    return Draw(order, np.zeros(len(order)), np.zeros(len(order)))
+
+
+def run_pilot(
+    job: Job,
+    sources: Mapping[str, Any],
+    seconds: float,
+    options: Mapping[str, Any],
+    workers: int,
+    listener: Listener,
+) -> Pilot:
+    """Run a sample of the job's units for about `seconds`, and return the fitted times.
+
+    Raises:
+        HundredfoldError: the job cannot be run, or no unit ended within the time.
+    """
+    with TemporaryDirectory(prefix="hundredfold-plan-", ignore_cleanup_errors=True) as folder:
+        home = Home(folder)
+
+        def limit(watch: Stopwatch, _: Model) -> float:
+            return _time_left(watch, seconds)
+
+        watch = PilotWatch(listener, limit, MIN_MODEL_S, home=home)
+        refused, complete = "", False
+        while True:
+            try:
+                _run_or_resume(job, sources, home, options, watch)
+                complete = True
+            except PublishRefused as refusal:
+                refused = str(refusal)
+            except TimeLimitReached:
+                if _enlarge(watch, seconds, workers):
+                    continue
+            watch.close()
+            whole = watch.clock() - watch.began if complete and watch.fresh == 1 else None
+            return _summarize(job, sources, watch, whole, refused, workers)
+
+
+def _time_left(watch: Stopwatch, seconds: float) -> float:
+    """Return the seconds that are left to execute units: steps beside it do not count."""
+    assert isinstance(watch, PilotWatch)
+    return max(seconds - watch.spent, 0.0)
+
+
+def _run_or_resume(
+    job: Job,
+    sources: Mapping[str, Any],
+    home: Home,
+    options: Mapping[str, Any],
+    watch: PilotWatch,
+) -> None:
+    watch.fresh += 1
+    if watch.fresh > 1:
+        watch.resumed = True
+        pool = {name: options[name] for name in ("workers", "memory")}
+        resume(RUN_ID, home=home.folder, job=job, callbacks=watch, **pool)
+        return
+    run(job, sources, home=home.folder, run_id=RUN_ID, callbacks=watch, **options)
+
+
+def _enlarge(watch: PilotWatch, seconds: float, workers: int) -> bool:
+    """Enlarge the sample of the current model if the time allows; return whether it was."""
+    assert watch.home is not None
+    if not watch.drawn:
+        raise HundredfoldError(
+            "the sources were not prepared within the time of the pilot",
+            hint="give it more time with --pilot-seconds",
+        )
+    name = list(watch.drawn)[-1]
+    drawn, wanted = watch.drawn[name], watch.wanted[name]
+    rows = UnitList.read(Layout(RUN_ID), name, watch.home.store).rows
+    done, spent, _, _ = unit_times(watch.home, RUN_ID, name, len(rows))
+    left = _time_left(watch, seconds) * SECOND_SHARE
+    if watch.is_complete(name) or left <= 0 or not done[drawn.order[:wanted]].all():
+        return False
+    typical, _, _ = _fit(rows, done, spent[done], 2 * workers)
+    ahead = np.cumsum(typical[drawn.order[wanted:]]) / workers
+    fits = int(np.searchsorted(ahead, left))
+    if wanted + fits < len(drawn.order):
+        fits = min(fits, MAX_UNITS)
+    if not fits or fits < min(FIRST_UNITS, len(drawn.order) - wanted) // 4:
+        return False
+    watch.first_units[name], watch.wanted[name] = wanted, wanted + fits
+    for stage in (f"enqueue {name}", f"work {name}"):
+        watch.seconds.pop(stage, None)
+    return True
+
+
+def _summarize(
+    job: Job,
+    sources: Mapping[str, Any],
+    watch: PilotWatch,
+    whole: float | None,
+    refused: str,
+    workers: int,
+) -> Pilot:
+    models = tuple(
+        _model_pilot(watch, model, workers) for model in job.models if model.name in watch.drawn
+    )
+    parts = sum(watch.seconds.values())
+    start = max(whole - parts, 0.0) if whole else START_S
+    return Pilot(
+        job,
+        models,
+        tuple(model.name for model in job.models[len(models) :]),
+        watch.seconds["validate"] + start,
+        watch.seconds.get("publish", PUBLISH_S) if job.releases else 0.0,
+        watch.worker_bytes,
+        tuple(
+            _size_of(source, sources.get(source.name, source.path), job) for source in job.sources
+        ),
+        watch.rejected,
+        refused,
+    )
+
+
+def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
+    assert watch.home is not None
+    name = model.name
+    rows = UnitList.read(Layout(RUN_ID), name, watch.home.store).rows
+    done, seconds, failed, _ = unit_times(watch.home, RUN_ID, name, len(rows))
+    if not done.any():
+        raise HundredfoldError(
+            f"no unit of {name} ended within the time of the pilot",
+            hint="give it more time with --pilot-seconds",
+        )
+    if failed == int(done.sum()):
+        raise HundredfoldError(
+            f"every unit of {name} that the pilot executed failed: {failed:,}",
+            hint="hundredfold run shows why",
+        )
+    expected, spread, first_call = _fit(rows, done, seconds[done], watch.fresh * workers)
+    timed, complete = int(done.sum()), bool(done.all())
+    batches = Manifest.read(Layout(RUN_ID), name, watch.home.store).batches
+    message_s = LOCAL_MESSAGE_S + ENGINE_S_PER_UNIT * len(rows) / len(batches)
+    if complete:
+        expected, first_call = seconds.copy(), 0.0
+        spent = watch.seconds.get(f"work {name}", 0.0) * workers
+        rest = spent - float(
+            seconds[watch.drawn[name].order[watch.first_units.get(name, 0) :]].sum()
+        )
+        message_s = max(rest / len(batches), LOCAL_MESSAGE_S)
+    return ModelPilot(
+        model, rows, expected, spread, 0.0 if complete else max(spread / timed**0.5, MIN_ERROR),
+        first_call, timed, failed, watch.seconds.get(f"prepare {name}", 0.0), message_s,
+        watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)), batches,
+    )  # fmt: skip
+
+
+def _fit(
+    rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: Floats, first_calls: int
+) -> tuple[Floats, float, float]:
+    """Return the expected seconds of all units, their spread, and the seconds of a first call.
+
+    seconds: of the units that are done. first_calls: units that may have been the first of their
+    process, whose imports count once and not for each unit.
+    """
+    count = len(seconds)
+    typical = float(np.median(seconds))
+    most = min(first_calls, count // 4)
+    largest = np.argsort(seconds)[count - most :] if most else np.array([], int)
+    above = seconds[largest] > max(MIN_START_S, START_FACTOR * typical)
+    # large units may be slow themselves: then most units of their size are
+    alike = rows[done] >= np.median(rows[done][largest]) if most else np.zeros(count, bool)
+    outliers = largest[above] if most and alike.sum() > 2 * most else largest[:0]
+    kept = np.ones(count, bool)
+    kept[outliers] = False
+    used = done.copy()
+    used[np.flatnonzero(done)[outliers]] = False
+    expected = expected_costs(rows, used, seconds[kept])
+    fitted = expected[used]
+    scale = float(np.mean(fitted))
+    spread = float(np.sqrt(np.mean((seconds[kept] - fitted) ** 2))) / scale if scale else 0.0
+    first = float(np.median(seconds[outliers])) if len(outliers) else 0.0
+    return expected, spread, first
+
+
+def _largest_child_bytes() -> int:
+    """Return the resident bytes of the largest process below this one."""
+    largest = 0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            largest = max(largest, int(child.memory_info().rss))
+        except psutil.Error:  # it has ended
+            continue
+    return largest
+
+
+def _size_of(source: Source, place: Any, job: Job) -> int:
+    """Return the bytes of a source's files; 0 for a table in memory."""
+    if not isinstance(place, str | Path):
+        return 0
+    found = find_files(source.name, str(place), job.folder or Path())
+    return sum(Path(path).stat().st_size for path in found.paths)

@@ -1,0 +1,197 @@
+"""`hundredfold plan`: a pilot of real units, the ways, the choice, and refused options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hundredfold import Job, Model, Source
+from hundredfold.cli.plan import money, parse_duration
+from hundredfold.errors import UsageError
+from hundredfold.job import Batch
+from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
+from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
+from hundredfold.planning.pilot import ModelPilot, Pilot
+from hundredfold.planning.plan import PlanOptions, choose, make_plan
+from hundredfold.planning.prices import read_prices
+from hundredfold.planning.ways import QUOTAS, ways
+from support.cli import CliResult, run_hundredfold
+
+JOBS = """
+from hundredfold import Job, Model, Publish, Source
+
+def mean(rows):
+    if rows["shop"][0] == 7:
+        raise ValueError("no shop 7 today")
+    return {"price": rows["price"].mean()}
+
+def fail(rows):
+    raise ValueError("never")
+
+def twice(rows):
+    return {"price": 2 * rows["price"]}
+
+def of(work, **options):
+    return [Model("m", unit=("shop",), work=work), *options.get("more", [])]
+
+sales = [Source("sales", path="sales.csv")]
+job = Job("shops", sales, of(mean, more=[Model("n", unit=("shop",), work=twice,
+    query="SELECT shop, price FROM m")]), publish=Publish("prices", "SELECT * FROM n"))
+failing = Job("failing", sales, of(fail))
+"""
+UNITS = 100
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "temporary").mkdir()
+    (folder / "jobs.py").write_text(JOBS)
+    rows = [f"{shop},{2.5 + shop}" for _ in range(4) for shop in range(UNITS)]
+    (folder / "sales.csv").write_text("\n".join(["shop,price", *rows]) + "\n")
+    return folder
+
+
+def plan(folder: Path, *arguments: str) -> CliResult:
+    environment = {"TMPDIR": str(folder / "temporary"), "COLUMNS": "80"}
+    return run_hundredfold("plan", *arguments, folder=folder, environment=environment)
+
+
+def work_pilot(seconds: float, units: int = 3_000) -> Pilot:
+    """Return the pilot of a job of one model with even units."""
+    model = ModelPilot(
+        Model("m", unit=("k",), work=lambda rows: rows), np.full(units, 10),
+        np.full(units, seconds / units), 0.2, 0.05, 0.0, 100, 0, 1.0, 0.01, 0.5,
+        (Batch(0, 0, units - 1, 10 * units, 30.0 * units),),
+    )  # fmt: skip
+    job = Job("j", [Source("s")], [model.model])
+    return Pilot(job, (model,), (), 2.0, 0.5, 200 * 2**20, (10**7,), 0, "")
+
+
+def wishes(**options: Any) -> Wishes:
+    return Wishes(4, QUOTAS, "arm64", read_prices("us-east-1"), **options)
+
+
+def test_a_plan_of_two_models_measures_all_units_and_keeps_nothing(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    done = plan(folder, "jobs.py:job", "--json", "--deadline", "10h", "--workers", "2")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    models = {m["model"]: (m["units"], m["timed"], m["failed"]) for m in facts["models"]}
+    assert models == {"m": (UNITS, UNITS, 1), "n": (UNITS - 1, UNITS - 1, 0)}
+    assert facts["left_out"] == []
+    assert facts["choice"] == "local"
+    here, *others = facts["ways"]
+    assert here["slots"] == 2
+    assert 0 < here["wall"][0] <= here["wall"][1] <= here["wall"][2]
+    assert {way["way"].split("-")[0] for way in others} == {"lambda", "fargate", "batch", "ecs"}
+    assert [way["way"] for way in others if not way["wall"]] == []
+    assert [way["way"] for way in others if not way["dollars"]] == ["batch-spot"]
+    assert sorted(p for p in folder.iterdir() if p.name != "__pycache__") == before
+    assert list((folder / "temporary").iterdir()) == []
+
+
+def test_a_job_whose_every_unit_fails_has_no_plan(folder: Path) -> None:
+    done = plan(folder, "jobs.py:failing", "--workers", "1")
+    assert done.code == 1
+    assert "failed" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_wrong_options_are_refused(folder: Path) -> None:
+    done = plan(folder, "jobs.py:job", "--quota", "lambda=none", "--deadline", "1m")
+    assert done.code == 2
+    assert "--quota lambda is 'none', wanted a whole number above 0" in done.err
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"quotas": {"ec3": 5}}, "no quota is named ec3"),
+        ({"budget": -1.0}, "--budget is -1, wanted dollars, 0 or more"),
+        ({"budget": float("nan")}, "--budget is nan"),
+        ({"pilot_seconds": 0.0}, "--pilot-seconds is 0, wanted seconds above 0"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            PlanOptions(**options).check()
+
+
+def test_ways_have_the_times_and_dollars_of_even_work() -> None:
+    pilot = work_pilot(2_400.0)
+    wanted = {"lambda-thin-direct", "lambda-thin-mapping", "lambda-fat-mapping"}
+    every = [way for way in ways(QUOTAS, "arm64", 0, 1.0) if way.key in wanted or way.gb == 2.0]
+    seen = {way.key: outlook_of(way, pilot, wishes()) for way in every}
+    direct = seen["lambda-thin-direct"]
+    seconds = 2_400 + direct.cores * COLD_START_S[0] * 1.08 + direct.batches * MESSAGE_S
+    assert direct.items["compute"] == pytest.approx(seconds * 1769 / 1024 * 1.33334e-5, rel=0.05)
+    assert direct.items["requests"] == pytest.approx(direct.batches * 2e-7)
+    assert direct.dollars[1] == pytest.approx(sum(direct.items.values()), rel=0.05)
+    assert seen["lambda-thin-mapping"].work > 1.5 * direct.work
+    assert seen["lambda-thin-mapping"].work > 1.5 * seen["lambda-fat-mapping"].work
+    assert seen["fargate-spot"].dollars[1] < seen["fargate"].dollars[1] / 2
+    here = outlook_here(pilot, 4)
+    assert here.wall[1] == pytest.approx(2_400 / 4 + 4.0, rel=0.1)
+    assert here.limit == "cores"
+
+
+def test_with_a_deadline_no_more_slots_are_used_than_needed() -> None:
+    mapped = next(way for way in ways(QUOTAS, "arm64", 0, 1.0) if way.key == "lambda-fat-mapping")
+    pilot = work_pilot(2_400.0)
+    widest, timely = (outlook_of(mapped, pilot, wishes(deadline=d)) for d in (None, 300.0))
+    assert timely.slots < widest.slots
+    assert timely.dollars[1] <= widest.dollars[1]
+    assert timely.wall[-1] <= 300.0
+
+
+def test_a_unit_that_no_function_can_finish_is_named_with_the_reason() -> None:
+    facts = make_plan(work_pilot(2_000.0, units=2), wishes())
+    functions = [way for way in facts["ways"] if "thin" in way["way"] or "fat" in way["way"]]
+    assert {way["why"] for way in functions} == {"a unit takes 1,000 s; a function ends after 900"}
+    assert {way["wall"] for way in functions} == {None}
+    assert all(way["wall"] for way in facts["ways"] if way not in functions)
+
+
+def test_more_memory_than_a_function_has_excludes_it() -> None:
+    every = {way.key: way for way in ways(QUOTAS, "arm64", 3 * 2**30, 1.0)}
+    assert every["lambda-thin-mapping"].why_not == ""
+    assert every["lambda-thin-mapping"].gb > 3.5
+    assert "a function has at most 10,240" in every["lambda-fat-mapping"].why_not
+
+
+def outlook(way: str, seconds: float, dollars: float, *, deployable: bool = True) -> Outlook:
+    found = Outlook(way, way, deployable, wall=(seconds,) * 3, dollars=(dollars,) * 3)
+    return found if way != "local" else Outlook(way, way, True, wall=(seconds,) * 3)
+
+
+def test_a_deadline_chooses_the_cheapest_and_a_budget_the_fastest() -> None:
+    local, slow = outlook("local", 600, 0), outlook("slow", 100, 0.5)
+    fast, soon = outlook("fast", 20, 2.0), outlook("soon", 10, 0.1, deployable=False)
+    every = [local, slow, fast, soon]
+
+    def chosen(deadline: float | None, budget: float | None) -> str | None:
+        found = choose(every, deadline, budget)
+        return found.way if found else None
+
+    assert chosen(None, None) is None
+    assert chosen(1_000, None) == "local"
+    assert chosen(150, None) == "slow"
+    assert chosen(50, None) == "fast"
+    assert chosen(15, None) == "soon"
+    assert chosen(5, None) is None
+    assert chosen(None, 3.0) == "fast"
+    assert chosen(None, 1.0) == "slow"
+    assert chosen(None, 0.0) == "local"
+    assert chosen(50, 1.0) == "soon"
+
+
+def test_durations_and_dollars_are_read_and_written_briefly() -> None:
+    assert [parse_duration(text) for text in ("30s", "1.5m", "2h", "90", " 5 min ")] == [
+        30, 90, 7_200, 90, 300,
+    ]  # fmt: skip
+    for text in ("", "0s", "-1s", "1d", "s"):
+        with pytest.raises(UsageError):
+            parse_duration(text)
+    assert [money(d) for d in (0, 0.00042, 0.0555, 2.5, 1234.5)] == [
+        "0.00", "0.00042", "0.056", "2.50", "1,234.50",
+    ]  # fmt: skip
