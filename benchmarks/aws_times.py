@@ -8,8 +8,7 @@ the prices are AWS's; the CPU time of a read from S3 was measured on one machine
 statement, a call and a start are assumptions, given as a range. The job is one model of 3,000
 batches with one unit each, all of the same duration, whose work takes 2,400 or 18,000 seconds of
 one core; its query filters and projects, and it publishes its results. A worker has five cores
-(8,845 MB, arm64) and takes five messages at a time (`--batch-size 5`; with the trigger direct, a
-run chooses that itself).
+(8,845 MB, arm64) and takes one message for each at a time, as by default.
 """
 
 from __future__ import annotations

@@ -773,6 +773,16 @@ def test_an_invalid_setting_is_rejected(name: str, value: Any) -> None:
         Settings.from_mapping({"job": JOB, name: value})
 
 
+@pytest.mark.parametrize(
+    ("settings", "messages"),
+    [({}, 5), ({"memory": 1024}, 1), ({"memory": 10_240}, 5), ({"batch_size": 2}, 2)],
+)
+def test_a_worker_takes_a_message_for_each_core_by_default(
+    settings: dict[str, int], messages: int
+) -> None:
+    assert Settings.from_mapping({"job": JOB, **settings}).messages_per_call == messages
+
+
 def test_an_unknown_setting_is_rejected() -> None:
     with pytest.raises(UsageError, match="unknown settings of a stack: memroy"):
         Settings.from_mapping({"job": JOB, "memroy": 2048})

@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
         "Memory of the function that runs the queries of small sources.",
     ),
     "timeout": ("SECONDS", int, "300", "Time limit of one invocation of a worker."),
-    "batch_size": ("N", int, "1", "Messages per invocation of a worker."),
+    "batch_size": ("N", int, "one a core", "Messages per invocation of a worker."),
     "concurrency": ("N", int, "100", "Maximum number of concurrent workers."),
     "max_receives": ("N", int, "5", "Deliveries of a message before it is dead-lettered."),
     "architecture": (

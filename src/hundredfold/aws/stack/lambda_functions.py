@@ -257,7 +257,7 @@ def connect_work_queue(scope: Construct, function: Any, queue: Any, settings: Se
         "WorkMapping",
         function_name=function.function_name,
         event_source_arn=queue.queue_arn,
-        batch_size=settings.batch_size,
+        batch_size=settings.messages_per_call,
         maximum_batching_window_in_seconds=settings.batching_window_s,
         function_response_types=["ReportBatchItemFailures"],
         scaling_config=None if pollers else mapping.ScalingConfigProperty(maximum_concurrency=most),

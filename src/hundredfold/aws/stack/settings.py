@@ -19,6 +19,7 @@ from ..lambda_platform import (
     PYTHONS,
     WHEEL_ARCHITECTURES,
     WORKERS_PER_POLLER,
+    cores_of,
 )
 
 # a name that CloudFormation resolves later: a team's app may pass one
@@ -73,7 +74,7 @@ class Settings:
     `timeout`         of a worker, in seconds (30 to 1800; more than 900 only where the region
                       allows it). The messages of a worker that crashes are
                       delivered again after six times as long
-    `batch_size`      messages per call of a worker (1 to 10000)
+    `batch_size`      messages per call of a worker (1 to 10000); as many as it has cores if omitted
     `concurrency`     maximum concurrent workers (2 to 1000); 100 if neither this nor `pollers` is
                       given
     `pollers`         in place of it: (minimum, maximum) provisioned pollers (2 to 200, 2 to 10000),
@@ -116,7 +117,7 @@ class Settings:
     memory: int = 8845
     step_memory: int = 3008
     timeout: int = 300
-    batch_size: int = 1
+    batch_size: int | None = None
     concurrency: int | None = None
     pollers: tuple[int, int] | None = None
     raise_pollers: bool = False
@@ -187,7 +188,12 @@ class Settings:
     @property
     def batching_window_s(self) -> int:
         """Seconds to gather a batch of messages; Lambda requires it above 10 messages."""
-        return 1 if self.batch_size > 10 else 0
+        return 1 if self.messages_per_call > 10 else 0
+
+    @property
+    def messages_per_call(self) -> int:
+        """The messages that one call of a worker gets at most: by default one for each core."""
+        return cores_of(self.memory) if self.batch_size is None else self.batch_size
 
     @property
     def visibility_timeout_s(self) -> int:
@@ -254,7 +260,7 @@ class SettingsKeywords(TypedDict, total=False):
     memory: int
     step_memory: int
     timeout: int
-    batch_size: int
+    batch_size: int | None
     concurrency: int | None
     pollers: tuple[int, int] | None
     raise_pollers: bool
@@ -299,12 +305,12 @@ BOUNDS = (
     Bounds("memory", 128, 10_240, " MB"),
     Bounds("step_memory", 1024, 10_240, " MB"),
     Bounds("timeout", 30, 1800, " seconds"),
-    Bounds("batch_size", 1, 10_000, " messages"),
     Bounds("max_receives", 1, 1000),
     Bounds("upload_quiet", 1, 3600, " seconds"),
     Bounds("keep_days", 1, 3650, " days"),
     Bounds("overdue", 60, 86_400, " seconds"),
 )
+BATCH_SIZE = Bounds("batch_size", 1, 10_000, " messages")
 CONCURRENCY = Bounds("concurrency", 2, 1000, " workers")
 MIN_POLLERS = Bounds("pollers' first", 2, 200)
 MAX_POLLERS = Bounds("pollers' second", 2, 10_000)
@@ -341,6 +347,8 @@ def _check_numbers(settings: Settings) -> Iterator[str]:
         yield from bounds.check(getattr(settings, bounds.name))
     if settings.log_days not in LOG_DAYS:
         yield f"log_days is {settings.log_days!r}, expected one of {', '.join(map(str, LOG_DAYS))}"
+    if settings.batch_size is not None:
+        yield from BATCH_SIZE.check(settings.batch_size)
     if settings.concurrency is not None:
         yield from CONCURRENCY.check(settings.concurrency)
     if settings.scan_limit is not None:
