@@ -11,11 +11,12 @@ import pytest
 
 from hundredfold import Job, Model, Source
 from hundredfold.cli.plan import money, parse_duration
+from hundredfold.data.manifest import Manifest
 from hundredfold.errors import UsageError
 from hundredfold.job import Batch
 from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
-from hundredfold.planning.pilot import ModelPilot, Pilot
+from hundredfold.planning.pilot import ModelPilot, Pilot, typical_first
 from hundredfold.planning.plan import PlanOptions, choose, make_plan
 from hundredfold.planning.prices import read_prices
 from hundredfold.planning.ways import QUOTAS, ways
@@ -195,3 +196,10 @@ def test_durations_and_dollars_are_read_and_written_briefly() -> None:
     assert [money(d) for d in (0, 0.00042, 0.0555, 2.5, 1234.5)] == [
         "0.00", "0.00042", "0.056", "2.50", "1,234.50",
     ]  # fmt: skip
+
+
+def test_the_pilot_of_a_batched_model_begins_with_a_typical_batch() -> None:
+    costs = [100.0, 90.0, 95.0, 2.0]
+    batches = tuple(Batch(n, n * 10, n * 10 + 9, 10, cost) for n, cost in enumerate(costs))
+    manifest = Manifest("m", ("k",), (), 40, 40, (), batches)
+    assert [batch.cost for batch in typical_first(manifest)] == [90.0, 95.0, 100.0, 2.0]

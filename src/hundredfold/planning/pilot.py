@@ -9,6 +9,7 @@ otherwise it ends, because later models need all results of the earlier ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ MEMORY_LOOK_S = 0.2
 MIN_START_S, START_FACTOR = 0.02, 10.0  # a first call above both of them includes the imports
 MIN_MODEL_S = 1.0
 MIN_ERROR = 0.02  # of a sum that is extrapolated
+FEW_UNITS_SPREAD = 0.5  # assumption: of a single unit
 # assumptions where the pilot did not execute all units: of the engine for a message and a unit, of
 # collecting and publishing, of the start of a run
 LOCAL_MESSAGE_S, ENGINE_S_PER_UNIT = 0.005, 6e-6
@@ -137,7 +139,7 @@ class PilotWatch(Stopwatch):
             self.drawn[model.name] = _draw(model, manifest, self.home)
             first = FIRST_UNITS
             if model.batched:  # a call takes a whole batch
-                batch = min(manifest.batches, key=lambda each: each.cost)
+                batch = typical_first(manifest)[0]
                 first = batch.last - batch.first + 1
             self.wanted[model.name] = min(first, len(self.drawn[model.name].order))
         if self.is_complete(model.name):  # as in any run: batch by batch, the most expensive first
@@ -148,13 +150,19 @@ class PilotWatch(Stopwatch):
 
 
 def _draw(model: Model, manifest: Manifest, home: Home) -> Draw:
-    """Return the order of the units; of a batched model, batch by batch, the cheapest first."""
+    """Return the order of the units; of a batched model, batch by batch, typical ones first."""
     rows = UnitList.read(Layout(RUN_ID), model.name, home.store).rows
     if not model.batched:
         return draw(rows)
-    batches = sorted(manifest.batches, key=lambda batch: batch.cost)
+    batches = typical_first(manifest)
     order = np.concatenate([np.arange(batch.first, batch.last + 1) for batch in batches])
     return Draw(order, np.zeros(len(order)), np.zeros(len(order)))
+
+
+def typical_first(manifest: Manifest) -> list[Batch]:
+    """Return the batches, those of the median cost first: the last one may have two units."""
+    median = float(np.median([batch.cost for batch in manifest.batches]))
+    return sorted(manifest.batches, key=lambda batch: abs(batch.cost - median))
 
 
 def run_pilot(
@@ -297,10 +305,19 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
         )
         message_s = max(rest / len(batches), LOCAL_MESSAGE_S)
     return ModelPilot(
-        model, rows, expected, spread, 0.0 if complete else max(spread / timed**0.5, MIN_ERROR),
+        model, rows, expected, spread, 0.0 if complete else _error(spread, timed),
         first_call, timed, failed, watch.seconds.get(f"prepare {name}", 0.0), message_s,
         watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)), batches,
     )  # fmt: skip
+
+
+def _error(spread: float, timed: int) -> float:
+    """Return the standard error of a sum that is extrapolated, as a fraction.
+
+    A few units do not show their spread.
+    """
+    root = math.sqrt(timed)
+    return max(max(spread, FEW_UNITS_SPREAD / root) / root, MIN_ERROR)
 
 
 def _fit(
