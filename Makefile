@@ -122,10 +122,10 @@ $(EMULATOR)/done: tests/support/emulator/requirements.txt $(VENV)/venv.done
 	@$(EMULATOR)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-# checkers of SQL and of state machines, programs for Node.js: a grammar of Trino, the schema of Amazon States Language
+# checkers of SQL and of state machines, programs for Node.js: a grammar of Trino, the schema of Amazon States Language. Without npm's registry, their tests are skipped
 $(NODE)/done: tests/support/javascript/package.json $(VENV)/dev.done
 	@echo "setting up $(NODE), the checkers of SQL and of state machines"
-	@PYTHONPATH=tests $(BIN)/python -m support.javascript
+	@PYTHONPATH=tests $(BIN)/python -m support.javascript || echo "the checkers could not be installed: their tests are skipped"
 
 # what Lambda's own Python has, and nothing else: the package must bring the rest. Without a Python that Lambda has, its tests are skipped
 $(LAMBDA)/tried: tests/aws/lambda-requirements.txt

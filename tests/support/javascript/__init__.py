@@ -7,6 +7,7 @@ dt-sql-parser has a grammar of Trino, and asl-validator the schema of Amazon Sta
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,20 +23,31 @@ FOLDER = Path(__file__).parents[3] / ".venv-node"
 DONE = FOLDER / "done"
 
 
-def install() -> None:
-    """Install the packages in the versions of package.json, from the registry of npm."""
+def install() -> bool:
+    """Install the packages in the versions of package.json, from the registry of npm; return
+    whether that succeeded.
+    """
     node = find_node()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     shutil.copyfile(HERE / "package.json", FOLDER / "package.json")
     options = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock")
-    subprocess.run(
-        [*node.npm, "install", "--loglevel=error", *options],
+    patience = ("--fetch-retries=1", "--fetch-timeout=30000")
+    done = subprocess.run(
+        [*node.npm, "install", "--loglevel=error", *options, *patience],
         cwd=FOLDER,
-        env=node.environment(),
-        check=True,
+        env={**_certificates(), **node.environment()},
+        check=False,
     )
-    DONE.touch()
+    if done.returncode == 0:
+        DONE.touch()
+    return done.returncode == 0
+
+
+def _certificates() -> dict[str, str]:
+    """Return the certificates that this machine names for pip, in the words of Node.js."""
+    named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    return {"NODE_EXTRA_CA_CERTS": found} if (found := next(filter(None, named), "")) else {}
 
 
 def problems_of(

@@ -1,5 +1,7 @@
 """Installs the programs for Node.js: `python -m support.javascript`, in the folder tests."""
 
+import sys
+
 from . import install
 
-install()
+sys.exit(not install())
