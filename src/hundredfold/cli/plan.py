@@ -61,6 +61,7 @@ SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
     envvar="AWS_REGION",
     show_default=True,
     show_envvar=True,
+    metavar="NAME",
     help="Region of the prices.",
 )
 @click.option("--prices", metavar="FILE", help="TOML file with prices that override the table's.")
