@@ -320,7 +320,7 @@ def states_entered(stack: Stack, execution: str) -> list[str]:
         for page in pages.paginate(executionArn=execution)
         for event in page["events"]
         if event["type"] in ("TaskStateEntered", "MapStateEntered")
-        and event["stateEnteredEventDetails"]["name"] != "Run"
+        and not event["stateEnteredEventDetails"]["name"].endswith(": run")
     ]
 
 

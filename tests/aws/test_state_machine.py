@@ -4,6 +4,7 @@ are in the pipeline's order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,10 @@ def made(job: Job) -> dict[str, Any]:
 
 def test_the_definition_has_the_schema_of_amazon_states_language() -> None:
     assert problems_of(machines=[made(job) for job in JOBS.values()]) == {}
+
+
+def test_no_value_is_null_since_the_cdk_would_leave_it_out(job: Job) -> None:
+    assert "null" not in json.dumps(made(job))
 
 
 def leads_to(state: Mapping[str, Any]) -> Iterator[str]:

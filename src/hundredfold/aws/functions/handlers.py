@@ -241,7 +241,10 @@ def _query_reply(event: dict[str, Any], resources: StackResources) -> QueryReply
     """Return the result of the last pending query, or of those that ran together."""
     result, token = event["query_result"], event["token"]
     if token == GROUP_TOKEN:
-        return QueryReply(event["execution"], ids={each["token"]: each["id"] for each in result})
+        ids = {each["token"]: each["id"] for each in result}
+        if len(ids) != len(result) or not all(ids):  # the step would ask for them for ever
+            raise StateError("the state machine returned results of queries without their tokens")
+        return QueryReply(event["execution"], ids=ids)
     if not token or "Error" not in result:
         return QueryReply(event["execution"], token, str(result.get("id", "")))
     failure = failure_of(result, resources.workgroup)

@@ -202,28 +202,30 @@ def _queries(stage: str, workgroup: str, database: str) -> dict[str, Any]:
     The stage gets the id of each, "" for one that failed: it is repeated alone. Its error is left
     out, since the errors of many would exceed what a state can hold.
     """
+    # names are unique in a whole machine
+    run, success, failure = f"{stage}: run", f"{stage}: success", f"{stage}: failure"
     return {
         "Type": "Map",
         "ItemsPath": "$.stage.reply.queries",
         "MaxConcurrency": MAX_CONCURRENT_QUERIES,
         "ItemProcessor": {
             "ProcessorConfig": {"Mode": "INLINE"},
-            "StartAt": "Run",
+            "StartAt": run,
             "States": {
-                "Run": {
+                run: {
                     **_start_query("$", workgroup, database),
                     "ResultPath": "$.result",
                     "Catch": [
-                        {"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Failure"}
+                        {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": failure}
                     ],
-                    "Next": "Success",
+                    "Next": success,
                 },
-                "Success": {
+                success: {
                     "Type": "Pass",
                     "Parameters": {"token.$": "$.token", "id.$": "$.result.id"},
                     "End": True,
                 },
-                "Failure": {
+                failure: {
                     "Type": "Pass",
                     "Parameters": {"token.$": "$.token", "id": ""},
                     "End": True,
@@ -305,8 +307,10 @@ def _lowering(failure: dict[str, Any], function: str) -> dict[str, Any]:
                 "FunctionName": function,
                 "Payload": {"run.$": "$.run", "step": LOWER_STEP},
             },
-            "ResultPath": None,
-            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Broken"}],
+            "ResultPath": "$.lowered",
+            "Catch": [
+                {"ErrorEquals": ["States.ALL"], "ResultPath": "$.not_lowered", "Next": "Broken"}
+            ],
             "Next": "Broken",
         },
     }
@@ -341,7 +345,10 @@ def _record_failure(table: str) -> dict[str, Any]:
                 ":one": {"N": "1"},
             },
         },
-        "ResultPath": None,
-        "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": "Broken"}],
+        # a ResultPath of null is lost: the CDK leaves out what is null
+        "ResultPath": "$.recorded",
+        "Catch": [
+            {"ErrorEquals": ["States.ALL"], "ResultPath": "$.not_recorded", "Next": "Broken"}
+        ],
         "Next": "Broken",
     }
