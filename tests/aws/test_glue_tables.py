@@ -165,7 +165,8 @@ def test_an_iceberg_table_is_read_without_its_former_columns(
     place = iceberg(aws_runner, lake, [*glue_columns({"a": "bigint"}), former], at)
     run = aws_runner.start(job(), things=place)
     run.validate()
-    assert run.accepted("things") == [{"a": 0}, {"a": 1}, {"a": 2}]
+    assert sorted(row["a"] for row in run.accepted("things")) == [0, 1, 2]
+    assert run.accepted("things")[0].keys() == {"a"}
 
 
 def test_times_of_an_iceberg_table_are_refused(aws_runner: AwsRunner, lake: str) -> None:

@@ -523,7 +523,7 @@ def test_a_line_that_is_not_in_its_declared_encoding_is_rejected_as_that(
     (tmp_path / "a.csv").write_bytes(before + WRONG_BYTES[encoding] + after)
     result, found, _ = read(runner, tmp_path / "a.csv", Csv(encoding=encoding), limit=1)
     assert found == [(1, "x"), (3, "y")]
-    assert [finding.words for finding in result.findings] == [f"must be {encoding}"]
+    assert [finding.message for finding in result.findings] == [f"must be {encoding}"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
