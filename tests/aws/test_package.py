@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from hundredfold.aws.deploy.package import (
     seal,
     sha256_of,
     uv_command,
+    uv_environment,
     uv_program,
     write_contents,
     write_dockerfile,
@@ -512,17 +514,30 @@ def test_uv_and_pip_install_the_same_content(tmp_path: Path) -> None:
         wanted = ["cloudpickle==3.1.2", "psutil==7.2.2"]
         done = subprocess.run(
             [*command, "--target", str(tmp_path / name), *wanted],
+            env=uv_environment(os.environ),
             capture_output=True,
             text=True,
             check=False,
         )
-        if "connection" in done.stderr.lower():
+        if re.search("connection|failed to fetch", done.stderr, re.IGNORECASE):
             pytest.skip(f"no index of packages can be reached: {done.stderr}")
         assert done.returncode == 0, done.stderr
         prune(tmp_path / name)
     found = contents(tmp_path / "uv")
     assert any(file.endswith(".so") for file in found)
     assert found == contents(tmp_path / "pip")
+
+
+def test_uv_gets_the_settings_of_pip_unless_it_has_its_own() -> None:
+    pip = {"PIP_CERT": "/ca.pem", "PIP_FIND_LINKS": "/a /b", "PIP_INDEX_URL": "https://index.test"}
+    found = uv_environment({**pip, "UV_DEFAULT_INDEX": "https://own.test", "PATH": "/bin"})
+    assert found == {
+        **pip,
+        "SSL_CERT_FILE": "/ca.pem",
+        "UV_FIND_LINKS": "/a,/b",
+        "UV_DEFAULT_INDEX": "https://own.test",
+        "PATH": "/bin",
+    }
 
 
 def test_names_of_packages_are_found_in_requirements_of_every_form(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ one date, one mode, no bytecode.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -302,10 +303,12 @@ def _install(
         # uv is faster; pip is what most people have configured, and its errors are known
         uv = uv_program()
         commands = [uv_command(uv, python, architecture)] if uv else []
+        environment = uv_environment(os.environ)
         for command in [*commands, pip_command(python, architecture)]:
             shutil.rmtree(site, ignore_errors=True)
             done = subprocess.run(
                 [*command, "--target", str(site), "--constraint", str(constraints), *wanted],
+                env=environment,
                 capture_output=True,
                 text=True,
                 check=False,
@@ -340,6 +343,19 @@ def uv_command(uv: str, python: str, architecture: str) -> list[str]:
     # the Python of this environment: without one, uv looks for an environment in the folder
     interpreter = ["--python", sys.executable]
     return [*command, *interpreter, "--python-platform", platform, "--python-version", python]
+
+
+def uv_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which uv uses the index, the certificates and the wheels that are
+    named for pip, unless they are named for uv too.
+    """
+    named = {
+        "SSL_CERT_FILE": base.get("PIP_CERT", ""),
+        "UV_DEFAULT_INDEX": base.get("PIP_INDEX_URL", ""),
+        "UV_INDEX": base.get("PIP_EXTRA_INDEX_URL", ""),
+        "UV_FIND_LINKS": ",".join(base.get("PIP_FIND_LINKS", "").split()),
+    }
+    return {name: value for name, value in named.items() if value} | dict(base)
 
 
 def pip_command(python: str, architecture: str) -> list[str]:
