@@ -186,6 +186,22 @@ def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(
     assert sum(batch.rows for batch in manifest.batches) == manifest.rows
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM sales WHERE random() < 0.5",
+        "SELECT * FROM sales WHERE x + random() < 0.5",
+        "SELECT * FROM sales TABLESAMPLE SYSTEM(50 PERCENT)",
+        "SELECT * FROM sales USING SAMPLE 50 PERCENT (bernoulli)",
+    ],
+)
+def test_rows_that_depend_on_chance_are_drawn_once(runner: InProcessRunner, query: str) -> None:
+    size = 20_000
+    rows = pa.table({"shop": [f"s{n % 50}" for n in range(size)], "x": np.zeros(size)})
+    found = runner_of(runner, query, rows).all().results("m")
+    assert 0 < sum(found.column("rows").to_pylist()) < size
+
+
 def test_a_second_prepare_returns_the_existing_manifest(runner: InProcessRunner) -> None:
     run = runner_of(runner, "SELECT *, random() AS chance FROM sales")
     run.validate()

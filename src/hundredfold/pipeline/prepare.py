@@ -156,7 +156,8 @@ def _query_of_rows(model: Model, job: Job, warehouse: StreamingWarehouse) -> Row
     select = query_of(model, job)
     schema = query_columns(model, select, warehouse)
     select, schema = with_micros(plain_columns(select, schema), schema)
-    if not warehouse.is_plain(select):  # a join or an aggregate is too expensive to compute twice
+    # a join or an aggregate is too expensive to compute twice, and chance gives other rows then
+    if not warehouse.is_plain(select):
         warehouse.materialize("__prepared", select)
         select = "SELECT * FROM __prepared"
     varied = [

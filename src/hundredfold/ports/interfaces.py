@@ -455,7 +455,9 @@ class StreamingWarehouse(Warehouse, Protocol):
         """Yield the rows of a query, about `rows` at a time."""
 
     def is_plain(self, select: str) -> bool:
-        """Return whether reading the query twice costs no more than two scans."""
+        """Return whether reading the query twice gives the same rows, and costs no more than two
+        scans.
+        """
 
 
 Clock = Callable[[], float]

@@ -380,7 +380,9 @@ class AthenaWarehouse:
             )
 
     def reads_rows_once(self, select: str) -> bool:
-        """Return whether running a query twice costs no more than two scans of its tables."""
+        """Return whether running a query twice gives the same rows, and costs no more than two
+        scans of its tables.
+        """
         return self._needs_athena(select) and self.duckdb.is_plain(select)
 
     def _glue_name_of(self, new: NewTable) -> str:

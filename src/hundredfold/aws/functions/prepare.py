@@ -12,7 +12,6 @@ statements of the second round run at the same time, and each reads one bucket o
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -38,11 +37,6 @@ from ..adapters.s3_store import S3Store
 BATCH_COLUMN = "__batch"  # the column by which Athena buckets
 PART_COLUMN = "__part"  # the column by which it buckets if there are more batches than that
 MAX_BUCKETS_PER_WRITER = 100  # buckets that one writer of Athena can hold open
-# functions whose values differ from call to call, and names that have the time as their value
-VOLATILE = re.compile(
-    r"\b(random|uuid\w*|gen_random\w*|rand|now|today|current_\w+|get_current_\w+|localtime\w*|transaction_timestamp|nextval)\b",
-    re.I,
-)
 
 
 def prepare(
@@ -102,7 +96,7 @@ def _repeatable(model: Model, select: str, warehouse: AthenaWarehouse) -> str:
     A join or an aggregate is too expensive to compute twice, and a query that depends on time or
     chance returns other rows the second time: their rows are stored.
     """
-    if not VOLATILE.search(select) and warehouse.reads_rows_once(select):
+    if warehouse.reads_rows_once(select):
         return select
     warehouse.materialize(f"__prepared_{model.name}", select)
     return f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
