@@ -307,6 +307,7 @@ def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path
     done = trouble.run(tasks, name, warehouse="auto", batches=4)
     record = trouble.record(name)
     told = trouble.cli("status", name).stdout
+    assert "  efficiency " in told
     assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in told
     assert record.options["warehouse"] == "duckdb"
     assert "of the 250 MiB that one function reads" in record.options["warehouse_reason"]

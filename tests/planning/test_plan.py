@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from hundredfold import Job, Model, Source
-from hundredfold.cli.plan import money, parse_duration
+from hundredfold.cli.figures import money
+from hundredfold.cli.plan import parse_duration
 from hundredfold.data.manifest import Manifest
 from hundredfold.errors import UsageError
 from hundredfold.job import Batch
+from hundredfold.planning.comparison import compare_stages
 from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
 from hundredfold.planning.pilot import ModelPilot, Pilot, typical_first
@@ -94,6 +96,54 @@ def test_a_plan_of_two_models_measures_all_units_and_keeps_nothing(folder: Path)
     assert [way["way"] for way in others if not way["dollars"]] == ["batch-spot"]
     assert sorted(p for p in folder.iterdir() if p.name != "__pycache__") == before
     assert list((folder / "temporary").iterdir()) == []
+
+
+def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> None:
+    home = str(folder / "home")
+    arguments = ("--workers", "2", "--home", home)
+    ran = run_hundredfold(
+        "run",
+        "jobs.py:job",
+        "--run-id",
+        "r",
+        "--max-failed",
+        "1",
+        *arguments,
+        folder=folder,
+        environment={},
+    )
+    assert ran.code == 0, ran.err
+    done = plan(folder, "--compare", "r", "--home", home, "--json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    steps = [f"{step} {m}" for m in "mn" for step in ("prepare", "work", "collect")]
+    assert [row["stage"] for row in facts["stages"]] == ["validate", *steps, "publish"]
+    assert all(row["measured"] > 0 and row["predicted"] > 0 for row in facts["stages"])
+    assert sum(row["measured"] for row in facts["stages"]) == pytest.approx(facts["measured"])
+    assert facts["taken"] is False
+    wrong: list[tuple[tuple[str, ...], str]] = [
+        (("--compare", "r", "jobs.py:job", "--home", home), "--compare takes the job"),
+        (("--compare", "q", "--home", home), "there is no run q"),
+        ((), "no job is given"),
+    ]
+    for given, message in wrong:
+        refused = plan(folder, *given)
+        assert message in refused.err, refused.err
+        assert "hint:" in refused.err
+
+
+def test_of_a_way_on_aws_the_steps_beside_the_work_are_compared_together() -> None:
+    measured = {"validate": 2.0, "prepare m": 1.0, "enqueue m": 0.5, "work m": 7.0, "publish": 1.5}
+    way = {
+        "way": "lambda-fat-direct", "title": "t", "wall": [9.0, 12.0, 13.0], "start": 0.0,
+        "stages": {"work m": 8.0, "other steps": 4.0},
+    }  # fmt: skip
+    facts = compare_stages(way, measured)
+    assert facts["stages"] == [
+        {"stage": "work m", "predicted": 8.0, "measured": 7.5},
+        {"stage": "other steps", "predicted": 4.0, "measured": 4.5},
+    ]
+    assert (facts["measured"], facts["inside"]) == (12.0, True)
 
 
 def test_a_job_whose_every_unit_fails_has_no_plan(folder: Path) -> None:

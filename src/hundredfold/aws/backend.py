@@ -35,6 +35,7 @@ from ..job import Job, Layout
 from ..paths import expand_user
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks
+from ..pipeline.stage_times import StageTimes
 from ..pipeline.stages import Stage, stages
 from ..pipeline.validation_results import read_validation
 from ..ports.interfaces import Record
@@ -410,7 +411,8 @@ def _continue(
     """Start another execution of a run, and follow it."""
     if record.state is not State.NEW:
         home.ledger.move(record.id, event)
-    record = home.ledger.read(record.id)
+    times = StageTimes.of(home.ledger.read(record.id).counts).restart()
+    record = home.ledger.note(record.id, counts=times.counts)
     discard(home, record)
     return _start_execution(home, record, callbacks, wait)
 

@@ -10,16 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .display import stdout
+from .figures import digits, duration
 
 Facts = Mapping[str, Any]
 
-DURATION_UNITS = (
-    ("us", 1e-6, 0.9995e-3),
-    ("ms", 1e-3, 0.9995),
-    ("s", 1.0, 99.5),
-    ("min", 60.0, 5970.0),
-    ("h", 3600.0, math.inf),
-)
 LOOPS = {"filter": "a filter loop", "groupby": "a groupby loop", "call": "one call"}
 MIN_S_PER_UNIT_FOR_THREADS = 0.01  # from here on, more BLAS threads may pay
 MIN_UNITS_FOR_ERROR = 20  # fewer give no estimate of the sampling error
@@ -49,18 +43,6 @@ def headline(facts: Facts) -> str:
         ": the loop is faster" if slower else "" if loops else "; it could not be timed as a loop"
     )
     return f"{facts['name']}: {', '.join([*timings, _total(here)])} here{verdict}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration with two or three digits and a suitable unit.
-
-    >>> [duration(s) for s in (4.2e-05, 0.38, 9.4, 61.2, 2460, 86400)]
-    ['42 us', '380 ms', '9.4 s', '61 s', '41 min', '24 h']
-    """
-    if seconds is None:
-        return "-"
-    unit, size = next((unit, size) for unit, size, most in DURATION_UNITS if seconds < most)
-    return f"{_digits(seconds / size)} {unit}"
 
 
 def _table(facts: Facts) -> Table:
@@ -201,20 +183,9 @@ def _times(way: Facts, here: Facts) -> str:
         return ""
     times = way["whole"] / here["whole"]
     if times < 100:
-        return f"{_digits(times)}x"
+        return f"{digits(times)}x"
     return f"{round(times, 1 - int(math.log10(times))):,.0f}x"
 
 
-def _digits(number: float) -> str:
-    """Return a number with two significant digits, and all digits before the point."""
-    return (
-        f"{number:,.0f}"
-        if number >= 9.95
-        else f"{number:.1f}"
-        if number >= 0.95
-        else f"{number:.2g}"
-    )
-
-
 def _percent(share: float) -> str:
-    return f"{_digits(100 * share)} %"
+    return f"{digits(100 * share)} %"

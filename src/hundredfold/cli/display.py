@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import HundredfoldError
+from .figures import duration
 
 if TYPE_CHECKING:  # errors are printed through this module, before anything else is imported
     from ..pipeline.collect import Collected
@@ -34,6 +37,7 @@ if TYPE_CHECKING:  # errors are printed through this module, before anything els
     from ..pipeline.validation_results import ValidationResult
     from ..pipeline.work import Progress as Done
     from ..ports.run_facts import ModelCounts, SourceCounts
+    from ..runs.efficiency import Efficiency
     from ..runs.summary import RunSummary
 
 MAX_REASONS_PER_SOURCE = 4  # the others are counted
@@ -136,6 +140,19 @@ class TimingDisplay(ProgressDisplay):
         self.task = self.progress_bars.add_task(subject, total=None, units="", failed="")
 
 
+@contextmanager
+def timing_display() -> Iterator[TimingDisplay]:
+    """Show the progress of a command that keeps nothing; Ctrl-C and SIGTERM end it with a line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with TimingDisplay() as listener:
+        try:
+            yield listener
+        except KeyboardInterrupt:
+            listener.progress_bars.stop()
+            stderr.print("stopped; nothing was kept")
+            sys.exit(130)
+
+
 def describe_rows(rows: int, accepted: int, rejected: int, dropped: int) -> str:
     counts = [f"{rows:,} rows in", f"{accepted:,} accepted"]
     counts += [f"{rejected:,} rejected"] if rejected else []
@@ -195,10 +212,12 @@ def _show_release(release: Mapping[str, Any]) -> None:
 
 
 def further_lines(facts: RunSummary) -> list[str]:
-    """Return a line on the warehouse of a run on AWS, one on uploads that are not read, one on
-    replaced workers, and one on units recomputed because of damaged files.
+    """Return a line on the efficiency of a run, one on the warehouse of a run on AWS, one on
+    uploads that are not read, one on replaced workers, and one on units recomputed because of
+    damaged files.
     """
-    lines = [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
+    lines = [_efficiency_line(found)] if (found := facts.get("efficiency")) else []
+    lines += [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
     if uploads := facts.get("replaced_uploads"):
         lines.append(
             f"not read, since a newer upload of the source replaced it: {', '.join(uploads)}"
@@ -215,6 +234,16 @@ def further_lines(facts: RunSummary) -> list[str]:
             f"recomputed: {facts['units_recomputed']:,} units, for {files}; the first: {damaged[0]}"
         )
     return lines
+
+
+def _efficiency_line(found: Efficiency) -> str:
+    """Return the efficiency of a run in one line."""
+    cores = f"{found['cores']:,} core{'s' if found['cores'] > 1 else ''}"
+    return (
+        f"efficiency {100 * found['share']:.0f} %: on {cores} at best {duration(found['best'])}, "
+        f"all steps took {duration(found['wall'])}; the longest unit "
+        f"{duration(found['longest'])}"
+    )
 
 
 def _code_version_lines(code: Mapping[str, Mapping[str, int]]) -> list[str]:

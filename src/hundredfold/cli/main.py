@@ -418,15 +418,9 @@ def bench(job: str, source: Sequence[str], as_json: bool, **options: Any) -> Non
     from . import bench as comparison
     from . import display
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     locations = parse_pairs("--source", source)
-    with display.TimingDisplay() as listener:
-        try:
-            facts = compare(job, locations, listener=listener, **options)
-        except KeyboardInterrupt:
-            listener.progress_bars.stop()
-            display.stderr.print("stopped; nothing was kept")
-            sys.exit(130)
+    with display.timing_display() as listener:
+        facts = compare(job, locations, listener=listener, **options)
     if as_json:
         display.print_json(facts)
     else:

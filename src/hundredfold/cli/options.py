@@ -219,7 +219,7 @@ def pool_options(command: Any) -> Any:
     return workers_option(memory_option(command))
 
 
-def _complete_files(
+def complete_files(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[Any]:
     """Let the shell complete the path of a file."""
@@ -251,7 +251,7 @@ job_argument = argument(
     "job",
     "The job, as module:attribute or path/to/file.py:attribute, such as my_job.job:job. "
     "The attribute can be omitted if the module has only one job.",
-    shell_complete=_complete_files,
+    shell_complete=complete_files,
 )
 run_argument = argument(
     "run",

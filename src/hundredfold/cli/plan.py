@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +10,19 @@ import click
 
 from ..errors import UsageError
 from ..workers.start_method import prestart_forkserver
+from .comparison import show_comparison
+from .figures import duration, money
 from .options import (
     Command,
+    Target,
+    argument,
     as_of_option,
-    job_argument,
+    complete_files,
     json_option,
     parse_pairs,
     pool_options,
     source_option,
+    target_options,
 )
 
 Facts = Mapping[str, Any]
@@ -27,7 +30,12 @@ SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @click.command(cls=Command)
-@job_argument
+@argument(
+    "job",
+    "The job, as for hundredfold run; left out with --compare.",
+    required=False,
+    shell_complete=complete_files,
+)
 @source_option
 @pool_options
 @as_of_option
@@ -72,12 +80,20 @@ SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
     show_default=True,
     help="Processor architecture on AWS.",
 )
+@click.option(
+    "--compare",
+    metavar="RUN",
+    help="Show the predicted times of a run that has ended beside the measured ones.",
+)
+@target_options
 @json_option
 def plan(
-    job: str,
+    job: str | None,
     source: Sequence[str],
     deadline: str | None,
     quota: Sequence[str],
+    compare: str | None,
+    target: Target,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -94,20 +110,28 @@ def plan(
         quotas={name: _count(name, text) for name, text in parse_pairs("--quota", quota).items()},
         **options,
     )
+    if compare is not None:
+        _refuse_with_compare(job, source)
+        show_comparison(compare, target, chosen, as_json)
+        return
+    if job is None:
+        raise UsageError("no job is given", hint="such as hundredfold plan my_job.job:job")
     locations = parse_pairs("--source", source)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with display.TimingDisplay() as listener:
+    with display.timing_display() as listener:
         listener.timing(f"a sample of the units, up to {chosen.pilot_seconds:g} s")
-        try:
-            facts = plan_run(job, locations, chosen, listener)
-        except KeyboardInterrupt:
-            listener.progress_bars.stop()
-            display.stderr.print("stopped; nothing was kept")
-            sys.exit(130)
+        facts = plan_run(job, locations, chosen, listener)
     if as_json:
         display.print_json(facts)
     else:
         show_plan(facts, ["hundredfold", "run", job, *(f"--source={pair}" for pair in source)])
+
+
+def _refuse_with_compare(job: str | None, source: Sequence[str]) -> None:
+    if job is not None or source:
+        raise UsageError(
+            "--compare takes the job and the sources of the run",
+            hint="leave out JOB and --source: hundredfold plan --compare RUN",
+        )
 
 
 def parse_duration(text: str) -> float:
@@ -148,8 +172,6 @@ def show_plan(facts: Facts, run: Sequence[str]) -> None:
 
 
 def _describe_model(model: Facts) -> str:
-    from .bench import duration
-
     units, timed = model["units"], model["timed"]
     sample = "all timed" if timed == units else f"{timed:,} timed"
     failed = f", {model['failed']:,} failed" if model["failed"] else ""
@@ -183,8 +205,6 @@ def _title(way: Facts) -> str:
 
 
 def _time(way: Facts) -> str:
-    from .bench import duration
-
     if not way["wall"]:
         return "-"
     low, middle, high = map(duration, way["wall"])
@@ -196,20 +216,6 @@ def _dollars(way: Facts) -> str:
     if way["way"] == "local":
         return "-"
     return money(way["dollars"][1]) if way["dollars"] else "?"
-
-
-def money(dollars: float) -> str:
-    """Return dollars with two significant digits, or with cents.
-
-    >>> [money(d) for d in (0.00042, 0.0555, 2.5, 1234.5)]
-    ['0.00042', '0.056', '2.50', '1,234.50']
-    """
-    if dollars >= 1:
-        return f"{dollars:,.2f}"
-    digits = 2
-    while dollars and digits < 8 and dollars < 10 ** (1 - digits):
-        digits += 1
-    return f"{dollars:.{digits}f}"
 
 
 def _highlights(facts: Facts) -> Iterator[tuple[str, Facts]]:
@@ -230,8 +236,6 @@ def _price_then_time(way: Facts) -> tuple[float, float]:
 
 
 def _wishes(facts: Facts) -> str:
-    from .bench import duration
-
     deadline = [duration(facts["deadline"])] if facts["deadline"] else []
     budget = [f"{money(facts['budget'])} dollars"] if facts["budget"] is not None else []
     return " and ".join([*deadline, *budget])

@@ -32,7 +32,7 @@ from ..errors import (
 from ..job import Job, Layout, Model
 from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
-from ..pipeline.runner import RunCallbacks, StageRunner, prepared_counts
+from ..pipeline.runner import RunCallbacks, StageRunner
 from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Progress, WorkDispatcher
 from ..ports.interfaces import Record, SourcePlace
@@ -105,6 +105,7 @@ class LocalRunner:
             self.callbacks,
             lambda: self.home.publishing(self.job.name),
         )
+        self.steps.times = self.steps.times.restart()
 
     def run(self) -> Record:
         """Execute all stages in order, and return the run's final record.
@@ -114,19 +115,25 @@ class LocalRunner:
         try:
             self._walk_until_whole()
         except PublishRefused as refusal:
+            self._end_stages()
             self._end(Event.HOLD, refusal)
             raise
         except Stopped:
+            raise
+        except KeyboardInterrupt:
+            self._end_stages()
             raise
         except Exception as error:
             if self._has_lost_its_home():
                 raise home_gone_error(self.home.folder) from error
             limit = system_limit_error(error)
+            self._end_stages()
             fail(self.home, self.record.id, limit or error)
             if limit is not None:
                 raise limit from error
             raise
         self._check_cancelled(at_once=True)
+        self.steps.end_stages()
         return self.home.ledger.move(self.record.id, Event.FINISH, step="done")
 
     def _has_lost_its_home(self) -> bool:
@@ -164,6 +171,11 @@ class LocalRunner:
             else:
                 return
 
+    def _end_stages(self) -> None:
+        # the error that ends the run is more important than its times
+        with suppress(HomeError, StateError):
+            self.steps.end_stages()
+
     def _end(self, event: Event, error: HundredfoldError) -> None:
         # the disk is full, or the run was cancelled: the error has more
         with suppress(HomeError, StateError):
@@ -189,7 +201,7 @@ class LocalRunner:
             ) as warehouse:
                 for stage in stages(self.job):
                     self._check_cancelled(at_once=True)
-                    self.home.ledger.note(self.record.id, step=str(stage))
+                    self.steps.begin_stage(stage)
                     self.callbacks.stage_started(stage)
                     self._run_stage(stage, warehouse, pool)
         finally:
@@ -218,7 +230,7 @@ class LocalRunner:
                             self.background.submit(settle)
                         ),
                     )
-                self.steps.note(model.name, prepared_counts(manifest))
+                self.steps.prepared(manifest, self.resources.workers)
                 self._release_memory(warehouse)
             case "enqueue", Model() as model:
                 self._enqueue(model)

@@ -49,6 +49,7 @@ class Collected:
     rows_in: int
     rows_out: int
     seconds: float
+    longest: float | None = None  # seconds of the longest unit; None in older runs
 
     @property
     def bad(self) -> int:
@@ -57,7 +58,7 @@ class Collected:
     @property
     def counts(self) -> ModelCounts:
         """The counts of the model, as the run's record holds them."""
-        return ModelCounts(
+        counts = ModelCounts(
             attempt=self.attempt,
             units=self.units,
             ok=self.ok,
@@ -67,6 +68,9 @@ class Collected:
             rows_out=self.rows_out,
             seconds=self.seconds,
         )
+        if self.longest is not None:
+            counts["longest"] = self.longest
+        return counts
 
     @classmethod
     def of(cls, model: str, counts: ModelCounts) -> Collected | None:
@@ -83,12 +87,14 @@ class Collected:
             counts["rows_in"],
             counts["rows_out"],
             counts["seconds"],
+            counts.get("longest"),
         )
 
 
 def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     """Return the totals that `collect` wrote. Raises: KeyError before it has."""
-    return Collected(**get_json(store, layout.collected(model))["collected"])
+    facts = get_json(store, layout.collected(model))
+    return Collected(**facts["collected"], longest=facts.get("longest"))
 
 
 def collect(
@@ -117,16 +123,19 @@ def collect(
         counts["rows_in"],
         counts["rows_out"],
         counts["ms"] / 1000,
+        counts["longest_us"] / 1e6,
     )
     _check_totals(collected, manifest)
     checksums = {
         key: checksum_of(store, key)
         for key in (layout.results(model.name), layout.accounts(model.name))
     }
+    facts = asdict(collected)
+    longest = facts.pop("longest")  # beside the rest, which earlier versions of this package read
     put_json(
         store,
         layout.collected(model.name),
-        {"collected": asdict(collected), "checksums": checksums},
+        {"collected": facts, "checksums": checksums, "longest": longest},
     )
     return collected
 
@@ -407,7 +416,10 @@ class _ModelFiles:
 
 def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> None:
     counts["rows_in"] += int(to_numpy(account.column("rows_in"), False).sum())
-    counts["ms"] += round(1000 * float(to_numpy(account.column("seconds"), False).sum()))
+    seconds = to_numpy(account.column("seconds"), False)
+    counts["ms"] += round(1000 * float(seconds.sum()))
+    longest = round(1e6 * float(seconds.max(initial=0.0)))
+    counts["longest_us"] = max(counts["longest_us"], longest)
     promised = int(to_numpy(account.column("rows_out"), False).sum())
     if promised != table.num_rows:
         raise ConservationError(

@@ -5,6 +5,7 @@ It writes facts to the run's record, makes results available to later queries, a
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,11 +19,12 @@ from ..data.checksums import get_listed, verify_listed
 from ..data.manifest import Manifest
 from ..errors import NoSuchRun
 from ..job import Job, Layout, Model
-from ..ports.interfaces import Ledger, Record, RunStore, SourcePlace, Warehouse
+from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, Warehouse
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .publish import Terms, check_limits, describe_run, publish, refuse_all_failed, refuse_none_ok
+from .stage_times import StageTimes
 from .stages import Stage
 from .validate import naming_damage, refuse_changed, validate
 from .validation_results import ValidationResult
@@ -61,8 +63,11 @@ class StageRunner:
     publishing: Callable[[], AbstractContextManager[None]] = nullcontext
     collected: list[Collected] = field(default_factory=list)
     validation_results: list[ValidationResult] = field(default_factory=list)
+    clock: Clock = time.time
+    times: StageTimes = field(init=False)
 
     def __post_init__(self) -> None:
+        self.times = StageTimes.of(self.record.counts)
         self.layout = Layout(self.record.id)
         self.attempt = self.record.attempt
         self.as_of = self.record.as_of
@@ -129,6 +134,23 @@ class StageRunner:
         more = model is not self.job.models[-1] or bool(self.job.releases)
         if more or limit is not None:  # a limit that was passed applies also where no step follows
             check_limits(self.job, [collected], self.record.id, limit)
+
+    def prepared(self, manifest: Manifest, cores: int) -> None:
+        """Record a model that was prepared, and the cores that its batches can use."""
+        before = self.ledger.read(self.record.id).models.get(manifest.model, {})
+        most = max(cores, before.get("cores", 0))
+        self.note(manifest.model, {**prepared_counts(manifest), "cores": most})
+
+    def begin_stage(self, stage: Stage) -> None:
+        """Record that a stage begins, with the seconds of the one before it."""
+        self.times = self.times.begin(str(stage), self.clock())
+        self.ledger.note(self.record.id, step=str(stage), counts=self.times.counts)
+
+    def end_stages(self) -> None:
+        """Record the seconds of the last stage."""
+        if self.times.stage:
+            self.times = self.times.end(self.clock())
+            self.ledger.note(self.record.id, counts=self.times.counts)
 
     def expose_results(self, model: Model, warehouse: Warehouse) -> None:
         """Create the view of a collected model's results.

@@ -32,6 +32,7 @@ from .ways import (
 )
 
 LOCAL = "local"  # the way on this machine
+OTHER_STEPS = "other steps"  # of a way on AWS: all but the work, predicted together
 SEEDS, TRIAL_SEEDS = 60, 5
 INTERVAL = (0.1, 0.5, 0.9)  # the quantiles of a plan: an interval of 80 %
 BATCHES_PER_SLOT, LEAST_BATCH_S = 3, 1.0  # on AWS
@@ -60,6 +61,7 @@ class Wishes:
 class Outlook:
     """A way as the plan shows it. wall, dollars: the quantiles of INTERVAL; empty if unknown.
 
+    stages: the median seconds of each step. start: the seconds of wall that belong to no step.
     slots: the most at a time. cores: of the slots that get work. memory: MB of a slot. why: the
     reason of an unknown figure.
     """
@@ -69,6 +71,8 @@ class Outlook:
     deployable: bool
     wall: tuple[float, ...] = ()
     work: float = 0.0
+    start: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
     dollars: tuple[float, ...] = ()
     items: Mapping[str, float] = field(default_factory=dict)
     limit: str = ""
@@ -86,22 +90,27 @@ class Outlook:
 
 def outlook_here(pilot: Pilot, workers: int) -> Outlook:
     """Return the outlook of this machine."""
-    walls, works = [], []
+    walls, works, by_model = [], [], []
     for seed in range(SEEDS):
         chance = np.random.default_rng(seed)
-        steps = pilot.reading_s + pilot.publish_s
-        work = 0.0
+        steps = pilot.start_s + pilot.reading_s + pilot.publish_s
+        each = []
         for model in pilot.models:
             steps += model.prepare_s + model.collect_s
             fleet = replace(
                 fleets.local(workers, model.message_s), cold_s=(model.first_call_s, 0.1)
             )
             batches = work_of(model, model.batches, LOCAL_ERROR)
-            work += play(fleet, batches, chance).wall
-        walls.append(steps * math.exp(chance.normal(0.0, LOCAL_ERROR)) + work)
-        works.append(work)
+            each.append(play(fleet, batches, chance).wall)
+        walls.append(steps * math.exp(chance.normal(0.0, LOCAL_ERROR)) + sum(each))
+        works.append(sum(each))
+        by_model.append(each)
     seen = Outlook(LOCAL, f"this machine, {workers} worker{'s' * (workers > 1)}", True)
     seen.wall, seen.work = _quantiles(walls), float(np.median(works))
+    seen.start, seen.stages = (
+        pilot.start_s,
+        _stages_here(pilot, np.median(by_model, axis=0).tolist()),
+    )
     seen.slots = seen.cores = workers
     seen.batches = sum(len(m.batches) for m in pilot.models)
     total = sum(m.seconds for m in pilot.models)
@@ -114,6 +123,17 @@ def outlook_here(pilot: Pilot, workers: int) -> Outlook:
         else "cores"
     )
     return seen
+
+
+def _stages_here(pilot: Pilot, works: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of each step on this machine. works: of the work of each model."""
+    stages = {"validate": pilot.reading_s}
+    for model, work in zip(pilot.models, works, strict=True):
+        name = model.model.name
+        stages[f"prepare {name}"] = model.prepare_s
+        stages[f"work {name}"] = float(work)
+        stages[f"collect {name}"] = model.collect_s
+    return {**stages, "publish": pilot.publish_s}
 
 
 def work_of(model: ModelPilot, batches: Sequence[Batch], error: float) -> Work:
@@ -183,14 +203,20 @@ def _simulated(way: Way, pilot: Pilot, wishes: Wishes, slots: int, seeds: int) -
         works.append((model, work_of(model, made, CLOUD_ERROR)))
     seen.batches = sum(len(work.seconds) for _, work in works)
     rounds = [_round(way, fleet, works, pilot, seed) for seed in range(seeds)]
-    walls = np.array([wall for wall, _ in rounds])
+    walls = np.array([sum(stages.values()) for stages, _ in rounds])
+    seen.stages = {
+        name: float(np.median([stages[name] for stages, _ in rounds])) for name in rounds[0][0]
+    }
     seen.cores = way.cores * int(np.median([played.slots for _, played in rounds]))
     seen.wall = _quantiles(walls)
     seen.work = float(np.median([played.wall for _, played in rounds]))
     for name in ("throttled", "interrupted", "dead_letters"):
         setattr(seen, name, float(np.mean([getattr(played, name) for _, played in rounds])))
     try:
-        bills = [_bill(way, seen, played, wall, pilot, wishes.prices) for wall, played in rounds]
+        bills = [
+            _bill(way, seen, played, sum(stages.values()), pilot, wishes.prices)
+            for stages, played in rounds
+        ]
         seen.dollars = _quantiles([sum(bill.values()) for bill in bills])
         seen.items = {name: float(np.mean([b[name] for b in bills])) for name in bills[0]}
     except NoPrice as error:
@@ -210,18 +236,21 @@ def _timeout(way: Way, pilot: Pilot, slots: int) -> int:
 
 def _round(
     way: Way, fleet: Fleet, works: Sequence[tuple[ModelPilot, Work]], pilot: Pilot, seed: int
-) -> tuple[float, Played]:
-    """Return the seconds of one simulated run, and the sum of its models' executions."""
+) -> tuple[dict[str, float], Played]:
+    """Return the seconds of the steps of one simulated run, and the sum of its models'
+    executions.
+    """
     chance = np.random.default_rng(seed)
-    total = Played()
+    total, stages = Played(), {}
     for model, work in works:
         cold = (fleet.cold_s[0] + model.first_call_s, max(fleet.cold_s[1], 0.1))
         played = play(replace(fleet, cold_s=cold), work, chance, 0.0 if way.timed else MIN_BILL_S)
         for name in ("wall", "busy", "alive", "calls", "receives", "throttled", "interrupted"):
             setattr(total, name, getattr(total, name) + getattr(played, name))
+        stages[f"work {model.model.name}"] = played.wall
         total.dead_letters += played.dead_letters
         total.slots = max(total.slots, played.slots)
-    return total.wall + _steps_s(pilot, chance), total
+    return {**stages, OTHER_STEPS: _steps_s(pilot, chance)}, total
 
 
 def _steps_s(pilot: Pilot, chance: np.random.Generator) -> float:

@@ -79,7 +79,9 @@ class ModelPilot:
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """All that the pilot measured. left_out: models that it did not reach."""
+    """All that the pilot measured. left_out: models that it did not reach. start_s: of the start
+    and the end of a run, around its steps.
+    """
 
     job: Job
     models: tuple[ModelPilot, ...]
@@ -90,6 +92,7 @@ class Pilot:
     source_bytes: tuple[int, ...]
     rejected: int
     refused: str
+    start_s: float = 0.0
 
 
 @dataclass
@@ -267,7 +270,7 @@ def _summarize(
         job,
         models,
         tuple(model.name for model in job.models[len(models) :]),
-        watch.seconds["validate"] + start,
+        watch.seconds["validate"],
         watch.seconds.get("publish", PUBLISH_S) if job.releases else 0.0,
         watch.worker_bytes,
         tuple(
@@ -275,6 +278,7 @@ def _summarize(
         ),
         watch.rejected,
         refused,
+        start,
     )
 
 

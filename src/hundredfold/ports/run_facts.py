@@ -49,6 +49,7 @@ class RunOptions(TypedDict, total=False):
     replaced_uploads: list[str]  # addresses of uploads that newer ones of the same source replaced
     execution: str  # ARN of the last execution
     executions: int
+    plan: dict[str, Any]  # the way that the run takes, of the plan that it was given
     hint: list[str]  # the reason why the run failed, and the hint that belongs to it
 
 
@@ -69,6 +70,7 @@ class ModelCounts(TypedDict, total=False):
     units: int
     rows: int
     batches: int
+    cores: int  # that its batches could use: the most of any driver
     # set when it is collected
     attempt: int
     ok: int
@@ -76,10 +78,20 @@ class ModelCounts(TypedDict, total=False):
     crashed: int
     rows_in: int
     rows_out: int
-    seconds: float
+    seconds: float  # of all units on one core
+    longest: float  # seconds of the longest unit
     # set while its units are worked on
     done: int  # units with an outcome; in summaries only
     polling: dict[str, Any] | None  # the state of the polling on AWS
+
+
+class StageTimesFacts(TypedDict):
+    """The seconds of each stage so far, and the stage that is open (pipeline/stage_times.py)."""
+
+    seconds: dict[str, float]
+    stage: str
+    since: float
+    complete: bool
 
 
 class ReleaseCounts(TypedDict):
@@ -97,6 +109,8 @@ class RunCounts(TypedDict, total=False):
     csv: dict[str, list[dict[str, Any]]]  # the dialect of each CSV file, by source
     models: dict[str, ModelCounts]
     release: ReleaseCounts
+    times: StageTimesFacts
+    spent: float  # dollars on AWS, locally core-seconds; of a run with a budget
     workers_replaced: dict[str, int]  # by reason
     recomputed: list[str]  # the damaged files, one message each
     units_recomputed: int

@@ -13,6 +13,7 @@ from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
 from ..ports.run_facts import ModelCounts, SourceCounts
 from ..ports.run_states import State
+from .efficiency import Efficiency, efficiency_of
 from .run import Run
 
 STOPPED = "stopped"  # shown for a run in progress, by its record, that no process drives
@@ -59,6 +60,7 @@ class RunSummary(TypedDict):
     reasons: list[FailureReason]
     sample: tuple[str, str] | None  # a model and the key of one of its units, to replay
     warehouse: str  # on AWS: where the queries ran, and why; "" locally
+    efficiency: Efficiency | None  # of a run that has ended
     workers_replaced: dict[str, int]
     recomputed: list[str]
     units_recomputed: int
@@ -88,6 +90,7 @@ def summarize(run: Run) -> RunSummary:
         "reasons": failure_reasons(run) if there else [],
         "sample": sample_unit(run) if there else None,
         "warehouse": _warehouse_text(record),
+        "efficiency": efficiency_of(record),
         "workers_replaced": record.counts.get("workers_replaced", {}),
         "recomputed": record.counts.get("recomputed", []),
         "units_recomputed": record.counts.get("units_recomputed", 0),

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ...errors import HundredfoldError, NoSuchRun, PublishRefused, StateError
 from ...job import Job
+from ...pipeline.stage_times import StageTimes
 from ...pipeline.stages import stages
 from ...ports.interfaces import Record
 from ...ports.run_states import Event, State
@@ -81,7 +82,8 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
             _raise_pollers(resources)
         name = f"{event['step']} {event['model']}".strip()
         if record.step != name:
-            record = ledger.note(record.id, step=name)
+            times = StageTimes.of(record.counts).begin(name, time.time())
+            record = ledger.note(record.id, step=name, counts=times.counts)
         record = _with_warehouse(record, job, ledger)
         shutil.rmtree(SCRATCH_FOLDER / "step", ignore_errors=True)
         return execute_stages(
@@ -192,6 +194,8 @@ def _end_run(
 ) -> dict[str, Any]:
     """Record why the run ends, unless it has ended already (it may have been cancelled)."""
     try:
+        times = StageTimes.of(ledger.read(run).counts).end(time.time())
+        ledger.note(run, counts=times.counts)
         if error.hint:
             # for `hundredfold status`, and valid for this reason only
             ledger.note(run, options={"hint": [str(error), error.hint]})

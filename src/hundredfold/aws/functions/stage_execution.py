@@ -24,7 +24,7 @@ from ...job import Job, Layout, Message, Model
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.prepare import prepare as prepare_with_duckdb
 from ...pipeline.publish import describe_run
-from ...pipeline.runner import StageRunner, prepared_counts
+from ...pipeline.runner import StageRunner
 from ...pipeline.stages import Stage, stages
 from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record, Warehouse
@@ -175,7 +175,7 @@ def execute_stages(step: str, model: str, context: StageContext) -> Reply:
             if number > asked:
                 if not _may_go_on(stage, context):
                     return _go_to(every, asked, number)
-                context.ledger.note(context.record.id, step=str(stage))
+                context.runner.begin_stage(stage)
             log.info("stage", stage=str(stage))
             try:
                 reply = _execute_stage(stage, context)
@@ -238,6 +238,7 @@ def _publish(context: StageContext) -> None:
         context.runner.publish(warehouse)
         if isinstance(warehouse, AthenaWarehouse):
             warehouse.drop_tables()
+    context.runner.end_stages()
     context.ledger.move(context.record.id, Event.FINISH, step="done")
 
 
@@ -280,7 +281,8 @@ def _prepare(model: Model, context: StageContext) -> None:
             )
         # after the rows were read; validate() compared them earlier
         refuse_changed(context.runner.validation_results, warehouse)
-    context.runner.note(model.name, prepared_counts(manifest))
+    workers = min(context.resources.concurrency, len(manifest.batches))
+    context.runner.prepared(manifest, workers * context.resources.cores)
 
 
 def _refuse_expired_batches(manifest: Manifest, context: StageContext) -> None:
