@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources, client, image_digest
+from hundredfold.aws.deploy.archive import fingerprint_of
 from hundredfold.aws.deploy.deploy import (
     DeployError,
     DeployOptions,
@@ -24,7 +25,6 @@ from hundredfold.aws.deploy.deploy import (
     synth,
 )
 from hundredfold.aws.deploy.node import NodeError, cdk_command, find_node, node_on_path
-from hundredfold.aws.deploy.package import fingerprint_of
 from hundredfold.errors import JobError, UsageError
 from support.emulator import Emulator
 from support.emulator import deploy as emulated
@@ -68,7 +68,8 @@ def test_synth_writes_the_stack_without_calling_aws(
         if r["Type"] == "AWS::Lambda::Function"
     ]
     assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
-        f"hundredfold.aws.functions.handlers.{n}" for n in ("dead_letter", "step", "work")
+        f"hundredfold.aws.functions.{name}"
+        for name in ("handlers.dead_letter", "handlers.work", "step_handler.step")
     ]
     assert {function["PackageType"] for function in functions} == {"Image"}
     assert all("Runtime" not in function for function in functions)

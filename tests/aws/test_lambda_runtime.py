@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hundredfold.aws.deploy.archive import fingerprint_of
 from hundredfold.aws.deploy.package import ZippedPackage, package
 from support.emulator import Emulator
 from support.emulator.deploy import deploy
@@ -22,6 +23,7 @@ from support.lambda_runtime_api import Function, running
 from support.synthesis import cdk_app
 
 LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
+MODULES = {"step": "step_handler"}
 MEMORY = {"step": 3008, "work": 1769, "dead_letter": 512}  # MB, as in the stack
 
 log = logging.getLogger(__name__)
@@ -51,16 +53,19 @@ def version_of(python: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def unzipped(packaged: ZippedPackage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("task")
-    with zipfile.ZipFile(packaged.zip) as archive:
-        archive.extractall(folder)
-    return folder
+def unzipped(packaged: ZippedPackage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The package of each function on its disk."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("step", "work")}
+    assert packaged.worker
+    for name, found in (("step", packaged), ("work", packaged.worker)):
+        with zipfile.ZipFile(found.zip) as archive:
+            archive.extractall(folders[name])
+    return folders | {"dead_letter": folders["work"]}
 
 
 @pytest.fixture
 def function(
-    unzipped: Path, emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
+    unzipped: dict[str, Path], emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
 ) -> Iterator[Callable[[str], Function]]:
     """`function("work")`: that handler, started and waiting; its stack is a queue with a
     dead-letter queue, a bucket, and a table.
@@ -93,8 +98,8 @@ def function(
     def make(kind: str) -> Function:
         manager = running(
             LAMBDA,
-            unzipped,
-            f"hundredfold.aws.functions.handlers.{kind}",
+            unzipped[kind],
+            f"hundredfold.aws.functions.{MODULES.get(kind, 'handlers')}.{kind}",
             memory=MEMORY[kind],
             environment=environment,
             scratch=tmp_path,
@@ -146,6 +151,13 @@ def test_each_function_starts_with_only_its_package_within_its_memory(
         assert answer.value == {"batchItemFailures": []}
 
 
+def test_the_packages_agree_and_workers_have_no_query_engine(packaged: ZippedPackage) -> None:
+    assert packaged.worker
+    assert fingerprint_of(packaged.worker.zip) == fingerprint_of(packaged.zip) != ""
+    steps, workers = ({part.name for part in each.sizes} for each in (packaged, packaged.worker))
+    assert steps - workers == {"duckdb", "sqlglot"}
+
+
 def test_a_foreign_message_is_dead_lettered_with_its_reason(
     function: Callable[[str], Function], emulator: Emulator
 ) -> None:
@@ -187,6 +199,7 @@ def synthesize_shop(folder: Path) -> None:
     stack = {
         "stack": "hundredfold-shop",
         "code": str(folder / "build" / "package.zip"),
+        "worker_code": str(folder / "build" / "worker.zip"),
         "settings": settings,
     }
     (folder / "stack.json").write_text(json.dumps(stack))

@@ -17,7 +17,22 @@ from pathlib import Path
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources
+from hundredfold.aws.deploy.archive import (
+    fingerprint_of,
+    seal,
+    sha256_of,
+    unpacked_bytes,
+    write_contents,
+    write_zip,
+)
 from hundredfold.aws.deploy.dependencies import find_imports
+from hundredfold.aws.deploy.distributions import (
+    copy_without,
+    files_with_distribution,
+    pack_distributions,
+    required,
+    unneeded_by_workers,
+)
 from hundredfold.aws.deploy.elf import linked_libraries, strip_unloaded
 from hundredfold.aws.deploy.package import (
     BuiltPackage,
@@ -27,20 +42,15 @@ from hundredfold.aws.deploy.package import (
     build,
     check_size,
     copy_code,
-    fingerprint_of,
     package,
     pip_command,
-    seal,
-    sha256_of,
     uv_command,
     uv_environment,
     uv_program,
-    write_contents,
     write_dockerfile,
-    write_zip,
 )
 from hundredfold.aws.deploy.prune import imported, prune
-from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, PYTHON, platforms
+from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, PACKED_FOLDER, PYTHON, platforms
 from hundredfold.errors import JobError, UsageError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -361,6 +371,89 @@ def test_files_of_a_zip_are_readable_by_everyone(tmp_path: Path) -> None:
         assert [entry.external_attr >> 16 for entry in archive.infolist()] == [0o100644]
 
 
+# ---- the package of the workers, and distributions that are packed
+
+
+def install(folder: Path, name: str, *requires: str, size: int = 10) -> None:
+    """Write a distribution of one package, and its records, as pip does."""
+    info = folder / f"{name}-1.0.dist-info"
+    for made in (info, folder / name):
+        made.mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(f"SIZE = {size}\n")
+    (folder / name / "data.bin").write_bytes(b"x" * size)
+    lines = "".join(f"Requires-Dist: {each}\n" for each in requires)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\n{lines}")
+    names = (
+        f"{name}/__init__.py",
+        f"{name}/data.bin",
+        f"{info.name}/METADATA",
+        f"{info.name}/RECORD",
+    )
+    (info / "RECORD").write_text("".join(f"{each},,\n" for each in names))
+
+
+@pytest.mark.parametrize(
+    ("requires", "named", "modules", "unneeded"),
+    [
+        ((), (), (), {"duckdb", "sqlglot"}),
+        (("duckdb>=1",), (), (), {"sqlglot"}),  # a library of the user requires it
+        (("duckdb; extra == 'all'",), (), (), {"duckdb", "sqlglot"}),
+        ((), ("DuckDB",), (), {"sqlglot"}),  # the user's code imports it
+        ((), (), ("sqlglot",), {"duckdb"}),  # a library imports it if it is there
+    ],
+)
+def test_workers_have_all_but_what_only_the_steps_import(
+    tmp_path: Path,
+    requires: tuple[str, ...],
+    named: tuple[str, ...],
+    modules: tuple[str, ...],
+    unneeded: set[str],
+) -> None:
+    site = tmp_path / "site"
+    for name in ("duckdb", "sqlglot"):
+        install(site, name)
+    install(site, "lib", *requires)
+    found = unneeded_by_workers(site, named, modules)
+    assert found == unneeded
+    copy_without(site, tmp_path / "worker", found, dict(files_with_distribution(site)))
+    without = {name for name in files_of(site) if name.split("/")[0].split("-")[0] in unneeded}
+    assert files_of(tmp_path / "worker") == files_of(site) - without
+
+
+def test_the_largest_distributions_are_packed_until_the_package_fits(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name, size in (("large", 9), ("core", 8), ("shared", 7), ("small", 2), ("tiny", 0)):
+        install(site, name, *(["core"] if name == "tiny" else []), size=size * 2**20)
+    (site / "shared" / "mine.py").write_text("")
+    owners = dict(files_with_distribution(site))
+    keep = required(site, ["tiny"])
+    assert keep == {"tiny", "core"}
+    for limit, packed in ((30, []), (20, ["large"]), (1, ["large", "small"])):
+        pack_distributions(site, owners, limit=limit * 2**20, keep=keep, own=["shared"])
+        zips = sorted(path.stem for path in site.glob(f"{PACKED_FOLDER}/*.zip"))
+        assert zips == packed, limit
+    assert unpacked_bytes(site) // 2**20 == 11
+    write_zip(site, tmp_path / "all.zip")
+    assert unpacked_bytes(tmp_path / "all.zip") == unpacked_bytes(site)
+    code = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from hundredfold.aws.functions.packed import unpack_distributions\n"
+        "unpack_distributions(); unpack_distributions()\n"
+        "import large, small; print(large.SIZE, len([p for p in sys.path if 'packed' in p]))"
+    )
+    (tmp_path / "tmp").mkdir()
+    for _ in range(2):  # a function that starts again finds them
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "tmp")],
+            env={**os.environ, "LAMBDA_TASK_ROOT": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == [str(9 * 2**20), "1"], done.stderr
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+
+
 # ---- packages that cannot be built
 
 
@@ -437,7 +530,7 @@ def test_the_package_works_without_other_installed_packages(
     code = """if True:
         import json, sys, tempfile, duckdb, numpy
         import pyarrow as pa, pyarrow.compute as pc, pyarrow.dataset, pyarrow.parquet as pq
-        import hundredfold.aws.functions.handlers, tariffs.job
+        import hundredfold.aws.functions.step_handler, tariffs.job
         table = pa.table({"n": numpy.linalg.solve(numpy.eye(3) * 2, numpy.arange(3.0))})
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
             pq.write_table(table, file.name, compression="zstd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources
+from hundredfold.aws.deploy.archive import seal, write_files, write_zip
 from hundredfold.aws.functions.starting_workers import (
     DIRECT_WORKERS_ENV,
     DISPATCHER_ENV,
@@ -20,6 +22,7 @@ from hundredfold.aws.functions.starting_workers import (
     WORK_FUNCTION_ENV,
 )
 from hundredfold.aws.home import refuse_other_format
+from hundredfold.aws.lambda_platform import FINGERPRINT_FILE, PACKED_FOLDER
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
 from hundredfold.errors import HomeError, UsageError
@@ -728,6 +731,33 @@ def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="already has a Hundredfold"):
         Hundredfold(app.node.find_child("pricing"), "Second", code=str(tmp_path / "code"), job=JOB)
+
+
+def test_workers_have_a_package_of_their_own(cdk: Any, tmp_path: Path) -> None:
+    """Of the same build, and with space on the disk for what it unpacks."""
+    code, worker = nothing(tmp_path / "code"), nothing(tmp_path / "worker")
+    (code / "only_steps.py").write_text("1")
+    packages = {"code": str(code), "worker_code": str(worker)}
+    with pytest.raises(UsageError, match="code and worker_code are of different builds"):
+        cdk.make_app({"stack": "one", **packages, "settings": PLAIN}, outdir=str(tmp_path / "one"))
+    seal(code)
+    shutil.copy(code / FINGERPRINT_FILE, worker)
+    (worker / "lib.py").write_bytes(b"x" * 3 * 2**20)
+    (worker / PACKED_FOLDER).mkdir()
+    write_files(worker, [worker / "lib.py"], worker / PACKED_FOLDER / "lib.zip")
+    write_zip(worker, tmp_path / "worker.zip")
+    packages["worker_code"] = str(tmp_path / "worker.zip")
+    settings = {"stack": "two", **packages, "settings": {**PLAIN, "trigger": "direct"}}
+    cdk.make_app(settings, outdir=str(tmp_path / "two")).synth()
+    template = json.loads((tmp_path / "two" / "two.template.json").read_text())
+    functions = of_type(template, "AWS::Lambda::Function")
+    keys = {
+        f["Handler"].rpartition(".")[2]: (str(f["Code"]["S3Key"]), f["EphemeralStorage"]["Size"])
+        for f in functions.values()
+    }
+    assert len({key for key, _ in keys.values()}) == 2
+    assert keys["work"][0] == keys["dead_letter"][0] == keys["dispatch"][0] != keys["step"][0]
+    assert [keys[name][1] for name in ("work", "dead_letter", "step")] == [515, 515, 4096]
 
 
 # ---- settings of a stack

@@ -15,7 +15,7 @@ import pytest
 import hundredfold
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.session import client
-from hundredfold.aws.functions import handlers
+from hundredfold.aws.functions import step_handler
 from hundredfold.aws.runs import new_record
 from hundredfold.pipeline.releases import releases
 from hundredfold.ports.interfaces import Record
@@ -132,7 +132,7 @@ def test_an_upload_without_locations_for_other_sources_fails_its_run(
         monkeypatch.setenv("HUNDREDFOLD_JOB", demo.JOB)
         while not replies or replies[-1]["action"] == "wait":
             replies.append(
-                handlers.step(
+                step_handler.step(
                     {
                         **event,
                         "input": event,
@@ -226,7 +226,7 @@ def test_a_failing_call_of_an_execution_that_lost_its_run_changes_nothing(
     events.register("before-call.s3", resume)
     try:
         with uploads_stack.as_function("Step", tmp_path):
-            reply = handlers.step(event)
+            reply = step_handler.step(event)
     finally:
         events.unregister("before-call.s3", resume)
     assert reply["action"] == "superseded"

@@ -28,7 +28,7 @@ from filelock import FileLock
 import hundredfold
 from hundredfold import Run
 from hundredfold.aws.deploy.node import NodeError, find_node
-from hundredfold.aws.functions import handlers, stage_execution
+from hundredfold.aws.functions import handlers, stage_execution, step_handler
 from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
@@ -253,7 +253,7 @@ class Stack:
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in variables.items():
                 patch.setenv(variable, value)
-            for module in (handlers, stage_execution):
+            for module in (handlers, stage_execution, step_handler):
                 patch.setattr(module, "SCRATCH_FOLDER", folder)
             try:
                 yield

@@ -316,8 +316,11 @@ def package_command(
         command = f"docker build --platform linux/{platform} {out}"
         display.show_next([(command, "builds the image (with Docker installed)")])
     else:
-        display.stdout.print(f"\n{built.zip}   SHA-256 {built.sha256}")
-        display.stdout.print(f"every file is listed in {built.zip.with_name('contents.txt')}")
+        for each, of in ((built, "steps"), (built.worker, "workers")):
+            size = f"{each.size / 2**20:.1f} MB unzipped"
+            display.stdout.print(f"\n{each.zip}   {of}, {size}   SHA-256 {each.sha256}")
+        contents = built.zip.with_name("contents.txt")
+        display.stdout.print(f"every file is listed in {contents}, and worker-contents.txt")
 
 
 def _package_facts(built: Any, image: bool) -> dict[str, Any]:
@@ -327,7 +330,10 @@ def _package_facts(built: Any, image: bool) -> dict[str, Any]:
         "bytes": built.size,
         "sizes": {part.name: part.size for part in built.sizes},
     }
-    return facts if image else {**facts, "zip": str(built.zip), "sha256": built.sha256}
+    if image:
+        return facts
+    facts |= {"zip": str(built.zip), "sha256": built.sha256}
+    return facts | ({"worker": _package_facts(built.worker, image)} if built.worker else {})
 
 
 @click.command(cls=Command)

@@ -93,8 +93,12 @@ def synth(ref: str, folder: Path, *, stack: str, options: DeployOptions | None =
     assembly, stack_file = folder / "cdk.out", folder / "stack.json"
     shutil.rmtree(assembly, ignore_errors=True)
     code = str(packaged.zip.resolve()) if packaged else options.image
+    worker = str(packaged.worker.zip.resolve()) if packaged and packaged.worker else None
     stack_file.write_text(
-        json.dumps({"stack": stack, "code": code, "settings": asdict(settings)}, indent=2),
+        json.dumps(
+            {"stack": stack, "code": code, "worker_code": worker, "settings": asdict(settings)},
+            indent=2,
+        ),
         encoding="utf-8",
     )
     environment = node.environment() | {
@@ -133,7 +137,9 @@ def deploy(
         ref, folder, stack=stack, options=replace(options, image=_by_digest(options.image, report))
     )
     if assembly.package:
-        report(f"packaged {assembly.package.size / 2**20:.0f} MB; synthesized {assembly.folder}")
+        sizes = [each.size for each in (assembly.package, assembly.package.worker) if each]
+        packages = " and ".join(f"{size / 2**20:.0f} MB" for size in sizes)
+        report(f"packaged {packages} (steps, workers); synthesized {assembly.folder}")
     if bootstrap:
         _run_cdk(["bootstrap", _account_address()], assembly, report)
     _run_cdk(

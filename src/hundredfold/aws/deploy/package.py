@@ -9,16 +9,14 @@ one date, one mode, no bytecode.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import distributions
 from importlib.resources import files
@@ -29,19 +27,24 @@ from packaging.utils import canonicalize_name
 
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
-from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import (
-    FINGERPRINT_DIGITS,
-    FINGERPRINT_FILE,
     GLIBC_MINOR,
     MAX_UNZIPPED_BYTES,
+    PACKED_FOLDER,
     PYTHON,
     PYTHONS,
     WHEEL_ARCHITECTURES,
-    digest_in_address,
     platforms,
 )
+from .archive import seal, sha256_of, write_contents, write_zip
 from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
+from .distributions import (
+    copy_without,
+    files_with_distribution,
+    pack_distributions,
+    required,
+    unneeded_by_workers,
+)
 from .prune import prune
 
 OWN_REQUIREMENTS = (
@@ -87,8 +90,9 @@ MAX_DATA_BYTES = 2**20
 # files and folders that are never copied, except modules
 SECRET_NAMES = ("credentials*", "secrets*", "id_*", "*.pem", "*.key", "*.p12")
 COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
-ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can store
 USER_CODE = "your code"
+RESERVED_BYTES = 4096  # of the limit, for the files that complete a package
+PACKED_FRACTION = 0.9  # of the limit, for a package whose distributions are packed
 CONTENTS_FILE = "contents.txt"  # beside a package: its files, with their sizes
 
 
@@ -114,6 +118,9 @@ class BuiltPackage:
     `pruned`    bytes that were removed
     `kept`      removable parts that are imported
     `left_out`  files of the user that were left out: large tables, tests, possible secrets
+    `owners`    the distribution of each file
+    `own`       top-level names of the user's code
+    `only_steps`  the distributions that workers do not need
     """
 
     ref: str
@@ -122,6 +129,9 @@ class BuiltPackage:
     pruned: int
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
+    owners: Mapping[Path, tuple[str, str]] = field(default_factory=dict, repr=False)
+    own: tuple[str, ...] = ()
+    only_steps: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -130,10 +140,11 @@ class BuiltPackage:
 
 @dataclass(frozen=True, slots=True)
 class ZippedPackage(BuiltPackage):
-    """A built folder with its zip, and the zip's SHA-256."""
+    """The package of the steps with its zip, the zip's SHA-256, and the package of the workers."""
 
-    zip: Path
-    sha256: str
+    zip: Path = Path()
+    sha256: str = ""
+    worker: ZippedPackage | None = None
 
 
 def package(
@@ -145,7 +156,11 @@ def package(
     requirements: Sequence[str] = (),
     leave_out: Sequence[str] = (),
 ) -> ZippedPackage:
-    """Build `out/package/` and `out/package.zip`.
+    """Build `out/package/` and `out/package.zip` for the steps, `out/worker/` and `out/worker.zip`
+    for the workers.
+
+    Both hold the same fingerprint. Distributions that make one too large are packed in it, and a
+    function unpacks them when it starts.
 
     `requirements`  further packages, as pip takes them, or the path of a requirements file:
                     packages that
@@ -164,21 +179,44 @@ def package(
         requirements=requirements,
         leave_out=leave_out,
     )
-    check_size(built, ref)
     seal(built.folder)
-    archive = out / "package.zip"
-    write_zip(built.folder, archive)
+    worker = _worker_package(built, out / "worker")
+    zipped = [
+        _zipped(_packed(each), ref, each.folder.with_suffix(".zip")) for each in (built, worker)
+    ]
     write_contents(built.folder, out / CONTENTS_FILE)
-    return ZippedPackage(
-        built.ref,
+    write_contents(worker.folder, out / f"worker-{CONTENTS_FILE}")
+    return replace(zipped[0], worker=zipped[1])
+
+
+def _worker_package(built: BuiltPackage, folder: Path) -> BuiltPackage:
+    """Copy the package of the steps without the distributions that workers do not need."""
+    copy_without(built.folder, folder, built.only_steps, built.owners)
+    owners = {
+        folder / path.relative_to(built.folder): owner for path, owner in built.owners.items()
+    }
+    return replace(built, folder=folder, sizes=_sizes(folder, owners), owners=owners)
+
+
+def _packed(built: BuiltPackage) -> BuiltPackage:
+    """Pack the largest distributions of a package that is too large for a function."""
+    if built.size <= MAX_UNZIPPED_BYTES - RESERVED_BYTES:
+        return built
+    pack_distributions(
         built.folder,
-        built.sizes,
-        built.pruned,
-        built.kept,
-        built.left_out,
-        archive,
-        sha256_of(archive),
+        built.owners,
+        limit=int(PACKED_FRACTION * MAX_UNZIPPED_BYTES),
+        keep=required(built.folder, OWN_REQUIREMENTS),
+        own=built.own,
     )
+    return replace(built, sizes=_sizes(built.folder, built.owners))
+
+
+def _zipped(built: BuiltPackage, ref: str, archive: Path) -> ZippedPackage:
+    check_size(built, ref)
+    write_zip(built.folder, archive)
+    facts = {each.name: getattr(built, each.name) for each in fields(built)}
+    return ZippedPackage(**facts, zip=archive, sha256=sha256_of(archive))
 
 
 def package_image(
@@ -230,11 +268,20 @@ def build(
     )
     for name in leave_out:
         _uninstall(folder, name)
-    owners = dict(_files_with_distribution(folder))
+    owners = dict(files_with_distribution(folder))
     before = _total(folder)
     kept = prune(folder, spare=found.modules, own=found.code)
+    named = {*found.installed, *_requirement_names(requirements)}
     return BuiltPackage(
-        found.ref, folder, _sizes(folder, owners), before - _total(folder), kept, left_out
+        found.ref,
+        folder,
+        _sizes(folder, owners),
+        before - _total(folder),
+        kept,
+        left_out,
+        owners,
+        tuple(found.code),
+        unneeded_by_workers(folder, named, found.modules),
     )
 
 
@@ -244,8 +291,8 @@ def check_size(built: BuiltPackage, ref: str) -> None:
         return
     parts = [f"{part.name:<24} {part.size / 2**20:6.1f} MB" for part in built.sizes]
     raise PackageError(
-        f"the package takes {built.size / 2**20:.1f} MB unzipped; Lambda's limit is "
-        f"{MAX_UNZIPPED_BYTES / 2**20:.0f} MB, layers included",
+        f"{built.folder.name}/, which functions run, takes {built.size / 2**20:.1f} MB unzipped; "
+        f"Lambda's limit is {MAX_UNZIPPED_BYTES / 2**20:.0f} MB, layers included",
         problems=parts,
         hint=(
             f"build a container image, which may have 10 GB: hundredfold package {ref} --image; "
@@ -419,17 +466,9 @@ def _is_file(text: str) -> bool:
     return text.endswith(".txt")
 
 
-def _files_with_distribution(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """Yield each file with the (name, version) of its distribution."""
-    for info in sorted(folder.glob("*.dist-info")):
-        name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        for line in (info / "RECORD").read_text(encoding="utf-8").splitlines():
-            yield folder / line.rsplit(",", 2)[0].strip('"'), (canonicalize_name(name), version)
-
-
 def _uninstall(folder: Path, name: str) -> None:
     """Remove a distribution that a dependency has installed, but a layer contains."""
-    for path, (owner, _) in list(_files_with_distribution(folder)):
+    for path, (owner, _) in list(files_with_distribution(folder)):
         if owner == canonicalize_name(name):
             path.unlink(missing_ok=True)
 
@@ -576,6 +615,8 @@ def _sizes(folder: Path, owners: Mapping[Path, tuple[str, str]]) -> tuple[Distri
         if path.is_file():
             top = path.relative_to(folder).parts[0].removesuffix(".py")
             own = (OUR_DISTRIBUTION, "") if top == OUR_DISTRIBUTION else (USER_CODE, "")
+            if top == PACKED_FOLDER:
+                own = (f"{path.stem} (packed)", "")
             owner = owners.get(path, own)
             sums[owner] = sums.get(owner, 0) + path.stat().st_size
     return tuple(
@@ -588,83 +629,3 @@ def _sizes(folder: Path, owners: Mapping[Path, tuple[str, str]]) -> tuple[Distri
 
 def _total(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def write_zip(folder: Path, archive: Path) -> None:
-    """Write a folder as a zip whose bytes depend only on the files' names and contents."""
-    with _new_zip(archive) as file:
-        for path in sorted(
-            (p for p in folder.rglob("*") if p.is_file()),
-            key=lambda p: p.relative_to(folder).as_posix(),
-        ):
-            _add_to_zip(file, path, path.relative_to(folder).as_posix())
-
-
-@defer_interrupts()
-def _new_zip(archive: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
-
-
-@defer_interrupts()
-def _add_to_zip(archive: zipfile.ZipFile, path: Path, name: str) -> None:
-    entry = zipfile.ZipInfo(name, ZIP_TIMESTAMP)
-    entry.create_system, entry.external_attr = 3, 0o100644 << 16
-    entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, path.stat().st_size
-    with archive.open(entry, "w") as target, path.open("rb") as source:
-        shutil.copyfileobj(source, target, 2**20)
-
-
-def write_contents(folder: Path, target: Path) -> None:
-    """Write a list of all files of a package, each with its size in bytes."""
-    paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    lines = [f"{(folder / path).stat().st_size:>12,}  {path}\n" for path in paths]
-    target.write_text("".join(lines), encoding="utf-8")
-
-
-def seal(folder: Path) -> None:
-    """Write the fingerprint of a package into it.
-
-    A function reads it there. Lambda changes the code of a function before its environment, so
-    that for a moment new code runs in an environment that names the old one.
-    """
-    (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
-    (folder / FINGERPRINT_FILE).write_text(_content_digest(folder), encoding="ascii")
-
-
-def fingerprint_of(code: object) -> str:
-    """Return the fingerprint of a package (a folder or its zip) or of an image given by digest.
-
-    "" for code of another kind. A package that `seal` has not completed has different fingerprints
-    as a folder and as a zip.
-    """
-    path = Path(code) if isinstance(code, str | Path) else None
-    if path is not None and path.is_dir():
-        sealed = path / FINGERPRINT_FILE
-        return sealed.read_text(encoding="ascii") if sealed.is_file() else _content_digest(path)
-    if path is not None and path.is_file():
-        return _sealed_in_zip(path) or sha256_of(path)[:FINGERPRINT_DIGITS]
-    return digest_in_address(str(code))
-
-
-def _content_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(
-        (p for p in folder.rglob("*") if p.is_file()),
-        key=lambda p: p.relative_to(folder).as_posix(),
-    ):
-        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()[:FINGERPRINT_DIGITS]
-
-
-@defer_interrupts()
-def _sealed_in_zip(archive: Path) -> str:
-    if not zipfile.is_zipfile(archive):
-        return ""
-    with zipfile.ZipFile(archive) as file:
-        sealed = FINGERPRINT_FILE in file.namelist()
-        return file.read(FINGERPRINT_FILE).decode("ascii") if sealed else ""
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

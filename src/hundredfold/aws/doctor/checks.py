@@ -445,8 +445,10 @@ def package(snapshot: StackSnapshot) -> Iterator[Finding]:
                 "it runs older code, or none",
                 snapshot.redeploy,
             )
-    work, limit = snapshot.functions["WorkFunction"], snapshot.account["limit"]["CodeSizeUnzipped"]
-    taken = int(work["Tags"].get("hundredfold:unzipped", 0))
+    limit = snapshot.account["limit"]["CodeSizeUnzipped"]
+    taken = max(
+        int(found["Tags"].get("hundredfold:unzipped", 0)) for found in snapshot.functions.values()
+    )
     if taken > WARNING_FRACTION * limit:
         yield Finding(
             RISK,

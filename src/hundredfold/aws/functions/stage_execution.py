@@ -7,13 +7,11 @@ workers: fewer calls, and none of them opens the same data again.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -36,18 +34,16 @@ from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_duckdb import S3DuckWarehouse
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
-from ..adapters.sqs_queue import SqsQueue
 from ..adapters.statements import QueriesPending, QueryPending, QueryReply
 from ..lambda_platform import MAX_SOURCE_BYTES_PER_MB, MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
+from .invocation import SCRATCH_FOLDER, work_queue
 from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart
 from .worker import log
 
-# the only folder that a function may write to
-SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"
 MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
 # ... and longer in proportion to the time since the workers began: an execution has at most 25,000
 # events, of which a poll takes nine
@@ -421,7 +417,3 @@ class PollState:
     def _clamp_pause(self, seconds: float, now: float) -> int:
         longest = max(MAX_POLL_S, math.ceil(MAX_POLL_FRACTION * (now - self.began)))
         return max(MIN_POLL_S, min(longest, math.ceil(seconds)))
-
-
-def work_queue(resources: StackResources) -> SqsQueue:
-    return SqsQueue(resources.queue, resources.dead)

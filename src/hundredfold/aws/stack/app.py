@@ -1,8 +1,8 @@
 """A CDK app of one stack with one job, run in its own process: `python -m
 hundredfold.aws.stack.app`.
 
-It reads the JSON file named by HUNDREDFOLD_STACK_FILE: {"stack", "code", "settings"}. The assembly
-is written to CDK_OUTDIR.
+It reads the JSON file named by HUNDREDFOLD_STACK_FILE: {"stack", "code", "worker_code",
+"settings"}. The assembly is written to CDK_OUTDIR.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def make_app(settings: Mapping[str, Any], **app_options: Any) -> App:
     stack = Stack(
         app, settings["stack"], description=f"{DESCRIPTION_PREFIX}{settings['settings']['job']}"
     )
-    Hundredfold(stack, "Job", code=settings["code"], **settings["settings"])
+    worker_code = settings.get("worker_code")
+    Hundredfold(
+        stack, "Job", code=settings["code"], worker_code=worker_code, **settings["settings"]
+    )
     return app
 
 

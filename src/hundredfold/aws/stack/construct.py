@@ -2,10 +2,11 @@
 
     from hundredfold.aws.stack import Hundredfold
 
-    Hundredfold(self, "Pricing", job="tariffs.job:job", code="build/tariffs.zip")
+    Hundredfold(self, "Pricing", job="tariffs.job:job", code="build/package.zip",
+                worker_code="build/worker.zip")
 
-`code` is the zip of `hundredfold package tariffs.job:job`. The job is also imported when the app is
-synthesized: the state machine is made of its stages.
+`code` and `worker_code` are the zips of `hundredfold package tariffs.job:job`. The job is also
+imported when the app is synthesized: the state machine is made of its stages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..._package import VERSION
 from ...errors import UsageError
 from ...ports.run_facts import HOME_FORMAT
 from ...runs.job_loader import load_job
-from ..deploy.package import fingerprint_of
+from ..deploy.archive import fingerprint_of
 from ..functions.starting_workers import (
     DIRECT_WORKERS_ENV,
     DISPATCHER_ENV,
@@ -60,7 +61,8 @@ class Hundredfold(Construct):
     """The bucket, queues, functions, table, Glue database, workgroup and state machine of one job.
 
     A stack can contain one. `code`: a folder or zip made by `hundredfold package`, the address of
-    an image in ECR, or an aws_lambda.Code. Further keywords are the fields of `Settings`, which
+    an image in ECR, or an aws_lambda.Code; `worker_code`: that of the workers, `code` if omitted.
+    Further keywords are the fields of `Settings`, which
     documents them. Raises UsageError with all invalid settings, and JobError if the job cannot be
     imported.
 
@@ -69,7 +71,14 @@ class Hundredfold(Construct):
     """
 
     def __init__(
-        self, scope: Construct, id: str, *, job: str, code: Any, **options: Unpack[SettingsKeywords]
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        job: str,
+        code: Any,
+        worker_code: Any = None,
+        **options: Unpack[SettingsKeywords],
     ) -> None:
         super().__init__(scope, id)
         self.settings = Settings.from_mapping({"job": job, **options})
@@ -95,7 +104,8 @@ class Hundredfold(Construct):
             self.database,
             self.label,
         )
-        self.step, self.work, self.dead_letter = self._make_functions(code, resources, names)
+        codes = code, _worker_code(code, worker_code)
+        self.step, self.work, self.dead_letter = self._make_functions(codes, resources, names)
         connect_dead_letter_queue(self, self.dead_letter, self.dead)
         self.machine = make_state_machine(
             self,
@@ -127,10 +137,15 @@ class Hundredfold(Construct):
         return uploads
 
     def _make_functions(
-        self, code: Any, resources: Resources, names: Mapping[str, str | None]
+        self, codes: tuple[Any, Any], resources: Resources, names: Mapping[str, str | None]
     ) -> list[Any]:
-        """Create the functions step, work and dead_letter, each with its permissions."""
-        package, environment = function_code(self, code, self.settings), self._environment()
+        """Create the functions step, work and dead_letter, each with its permissions.
+
+        `codes`: of the steps, and of the workers.
+        """
+        package = function_code(self, codes[0], self.settings)
+        workers = package if codes[1] is codes[0] else function_code(self, codes[1], self.settings)
+        environment = self._environment()
 
         def make(
             spec: FunctionSpec, grants: Iterable[Grant], more: Mapping[str, str] | None = None
@@ -138,7 +153,7 @@ class Hundredfold(Construct):
             return make_function(
                 self,
                 spec,
-                package,
+                package if spec.name == "step" else workers,
                 self.settings,
                 environment | dict(more or {}),
                 list(grants),
@@ -256,6 +271,24 @@ class Hundredfold(Construct):
             outputs["Code"] = self.code
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
+
+
+def _worker_code(code: Any, worker_code: Any) -> Any:
+    """Return the code of the workers.
+
+    Raises:
+        UsageError: the packages are of different builds, whose code a run would mix.
+    """
+    if worker_code is None:
+        return code
+    found = fingerprint_of(code), fingerprint_of(worker_code)
+    if found[0] != found[1]:
+        raise UsageError(
+            f"code and worker_code are of different builds: {found[0] or 'an unknown one'} and "
+            f"{found[1] or 'an unknown one'}",
+            hint="pass package.zip and worker.zip of one call of hundredfold package",
+        )
+    return worker_code
 
 
 def _refuse_second(stack: Stack) -> None:

@@ -25,12 +25,14 @@ from aws_cdk import (
 from constructs import Construct
 
 from ...workers.interrupts import defer_interrupts
+from ..deploy.archive import unpacked_bytes
 from ..lambda_platform import PYTHON
 from .nag_suppressions import accept_finding, acknowledge
 from .permissions import Grant, accept_tracing_wildcard, allow, role
 from .queues import DEAD_LETTER_TIMEOUT_S
 from .settings import Settings
 
+STEP_MODULE = "hundredfold.aws.functions.step_handler"
 HANDLERS_MODULE = "hundredfold.aws.functions.handlers"
 DISPATCH_MODULE = "hundredfold.aws.functions.starting_workers"  # it starts fast
 DISPATCH_TIMEOUT_S = 60
@@ -75,6 +77,7 @@ class FunctionCode:
     layers: Sequence[Any] = ()
     unzipped_bytes: int | None = None
     is_image: bool = False
+    unpacked_mb: int = 0  # of libraries that a function unpacks onto its disk when it starts
 
 
 def function_specs(settings: Settings) -> tuple[FunctionSpec, FunctionSpec, FunctionSpec]:
@@ -85,6 +88,7 @@ def function_specs(settings: Settings) -> tuple[FunctionSpec, FunctionSpec, Func
             STEP_TIMEOUT_S,
             disk=max(MIN_STEP_DISK_MB, settings.step_memory),
             description="The steps of a run",
+            module=STEP_MODULE,
         ),
         # work may send to the queue that invokes it, when it halves a batch: Lambda takes that for
         # a loop, and would stop it
@@ -122,15 +126,11 @@ def function_code(scope: Construct, code: Any, settings: Settings) -> FunctionCo
     runtime = aws_lambda.Runtime(f"python{settings.python}", aws_lambda.RuntimeFamily.PYTHON)
     arm = settings.architecture == "arm64"
     architecture = aws_lambda.Architecture.ARM_64 if arm else aws_lambda.Architecture.X86_64
-    layers = [
-        aws_lambda.LayerVersion.from_layer_version_arn(scope, f"Layer{n}", arn)
-        for n, arn in enumerate(settings.layers)
-    ]
+    layers = [_layer(scope, f"Layer{n}", arn) for n, arn in enumerate(settings.layers)]
     image = IMAGE_ADDRESS.fullmatch(str(code))
     if image:
-        code = aws_lambda.Code.from_ecr_image(
-            _repository(scope, image), tag_or_digest=image["version"]
-        )
+        repository = _once(scope, "Image") or _repository(scope, image)
+        code = aws_lambda.Code.from_ecr_image(repository, tag_or_digest=image["version"])
     if isinstance(code, aws_lambda.EcrImageCode | aws_lambda.AssetImageCode):
         return FunctionCode(code, aws_lambda.Runtime.FROM_IMAGE, architecture, is_image=True)
     if isinstance(code, aws_lambda.Code):
@@ -141,7 +141,17 @@ def function_code(scope: Construct, code: Any, settings: Settings) -> FunctionCo
         architecture,
         layers,
         unzipped_bytes(Path(code)),
+        unpacked_mb=-(-unpacked_bytes(Path(code)) // 2**20),
     )
+
+
+def _layer(scope: Construct, id: str, arn: str) -> Any:
+    """Return a layer, which the functions of both packages share."""
+    return _once(scope, id) or aws_lambda.LayerVersion.from_layer_version_arn(scope, id, arn)
+
+
+def _once(scope: Construct, id: str) -> Any:
+    return scope.node.try_find_child(id)
 
 
 def _repository(scope: Construct, image: re.Match[str]) -> Any:
@@ -197,7 +207,7 @@ def make_function(
         role=function_role,
         memory_size=spec.memory,
         timeout=Duration.seconds(spec.timeout),
-        ephemeral_storage_size=Size.mebibytes(spec.disk),
+        ephemeral_storage_size=Size.mebibytes(spec.disk + code.unpacked_mb),
         environment={
             **environment,
             "POWERTOOLS_SERVICE_NAME": spec.name,
