@@ -28,8 +28,8 @@ def test_a_run_is_adjusted_while_its_units_are_worked_on(trouble: Stack, tmp_pat
     trouble.run(tasks, name, warehouse="duckdb", wait=False)
     trouble.wait_for_step(name, "work doubled")
     try:
-        told = trouble.cli("adjust", name, "--max-failed", "1", "--concurrency", "7")
-        assert told.stdout == f"run {name}: max_failed 1, concurrency 7\n"
+        completed = trouble.cli("adjust", name, "--max-failed", "1", "--concurrency", "7")
+        assert completed.stdout == f"run {name}: max_failed 1, concurrency 7\n"
         assert mapping(trouble)["ScalingConfig"]["MaximumConcurrency"] == 7
     finally:
         hundredfold.adjust(name, backend="aws", stack=trouble.name, concurrency=before)

@@ -60,8 +60,8 @@ def test_the_concurrency_of_direct_workers_is_not_adjusted(
 ) -> None:
     tasks = Tasks.write(tmp_path, ["held"])
     direct_stack.run(tasks, "adjusted", "duckdb", wait=False)
-    told = direct_stack.cli("adjust", "adjusted", "--concurrency", "9", code=2)
-    assert "start the workers themselves" in told.stderr
+    completed = direct_stack.cli("adjust", "adjusted", "--concurrency", "9", code=2)
+    assert "start the workers themselves" in completed.stderr
     tasks.release()
     direct_stack.wait_for_end("adjusted")
 

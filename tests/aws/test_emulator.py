@@ -663,9 +663,9 @@ def test_a_function_runs_under_lambdas_own_runtime_client(
 def test_a_function_has_its_own_temporary_files_and_no_home(
     emulator: Emulator, stack: dict[str, str]
 ) -> None:
-    told = invoked(emulator, stack, do="tell")
-    assert Path(told["temporary"]).parent == emulator.folder / "tmp"
-    assert not told["home"]
+    reply = invoked(emulator, stack, do="tell")
+    assert Path(reply["temporary"]).parent == emulator.folder / "tmp"
+    assert not reply["home"]
 
 
 def test_a_function_cannot_exceed_its_memory(emulator: Emulator, stack: dict[str, str]) -> None:

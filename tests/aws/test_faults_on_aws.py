@@ -258,10 +258,10 @@ def test_an_error_of_the_job_dead_letters_the_third_delivery(
             "batchItemFailures": []
         }
     trouble.wait_for_step(first.run, "work summed")
-    told = failures(trouble, first.run)
-    assert sorted(told) == ["2", "3", "4", "5"]
+    failed = failures(trouble, first.run)
+    assert sorted(failed) == ["2", "3", "4", "5"]
     assert all(
-        message.startswith("there is no module 'jobs.nowhere'") for _, _, message in told.values()
+        message.startswith("there is no module 'jobs.nowhere'") for _, _, message in failed.values()
     )
     assert tasks.calls() == {0: 1, 1: 1}
 
@@ -285,9 +285,9 @@ def test_a_message_is_returned_for_minutes_and_then_dropped(
     found = trouble.client("sqs").get_queue_attributes(
         QueueUrl=trouble.outputs["QueueUrl"], AttributeNames=[delayed]
     )
-    [told] = [vars(each) for each in caplog.records if "returned to the" in each.msg]
+    [record] = [vars(each) for each in caplog.records if "returned to the" in each.msg]
     kept = times < MAX_RETURNS
-    assert (told["messages"], told["dropped"]) == (kept, not kept)
+    assert (record["messages"], record["dropped"]) == (kept, not kept)
     if kept:  # the queue may hold a message of another case
         assert int(found["Attributes"][delayed]) >= 1
     assert tasks.calls() == {}
@@ -315,13 +315,13 @@ def test_logs_name_the_run_and_contain_no_rows_and_no_credentials(
         for line in lines
         if any(word in line for word in (*secrets, "as its row requests", str(tasks.log)))
     ] == []
-    told = [json.loads(line) for line in lines if line.startswith("{")]
-    executed = [line for line in told if line.get("run") == run and line["message"] == "stage"]
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    executed = [line for line in logged if line.get("run") == run and line["message"] == "stage"]
     assert {"validate", "prepare", "enqueue", "work", "collect", "publish"} == {
         line["stage"].split()[0] for line in executed
     }
     assert all(line["function_request_id"] for line in executed)
-    counted = [line for line in told if "_aws" in line and line["job"] == "jobs.trouble:job"]
+    counted = [line for line in logged if "_aws" in line and line["job"] == "jobs.trouble:job"]
     assert sum(sum(line.get("UnitsFailed", [])) for line in counted) >= 1
     assert sum(sum(line.get("UnitsDone", [])) for line in counted) >= 5  # tasks and parts
 
@@ -336,10 +336,10 @@ def test_work_that_exceeds_one_call_is_sent_back_and_done_once(
     with trouble.changed_function("Work", Timeout=15):
         run = trouble.run(tasks, "long", batches=2)
     assert published(run) == tasks.local_release("long")
-    told = [json.loads(line) for line in trouble.log_events("Work") if line.startswith("{")]
+    logged = [json.loads(line) for line in trouble.log_events("Work") if line.startswith("{")]
     returned = [
         line
-        for line in told
+        for line in logged
         if line.get("run") == "long" and line["message"] == "sent back before the deadline"
     ]
     assert returned

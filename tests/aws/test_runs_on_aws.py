@@ -45,9 +45,9 @@ def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Pa
     for warehouse in ("athena", "duckdb"):  # in one home each: a release names its parent
         name = f"parity-{warehouse}"
         words = ("--run-id", name, "--as-of", demo.AS_OF, "--warehouse", warehouse)
-        told = tariffs.cli("run", demo.JOB, *words, *sources)
-        assert "done in" in told.stdout
-        assert "3,960" in told.stdout
+        completed = tariffs.cli("run", demo.JOB, *words, *sources)
+        assert "done in" in completed.stdout
+        assert "3,960" in completed.stdout
         here = hundredfold.run(demo.JOB, places, home=home, run_id=name, as_of=demo.AS_OF)
         there = hundredfold.open_run(name, home=tariffs.home)
         assert published(there) == published(here)
@@ -112,10 +112,10 @@ def test_a_run_continues_when_its_client_is_interrupted(trouble: Stack, tmp_path
     )
     wait_until(lambda: bool(tasks.calls()), lambda: trouble.emulator.log())
     client.send_signal(signal.SIGINT)
-    _, told = client.communicate(timeout=HANG_S)
+    _, printed = client.communicate(timeout=HANG_S)
     assert client.returncode == 130
-    assert "run left continues on AWS" in told
-    assert "status left --watch --backend aws" in told
+    assert "run left continues on AWS" in printed
+    assert "status left --watch --backend aws" in printed
     tasks.release()
     watched = trouble.cli("status", "left", "--watch")
     assert "12 of 12 units done" in watched.stderr
@@ -156,8 +156,8 @@ def test_a_broken_contract_fails_the_run(trouble: Stack, tmp_path: Path) -> None
     ):
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"
-    told = trouble.cli("publish", "broken", code=1).stderr
-    assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in told
+    printed = trouble.cli("publish", "broken", code=1).stderr
+    assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in printed
     assert (
         "hint: hundredfold status --all --backend aws --stack hundredfold-trouble"
         in trouble.cli("status", "unheard-of", code=2).stderr

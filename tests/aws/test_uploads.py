@@ -51,9 +51,11 @@ def executions(stack: Stack, run: str) -> list[str]:
     """Return the final status of the executions of that run."""
     machine, client = stack.outputs["MachineArn"], stack.client("stepfunctions")
     found = client.list_executions(stateMachineArn=machine)["executions"]
-    told = [client.describe_execution(executionArn=e["executionArn"]) for e in found]
+    executions = [client.describe_execution(executionArn=e["executionArn"]) for e in found]
     return [
-        execution["status"] for execution in told if json.loads(execution["input"])["run"] == run
+        execution["status"]
+        for execution in executions
+        if json.loads(execution["input"])["run"] == run
     ]
 
 

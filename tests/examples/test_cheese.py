@@ -91,7 +91,7 @@ def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) ->
         "--home",
         str(tmp_path / "home"),
     ]
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "hundredfold", *words],
         cwd=ROOT,
         capture_output=True,
@@ -99,12 +99,12 @@ def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) ->
         timeout=HANG_S,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert "Five retailers that moved most" in told.stdout
-    assert "elasticities.parquet" in told.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "Five retailers that moved most" in completed.stdout
+    assert "elasticities.parquet" in completed.stdout
 
 
-def test_the_example_tells_what_it_found(
+def test_the_example_prints_its_findings(
     cheese: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)

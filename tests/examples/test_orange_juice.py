@@ -84,15 +84,15 @@ def test_held_out_weeks_are_forecast_by_each_fit(done: Run, juice: pd.DataFrame)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [("price7", 0.0, r"price7\s+must be > 0"), ("brand", 12, r"brand\s+must be <= 11")],
 )
 def test_a_row_that_cannot_be_stops_the_run_and_is_named(
-    juice: pd.DataFrame, tmp_path: Path, column: str, value: float, told: str
+    juice: pd.DataFrame, tmp_path: Path, column: str, value: float, message: str
 ) -> None:
     juice = juice.copy()
     juice.loc[5, column] = value
-    with pytest.raises(HundredfoldError, match=told):
+    with pytest.raises(HundredfoldError, match=message):
         run(job, {"yx": juice}, home=tmp_path, workers=1)
 
 
@@ -113,14 +113,14 @@ def test_the_release_has_a_summary_by_brand(done: Run) -> None:
     assert None not in [row["own"] for row in moved]
 
 
-def test_the_example_tells_what_it_found(
+def test_the_example_prints_its_findings(
     juice: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     juice.to_parquet(tmp_path / "yx.parquet")
     main([str(tmp_path / "yx.parquet"), "--until", "70", "--home", str(tmp_path / "home")])
-    told = capsys.readouterr().out
-    assert told.startswith("1,600 rows, 40 units (store, brand) in ")
-    assert "from week 70 on" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("1,600 rows, 40 units (store, brand) in ")
+    assert "from week 70 on" in printed
 
 
 def test_real_stores_of_brand_1_are_those_of_r(reference_data: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_where_units_are_all_alike_a_unit_has_their_mean() -> None:
     assert np.sqrt(np.diag(covariance)) == pytest.approx([1e-6] * 3, rel=1e-3)
 
 
-def test_what_a_unit_cannot_tell_is_taken_from_the_prior() -> None:
+def test_what_a_unit_cannot_identify_is_taken_from_the_prior() -> None:
     y, x = unit(np.random.default_rng(5))
     x[:, 2] = 0
     b, covariance = posterior(y, x, np.array([3.0, 1.0, -2.0]), 0.25 * np.eye(3))

@@ -141,7 +141,7 @@ def neighbours(run: Any, how: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_unit_is_told_with_its_reason_and_its_neighbours_are_done(
+def test_a_bad_unit_is_reported_with_its_reason_and_the_others_are_done(
     done: Any, how: str
 ) -> None:
     k, (before, bad, after) = neighbours(done, how)

@@ -221,9 +221,11 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(
             callbacks=Stop(),
         )
     if not accept:
-        with pytest.raises(StateError, match="the code is not that which did run r so far") as told:
+        with pytest.raises(
+            StateError, match="the code is not that which did run r so far"
+        ) as error:
             resume("r", home=tmp_path, job=job(2))
-        assert told.value.problems == ("the function of m: edited",)
+        assert error.value.problems == ("the function of m: edited",)
         done = resume("r", home=tmp_path, job=job(1))
         assert set(done.results().arrow().column("version").to_pylist()) == {1}
         assert done.release is not None
@@ -298,9 +300,9 @@ def test_a_module_that_was_edited_and_not_reloaded_is_refused(
     edited(other)
     with pytest.raises(
         JobError, match="own_module_here: edited after this process imported it"
-    ) as told:
+    ) as error:
         hundredfold.run(job, table, home=tmp_path / "h", workers=1, memory="1GB")
-    assert "importlib.reload(own_module_here)" in (told.value.hint or "")
+    assert "importlib.reload(own_module_here)" in (error.value.hint or "")
     assert module.f(None) == {"ver": 1}
     assert hundredfold.replay("m", "A", home=tmp_path / "h") == {"ver": 1}
     again = importlib.reload(module)

@@ -277,7 +277,7 @@ def run_cases(chosen: list[tuple[str, str, str, str]], prepared: Prepared, folde
         shutil.rmtree(home)
 
 
-def test_whatever_is_damaged_an_action_ends_with_the_same_bytes_or_says_so(
+def test_whatever_is_damaged_an_action_ends_with_the_same_bytes_or_fails(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     run_cases(few(cases(prepared), 1, Random(SEED)), prepared, tmp_path)
@@ -339,9 +339,9 @@ def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(
     home = copied(prepared.homes["done"], tmp_path / "home")
     ledger = home / "ledger.sqlite"
     damaged(ledger, "start", Random(1))
-    with pytest.raises(DamagedFile, match=re.escape(f"{ledger} is damaged")) as told:
+    with pytest.raises(DamagedFile, match=re.escape(f"{ledger} is damaged")) as error:
         open_run("r", home=home)
-    assert f"mv {ledger} {ledger}.damaged" in (told.value.hint or "")
+    assert f"mv {ledger} {ledger}.damaged" in (error.value.hint or "")
     ledger.rename(f"{ledger}.damaged")
     assert sorted((record.id, record.state.value) for record in Home(home).ledger.runs()) == [
         ("older", "failed"),

@@ -65,13 +65,13 @@ def raising(callback: str) -> NullCallbacks:
     "callback", ["run_started", "stage_started", "validated", "progress", "collected"]
 )
 def test_an_error_of_a_callback_ends_on_the_record_as_failed(tmp_path: Path, callback: str) -> None:
-    with pytest.raises(KeyError, match="not ours") as told:
+    with pytest.raises(KeyError, match="not ours") as error:
         go(tmp_path, run_id="r", callbacks=raising(callback))
     run = open_run("r", home=tmp_path)
     assert (run.state, run.record.reason) == ("failed", "an unexpected error: KeyError: 'not ours'")
     log = run.folder / "logs" / "driver.log"
     assert "KeyError: 'not ours'" in log.read_text()
-    assert told.value.__notes__ == [f"its traceback is kept in {log}"]
+    assert error.value.__notes__ == [f"its traceback is kept in {log}"]
     assert hundredfold.resume("r", home=tmp_path, job=JOB).state == "done"
 
 
@@ -111,7 +111,7 @@ def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_driver_that_is_asked_to_end_states_how_to_go_on(tmp_path: Path, number: int) -> None:
+def test_a_driver_that_is_terminated_prints_how_to_go_on(tmp_path: Path, number: int) -> None:
     (tmp_path / "own.py").write_text(
         dedent("""
         import time
@@ -155,9 +155,11 @@ def test_a_run_of_which_every_unit_failed_is_held_back(
     tmp_path: Path, publish: Any, limit: Any
 ) -> None:
     job = Job("none", [Source("s")], [Model("m", ("k",), fails)], publish=publish, max_failed=limit)
-    with pytest.raises(PublishRefused, match="none is held back: all 2 units of m failed") as told:
+    with pytest.raises(PublishRefused, match="none is held back: all 2 units of m failed") as error:
         go(tmp_path, job, run_id="r", max_failed=limit)
-    assert told.value.hint == "hundredfold failures r   then: hundredfold retry r --accept-new-code"
+    assert (
+        error.value.hint == "hundredfold failures r   then: hundredfold retry r --accept-new-code"
+    )
     assert open_run("r", home=tmp_path).state == "held"
     with pytest.raises(PublishRefused, match="all 2 units of m failed"):
         hundredfold.publish("r", home=tmp_path, job=job, max_failed=1.0)
@@ -187,10 +189,10 @@ def test_an_older_run_does_not_replace_the_release_of_a_newer_one(tmp_path: Path
     version = current_version("ends", home.store)
     with pytest.raises(
         PublishRefused, match=f"release {version} is current, and it was made by a newer run"
-    ) as told:
+    ) as error:
         hundredfold.resume("older", home=tmp_path, job=JOB)
     assert (
-        told.value.hint == "to replace it all the same: hundredfold publish older --replace-newer"
+        error.value.hint == "to replace it all the same: hundredfold publish older --replace-newer"
     )
     assert (open_run("older", home=tmp_path).state, current_version("ends", home.store)) == (
         "held",
@@ -247,9 +249,9 @@ def test_a_folder_that_is_not_ours_is_not_touched(
     folder.mkdir()
     for name, text in content.items():
         (folder / name).mkdir() if text is None else (folder / name).write_text(text)
-    with pytest.raises(HomeError, match="is not empty and not a home") as told:
+    with pytest.raises(HomeError, match="is not empty and not a home") as error:
         go(folder)
-    assert "--home" in (told.value.hint or "")
+    assert "--home" in (error.value.hint or "")
     assert {p.name: p.read_text() if p.is_file() else None for p in folder.iterdir()} == content
 
 

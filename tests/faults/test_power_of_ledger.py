@@ -63,12 +63,12 @@ def killed_writer(path: Path, random: Random) -> int:
         finally:
             os._exit(1)
     os.close(written)
-    told = b""
+    printed = b""
     while more := os.read(reading, 2**16):
-        told += more
+        printed += more
     os.close(reading)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGPROF
-    return int(told.split(b"\n")[-2])
+    return int(printed.split(b"\n")[-2])
 
 
 def note_in(place: Path, database: bytes, journal: bytes | None) -> tuple[int, bytes]:

@@ -133,7 +133,7 @@ def test_a_retry_does_failed_units_again_and_all_models_that_build_on_them(
         retry("r", home=tmp_path)
 
 
-def test_a_run_that_is_held_back_is_retried_twice_until_its_code_is_mended(
+def test_a_run_that_is_held_back_is_retried_twice_until_its_code_is_fixed(
     tmp_path: Path, wanted: Any
 ) -> None:
     with pytest.raises(PublishRefused, match="more units failed than max_failed=0 allows"):
@@ -157,7 +157,7 @@ def test_a_run_that_is_held_back_is_published_under_another_limit(tmp_path: Path
         hundredfold.publish("r", home=tmp_path)
 
 
-def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_mended_query(
+def test_a_run_that_failed_in_its_last_step_is_resumed_with_a_fixed_query(
     tmp_path: Path, wanted: Any
 ) -> None:
     from dataclasses import replace
@@ -243,9 +243,9 @@ def test_what_is_done_or_unknown_is_not_resumed(tmp_path: Path) -> None:
         resume("r", home=tmp_path)
     with pytest.raises(NoSuchRun, match="there is no run other; the newest are r"):
         resume("other", home=tmp_path)
-    with pytest.raises(StateError, match="run r exists already") as told:
+    with pytest.raises(StateError, match="run r exists already") as error:
         begun(tmp_path, SOUND)
-    assert told.value.hint == "hundredfold resume r"
+    assert error.value.hint == "hundredfold resume r"
     with pytest.raises(HomeError, match="there is no run in"):
         resume("r", home=tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
@@ -256,18 +256,18 @@ def test_a_home_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "format").write_text(f"{HOME_FORMAT + 1}\n")
     with pytest.raises(
         HomeError, match=f"has format {HOME_FORMAT + 1}, and this program reads up to {HOME_FORMAT}"
-    ) as told:
+    ) as error:
         begun(tmp_path, SOUND)
-    assert "install a newer hundredfold" in (told.value.hint or "")
+    assert "install a newer hundredfold" in (error.value.hint or "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("place", ["a file", "/proc/home"])
 def test_a_home_that_cannot_be_made_is_reported_with_what_to_do(tmp_path: Path, place: str) -> None:
     (tmp_path / "a file").touch()
-    with pytest.raises(HomeError, match=r"cannot be (read or )?written") as told:
+    with pytest.raises(HomeError, match=r"cannot be (read or )?written") as error:
         begun(tmp_path / place, SOUND)
-    assert "--home" in (told.value.hint or "")
+    assert "--home" in (error.value.hint or "")
 
 
 FULL = """

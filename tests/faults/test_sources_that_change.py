@@ -103,10 +103,10 @@ def test_a_file_that_changes_ends_the_run_with_its_name(
     pq.write_table(GOOD, path)
     with pytest.raises(
         SourceError, match=r"sales: .*gone|sales has changed since the run began"
-    ) as told:
+    ) as error:
         go(tmp_path, At(stage, lambda: change(path)))
-    assert str(path) in str(told.value)
-    assert "run the job again" in (told.value.hint or "")
+    assert str(path) in str(error.value)
+    assert "run the job again" in (error.value.hint or "")
     run = open_run("r", home=tmp_path / "home")
     assert (run.state, run.release) == ("failed", None)
     assert str(path) in run.record.reason

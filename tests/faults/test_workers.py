@@ -113,10 +113,10 @@ def test_what_a_worker_cannot_import_is_reported_with_the_reason(tmp_path: Path)
 
 
 def test_a_worker_that_dies_loading_the_job_is_reported_and_not_restarted(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="ended its process with exit code 5") as told:
+    with pytest.raises(WorkerError, match="ended its process with exit code 5") as error:
         start(Unwelcome(os._exit, 5), tmp_path)
-    assert "worker" in str(told.value)
-    assert told.value.hint
+    assert "worker" in str(error.value)
+    assert error.value.hint
 
 
 def test_a_worker_that_is_killed_again_and_again_at_its_start_is_reported(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_module_that_never_ends_its_import_is_named(
             rf"has not loaded the job in 0.5 s: it is still importing {name} \(.*{name}.py, line"
             r" 7\)"
         ),
-    ) as told:
+    ) as error:
         start(work, tmp_path / "home")
-    assert "inside the function" in (told.value.hint or "")
+    assert "inside the function" in (error.value.hint or "")
     assert open_run("r", home=tmp_path / "home").state == "failed"
     children = [
         child.as_dict(["cmdline"], ad_value=[])
@@ -200,12 +200,12 @@ def test_a_worker_that_gets_no_processor_may_load_for_longer() -> None:
             process.kill()
 
 
-def test_a_function_that_cannot_be_sent_is_told_before_anything_is_done(tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_sent_is_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(
         JobError, match=r"cannot be sent to a worker process: TypeError: .*lock"
-    ) as told:
+    ) as error:
         start(Locked(), tmp_path)
-    assert "open it inside the function" in (told.value.hint or "")
+    assert "open it inside the function" in (error.value.hint or "")
     assert Home(tmp_path).ledger.runs() == []
 
 
@@ -290,7 +290,7 @@ class Dear:
         return {"process": os.getpid()}
 
 
-def test_dear_units_side_by_side_are_shared_and_none_of_them_is_done_twice(tmp_path: Path) -> None:
+def test_expensive_neighbours_are_shared_and_none_of_them_is_done_twice(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     job = Job("j", [Source("s")], [Model("m", ("k",), Dear(calls))])
     done = run(
@@ -324,7 +324,7 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(pool: Any) -> None:
     )
 
 
-def test_a_crew_goes_on_when_the_server_that_forks_its_workers_is_killed(pool: Any) -> None:
+def test_a_pool_goes_on_when_the_server_that_forks_its_workers_is_killed(pool: Any) -> None:
     before = {slot.process.pid for slot in pool.slots}
     listen(pool, until=lambda: all(slot.ready for slot in pool.slots))
     supervisor = psutil.Process(psutil.Process(min(before)).ppid())

@@ -104,8 +104,8 @@ def test_the_output_of_the_csv_module_is_read_back_exactly(
         type("Texts", (), {"__annotations__": dict.fromkeys(names, str | None)})
     )
     # a name alone does not reveal it
-    said = Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
-    result, found, _ = read(runner, tmp_path / "a.csv", said, contract, limit=0)
+    declared = Csv(delimiter=how["delimiter"]) if len(names) == 1 else ANY
+    result, found, _ = read(runner, tmp_path / "a.csv", declared, contract, limit=0)
     assert [[value or "" for value in row] for row in found] == rows
     assert result.csv[0]["delimiter"] == how["delimiter"]
 
@@ -142,7 +142,7 @@ def test_line_ends_compression_and_encoding_are_detected_from_bytes(
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as packed:
         packed.write(TEXT.encode())
-    for name, data, said in (
+    for name, data, declared in (
         ("plain.csv", TEXT.encode(), ANY),
         ("plain.csv.gz", TEXT.encode(), ANY),
         ("gzip.csv", gzip.compress(TEXT.encode()), ANY),
@@ -174,7 +174,7 @@ def test_line_ends_compression_and_encoding_are_detected_from_bytes(
         ("single.csv", TEXT.replace("Müller", "'Müller'").encode(), Csv(quote="'")),
     ):
         (tmp_path / name).write_bytes(data)
-        result, rows, _ = read(runner, tmp_path / name, said, limit=0)
+        result, rows, _ = read(runner, tmp_path / name, declared, limit=0)
         assert rows == ROWS, name
         assert result.accepted == 2
 
@@ -549,7 +549,7 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
         "delimiter", "quote", "decimal", "encoding", "skip", "multiline",
     ]  # fmt: skip
-    for said in (
+    for declared in (
         {"delimiter": "'", "quote": "'"},
         {"header": ()},
         {"null": (1,)},
@@ -557,7 +557,7 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
         {"header": ("a", "a")},
     ):
         with pytest.raises(JobError):
-            Csv(**said)
+            Csv(**declared)
     with pytest.raises(JobError, match=r"source s: csv is ';', wanted Csv"):
         Source("s", csv=";")  # type: ignore[arg-type]
 

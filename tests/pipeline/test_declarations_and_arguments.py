@@ -183,8 +183,8 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
         )
         for name in ("one", "two", "three")
     ]
-    said = [process.communicate(timeout=HANG_S)[1] for process in racing]
-    for name, process, error in zip(("one", "two", "three"), racing, said, strict=True):
+    errors = [process.communicate(timeout=HANG_S)[1] for process in racing]
+    for name, process, error in zip(("one", "two", "three"), racing, errors, strict=True):
         if process.returncode:  # a run that began before one that had published by then is refused
             publish = ["publish", name, "--replace-newer", "--home", "home"]
             assert f"hundredfold {' '.join(publish)}".encode() in error

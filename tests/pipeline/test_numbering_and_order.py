@@ -54,7 +54,7 @@ def keyed(draw: st.DrawFn) -> pa.Table:
 
 @settings(max_examples=150)
 @given(table=keyed())
-def test_arithmetic_and_sql_tell_the_same_units(warehouse: DuckWarehouse, table: pa.Table) -> None:
+def test_arithmetic_and_sql_find_the_same_units(warehouse: DuckWarehouse, table: pa.Table) -> None:
     warehouse.register("keyed", table)
     unit = table.column_names[:-1]
     select = "SELECT * FROM keyed"

@@ -176,7 +176,7 @@ def test_both_zeros_are_one_key_and_every_nan_is_one(runner: InProcessRunner) ->
     assert found.column("rows").to_pylist() == [2, 1, 2, 1]
 
 
-def test_a_query_that_depends_on_chance_is_kept_so_that_it_is_asked_once(
+def test_a_query_that_depends_on_chance_is_stored_so_that_it_runs_once(
     runner: InProcessRunner,
 ) -> None:
     query = "SELECT shop, x FROM sales, range(2000) WHERE random() < 0.5"

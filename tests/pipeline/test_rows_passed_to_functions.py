@@ -32,8 +32,8 @@ FAR = pa.array([20000, 10**7, 2**31 - 1, 20001], pa.int32()).view(
 )  # the second and third are beyond the year 9999
 
 
-def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
-    """Return a model whose function takes rows in this form, and returns `tell` of them."""
+def form(name: str, many: bool, measure: Callable[[Any], Any]) -> Model:
+    """Return a model whose function takes rows in this form, and returns `measure` of them."""
     kinds = {
         "light": Units if many else Unit,
         "dict": dict,
@@ -43,10 +43,10 @@ def form(name: str, many: bool, tell: Callable[[Any], Any]) -> Model:
     }
 
     def one(rows: Any) -> Any:
-        return tell(rows)
+        return measure(rows)
 
     def several(rows: Any) -> Any:
-        caught = tell(rows)
+        caught = measure(rows)
         units = np.asarray(rows.keys["k"] if name in ("light", "dict") else rows["k"]).astype(int)
         first = np.unique(units, return_index=True)[1]
         return {
@@ -98,14 +98,14 @@ def test_large_integers_beside_a_null_keep_every_digit(
     )
     seen: dict[str, list[Any]] = {"x": [], "types": []}
 
-    def tell(unit: Any) -> dict[str, int]:
+    def measure(unit: Any) -> dict[str, int]:
         seen["x"] += values_of(unit["x"])
         seen["types"].append(
             (str(getattr(unit["x"], "dtype", "")), str(getattr(unit["y"], "dtype", "")))
         )
         return {"n": 1}
 
-    run = ran(runner, form(name, many, tell), rows, parts=2)
+    run = ran(runner, form(name, many, measure), rows, parts=2)
     assert list(run.failures("m")) == []
     assert sorted(seen["x"], key=str) == sorted([LARGE, 5, None, LARGE + 2], key=str)
     assert all(isinstance(value, int | None) for value in seen["x"])
@@ -159,12 +159,12 @@ def test_a_date_beyond_the_year_9999_costs_one_unit_at_most(
         {"k": [0, 1, 2, 3], "day": FAR, "far": pa.ListArray.from_arrays([0, 1, 2, 3, 4], FAR)}
     )
 
-    def tell(unit: Any) -> dict[str, Any]:
+    def measure(unit: Any) -> dict[str, Any]:
         # a panic of Polars is not an exception
         day = unit["day"].cast(pl.String)[0] if name == "polars" else values_of(unit["day"])[0]
         return {"day": str(day), "far": len(unit["far"])}
 
-    run = ran(runner, form(name, many, tell), rows)
+    run = ran(runner, form(name, many, measure), rows)
     failed = {row["k"]: row for row in run.failures("m")}
     good = {row["k"]: row["day"] for row in run.results("m").to_pylist()}
     assert sorted([*failed, *good]) == [0, 1, 2, 3]
@@ -217,13 +217,13 @@ def test_times_with_a_zone_come_in_utc(runner: InProcessRunner, name: str, kind:
     )
     kinds: set[str] = set()
 
-    def tell(unit: Any) -> dict[str, Any]:
+    def measure(unit: Any) -> dict[str, Any]:
         column = unit["at"]
         kinds.add(str(column.type if hasattr(column, "type") else column.dtype))
         value = values_of(column)[0]
         return {"at": None if value is None else value.replace(tzinfo=dt.UTC)}
 
-    assert ran(runner, form(name, False, tell), rows).results("m").column("at").to_pylist() == [
+    assert ran(runner, form(name, False, measure), rows).results("m").column("at").to_pylist() == [
         moment.astimezone(dt.UTC),
         None,
     ]
@@ -298,14 +298,14 @@ def test_every_value_reaches_the_function_as_it_is(
     rows = pa.table({"k": range(len(values)), "x": pa.array(values, arrow)})
     found: dict[int, Any] = {}
 
-    def tell(unit: Any) -> dict[str, int]:
+    def measure(unit: Any) -> dict[str, int]:
         (key,), (value,) = (list(unit[column]) for column in ("k", "x"))
         found[int(key.as_py() if isinstance(key, pa.Scalar) else key)] = plain(
             value.as_py() if isinstance(value, pa.Scalar) else value
         )
         return {"n": 1}
 
-    run = ran(runner, form(name, False, tell), rows)
+    run = ran(runner, form(name, False, measure), rows)
     assert list(run.failures("m")) == []
     assert [found[k] for k in range(len(values))] == [plain(value) for value in values]
 

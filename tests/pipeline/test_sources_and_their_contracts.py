@@ -445,7 +445,7 @@ def test_a_date_column_takes_no_time_of_day(runner: InProcessRunner) -> None:
     assert run.accepted("s") == [{"day": dt.date(2025, 1, 1)}]
 
 
-def test_the_error_shows_every_broken_check_in_the_words_of_the_house(
+def test_the_error_shows_every_broken_check_with_its_rows(
     runner: InProcessRunner,
 ) -> None:
     rows = table({}, {"price": -4.0}, {"price": -1.0}, {"segment": None})

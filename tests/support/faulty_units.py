@@ -24,7 +24,7 @@ STILL = threading.Event()  # never set
 
 
 class NoWords(Exception):
-    """Cannot be told, and cannot be sent to another process."""
+    """Cannot be printed, and cannot be sent to another process."""
 
     def __str__(self) -> str:
         raise ValueError("no words")

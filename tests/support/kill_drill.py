@@ -306,7 +306,7 @@ class Drill:
             ended = self._end_of(driver, who)
         self.killed[who] += 1
         self.struck[where] += 1
-        say(
+        report(
             f"{self.killed.total():3}  aimed at {aim or 'the start':14} struck {where:14} killed "
             f"{who:20} {ended}"
         )
@@ -360,7 +360,7 @@ class Drill:
             self.faults.append(f"{folder.name} left behind {', '.join(left)}")
 
 
-def say(words: str) -> None:
+def report(words: str) -> None:
     sys.stdout.write(words + "\n")
     sys.stdout.flush()
 
@@ -394,14 +394,14 @@ def main() -> int:
         began = time.monotonic()
         done = drill(Path(folder), words.kills, words.seed)
     for fault in done.faults:
-        say(fault)
+        report(fault)
     places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
     killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
-    say(
+    report(
         f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: "
         f"{places}"
     )
-    say(
+    report(
         f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process "
         f"outlived its driver by {done.longest:.2f} s"
     )

@@ -202,7 +202,7 @@ class ReleaseSite:
         assert move_pointer(JOB, version, (), read_pointer(JOB, self.store).etag, self.store)
         return version
 
-    def said(self, by: str = "ama", reason: str = "") -> Attribution:
+    def attribution(self, by: str = "ama", reason: str = "") -> Attribution:
         return Attribution(
             by,
             "robot@host",
@@ -215,7 +215,7 @@ class ReleaseSite:
     def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> actions.Done:
         return actions.approve(
             version,
-            self.said(by, reason),
+            self.attribution(by, reason),
             self.store,
             self.once,
             self.sources,
@@ -228,7 +228,7 @@ class ReleaseSite:
     ) -> actions.Done:
         return actions.activate(
             version,
-            self.said(by, reason),
+            self.attribution(by, reason),
             self.store,
             self.once,
             self.sources,
@@ -249,7 +249,7 @@ class ReleaseSite:
         return actions.start_canary(
             version,
             places,
-            self.said(by, reason),
+            self.attribution(by, reason),
             self.store,
             self.once,
             self.sources,
@@ -258,10 +258,10 @@ class ReleaseSite:
         )
 
     def kill(self, to: Any, by: str = "esi") -> actions.Done:
-        return actions.kill(to, self.said(by, "kill switch"), self.store, self.once)
+        return actions.kill(to, self.attribution(by, "kill switch"), self.store, self.once)
 
     def withdraw(self, version: int, reason: str = "wrong week") -> actions.Done:
-        return actions.withdraw(version, self.said(reason=reason), self.store, self.once)
+        return actions.withdraw(version, self.attribution(reason=reason), self.store, self.once)
 
     def catalogue(self, release: Release) -> pa.Table | None:
         home: Any = self

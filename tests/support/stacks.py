@@ -418,12 +418,12 @@ def _synthesize(name: str, folder: Path) -> None:
         node = find_node()
     except NodeError as error:
         pytest.skip(str(error))
-    told = folder / "stack.json"
-    told.write_text(
+    stack_file = folder / "stack.json"
+    stack_file.write_text(
         json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]})
     )
     environment = node.environment() | {
-        "HUNDREDFOLD_STACK_FILE": str(told),
+        "HUNDREDFOLD_STACK_FILE": str(stack_file),
         "CDK_OUTDIR": str(folder / "cdk.out"),
         "PYTHONPATH": str(JOBS_FOLDER),
     }

@@ -32,11 +32,11 @@ def test_the_hazard_of_the_normal_is_scipys(z: float) -> None:
 @given(st.floats(10, 5000), st.floats(-6, 6))
 def test_what_is_unseen_is_the_upper_part_of_a_normal(mu: float, z: float) -> None:
     s = np.sqrt(PHI * mu)
-    told = censored_demand(np.array([mu + z * s]), np.array([mu]), np.array([PHI]))
+    demand = censored_demand(np.array([mu + z * s]), np.array([mu]), np.array([PHI]))
     upper = stats.truncnorm(z, np.inf, mu, s)
-    assert told.mean[0] == pytest.approx(upper.mean(), rel=1e-6)
-    assert told.variance[0] == pytest.approx(upper.var(), rel=1e-3)
-    assert 0 < told.information[0] < 1
+    assert demand.mean[0] == pytest.approx(upper.mean(), rel=1e-6)
+    assert demand.variance[0] == pytest.approx(upper.var(), rel=1e-3)
+    assert 0 < demand.information[0] < 1
 
 
 def hot_unit(

@@ -58,7 +58,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[hundredfold.Run, Pa
 
 
 @pytest.fixture(scope="module")
-def told(
+def reconciled(
     dirty: tuple[hundredfold.Run, Paths],
 ) -> tuple[dict[str, SourceBalance], list[dict[str, Any]]]:
     balances, ledger = reconcile(dirty[0])
@@ -87,7 +87,7 @@ def keys(
 
 @pytest.mark.parametrize("policy", ["REPAIR", "REJECT", "DEDUPE", "SUPERSEDE"])
 def test_what_can_be_known_is_done_to_every_such_row_and_to_no_other(
-    policy: str, told: Any, known: Any
+    policy: str, reconciled: Any, known: Any
 ) -> None:
     expected = keys(known, policy)
     if policy == "REJECT":  # of two rows that contradict one another, both
@@ -96,29 +96,31 @@ def test_what_can_be_known_is_done_to_every_such_row_and_to_no_other(
             for e in known
             if e["kind"] == "conflicting_copy"
         }
-    assert keys(told[1], policy) == expected
+    assert keys(reconciled[1], policy) == expected
     assert len(expected) > 30
 
 
-def test_spikes_and_prices_in_pesewas_are_found(told: Any, known: Any) -> None:
-    found, there = keys(told[1], "SET_ASIDE"), keys(known, "SET_ASIDE")
+def test_spikes_and_prices_in_pesewas_are_found(reconciled: Any, known: Any) -> None:
+    found, there = keys(reconciled[1], "SET_ASIDE"), keys(known, "SET_ASIDE")
     assert len(found & there) >= 0.95 * max(len(found), len(there))  # recall and precision
     pesewas = {e["key"] for e in known if e["kind"] == "price_in_pesewas"}
-    assert {e["key"] for e in told[1] if e["kind"] == "price_in_pesewas"} == pesewas
+    assert {e["key"] for e in reconciled[1] if e["kind"] == "price_in_pesewas"} == pesewas
 
 
-def test_every_repair_is_reported_by_the_name_of_its_dirt(told: Any, known: Any) -> None:
+def test_every_repair_is_reported_by_the_name_of_its_dirt(reconciled: Any, known: Any) -> None:
     named = {
         (e["source"], e["key"]): ENGINES_NAMES.get(e["kind"], e["kind"])
         for e in known
         if e["policy"] == "REPAIR"
     }
-    assert {(e["source"], e["key"]): e["kind"] for e in told[1] if e["policy"] == "REPAIR"} == named
+    assert {
+        (e["source"], e["key"]): e["kind"] for e in reconciled[1] if e["policy"] == "REPAIR"
+    } == named
 
 
-def test_what_is_odd_and_right_is_left_alone(told: Any, known: Any) -> None:
+def test_what_is_odd_and_right_is_left_alone(reconciled: Any, known: Any) -> None:
     kept = keys(known, "KEEP")
-    assert not kept & {(e["source"], e["key"]) for e in told[1]}
+    assert not kept & {(e["source"], e["key"]) for e in reconciled[1]}
     assert len(kept) > 100
 
 
@@ -221,8 +223,8 @@ def test_a_price_with_a_currency_is_held_to_the_same_bounds(
 # the sums agree
 
 
-def test_rows_and_money_come_out_even_to_the_last_digit(told: Any, dirty: Any) -> None:
-    balances, _ = told
+def test_rows_and_money_come_out_even_to_the_last_digit(reconciled: Any, dirty: Any) -> None:
+    balances, _ = reconciled
     assert all(balance.even for balance in balances.values())
     sales = balances["bundle_sales"]
     counts = dirty[0].counts["sources"]["bundle_sales"]
@@ -238,7 +240,7 @@ def test_rows_and_money_come_out_even_to_the_last_digit(told: Any, dirty: Any) -
 
 
 def test_the_repaired_money_is_the_money_of_the_clean_rows(
-    told: Any, clean: Any, known: Any
+    reconciled: Any, clean: Any, known: Any
 ) -> None:
     ids = pa.table(
         {
@@ -255,7 +257,7 @@ def test_the_repaired_money_is_the_money_of_the_clean_rows(
         [(money,)] = duck.sql(
             f"SELECT sum(price * units) FROM '{sales}/*.csv' SEMI JOIN repaired USING (row_id)"
         ).fetchall()
-    assert float(told[0]["bundle_sales"].after.money) == pytest.approx(money, abs=1e-6)
+    assert float(reconciled[0]["bundle_sales"].after.money) == pytest.approx(money, abs=1e-6)
 
 
 def believe(home: Path, key: str) -> None:
@@ -288,23 +290,25 @@ def test_a_row_that_is_reported_nowhere_is_missed(
 
 
 def test_the_command_shows_the_balance_and_writes_the_ledger(
-    dirty: Any, told: Any, tmp_path: Path
+    dirty: Any, reconciled: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "ledger.parquet"
     words = ["dirt", "one", "--home", str(dirty[0].home.folder), "--out", str(out)]
-    said = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "tariffs.cli", *words], capture_output=True, text=True, check=True
     )
-    assert "price_in_pesewas" in said.stdout
-    assert "not accounted for" in said.stdout
-    assert "Nothing to do in product_catalog, policy." in said.stdout
-    assert pq.read_table(out).num_rows == len(told[1])
+    assert "price_in_pesewas" in completed.stdout
+    assert "not accounted for" in completed.stdout
+    assert "Nothing to do in product_catalog, policy." in completed.stdout
+    assert pq.read_table(out).num_rows == len(reconciled[1])
 
 
 # the money that people see is plausible
 
 
-def test_the_money_at_risk_is_that_of_the_clean_rows(told: Any, clean: Any, known: Any) -> None:
+def test_the_money_at_risk_is_that_of_the_clean_rows(
+    reconciled: Any, clean: Any, known: Any
+) -> None:
     """Each row with sound figures agrees; rows with nonsense agree approximately in the sum."""
     sales = clean[1].sources["bundle_sales"][0].parent
     with duckdb.connect() as duck:
@@ -315,7 +319,7 @@ def test_the_money_at_risk_is_that_of_the_clean_rows(told: Any, clean: Any, know
         )
     kinds = {e["key"]: e["kind"] for e in known if e["source"] == "bundle_sales"}
     of_kind: dict[str, list[tuple[float, float]]] = {}
-    for e in told[1]:
+    for e in reconciled[1]:
         if (
             e["source"] == "bundle_sales"
             and e["policy"] in ("REJECT", "SET_ASIDE")

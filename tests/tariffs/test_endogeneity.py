@@ -100,7 +100,7 @@ def test_the_first_stage_is_least_squares_with_unit_dummies() -> None:
 
 
 @pytest.mark.parametrize(("foresight", "verdict"), [(0.0, EXOGENOUS), (1.0, ENDOGENOUS)])
-def test_the_test_tells_foresight_from_innocence(foresight: float, verdict: str) -> None:
+def test_the_test_distinguishes_foresight_from_innocence(foresight: float, verdict: str) -> None:
     seen = looked_at(foreseen(np.random.default_rng(2), 400, foresight))
     assert seen.verdict == verdict
     if verdict == ENDOGENOUS:

@@ -94,9 +94,9 @@ def test_another_truth_shows_as_bias_and_lost_cover(finished: FinishedRun, tmp_p
 
 
 def test_a_run_on_data_without_a_truth_reports_it(finished: FinishedRun) -> None:
-    with pytest.raises(UsageError, match=r"no bundles\.parquet") as told:
+    with pytest.raises(UsageError, match=r"no bundles\.parquet") as error:
         recovery.recover(replace(finished, truth=None), BUNDLE)
-    assert "--truth" in str(told.value.hint)
+    assert "--truth" in str(error.value.hint)
 
 
 # the promises
@@ -249,12 +249,12 @@ def test_what_is_predicted_is_learnt_from_the_weeks_before_alone(finished: Finis
     first = np.unique(rows["week"])[-8]
     late = rows["week"] >= first
     other = rows | {"quantity": np.where(late, rows["quantity"][::-1], rows["quantity"])}
-    for told, again in zip(
+    for once, again in zip(
         backtest._split(rows, VOICE, first)[0].values(),
         backtest._split(other, VOICE, first)[0].values(),
         strict=True,
     ):
-        assert np.array_equal(told, again)
+        assert np.array_equal(once, again)
 
 
 def test_weeks_that_sold_all_there_was_are_not_judged(finished: FinishedRun) -> None:

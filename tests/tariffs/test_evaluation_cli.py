@@ -19,7 +19,7 @@ from tariffs.evaluation.commands import evidence
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs.md"
 
 
-def say(
+def run_tariffs(
     folder: Path, *words: str, before: str = "", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run `tariffs` with these arguments; `before` is Python code that runs first."""
@@ -60,10 +60,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--workers",
         "2",
     ]
-    told = subprocess.run(
+    completed = subprocess.run(
         words, cwd=folder, capture_output=True, encoding="utf-8", timeout=HANG_S, check=True
     )
-    (folder / "demo.txt").write_text(told.stdout)
+    (folder / "demo.txt").write_text(completed.stdout)
     return folder
 
 
@@ -79,20 +79,22 @@ def test_the_demo_names_the_commands_that_hold_its_promises(place: Path) -> None
     ids=lambda words: words[0],
 )
 def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) -> None:
-    lines = say(place, "evidence", *words).stdout.splitlines()
+    lines = run_tariffs(place, "evidence", *words).stdout.splitlines()
     assert len(lines) > 8
     assert [line for line in lines if len(line.rstrip()) > 80] == []
 
 
 def test_rho_is_shown_with_what_it_cannot_part(place: Path) -> None:
-    shown = say(place, "evidence", "prior").stdout
+    shown = run_tariffs(place, "evidence", "prior").stdout
     assert "rho " in shown
     assert "one market cannot part foresight from cross effects of neighbouring products" in shown
 
 
 def test_json_states_what_the_table_states(place: Path) -> None:
-    table = say(place, "evidence", "truth").stdout
-    found: list[dict[str, Any]] = json.loads(say(place, "evidence", "truth", "--json").stdout)
+    table = run_tariffs(place, "evidence", "truth").stdout
+    found: list[dict[str, Any]] = json.loads(
+        run_tariffs(place, "evidence", "truth", "--json").stdout
+    )
     assert [line["line"] for line in found] == ["bundle", "voice"]
     for line in found:
         assert f"{line['tau']:.3f} estimated" in table
@@ -100,17 +102,17 @@ def test_json_states_what_the_table_states(place: Path) -> None:
 
 
 def test_plots_come_as_svg_and_png_beside_the_json(place: Path) -> None:
-    told = say(place, "evidence", "calibration", "--plots", "plots", "--json")
-    assert set(json.loads(told.stdout)) == {"bundle", "voice"}
+    completed = run_tariffs(place, "evidence", "calibration", "--plots", "plots", "--json")
+    assert set(json.loads(completed.stdout)) == {"bundle", "voice"}
     assert sorted(path.name for path in (place / "plots").iterdir()) == [
         "calibration.png",
         "calibration.svg",
     ]
-    assert "plots/calibration.svg" in told.stderr
+    assert "plots/calibration.svg" in completed.stderr
 
 
 def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
-    told = say(
+    completed = run_tariffs(
         place,
         "evidence",
         "calibration",
@@ -119,8 +121,8 @@ def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
         before="import sys; sys.modules['matplotlib'] = None",
         code=2,
     )
-    assert "error: matplotlib is not installed" in told.stderr
-    assert "hint: pip install 'hundredfold[report]'" in told.stderr
+    assert "error: matplotlib is not installed" in completed.stderr
+    assert "hint: pip install 'hundredfold[report]'" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -144,16 +146,16 @@ def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
 def test_words_that_cannot_be_are_answered_with_what_to_do(
     place: Path, words: list[str], error: str, hint: str
 ) -> None:
-    told = say(place, "evidence", *words, code=2)
-    assert error in told.stderr
-    assert hint in told.stderr
-    assert "Traceback" not in told.stderr
-    assert told.stdout == ""
+    completed = run_tariffs(place, "evidence", *words, code=2)
+    assert error in completed.stderr
+    assert hint in completed.stderr
+    assert "Traceback" not in completed.stderr
+    assert completed.stdout == ""
 
 
 def test_a_home_without_a_run_states_how_to_make_one(tmp_path: Path) -> None:
-    told = say(tmp_path, "evidence", "truth", code=1)
-    assert "hundredfold demo" in told.stderr
+    completed = run_tariffs(tmp_path, "evidence", "truth", code=1)
+    assert "hundredfold demo" in completed.stderr
 
 
 def test_every_command_and_every_option_is_on_the_page() -> None:

@@ -143,5 +143,5 @@ def test_the_expected_loss_is_what_chance_states(
     before: float, after: float, spread: float
 ) -> None:
     draws = after * np.exp(np.random.default_rng(5).normal(0, spread, 400_000))
-    told = expected_loss(np.array([before]), np.array([after]), np.array([spread]))[0]
-    assert told == pytest.approx(np.maximum(before - draws, 0).mean(), abs=0.05)
+    loss = expected_loss(np.array([before]), np.array([after]), np.array([spread]))[0]
+    assert loss == pytest.approx(np.maximum(before - draws, 0).mean(), abs=0.05)

@@ -175,11 +175,11 @@ def test_where_no_cell_is_full_no_bit_changes(
             choose(terms_of(1.0, cost, z), demand, np.array([False])) for demand in (without, ample)
         )
         assert (one.price.tobytes(), one.bound[0]) == (other.price.tobytes(), other.bound[0])
-        told = [
+        results = [
             effect_columns(np.array([price]), terms_of(1.0, cost, z), demand)
             for demand in (without, ample)
         ]
-        assert all(told[0][name].tobytes() == told[1][name].tobytes() for name in told[0])
+        assert all(results[0][name].tobytes() == results[1][name].tobytes() for name in results[0])
 
 
 @given(st.floats(1.0, 200.0), st.floats(1.0, 200.0), st.floats(0.01, 1.0), st.floats(1.0, 200.0))

@@ -87,14 +87,14 @@ def published(demo: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def test_a_published_day_has_no_cliff_that_it_does_not_tell(demo: Any) -> None:
+def test_a_published_day_has_no_cliff_that_it_does_not_report(demo: Any) -> None:
     rows = published(demo)
     for first in range(0, len(rows["price"]), 24):
         price, bound = rows["price"][first : first + 24], rows["day_bound"][first : first + 24]
         steep = cliffs(price, following_hour(np.arange(24)), 0.02)
-        told = bound == "CLIFF_OUT_OF_REACH"
+        steep_bound = bound == "CLIFF_OUT_OF_REACH"
         control = rows["own_reason"][first : first + 24] == "HOLD_CONTROL"
-        assert np.array_equal(told, steep & ~control)
+        assert np.array_equal(steep_bound, steep & ~control)
     assert (rows["day_bound"] == "CLIFF").any()
 
 

@@ -76,7 +76,7 @@ def ladder_rows(demo: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def test_published_ladders_are_in_order_or_say_that_no_order_is_in_reach(demo: Any) -> None:
+def test_published_ladders_are_in_order_or_report_that_none_is_in_reach(demo: Any) -> None:
     rows = ladder_rows(demo)
     for first in range(0, len(rows["price"]), 3):
         rungs = slice(first, first + 3)

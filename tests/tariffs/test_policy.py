@@ -158,11 +158,14 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
     assert {"HOLD_PORTFOLIO", "HOLD_CONTROL"} <= set(table["reason_code"][bundle])
     assert 0.45 < moved[~bundle].mean() <= 0.5
     assert run.release is not None
-    told = {row["line"]: row for row in run.release.summaries[LIMITS_TITLE]}
-    assert "NOT MET" in told["bundle"]["outcome"]
-    assert "cannot keep min_volume: wanted at least 3" in told["bundle"]["outcome"]
-    assert (told["voice"]["limits"], told["voice"]["outcome"]) == ("max_moved_share", "kept")
-    assert 0 <= told["voice"]["gap"] < 1e-4 * told["voice"]["worth"]
+    limits_kept = {row["line"]: row for row in run.release.summaries[LIMITS_TITLE]}
+    assert "NOT MET" in limits_kept["bundle"]["outcome"]
+    assert "cannot keep min_volume: wanted at least 3" in limits_kept["bundle"]["outcome"]
+    assert (limits_kept["voice"]["limits"], limits_kept["voice"]["outcome"]) == (
+        "max_moved_share",
+        "kept",
+    )
+    assert 0 <= limits_kept["voice"]["gap"] < 1e-4 * limits_kept["voice"]["worth"]
     words = [
         sys.executable,
         "-m",
@@ -174,7 +177,7 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
         "--home",
         str(tmp_path / "home"),
     ]
-    said = subprocess.run(
+    completed = subprocess.run(
         words,
         capture_output=True,
         encoding="utf-8",
@@ -182,13 +185,15 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
         cwd=tmp_path,
         env=os.environ | {"COLUMNS": "300"},
     )
-    assert "bundle, min_volume: NOT MET" in said.stdout, said.stderr
-    assert (said.returncode, "1 of 25 guards fail." in said.stdout) == (1, True), said.stdout
+    assert "bundle, min_volume: NOT MET" in completed.stdout, completed.stderr
+    assert (completed.returncode, "1 of 25 guards fail." in completed.stdout) == (1, True), (
+        completed.stdout
+    )
     assert (
         "LIMITS        FAILS  limits of the policy cannot be met: 1 of 2 kinds keep today's prices"
-        in said.stdout
+        in completed.stdout
     )
-    assert "voice, max_moved_share: kept; worth" in said.stdout
+    assert "voice, max_moved_share: kept; worth" in completed.stdout
     as_json = subprocess.run(
         [*words, "--json"], capture_output=True, encoding="utf-8", check=False, cwd=tmp_path
     )
@@ -231,11 +236,11 @@ def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "scope", "told"),
+    ("kind", "scope", "message"),
     [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")],
 )
 def test_a_dial_for_no_one_stops_the_run(
-    operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, told: str
+    operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, message: str
 ) -> None:
     """A row whose scope is misspelt would turn nothing, and nobody would notice."""
     lines = operator["policy"].read_text().splitlines()
@@ -245,7 +250,7 @@ def test_a_dial_for_no_one_stops_the_run(
     with pytest.raises(hundredfold.HundredfoldError) as stopped:
         published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")
     words = " ".join([str(stopped.value), *stopped.value.problems]).replace("  ", " ")
-    assert told in words
+    assert message in words
     assert scope in words
 
 

@@ -397,7 +397,7 @@ def test_the_gap_of_a_whole_table_is_reported_and_small_beside_the_gain(
     )  # the worth is at each price's least favourable elasticity
 
 
-def test_limits_that_cannot_be_met_keep_todays_prices_and_say_so(demo: Any) -> None:
+def test_limits_that_cannot_be_met_keep_todays_prices_and_are_reported(demo: Any) -> None:
     rows = rows_of(demo, "bundle", min_volume=2.0)
     found = apply_portfolio_limits(rows)
     assert found["outcome"][-1].startswith(

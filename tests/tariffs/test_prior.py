@@ -40,18 +40,18 @@ def week_of(panel: Panel) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("sales", "prices", "told"),
+    ("sales", "prices", "message"),
     [(0.0, 1.0, "found no sale in 240 weeks of 12 units"), (1.0, 0.0, "more than one price")],
 )
-def test_data_that_tell_nothing_are_refused_in_words(
-    sales: float, prices: float, told: str
+def test_data_without_information_are_refused_with_the_reason(
+    sales: float, prices: float, message: str
 ) -> None:
     panel, _ = small_panel(np.random.default_rng(0))
     mute = make_panel(
         np.arange(UNITS + 1) * WEEKS, sales * panel.quantity, prices * panel.x, panel.exposure
     )
     kind = np.full(UNITS, "A", dtype=object)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit_pooled_prior(mute, {"product": kind}, "product", kind, week_of(mute))
 
 
@@ -166,7 +166,7 @@ def test_estimates_that_differ_less_than_their_errors_show_no_spread() -> None:
 
 
 @pytest.mark.parametrize("units", [6, 10, 30])
-def test_intervals_of_few_units_hold_what_they_say(units: int) -> None:
+def test_intervals_of_few_units_have_their_coverage(units: int) -> None:
     """With tau and delta taken as known, 90 % intervals of few units would have less coverage."""
     rng = np.random.default_rng(10)
     averaged, known = [], []
@@ -223,7 +223,7 @@ def test_a_level_no_one_has_seen_gets_the_intercept_and_the_greatest_noise() -> 
     assert unseen[1:].tolist() == [0, 0]
 
 
-def test_units_that_say_nothing_make_no_prior_and_the_error_reports_it() -> None:
+def test_units_without_information_make_no_prior_and_the_error_reports_it() -> None:
     panel, _ = small_panel(np.random.default_rng(5))
     constant = Panel(
         panel.starts, panel.unit, panel.quantity, np.zeros_like(panel.x), panel.exposure

@@ -81,14 +81,14 @@ def test_each_code_states_what_was_done_to_its_price(drawn: list[Any]) -> None:
         floor_name=names[:, 0].astype(object), ceiling_name=names[:, 1].astype(object),
     )  # fmt: skip
     choice = choose(terms, Demand(b, sd, 100.0 * one), control)
-    told = reasons(
+    codes = reasons(
         choice,
         terms,
         np.where(control, "HOLD_CONTROL", "").astype(object),
         np.zeros(len(drawn), dtype=np.bool_),
     )
     holds = conditions(choice.price, current, floor, floor + span, choice.bound)
-    for row, code in enumerate(told):
+    for row, code in enumerate(codes):
         assert holds[code][row], (
             code,
             choice.bound[row],
@@ -99,7 +99,7 @@ def test_each_code_states_what_was_done_to_its_price(drawn: list[Any]) -> None:
         )
     sides = {"CAPACITY": "CAPACITY_RAISED", "FLOOR": "FLOOR_RAISED", "REG_FLOOR": "REG_ADJUSTED"}
     for row in np.flatnonzero((current < floor) & (choice.bound == names[:, 0])).tolist():
-        assert told[row] == sides[str(names[row, 0])]
+        assert codes[row] == sides[str(names[row, 0])]
 
 
 LIMIT_NAMES = ("current", "reference", "unit_cost", "tick", "floor", "ceiling", "step", "z")

@@ -72,8 +72,8 @@ def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: ReleaseS
 
 def test_the_log_states_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
     place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
-    said = place.decisions.entries[0].attribution
-    assert (said.author, said.login, said.at, said.reason) == (
+    attribution = place.decisions.entries[0].attribution
+    assert (attribution.author, attribution.login, attribution.at, attribution.reason) == (
         "ama",
         "robot@host",
         "2026-06-29T12:00:00Z",
@@ -158,7 +158,7 @@ def test_who_approved_it_cannot_activate_it(place: ReleaseSite) -> None:
     assert place.state(1) == "approved"
 
 
-def test_unless_that_is_said_with_a_reason(disk: ReleaseSite) -> None:
+def test_who_approved_it_can_activate_it_with_a_reason(disk: ReleaseSite) -> None:
     disk.approve(disk.publish(), by="ama")
     with pytest.raises(UsageError, match="needs a reason"):
         disk.activate(1, by="ama", same_person=True)
@@ -215,7 +215,7 @@ def test_a_guard_that_there_is_not_is_reported_with_those_that_there_are(disk: R
         disk.approve(1, overridden=["STEPS"])
 
 
-def test_what_the_approval_set_aside_need_not_be_said_again(disk: ReleaseSite) -> None:
+def test_what_the_approval_overrode_need_not_be_overridden_again(disk: ReleaseSite) -> None:
     disk.use()
     disk.publish(TOO_DEAR)
     disk.approve(2, overridden=["CHANGE_SIZE", "STEP"], reason="Accra is new")
@@ -290,7 +290,7 @@ def test_limits_that_were_set_count_from_then_on_for_everybody(place: ReleaseSit
     place.use()
     place.publish(TOO_DEAR)
     actions.set_limits(
-        place.said(reason="Accra opens"),
+        place.attribution(reason="Accra opens"),
         {"bundle_change": 0.6, "bundle_step": 0.6},
         place.store,
         place.once,
@@ -311,7 +311,7 @@ def test_a_limit_that_is_none_is_reported(
     disk: ReleaseSite, limits: Any, reason: str, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        actions.set_limits(disk.said(reason=reason), limits, disk.store, disk.once)
+        actions.set_limits(disk.attribution(reason=reason), limits, disk.store, disk.once)
 
 
 # the kill switch
@@ -485,7 +485,9 @@ def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> Non
 
 def test_no_one_writes_over_an_entry(place: ReleaseSite) -> None:
     place.publish()
-    one, other = (place.decisions.entry("withdraw", place.said(by)) for by in ("ama", "kofi"))
+    one, other = (
+        place.decisions.entry("withdraw", place.attribution(by)) for by in ("ama", "kofi")
+    )
     assert repository.append(one, place.once)
     assert not repository.append(other, place.once)
     assert not repository.append(one, place.once)
@@ -510,7 +512,7 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
             return place.once.put_if_absent(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
-        actions.approve(1, place.said("ama"), place.store, Overtaken(), place.sources, NOW)
+        actions.approve(1, place.attribution("ama"), place.store, Overtaken(), place.sources, NOW)
     assert [e.attribution.author for e in place.decisions.entries] == ["kofi"]
 
 
@@ -626,7 +628,7 @@ def whole(place: ReleaseSite) -> None:
     )
 
 
-def test_a_clock_that_runs_backwards_changes_nothing_but_the_times_told(disk: ReleaseSite) -> None:
+def test_a_clock_that_runs_backwards_changes_only_the_times_reported(disk: ReleaseSite) -> None:
     disk.use()
     early = Attribution("esi", "robot@host", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
@@ -677,10 +679,10 @@ def test_a_pointer_that_is_half_there_is_made_again(place: ReleaseSite) -> None:
     assert place.pointer["version"] == 1
 
 
-# what is told
+# what is reported
 
 
-def test_the_facts_tell_every_release_with_its_last_decision(disk: ReleaseSite) -> None:
+def test_the_facts_list_every_release_with_its_last_decision(disk: ReleaseSite) -> None:
     disk.use()
     disk.use(DEAR)
     disk.publish()

@@ -46,8 +46,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "tariffs-release.md"
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command answered."""
+class Result:
+    """The output and exit code of a command."""
 
     code: int
     out: str
@@ -58,13 +58,13 @@ class Said:
         return json.loads(self.out)
 
 
-Say = Callable[..., Said]
+Cli = Callable[..., Result]
 
 
-def speaking(home: Path, folder: Path) -> Say:
+def cli_of(home: Path, folder: Path) -> Cli:
     """Run `tariffs` with these words in a folder."""
 
-    def run(*words: str, **settings: str) -> Said:
+    def run(*words: str, **settings: str) -> Result:
         environment = {
             **os.environ,
             "HUNDREDFOLD_HOME": str(home),
@@ -80,7 +80,7 @@ def speaking(home: Path, folder: Path) -> Say:
             encoding="utf-8",
             timeout=HANG_S,
         )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr)
 
     return run
 
@@ -105,52 +105,52 @@ def home(published: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def say(home: Path, tmp_path: Path) -> Say:
-    return speaking(home, tmp_path)
+def cli(home: Path, tmp_path: Path) -> Cli:
+    return cli_of(home, tmp_path)
 
 
 @pytest.fixture
-def in_use(say: Say) -> Say:
+def in_use(cli: Cli) -> Cli:
     """Release 1 is active."""
-    assert say("approve", "1", "--author", "ama").code == 0
-    assert say("activate", "1", "--author", "kofi", *ALONE).code == 0
-    return say
+    assert cli("approve", "1", "--author", "ama").code == 0
+    assert cli("activate", "1", "--author", "kofi", *ALONE).code == 0
+    return cli
 
 
-def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
-    assert [(r["version"], r["state"]) for r in say("status", "--json").json["releases"]] == [
+def test_a_week_of_a_pricing_team(cli: Cli, home: Path) -> None:
+    assert [(r["version"], r["state"]) for r in cli("status", "--json").json["releases"]] == [
         (2, "draft"),
         (1, "draft"),
     ]
-    checked = say("check", "1")
+    checked = cli("check", "1")
     assert (checked.code, checked.out.count(" ok ")) == (0, 25), checked
     assert "tariffs approve 1" in checked.out
 
-    approved = say("approve", "1", "--author", "ama")
+    approved = cli("approve", "1", "--author", "ama")
     assert (approved.code, approved.out.splitlines()[0]) == (0, "release 1 is approved")
-    refused = say("activate", "1", "--author", "ama")
+    refused = cli("activate", "1", "--author", "ama")
     assert (refused.code, refused.out) == (1, "")
     assert "error: release 1 was approved by ama (account uid " in refused.err
-    assert say("activate", "1", "--author", "kofi").code == 1, (
+    assert cli("activate", "1", "--author", "kofi").code == 1, (
         "another name from the same account is no other person"
     )
-    active = say("activate", "1", "--author", "kofi", "--same-person", "--reason", "week 27")
+    active = cli("activate", "1", "--author", "kofi", "--same-person", "--reason", "week 27")
     assert active.code == 0
     assert "charging uses release 1" in active.out
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
     assert (home / pointer["folder"] / "price_table.parquet").exists()
 
-    status = say("status")
+    status = cli("status")
     assert "*        1  active" in status.out
     assert "Charging uses release 1 (*)" in status.out
 
-    killed = say("kill", "--to", "rule", "--author", "esi", "--reason", "complaints in Tamale")
+    killed = cli("kill", "--to", "rule", "--author", "esi", "--reason", "complaints in Tamale")
     assert killed.code == 0
     assert (
         "\nrelease 1 is killed, and so withdrawn\n"
         "charging uses the rule table of release 1 (step 1 on the way to it)\n" in killed.out
     )
-    log = say("log", "1").out
+    log = cli("log", "1").out
     assert [word for word in ("approve", "activate", "kill") if f"UTC  {word}  by" in log] == [
         "approve",
         "activate",
@@ -161,7 +161,7 @@ def test_a_week_of_a_pricing_team(say: Say, home: Path) -> None:
 
 
 def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
-    in_use: Say, home: Path
+    in_use: Cli, home: Path
 ) -> None:
     reason = ("--override", "STEP", "--reason", "full cells")
     assert in_use("approve", "2", "--author", "ama", *reason).code == 0
@@ -180,7 +180,7 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
 
 
 def test_what_a_table_did_is_measured_on_newer_sales(
-    in_use: Say, published: Path, tmp_path: Path
+    in_use: Cli, published: Path, tmp_path: Path
 ) -> None:
     sales, usage = later(published)
     nothing = pa.nulls(1, sales.schema.field("price").type)
@@ -196,19 +196,19 @@ def test_what_a_table_did_is_measured_on_newer_sales(
         "--usage",
         "usage.parquet",
     )
-    told = in_use(*words)
-    assert (told.code, told.err) == (0, "")
-    assert "Release 1, in use from 2026-06-29; sales of sales.parquet, usage.parquet" in told.out
+    result = in_use(*words)
+    assert (result.code, result.err) == (0, "")
+    assert "Release 1, in use from 2026-06-29; sales of sales.parquet, usage.parquet" in result.out
     assert (
         "8 weeks (2026-05-10 to 2026-06-28) before against 4 weeks (2026-07-05 to 2026-07-26) after"
-        in told.out
+        in result.out
     )
-    assert "1 of 20 locations are control" in told.out
+    assert "1 of 20 locations are control" in result.out
     no_sale = (
         1 + pc.sum(pc.greater_equal(usage["discount"], 1.0)).as_py()
     )  # in a file as it came, some discounts are percents
     assert (
-        f"{no_sale} rows of sales are invalid: no date, quantity, price or subscriber" in told.out
+        f"{no_sale} rows of sales are invalid: no date, quantity, price or subscriber" in result.out
     )
     facts = in_use(*words, "--json").json
     assert facts["unsound"] == no_sale > 1
@@ -262,19 +262,19 @@ def last_week(sales: pa.Table) -> pa.Table:
 
 
 def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_reported(
-    say: Say, home: Path
+    cli: Cli, home: Path
 ) -> None:
     now = ("--as-of", f"{dt.datetime.now(dt.UTC):%Y-%m-%d}")
-    today = say("check", "1", *now)
+    today = cli("check", "1", *now)
     assert today.code == 1
     assert "STALE         FAILS" in today.out
-    refused = say("approve", "1", "--author", "ama", *now)
+    refused = cli("approve", "1", "--author", "ama", *now)
     assert (refused.code, refused.out) == (1, "")
     assert (
         f"hint: tariffs check 1 --home {home}   or, to override them: tariffs approve 1"
         f" --override STALE --override VALIDITY --reason WHY --home {home}" in refused.err
     )
-    done = say(
+    done = cli(
         "approve",
         "1",
         "--author",
@@ -288,18 +288,18 @@ def test_a_guard_that_fails_is_exit_status_1_and_the_way_on_is_reported(
     assert (done.code, done.out.splitlines()[1]) == (0, "set aside: STALE, VALIDITY")
 
 
-def test_check_answers_a_script(say: Say) -> None:
-    facts = say("check", "2", "--json").json
+def test_check_answers_a_script(cli: Cli) -> None:
+    facts = cli("check", "2", "--json").json
     assert facts["passed"] is all(f["passed"] for f in facts["findings"])
     assert {f["code"] for f in facts["findings"]} >= {"STEP", "BOUNDS", "CONTROL", "STALE"}
 
 
-def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, home: Path) -> None:
-    told = in_use("delta", "2", "--json")
-    assert told.code == 0, told.err
-    files = {Path(name).suffix: Path(name) for name in told.json["files"]}
+def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Cli, home: Path) -> None:
+    result = in_use("delta", "2", "--json")
+    assert result.code == 0, result.err
+    files = {Path(name).suffix: Path(name) for name in result.json["files"]}
     rows = read_parquet(files[".parquet"].read_bytes())
-    assert rows.num_rows == told.json["changed"] > 100
+    assert rows.num_rows == result.json["changed"] > 100
     assert [
         line["unit_key"] for line in csv.DictReader(io.StringIO(files[".csv"].read_text()))
     ] == rows["unit_key"].to_pylist()
@@ -312,11 +312,11 @@ def test_the_delta_on_disk_makes_the_active_table_into_the_new_one(in_use: Say, 
         "valid_to": new["valid_to"][0].as_py(),
         "table_version": 2,
     }
-    assert told.json["facts"]["table_version"] == 2
+    assert result.json["facts"]["table_version"] == 2
     assert apply_delta(old, Delta(rows, facts)).equals(new.select(list(CHARGING_COLUMNS)))
 
 
-def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Say, tmp_path: Path) -> None:
+def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Cli, tmp_path: Path) -> None:
     beside = [Path(name).read_bytes() for name in in_use("delta", "2", "--json").json["files"]]
     there = in_use("delta", "2", "--out", "given", "--json").json["files"]
     assert [Path(tmp_path / name).read_bytes() for name in there] == beside
@@ -325,15 +325,15 @@ def test_the_delta_can_go_to_a_folder_and_is_the_same_there(in_use: Say, tmp_pat
     assert "more, in" in words
 
 
-def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: Path) -> None:
-    told = in_use("export", "active")
-    assert (told.code, told.err) == (0, "3,960 prices\n")
-    prices = told.json
+def test_every_price_is_exported_with_the_state_that_it_has(in_use: Cli, home: Path) -> None:
+    result = in_use("export", "active")
+    assert (result.code, result.err) == (0, "3,960 prices\n")
+    prices = result.json
     table = read_parquet((home / release_folder("tariffs", 1) / "price_table.parquet").read_bytes())
     assert [p["id"] for p in prices] == table["unit_key"].to_pylist()
     assert [p["price"]["value"] for p in prices] == table["price"].to_pylist()
     assert {p["lifecycleStatus"] for p in prices} == {"Launched"}
-    assert '"value": 0.045}' in told.out
+    assert '"value": 0.045}' in result.out
     lines = in_use(
         "export", "2", "--format", "tmf620-lines", "--base", "https://x.example/v4"
     ).out.splitlines()
@@ -343,13 +343,13 @@ def test_every_price_is_exported_with_the_state_that_it_has(in_use: Say, home: P
     )
 
 
-def test_all_rows_keep_the_schema(in_use: Say) -> None:
+def test_all_rows_keep_the_schema(in_use: Cli) -> None:
     wrong = [e for p in in_use("export", "active").json for e in violations(p, SCHEMA)]
     assert wrong == []
 
 
 def test_a_draft_is_exported_as_published_and_the_active_table_with_state(
-    in_use: Say, home: Path, tmp_path: Path
+    in_use: Cli, home: Path, tmp_path: Path
 ) -> None:
     assert (
         in_use("export", "2", "--format", "csv").out
@@ -364,7 +364,7 @@ def test_a_draft_is_exported_as_published_and_the_active_table_with_state(
     }
 
 
-def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, home: Path) -> None:
+def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Cli, home: Path) -> None:
     assert (
         in_use(
             "approve", "2", "--author", "ama", "--override", "STEP", "--reason", "full cells"
@@ -381,38 +381,38 @@ def test_the_kill_switch_works_when_the_newest_release_is_broken(in_use: Say, ho
     assert set(json.loads(restored)["validFor"]) == {"startDateTime"}
 
 
-def test_limits_are_shown_and_changed_with_a_reason(say: Say) -> None:
-    assert say("limits", "--set", "data_age=4000").code == 2
+def test_limits_are_shown_and_changed_with_a_reason(cli: Cli) -> None:
+    assert cli("limits", "--set", "data_age=4000").code == 2
     assert (
-        say("limits", "--set", "data_age=4000", "--reason", "history", "--author", "ama").code == 0
+        cli("limits", "--set", "data_age=4000", "--reason", "history", "--author", "ama").code == 0
     )
-    assert say("limits", "--json").json["data_age"] == 4000
-    assert "STALE         ok" in say("check", "1", "--as-of", "2028-01-01").out
+    assert cli("limits", "--json").json["data_age"] == 4000
+    assert "STALE         ok" in cli("check", "1", "--as-of", "2028-01-01").out
 
 
-def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(say: Say) -> None:
-    say("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana", SUDO_UID="")
-    [entry] = say("log", "--json").json
+def test_the_name_that_is_left_out_is_that_of_the_account_and_no_variable(cli: Cli) -> None:
+    cli("withdraw", "1", "--reason", "a rehearsal", LOGNAME="nana", USER="nana", SUDO_UID="")
+    [entry] = cli("log", "--json").json
     assert (entry["attribution"]["author"], entry["attribution"]["account"]) == local_account()[
         ::-1
     ]
 
 
-def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(say: Say) -> None:
-    refused = say("approve", "1", "--as-of", MONDAY)
+def test_another_time_than_now_needs_a_reason_and_stands_in_the_log(cli: Cli) -> None:
+    refused = cli("approve", "1", "--as-of", MONDAY)
     assert (refused.code, refused.out) == (2, "")
     assert "checking as of another time than now needs a reason" in refused.err
-    assert say("approve", "1", "--as-of", MONDAY, "--reason", "the week of the data").code == 0
-    assert "as of 2026-06-29 06:00 UTC, by --as-of" in say("log").out
-    assert "as of 2026-06-29 06:00 UTC, the clock of the demo's data" in say("check", "2").out
+    assert cli("approve", "1", "--as-of", MONDAY, "--reason", "the week of the data").code == 0
+    assert "as of 2026-06-29 06:00 UTC, by --as-of" in cli("log").out
+    assert "as of 2026-06-29 06:00 UTC, the clock of the demo's data" in cli("check", "2").out
 
 
 def test_another_user_of_the_machine_is_another_person(
-    say: Say, home: Path, tmp_path: Path
+    cli: Cli, home: Path, tmp_path: Path
 ) -> None:
     if os.getuid() or Path("/proc/self/loginuid").read_text().strip() != str(LOGIN_UID_UNSET):
         pytest.skip("only root, in a session without login, can be two users")
-    assert say("approve", "1", "--author", "ama").code == 0
+    assert cli("approve", "1", "--author", "ama").code == 0
     as_nobody = (
         "import os, sys; os.setreuid(65534, 0); from tariffs.cli import main;"
         " sys.argv = ['tariffs', 'activate', '1', '--author', 'kofi']; main()"
@@ -444,7 +444,7 @@ def test_a_session_name_of_an_assumed_role_is_no_proof_of_a_person() -> None:
 
 
 def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(
-    in_use: Say, home: Path
+    in_use: Cli, home: Path
 ) -> None:
     log = sorted((home / "releases/tariffs/decisions").iterdir())
     tried = in_use("kill", "--to", "rule", "--dry-run")
@@ -478,7 +478,7 @@ def test_the_kill_switch_is_tried_first_and_goes_to_the_rule_in_steps(
     assert "Charging uses the frozen prices of rule-000001 (*)" in in_use("status").out
 
 
-def test_what_is_printed_fits_a_narrow_terminal(in_use: Say, home: Path) -> None:
+def test_what_is_printed_fits_a_narrow_terminal(in_use: Cli, home: Path) -> None:
     commands = [
         ("check", "1"),
         ("status",),
@@ -488,10 +488,10 @@ def test_what_is_printed_fits_a_narrow_terminal(in_use: Say, home: Path) -> None
     ]
     for words in commands:
         for columns in ("80", "120"):
-            said = in_use(*words, COLUMNS=columns)
+            result = in_use(*words, COLUMNS=columns)
             lines = [
                 line
-                for line in said.out.splitlines()
+                for line in result.out.splitlines()
                 if str(home) not in line and "releases/tariffs/" not in line
             ]  # a path is not broken
             assert [line for line in lines if len(line) > int(columns)] == [], (words, columns)
@@ -564,7 +564,7 @@ def pointed(home: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (("check", "9"), 2, "error: there is no release 9 of the price table; there is 1, 2"),
         (("approve", "one"), 2, "'one' is not a valid integer"),
@@ -589,23 +589,23 @@ def pointed(home: Path) -> dict[str, Any]:
     ],
 )
 def test_what_cannot_be_done_is_reported_with_a_hint_and_nothing_on_stdout(
-    say: Say, words: tuple[str, ...], code: int, told: str
+    cli: Cli, words: tuple[str, ...], code: int, message: str
 ) -> None:
-    said = say(*words)
-    assert (said.code, said.out) == (code, "")
-    assert told in said.err
-    assert "Traceback" not in said.err
-    assert "hint: " in said.err or "--as-of" in words
+    result = cli(*words)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert "hint: " in result.err or "--as-of" in words
 
 
 def test_help_is_understood_without_anything_heavy() -> None:
-    told = subprocess.run(
+    modules = subprocess.run(
         [sys.executable, "-c", "import tariffs.cli, sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split()
-    assert {"pyarrow", "duckdb", "numpy", "rich", "boto3"} & set(told) == set()
+    assert {"pyarrow", "duckdb", "numpy", "rich", "boto3"} & set(modules) == set()
 
 
 def test_every_command_and_every_option_is_on_the_page() -> None:
@@ -665,23 +665,23 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     place = ReleaseSite(store, store)
     place.publish()
     place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
-    say, there, then = (
-        speaking(tmp_path / "none", tmp_path),
+    cli, there, then = (
+        cli_of(tmp_path / "none", tmp_path),
         ("--backend", "aws"),
         ("--as-of", MONDAY),
     )
     for version in ("1", "2"):
-        approved = say(
+        approved = cli(
             "approve", version, "--author", "ama", *then, "--reason", "the week of the data", *there
         )
         assert (approved.code, approved.err) == (0, "")
-        done = say("activate", version, "--author", "kofi", *ALONE, *then, *there, "--stack", stack)
+        done = cli("activate", version, "--author", "kofi", *ALONE, *then, *there, "--stack", stack)
         assert (done.code, done.err) == (0, "")
     assert f"s3://{store.bucket}/{release_folder('tariffs', 2)}" in done.out
-    assert say("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1
-    killed = say("kill", "--to", "last-approved", *there)
+    assert cli("delta", "2", "--against", "1", "--json", *there).json["changed"] == 1
+    killed = cli("kill", "--to", "last-approved", *there)
     assert (killed.code, "charging uses release 1" in killed.out) == (0, True)
-    status = say("status", *there)
+    status = cli("status", *there)
     assert "Charging uses release 1" in status.out
     assert "tariffs log 1 --backend aws" in status.out
     assert json.loads(store.get(repository.POINTER).to_pybytes())["version"] == 1

@@ -88,7 +88,7 @@ def test_so_it_does_for_all_columns(old: pa.Table, new: pa.Table) -> None:
 def test_it_has_no_row_for_a_unit_that_stays_as_it_is(old: pa.Table, new: pa.Table) -> None:
     before = {r["unit_key"]: r for r in old.to_pylist()}
     after = {r["unit_key"]: r for r in new.to_pylist()}
-    told = {
+    found = {
         r["unit_key"]: (r["change"], r["old_price"], r["new_price"])
         for r in delta(old, new).rows.to_pylist()
     }
@@ -100,7 +100,7 @@ def test_it_has_no_row_for_a_unit_that_stays_as_it_is(old: pa.Table, new: pa.Tab
         for key in before.keys() & after.keys()
         if any(before[key][name] != after[key][name] for name in what)
     }
-    assert told == wanted
+    assert found == wanted
 
 
 @given(tables(one_time=True), tables(one_time=True), st.randoms(use_true_random=False))

@@ -418,9 +418,9 @@ def test_drift_states_when_nothing_was_sold_since() -> None:
 
 
 def test_a_table_whose_data_do_not_determine_tau_is_stopped() -> None:
-    told = {"line": "bundle", "tau": 0.2, "tau_se": 0.1}
-    assert found(guards.prior, totals=(told,)).passed
-    weak = found(guards.prior, totals=(told, told | {"line": "voice", "tau": 0.05}))
+    total = {"line": "bundle", "tau": 0.2, "tau_se": 0.1}
+    assert found(guards.prior, totals=(total,)).passed
+    weak = found(guards.prior, totals=(total, total | {"line": "voice", "tau": 0.05}))
     assert not weak.passed
     assert weak.examples[0].startswith("voice: ")
     assert found(guards.prior).passed  # nothing said of it, as of a rule table

@@ -24,7 +24,7 @@ from tariffs.release.decision_log import (
 )
 from tariffs.release.states import Event, State
 
-SAID = Attribution("ama", "robot@host", "2026-06-29T12:00:00Z", "because é", "1f")
+ATTRIBUTION = Attribution("ama", "robot@host", "2026-06-29T12:00:00Z", "because é", "1f")
 A, R, X, W, K, B = (
     Event.APPROVE,
     Event.REPLACE,
@@ -39,14 +39,16 @@ def grown(*steps: tuple[list[tuple[int, Event]], Table | None]) -> DecisionLog:
     """Return a log of these moves, with the active table after each."""
     book = DecisionLog()
     for moves, charging in steps:
-        book = book.then(encode(book.entry("verb", SAID, moves=tuple(moves), active=charging)))
+        book = book.then(
+            encode(book.entry("verb", ATTRIBUTION, moves=tuple(moves), active=charging))
+        )
     return book
 
 
 def texts(steps: list[tuple[list[tuple[int, Event]], Table | None]]) -> list[bytes]:
     book, made = DecisionLog(), []
     for moves, charging in steps:
-        made.append(encode(book.entry("verb", SAID, moves=tuple(moves), active=charging)))
+        made.append(encode(book.entry("verb", ATTRIBUTION, moves=tuple(moves), active=charging)))
         book = book.then(made[-1])
     return made
 
@@ -61,7 +63,7 @@ STORY: list[Any] = [
 
 def test_an_entry_is_read_as_it_was_written() -> None:
     entry = LogEntry(
-        3, "approve", SAID, ((2, A),), Table(1), "ab", Table(1, rule=True),
+        3, "approve", ATTRIBUTION, ((2, A),), Table(1), "ab", Table(1, rule=True),
         (Finding("STEP", False, "1", "0", ("u: +3%",), 1),), ("STEP",),
         {"data_age": 21.0}, "cd",
     )  # fmt: skip
@@ -154,20 +156,20 @@ def test_a_draft_that_was_withdrawn_is_nothing_to_go_back_to() -> None:
 
 def test_a_canary_that_the_moves_do_not_make_is_refused() -> None:
     book = grown(*STORY)
-    said = book.entry(
-        "canary", SAID, moves=((3, A),), active=Table(2, canary=3, locations=("ACCRA",))
+    entry = book.entry(
+        "canary", ATTRIBUTION, moves=((3, A),), active=Table(2, canary=3, locations=("ACCRA",))
     )
     with pytest.raises(
         BrokenLog,
         match=r"names release 2, with release 3 in 1 location as the active table,"
         r" and its moves make canaries: \[\]",
     ):
-        book.then(encode(said))
+        book.then(encode(entry))
 
 
 @pytest.mark.parametrize("format", [1, LOG_FORMAT + 1])
 def test_an_entry_of_another_format_is_refused(format: int) -> None:
-    entry = json.loads(encode(DecisionLog().entry("approve", SAID, moves=((1, A),))))
+    entry = json.loads(encode(DecisionLog().entry("approve", ATTRIBUTION, moves=((1, A),))))
     if format == 1:  # its entries do not name their format
         del entry["format"]
         entry["said"] = entry.pop("attribution")
@@ -177,10 +179,10 @@ def test_an_entry_of_another_format_is_refused(format: int) -> None:
         decode(json.dumps(entry).encode())
 
 
-def test_the_last_limit_that_was_said_holds() -> None:
+def test_the_last_limit_that_was_set_holds() -> None:
     book = DecisionLog()
     for limits in ({"data_age": 21.0, "units_lost": 3.0}, {"data_age": 7.0}):
-        book = book.then(encode(book.entry("limits", SAID, limits=limits)))
+        book = book.then(encode(book.entry("limits", ATTRIBUTION, limits=limits)))
     assert book.limits == {"data_age": 7.0, "units_lost": 3.0}
 
 
@@ -202,7 +204,7 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
         entry = encode(
             book.entry(
                 "try",
-                SAID,
+                ATTRIBUTION,
                 moves=tuple(moves),
                 active=Table(active[0], **canary) if active else None,
             )
@@ -217,4 +219,4 @@ def test_whatever_people_try_one_release_at_most_is_active(tries: list[tuple[int
         for v in book.fallbacks()
     )
     assert [e.number for e in book.entries] == list(range(1, len(book.entries) + 1))
-    assert json.loads(encode(book.entry("next", SAID)))["previous"] == book.last
+    assert json.loads(encode(book.entry("next", ATTRIBUTION)))["previous"] == book.last

@@ -254,7 +254,7 @@ def world(
     return table(*parts), pa.table(columns), after.lift
 
 
-def told(made: pa.Table, sales: pa.Table) -> Measured:
+def measured(made: pa.Table, sales: pa.Table) -> Measured:
     cost = np.array([COST[p] for p in made["product"].to_pylist()])
     return measure(
         made,
@@ -273,7 +273,7 @@ def test_the_lift_that_the_truth_has_is_found_again() -> None:
     errors, scores = [], []
     for seed in range(7, 15):
         made, sales, lift = world(seed, locations=60, held=20)
-        found = kpi(told(made, sales), "margin")
+        found = kpi(measured(made, sales), "margin")
         assert lift > 0.02
         errors.append(found.log - math.log1p(lift))
         scores.append(errors[-1] / found.se)
@@ -284,7 +284,7 @@ def test_the_lift_that_the_truth_has_is_found_again() -> None:
 
 def test_the_weeks_before_show_no_effect_and_figures_name_their_units() -> None:
     made, sales, _ = world()
-    found = told(made, sales)
+    found = measured(made, sales)
     (placebo,) = found.placebo
     assert placebo.effect.lo < 0 < placebo.effect.hi
     assert (len(found.before), len(found.after)) == (8, 8)
@@ -298,10 +298,10 @@ def test_the_weeks_before_show_no_effect_and_figures_name_their_units() -> None:
 
 def test_a_spike_in_the_feed_moves_nothing() -> None:
     made, sales, _ = world()
-    clean = kpi(told(made, sales), "margin")
+    clean = kpi(measured(made, sales), "margin")
     spoilt = sales["quantity"].to_numpy().astype(float)
     spoilt[np.flatnonzero(sales["week"].to_numpy() == np.datetime64("2026-07-12"))[::500]] += 1000.0
-    found = told(
+    found = measured(
         made,
         sales.set_column(sales.schema.get_field_index("quantity"), "quantity", pa.array(spoilt)),
     )
@@ -326,10 +326,10 @@ def test_one_large_week_alone_is_no_spike() -> None:
 def test_weeks_at_other_prices_are_left_out() -> None:
     made, sales, _ = world(locations=40, held=10)
     trial = pc.equal(sales["week"], pa.scalar(dt.date(2026, 7, 12)))
-    found = told(made, sales.filter(pc.invert(trial)))
+    found = measured(made, sales.filter(pc.invert(trial)))
     wild = sales.set_column(3, "price", pc.if_else(trial, 99.0, sales["price"]))
     wild = wild.set_column(2, "quantity", pc.if_else(trial, 90, wild["quantity"]))
-    assert kpi(told(made, wild), "revenue").log == pytest.approx(
+    assert kpi(measured(made, wild), "revenue").log == pytest.approx(
         kpi(found, "revenue").log, abs=1e-9
     )
 
@@ -402,7 +402,7 @@ def test_what_is_measured_can_be_reported_as_json() -> None:
     import json
 
     made, sales, _ = world(locations=40, held=10)
-    facts = json.loads(json.dumps(to_json(told(made, sales)), allow_nan=False))
+    facts = json.loads(json.dumps(to_json(measured(made, sales)), allow_nan=False))
     assert facts["kpis"][0]["effect"]["lo"] < facts["kpis"][0]["effect"]["hi"]
     assert facts["alarms"] == [
         c["name"] for c in facts["charts"] if max(*c["up"], *c["down"]) > CUSUM_ALARM
@@ -452,7 +452,7 @@ def test_a_promise_is_without_the_optimism_that_the_totals_subtract() -> None:
     assert found == pytest.approx({("bundles", "margin"): 0.2})
     facts = UnitFacts(cost, np.full(made.num_rows, np.nan), None, found)
     with_totals = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, facts)
-    without = told(made, sales)
+    without = measured(made, sales)
     promised = {k.name: k.promised for k in with_totals.kpis}
     own = {k.name: k.promised for k in without.kpis}
     lost = 0.2 * np.abs(change[moved]).sum() / now[moved].sum()

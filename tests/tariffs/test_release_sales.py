@@ -136,7 +136,12 @@ def test_a_release_is_held_back_while_demand_drifts(
     version = place.publish(many())
     with pytest.raises(PublishRefused, match="DRIFT"):
         actions.approve(
-            version, place.said(), place.store, place.once, sources(place, sold(tmp_path, 0.8)), NOW
+            version,
+            place.attribution(),
+            place.store,
+            place.once,
+            sources(place, sold(tmp_path, 0.8)),
+            NOW,
         )
     fine = actions.check(
         version, place.decisions, place.store, sources(place, sold(tmp_path, 1.0)), NOW
@@ -145,7 +150,7 @@ def test_a_release_is_held_back_while_demand_drifts(
     assert (drift.passed, drift.found[:8]) == (True, "6 weeks ")
 
 
-def test_weeks_that_began_before_the_table_counted_say_nothing_of_it(tmp_path: Path) -> None:
+def test_weeks_that_began_before_the_table_counted_are_no_evidence_of_it(tmp_path: Path) -> None:
     place = on_disk(tmp_path / "home")
     place.use(many())  # valid from Tuesday, 30 June
     version = place.publish(many())
@@ -163,10 +168,10 @@ def test_what_was_paid_is_taken_from_the_table_itself_where_it_reports_it(tmp_pa
     sales = written(tmp_path, *[row(location=f"L{n:02d}", price="1.0") for n in range(60)])
     rows = many(price=2.2)
     assert not passes(place, rows, sales, "SUPPORT")
-    said = rows.append_column("support_lo", pa.array([2.0] * 60)).append_column(
+    ranged = rows.append_column("support_lo", pa.array([2.0] * 60)).append_column(
         "support_hi", pa.array([2.1] * 60)
     )
-    assert passes(place, said, sales, "SUPPORT")
+    assert passes(place, ranged, sales, "SUPPORT")
 
 
 def passes(place: ReleaseSite, rows: pa.Table, sales: Sales, code: str) -> bool:

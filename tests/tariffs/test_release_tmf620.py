@@ -153,13 +153,13 @@ def test_a_table_that_the_kill_switch_brought_is_valid_from_then_on() -> None:
         (State.WITHDRAWN, False, "Rejected"),
     ],
 )
-def test_the_approval_state_is_said_in_the_words_of_the_life_cycle(
+def test_the_approval_state_uses_the_terms_of_the_life_cycle(
     state: State, used: bool, word: str
 ) -> None:
     assert life_cycle(state, used) == word
 
 
-def test_the_array_and_the_lines_say_the_same() -> None:
+def test_the_array_and_the_lines_hold_the_same() -> None:
     array = json.loads("".join(as_array(table(), LAUNCHED)))
     assert array == [json.loads(line) for line in as_lines(table(), LAUNCHED)]
     assert len(array) == 6

@@ -48,8 +48,8 @@ def test_without_switches_the_market_is_unchanged() -> None:
     sales = bundle_block(SEED, SIZES["demo"], 0, OFF).sales
     revenue = float(np.dot(sales["price"].to_numpy(), sales["units"].to_numpy()))
     usage = voice_block(SEED, SIZES["demo"], 0, OFF).usage
-    told = [int(pc.sum(sales["units"]).as_py()), revenue, int(pc.sum(usage["minutes"]).as_py())]
-    assert told == pytest.approx(
+    totals = [int(pc.sum(sales["units"]).as_py()), revenue, int(pc.sum(usage["minutes"]).as_py())]
+    assert totals == pytest.approx(
         [BEFORE_UNITS, BEFORE_REVENUE, BEFORE_MINUTES], rel=1e-5
     )  # another draw anywhere moves them by 1e-3
 
@@ -192,9 +192,9 @@ def test_what_was_asked_for_can_be_derived_from_attempts_and_blocked_calls() -> 
     asked = block.offered["offered_minutes"].to_numpy()
     full = asked > minutes
     assert blocked[~full].sum() == 0
-    told = minutes * attempts / np.maximum(attempts - blocked, 1)
-    assert told[full].sum() == pytest.approx(asked[full].sum(), rel=0.005)
-    assert np.array_equal(told[~full], minutes[~full])
+    demand = minutes * attempts / np.maximum(attempts - blocked, 1)
+    assert demand[full].sum() == pytest.approx(asked[full].sum(), rel=0.005)
+    assert np.array_equal(demand[~full], minutes[~full])
 
 
 def test_deeper_discounts_move_minutes_between_hours_without_losing_any() -> None:

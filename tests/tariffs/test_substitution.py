@@ -49,10 +49,10 @@ def test_chi_is_found_where_the_market_has_it_and_reported(run_of: Callable[...,
     assert abs(found.chi - CHI) < 3 * found.se
     assert 0.005 < found.se < 0.1
     assert found.p < 1e-3
-    told = CliRunner().invoke(app, ["evidence", "substitution", "--home", str(home)])
-    assert told.exit_code == 0, told.output
-    assert f"chi: {found.chi:+.3f}" in told.output
-    assert "its neighbours sell" in told.output
+    result = CliRunner().invoke(app, ["evidence", "substitution", "--home", str(home)])
+    assert result.exit_code == 0, result.output
+    assert f"chi: {found.chi:+.3f}" in result.output
+    assert "its neighbours sell" in result.output
 
 
 def test_no_substitution_is_found_where_there_is_none(run_of: Callable[..., Path]) -> None:
@@ -91,9 +91,11 @@ def test_chi_is_that_of_a_poisson_regression_with_dummies() -> None:
 def test_neighbours_are_those_of_the_same_week_and_all_of_them() -> None:
     unit, period = np.array([0, 0, 0, 1, 1, 2, 2, 3]), np.array([0, 1, 2, 0, 2, 0, 1, 0])
     x = np.array([0.1, 0.2, 0.3, 1.0, 3.0, 10.0, 20.0, 5.0])
-    cross_effect, told = neighbours(unit, period, x, np.array([[-1, 1], [0, 2], [1, -1], [-1, -1]]))
-    assert told.tolist() == [True, False, True, True, False, True, False, False]
-    assert cross_effect[told].tolist() == [1.0, 3.0, 10.1, 1.0]
+    cross_effect, known = neighbours(
+        unit, period, x, np.array([[-1, 1], [0, 2], [1, -1], [-1, -1]])
+    )
+    assert known.tolist() == [True, False, True, True, False, True, False, False]
+    assert cross_effect[known].tolist() == [1.0, 3.0, 10.1, 1.0]
 
 
 def test_rungs_are_neighbours_within_their_ladder_and_place() -> None:

@@ -95,7 +95,7 @@ def test_an_empty_hour_without_latent_demand_gets_less_than_the_rule_gives(
 
 
 @pytest.mark.parametrize("z", [0.0, 0.3, 1.5])
-def test_a_full_cell_is_told_as_the_reason_of_every_move_beyond_the_step(
+def test_a_full_cell_is_the_reason_given_for_every_move_beyond_the_step(
     demo: Any, z: float
 ) -> None:
     """Also where the elasticity wants to go further still."""

@@ -182,18 +182,18 @@ def deploy(
     settings = {name: value for name, value in choices.items() if value not in (None, ())}
     if pollers is not None:
         settings["pollers"] = _parse_pair(pollers)
-    wish = deploying.DeployOptions(
+    options = deploying.DeployOptions(
         settings=settings, requirements=requirement, leave_out=leave_out, image=image
     )
     name = stack or deploying.default_stack(job)
     if synth is not None:
-        _write_assembly(job, name, wish, Path(synth))
+        _write_assembly(job, name, options, Path(synth))
         return
     resources = deploying.deploy(
         job,
         Path(BUILD_FOLDER) / name,
         stack=name,
-        options=wish,
+        options=options,
         bootstrap=bootstrap,
         report=lambda line: display.stderr.print(line, style="dim", markup=False, soft_wrap=True),
     )
@@ -206,13 +206,13 @@ def deploy(
     )
 
 
-def _write_assembly(job: str, stack: str, wish: DeployOptions, folder: Path) -> None:
+def _write_assembly(job: str, stack: str, options: DeployOptions, folder: Path) -> None:
     """Write the assembly of a stack into a folder, and show the sizes of its package."""
     from ..aws.deploy.deploy import synth
     from . import display
 
     with report_write_errors("--synth", folder):
-        made = synth(job, folder, stack=stack, options=wish)
+        made = synth(job, folder, stack=stack, options=options)
     display.stdout.print(f"wrote {made.folder}")
     if made.package is not None:
         _show_sizes(made.package)

@@ -369,8 +369,8 @@ class WorkDispatcher:
         if alone or (unit is not None and self.failed_retries >= MAX_FAILED_RETRIES):
             unit = rest.first if unit is None else unit
             self._count_retry(unit, failed=True)
-            said = event.memory == "reported"
-            status, error = ("failed", "MemoryError") if said else ("crashed", "WorkerDied")
+            reported = event.memory == "reported"
+            status, error = ("failed", "MemoryError") if reported else ("crashed", "WorkerDied")
             reason = (
                 event.reason
                 if event.memory != "killed" or not alone

@@ -138,14 +138,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         then, now = old.get(part, {}), new.get(part, {})
         for name in sorted({*then, *now}):
             if then.get(name) != now.get(name):
-                said = (
+                change = (
                     "edited"
                     if name in then and name in now
                     else "new"
                     if name in now
                     else "no longer used"
                 )
-                lines.append(f"{what}{name}: {said}")
+                lines.append(f"{what}{name}: {change}")
     versions = [
         {"python": f.get("python"), PACKAGE: f.get(PACKAGE), **f.get("libraries", {})}
         for f in (old, new)

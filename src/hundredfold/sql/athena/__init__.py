@@ -338,16 +338,16 @@ def _replace_tables(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
     for table in _tables(tree):
         if table.db or table.name not in tables:
             continue
-        stands, alias = (
+        reference, alias = (
             tables[table.name],
             exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True)),
         )
-        if stands.startswith("("):
+        if reference.startswith("("):
             inner: exp.Expr = exp.Subquery(
-                this=sqlglot.parse_one(stands[1:-1], read="athena"), alias=alias
+                this=sqlglot.parse_one(reference[1:-1], read="athena"), alias=alias
             )
         else:
-            inner = exp.to_table(stands, dialect="athena")
+            inner = exp.to_table(reference, dialect="athena")
             inner.set("alias", alias)
         table.replace(inner)
     return tree

@@ -283,11 +283,11 @@ def _line_of_phrase(tokens: Sequence[Token], phrase: str, node: exp.Expr) -> int
     """
     words = phrase.upper().split()
     # GROUP BY is one token
-    said = [(word, token.line) for token in tokens for word in token.text.upper().split()]
+    words_of_lines = [(word, token.line) for token in tokens for word in token.text.upper().split()]
     lines = [
         line
-        for n, (_, line) in enumerate(said)
-        if words and [word for word, _ in said[n : n + len(words)]] == words
+        for n, (_, line) in enumerate(words_of_lines)
+        if words and [word for word, _ in words_of_lines[n : n + len(words)]] == words
     ]
     near = min(_lines(node), default=0) or max(_lines(node.parent or node), default=0)
     return min(lines, key=lambda line: abs(line - near), default=0)

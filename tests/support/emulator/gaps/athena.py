@@ -357,8 +357,8 @@ def _output(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     the workgroup's.
     """
     own = (settings.get("ResultConfiguration") or {}).get("OutputLocation")
-    said = (asked.get("ResultConfiguration") or {}).get("OutputLocation")
-    output = own if settings.get("EnforceWorkGroupConfiguration") and own else said or own
+    requested = (asked.get("ResultConfiguration") or {}).get("OutputLocation")
+    output = own if settings.get("EnforceWorkGroupConfiguration") and own else requested or own
     if not output:
         raise InvalidRequestError(
             "No output location provided. An output location is required either through the "

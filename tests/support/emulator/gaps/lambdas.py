@@ -35,7 +35,7 @@ need(lambda_runtime, "_signal", "ProvidedWorker")
 BACKOFF = 0.1
 POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 # mappings whose missing permissions are logged already: they are checked many times a second
-told: set[str] = set()
+logged: set[str] = set()
 here = threading.local()  # .messages: of the batch that this thread passes to a function
 
 
@@ -87,11 +87,11 @@ def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, A
         messages = getattr(here, "messages", None)
         if messages is None or answer.get("error") or is_understood(answer.get("body"), messages):
             return answer
-        told = {
+        error = {
             "errorType": "MalformedBatchResponse",
             "errorMessage": f"not a batch response: {str(answer.get('body'))[:200]}",
         }
-        return {"error": True, "body": told, "log": answer.get("log", "")}
+        return {"error": True, "body": error, "log": answer.get("log", "")}
 
     return executed
 
@@ -126,8 +126,8 @@ def _none_without_rights(concurrency: Callable[..., int]) -> Callable[..., int]:
                 for action in POLLING:
                     check(action, mapping["EventSourceArn"])
         except DeniedError as error:
-            if mapping["UUID"] not in told:
-                told.add(mapping["UUID"])
+            if mapping["UUID"] not in logged:
+                logged.add(mapping["UUID"])
                 log.warning("messages are left alone: %s", error)
             return 0
         return concurrency(mapping, function, *more)

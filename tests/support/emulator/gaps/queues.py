@@ -85,8 +85,10 @@ def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
 
     async def received(asked: Mapping[str, Any], url: str) -> Any:
         attributes = sqs._get_q(asked.get("QueueUrl", url))["attributes"]
-        said = asked.get("WaitTimeSeconds")
-        wait = int(attributes.get("ReceiveMessageWaitTimeSeconds", 0) if said is None else said)
+        requested = asked.get("WaitTimeSeconds")
+        wait = int(
+            attributes.get("ReceiveMessageWaitTimeSeconds", 0) if requested is None else requested
+        )
         if not 0 <= wait <= LONGEST_POLL:
             raise sqs._Err(
                 "InvalidParameterValue",

@@ -240,7 +240,7 @@ class CreateExternal:
 
 @dataclass(frozen=True)
 class DropTable:
-    """Execute DROP TABLE and DROP VIEW: the definition is removed, the files stay."""
+    """Execute DROP TABLE and DROP VIEW: the facts is removed, the files stay."""
 
     database: str | None
     table: str
@@ -318,11 +318,11 @@ class CreateView:
                 )
             context.call(lambda: glue._delete_table({"DatabaseName": database, "Name": name}))
         rows, _ = _rows(self.tree.expression, context)
-        told = json.dumps({"originalSql": self.tree.expression.sql("trino"), "schema": database})
+        facts = json.dumps({"originalSql": self.tree.expression.sql("trino"), "schema": database})
         view = {
             "Name": name,
             "TableType": "VIRTUAL_VIEW",
-            "ViewOriginalText": f"/* Presto View: {base64.b64encode(told.encode()).decode()} */",
+            "ViewOriginalText": f"/* Presto View: {base64.b64encode(facts.encode()).decode()} */",
             "Parameters": {"presto_view": "true"},
             "StorageDescriptor": {"Columns": _glue_columns(rows.schema), "Location": ""},
         }
@@ -346,10 +346,10 @@ def _table(database: str, name: str, only: frozenset[str] | None, context: Conte
     if not view:
         return hive.read_table(database, name, only)
     check_glue("glue:GetTable", database, name)
-    told = json.loads(base64.b64decode(view["text"]))
+    facts = json.loads(base64.b64decode(view["text"]))
     rows, scanned = trino.run(
-        trino.parse(told["originalSql"]),
-        told["schema"],
+        trino.parse(facts["originalSql"]),
+        facts["schema"],
         lambda d, n, o: _table(d, n, o, context),
         context.running,
     )

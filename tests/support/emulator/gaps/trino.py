@@ -119,7 +119,7 @@ def run(
             kinds = list(map(str, relation.types))
             rows = relation.to_arrow_table()
         except duckdb.Error as error:
-            raise _told(error) from error
+            raise _query_error(error) from error
     columns = [_column(column, kind) for column, kind in zip(rows.columns, kinds, strict=True)]
     return pa.table(columns, rows.column_names), sum(one.scanned for one in found.values())
 
@@ -376,7 +376,7 @@ def _is_known(kind: pa.DataType) -> bool:
     return True
 
 
-def _told(error: duckdb.Error) -> QueryError:
+def _query_error(error: duckdb.Error) -> QueryError:
     """Return DuckDB's error under Athena's name."""
     words = str(error)
     if isinstance(error, duckdb.InterruptException):
