@@ -60,7 +60,6 @@ LONG_FILES = {
     "hundredfold/pipeline/validate.py",
     "hundredfold/pipeline/work.py",
     "hundredfold/ports/interfaces.py",
-    "hundredfold/sql/athena/rewrites.py",
     "hundredfold/sql/athena/unsupported.py",
     "hundredfold/sql/duckdb.py",
     "hundredfold/sql/sources/csv_dialect.py",
