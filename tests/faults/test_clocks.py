@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hundredfold
-from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
+from hundredfold.local.new_run import create_run
 from hundredfold.local.sqlite_queue import AttendedClock, SqliteQueue
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State

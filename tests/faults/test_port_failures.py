@@ -18,8 +18,8 @@ import pytest
 from hundredfold import Job, Model, Publish, Source, open_run, retry
 from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.job import Layout, Message
-from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
+from hundredfold.local.new_run import create_run
 from hundredfold.local.resources import Resources
 from hundredfold.local.runner import LocalRunner
 from hundredfold.pipeline.collect import collect

@@ -25,7 +25,8 @@ from hundredfold import Job, Model, Publish, Source
 from hundredfold.contract import read_contract
 from hundredfold.data.arrow_columns import COLUMN_ERRORS, to_column
 from hundredfold.data.result_contract import ReturnType
-from hundredfold.data.results import ResultBuilder, to_table
+from hundredfold.data.results import ResultBuilder
+from hundredfold.data.returned_values import to_table
 from hundredfold.errors import ResultError, SourceError
 from hundredfold.sql.sources.frames import frame_to_table
 from support.in_process import InProcessRunner

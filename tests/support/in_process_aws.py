@@ -34,7 +34,8 @@ from hundredfold.data.manifest import Manifest
 from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
 from hundredfold.pipeline.prepare import prepare as prepare_with_duckdb
-from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, describe_run, publish
+from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, publish
+from hundredfold.pipeline.release_queries import describe_run
 from hundredfold.pipeline.releases import Release
 from hundredfold.pipeline.validate import validate
 from hundredfold.pipeline.validation_results import ValidationResult

@@ -15,8 +15,8 @@ import pyarrow as pa
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import HundredfoldError
 from hundredfold.local import backend
-from hundredfold.local.backend import create_run
 from hundredfold.local.home import Home
+from hundredfold.local.new_run import create_run
 from hundredfold.local.resources import Resources
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import stages

@@ -42,6 +42,7 @@ def time_loops(
     memory: int,
     log: Path,
     on_task: Callable[[Task], None],
+    *,
     grace: float = LAST_UNIT_GRACE_S,
 ) -> dict[Task, BaselineTiming]:
     """Return the timing of each task.

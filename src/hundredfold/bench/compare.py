@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,13 +18,21 @@ from ..data.batch import row_form
 from ..errors import HundredfoldError, UsageError
 from ..job import Job, Layout
 from ..local.home import Home
-from ..local.resources import Resources, choose_resources
+from ..local.resources import choose_resources
 from ..runs.job_loader import load_job
 from ..sql.sources.files import Files, find_files
 from ..workers.protocol import WorkerContext
 from .baseline import BaselineTiming, Task
 from .baseline_process import time_loops
-from .engine import ALL_RUN_ID, Listener, ModelTiming, RunTiming, run_all, run_single
+from .engine import (
+    ALL_RUN_ID,
+    Listener,
+    ModelTiming,
+    RunTiming,
+    TimedJob,
+    run_all,
+    run_single,
+)
 from .frames import library_of
 
 SINGLE_TIME_SHARE, LOOPS_TIME_SHARE = 0.5, 0.5  # of the time for the run with all workers
@@ -66,11 +74,25 @@ def compare(
     with TemporaryDirectory(prefix="hundredfold-bench-", ignore_cleanup_errors=True) as folder:
         home = Home(folder)
         listener.timing(f"here, {_workers(limits.workers)}")
-        every = run_all(job, sources, home, seconds, options, listener)
-        single = _time_single(job, sources, home, seconds, options, listener, every, limits.workers)
+        timed = TimedJob(job, sources, options, home, listener)
+        every = run_all(timed, seconds)
+        single, why = _time_single(timed, seconds, every, limits.workers)
         names = [model] if model else list(every.models)
-        timings = _time_loops(job, names, every, home, seconds, limits, listener)
-    return _facts(job, model, names, limits, every, single, timings, seconds)
+        loops = _time_loops(timed, names, every, seconds, limits.memory)
+    timings = _Timings(seconds, every, limits.workers, single, why, loops)
+    return _facts(job, model, names, timings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timings:
+    """The timings of one job: the run with all workers, the one with one worker, and the loops."""
+
+    seconds: float  # for the run with all workers
+    every: RunTiming
+    workers: int  # of the run with all
+    single: RunTiming | None
+    why: str  # there is no run with one worker
+    loops: Mapping[Task, BaselineTiming]
 
 
 def _job_up_to(job: Job, model: str | None) -> Job:
@@ -86,14 +108,7 @@ def _workers(count: int) -> str:
 
 
 def _time_single(
-    job: Job,
-    sources: Mapping[str, str],
-    home: Home,
-    seconds: float,
-    options: Mapping[str, Any],
-    listener: Listener,
-    every: RunTiming,
-    workers: int,
+    timed: TimedJob, seconds: float, every: RunTiming, workers: int
 ) -> tuple[RunTiming | None, str]:
     """Return the run with one worker; or None, and the reason."""
     if workers == 1:
@@ -101,24 +116,17 @@ def _time_single(
     before = (every.reading - START_S) * workers
     if before > seconds:
         return None, f"reading alone may take {before:,.0f} s"
-    listener.timing(f"here, {_workers(1)}")
+    timed.listener.timing(f"here, {_workers(1)}")
     try:
-        return run_single(
-            job, sources, home, SINGLE_TIME_SHARE * seconds, options, listener, every
-        ), ""
+        return run_single(timed, SINGLE_TIME_SHARE * seconds, every), ""
     except HundredfoldError as error:
         return None, str(error)
 
 
 def _time_loops(
-    job: Job,
-    names: Sequence[str],
-    every: RunTiming,
-    home: Home,
-    seconds: float,
-    limits: Resources,
-    listener: Listener,
+    timed: TimedJob, names: Sequence[str], every: RunTiming, seconds: float, memory: int
 ) -> dict[Task, BaselineTiming]:
+    job, home = timed.job, timed.home
     tasks = [
         Task("read"),
         *(task for name in names for task in _tasks(job, name, every.models[name])),
@@ -129,7 +137,7 @@ def _time_loops(
     }
 
     def on_task(task: Task) -> None:
-        listener.timing(
+        timed.listener.timing(
             "reading the sources in one process"
             if task.kind == "read"
             else f"{task.model} as a loop: {task.kind}"
@@ -140,7 +148,7 @@ def _time_loops(
         tasks,
         files,
         LOOPS_TIME_SHARE * seconds,
-        limits.memory,
+        memory,
         home.logs("loops"),
         on_task,
     )
@@ -160,21 +168,12 @@ def _tasks(job: Job, name: str, worked: ModelTiming) -> list[Task]:
     ]
 
 
-def _facts(
-    job: Job,
-    model: str | None,
-    names: Sequence[str],
-    limits: Resources,
-    every: RunTiming,
-    single: tuple[RunTiming | None, str],
-    timings: Mapping[Task, BaselineTiming],
-    seconds: float,
-) -> dict[str, Any]:
-    ways = [_loop_way(kind, names, timings) for kind in ("filter", "groupby")]
-    alone, why = single
-    if alone is not None or why:
-        ways.append(_engine_way("single", 1, alone, names, model, why))
-    ways.append(_engine_way("all", limits.workers, every, names, model, ""))
+def _facts(job: Job, model: str | None, names: Sequence[str], timings: _Timings) -> dict[str, Any]:
+    every, single, why = timings.every, timings.single, timings.why
+    ways = [_loop_way(kind, names, timings.loops) for kind in ("filter", "groupby")]
+    if single is not None or why:
+        ways.append(_engine_way("single", 1, single, names, model, why))
+    ways.append(_engine_way("all", timings.workers, every, names, model, ""))
     return {
         "job": job.name,
         "name": names[0] if len(job.models) == 1 or model else job.name,
@@ -183,7 +182,7 @@ def _facts(
         "before": [m.name for m in job.models if m.name not in names and m.name in every.models],
         "rejected": every.rejected,
         "refused": every.refused,
-        "seconds": seconds,
+        "seconds": timings.seconds,
         "ways": [way for way in ways if way is not None],
     }
 

@@ -73,6 +73,17 @@ class RunTiming:
     refused: str = ""  # the reason why it published nothing
 
 
+@dataclass(frozen=True, slots=True)
+class TimedJob:
+    """A job to time: its sources and options, where its runs are kept, and who follows them."""
+
+    job: Job
+    sources: Mapping[str, Any]
+    options: Mapping[str, Any]
+    home: Home
+    listener: Listener
+
+
 @dataclass
 class Stopwatch:
     """RunCallbacks that time each stage, and stop the run if a model's work exceeds its limit.
@@ -144,14 +155,7 @@ class Stopwatch:
         self.listener.collected(collected)
 
 
-def run_all(
-    job: Job,
-    sources: Mapping[str, Any],
-    home: Home,
-    seconds: float,
-    options: Mapping[str, Any],
-    listener: Listener,
-) -> RunTiming:
+def run_all(timed: TimedJob, seconds: float) -> RunTiming:
     """Time the run with all workers.
 
     After `seconds` the current model is extrapolated, and later ones are left out.
@@ -163,10 +167,18 @@ def run_all(
             left if any(stage.startswith("collect") for stage in watch.seconds) else max(left, 0.0)
         )
 
-    watch = Stopwatch(listener, limit, MIN_MODEL_SHARE * seconds)
+    job, home = timed.job, timed.home
+    watch = Stopwatch(timed.listener, limit, MIN_MODEL_SHARE * seconds)
     refused, stopped = "", False
     try:
-        run(job, sources, home=home.folder, run_id=ALL_RUN_ID, callbacks=watch, **options)
+        run(
+            job,
+            timed.sources,
+            home=home.folder,
+            run_id=ALL_RUN_ID,
+            callbacks=watch,
+            **timed.options,
+        )
     except PublishRefused as refusal:
         refused = str(refusal)
     except TimeLimitReached:
@@ -178,15 +190,7 @@ def run_all(
     )
 
 
-def run_single(
-    job: Job,
-    sources: Mapping[str, Any],
-    home: Home,
-    seconds: float,
-    options: Mapping[str, Any],
-    listener: Listener,
-    before: RunTiming,
-) -> RunTiming:
+def run_single(timed: TimedJob, seconds: float, before: RunTiming) -> RunTiming:
     """Time the run with one worker, after `before` with all.
 
     A model that takes longer than its part of the time is extrapolated, and the run continues with
@@ -198,11 +202,12 @@ def run_single(
         worked = before.models.get(model.name)
         return -1.0 if worked is None else seconds * worked.seconds / together
 
-    watch = Stopwatch(listener, limit, MIN_MODEL_SHARE * seconds / len(before.models))
+    job, home = timed.job, timed.home
+    watch = Stopwatch(timed.listener, limit, MIN_MODEL_SHARE * seconds / len(before.models))
     refused, name = "", None
     while True:
         try:
-            _run_or_resume(job, sources, home, options, watch, resumed=name is not None)
+            _run_or_resume(timed, watch, resumed=name is not None)
         except PublishRefused as refusal:
             refused = str(refusal)
         except TimeLimitReached:
@@ -223,22 +228,15 @@ def run_single(
         )
 
 
-def _run_or_resume(
-    job: Job,
-    sources: Mapping[str, Any],
-    home: Home,
-    options: Mapping[str, Any],
-    watch: Stopwatch,
-    *,
-    resumed: bool,
-) -> None:
+def _run_or_resume(timed: TimedJob, watch: Stopwatch, *, resumed: bool) -> None:
     """Start the run with one worker, or resume it."""
+    job, folder = timed.job, timed.home.folder
     if resumed:
-        memory = options["memory"]
-        resume(SINGLE_RUN_ID, home=home.folder, job=job, callbacks=watch, workers=1, memory=memory)
+        memory = timed.options["memory"]
+        resume(SINGLE_RUN_ID, home=folder, job=job, callbacks=watch, workers=1, memory=memory)
         return
-    single = {**options, "workers": 1}
-    run(job, sources, home=home.folder, run_id=SINGLE_RUN_ID, callbacks=watch, **single)
+    single = {**timed.options, "workers": 1}
+    run(job, timed.sources, home=folder, run_id=SINGLE_RUN_ID, callbacks=watch, **single)
 
 
 def _extrapolate_model(watch: Stopwatch, home: Home, run_id: str) -> str | None:

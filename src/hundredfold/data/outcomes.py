@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .._package import FOLDER
 from ..errors import ConversionError, ResultError
 from ..job import Message
-from .arrow_columns import type_to_hex
+from .arrow_types import type_to_hex
 from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
 
 MAX_UNSIZED_BYTES = 2**20  # larger results are measured before they are packed

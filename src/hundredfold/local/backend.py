@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import pyarrow.parquet as pq
-
-from ..data.checksums import checksum_of, put_sealed, verify
-from ..errors import DamagedFile, SourceError, StateError, Stopped, UsageError
+from ..data.checksums import verify
+from ..errors import DamagedFile, StateError, Stopped, UsageError
 from ..job import Job, Layout
-from ..paths import expand_user
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validation_results import move_source
-from ..ports.interfaces import Record, SourcePlace
-from ..ports.run_facts import HOME_FORMAT, RunOptions
+from ..ports.interfaces import Record
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
 from ..runs.job_code import JobCode, read_job_code, with_queries
 from ..runs.job_loader import absolute_ref, job_of, load_job
-from ..runs.names import check_run_id
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
     check_adjustable,
     check_arguments,
     check_declared,
-    check_names,
     decided_options,
-    new_run_id,
-    parse_as_of,
     with_limits,
 )
 from ..sql.duckdb import fingerprints
 from ..sql.sources.files import find_files, pattern
-from ..workers.job_pickle import pickle_job
 from ..workers.pool import WorkerPool
 from .home import Home
-from .rebuild import write_record
+from .new_run import IN_MEMORY, create_run, source_place
 from .resources import Resources, choose_resources
 from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"
-IN_MEMORY = "(in memory)"  # the recorded place of a source that was passed as a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,100 +229,11 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
                 f"the source {name} is a table, and a table has no file",
                 hint="its rows are kept with the run: leave it out",
             )
-        now[name] = str(_source_place(name, place, name_given=True))
+        now[name] = str(source_place(name, place, name_given=True))
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
             move_source(name, fingerprints(files.paths), pattern, Layout(record.id), home.store)
     home.ledger.note(record.id, options={"sources": now})
-
-
-def create_run(
-    home: Home,
-    job: Job,
-    ref: str,
-    sources: Mapping[str, object],
-    arguments: RunArguments,
-    code: JobCode | None = None,
-) -> str:
-    """Record a new run and return its id; keep the job and in-memory sources for later
-    processes.
-    """
-    as_of, run_id, max_rejected = arguments.as_of, arguments.run_id, arguments.max_rejected
-    now = dt.datetime.now(dt.UTC)
-    created = _after_all_runs(now, home)
-    run = check_run_id(run_id) if run_id is not None else new_run_id(created)
-    check_names(job, sources, max_rejected)
-    check_declared(job)
-    places = _checked_places(job, sources)
-    stamp = created.isoformat(timespec="milliseconds")
-    options: RunOptions = {
-        "format": HOME_FORMAT,
-        "workers": arguments.workers,
-        "memory": arguments.memory,
-        "as_of": parse_as_of(as_of)
-        if as_of is not None
-        else now.replace(tzinfo=None, microsecond=0).isoformat(" "),
-        "sources": {
-            name: place if isinstance(place, str) else IN_MEMORY for name, place in places.items()
-        },
-        "folder": str(job.folder),
-        "max_rejected": dict(max_rejected),
-        "max_failed": arguments.max_failed,
-        "attempt": 1,
-    }
-    pickled = pickle_job(job)
-    record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
-    home.ledger.create(record)
-    try:
-        record = _keep_tables(home, record, places)
-        write_record(record, [model.name for model in job.models], home.store)
-        put_sealed(home.store, Layout(run).job(), pickled)
-        if code is not None:
-            keep_code(home, record, code)
-    except Exception as error:
-        fail(home, run, error)
-        raise
-    return run
-
-
-def _checked_places(job: Job, sources: Mapping[str, object]) -> dict[str, SourcePlace]:
-    """Return the place of each source. Raises: SourceError for an invalid path."""
-    places = {
-        source.name: _source_place(
-            source.name, sources.get(source.name, source.path), name_given=source.name in sources
-        )
-        for source in job.sources
-    }
-    for name, place in places.items():
-        if isinstance(place, str):
-            find_files(name, place, job.folder or Path())
-    return places
-
-
-def _keep_tables(home: Home, record: Record, places: Mapping[str, SourcePlace]) -> Record:
-    """Write the sources that are in memory as files, and record their checksums."""
-    staged: dict[str, str] = {}
-    for name, place in places.items():
-        if not isinstance(place, str):
-            from ..sql.sources.frames import frame_to_table
-
-            key = Layout(record.id).staged(name)
-            with home.store.writing(key) as path:
-                pq.write_table(frame_to_table(name, place), path)
-            staged[key] = checksum_of(home.store, key)
-    return home.ledger.note(record.id, options={"staged": staged}) if staged else record
-
-
-def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
-    """Return the present time, or just after the newest run's start if the clock was set back
-    since.
-
-    The newest run must have the latest time.
-    """
-    for record in home.ledger.runs()[:1]:
-        with suppress(ValueError):
-            now = max(now, dt.datetime.fromisoformat(record.created) + dt.timedelta(milliseconds=1))
-    return now
 
 
 def execute(
@@ -345,6 +244,7 @@ def execute(
     callbacks: RunCallbacks,
     event: Event,
     code: JobCode | None = None,
+    *,
     pool_factory: Callable[..., WorkerPool] = WorkerPool,
 ) -> Run:
     """Execute a run to its end, as its only driver."""
@@ -392,21 +292,6 @@ def _make_runner(
     return LocalRunner(
         home, with_queries(with_limits(job, record)), record, resources, places, callbacks, snapshot
     )
-
-
-def _source_place(name: str, place: object, name_given: bool) -> SourcePlace:
-    """Return a path made absolute if the caller passed it, or the rows of a table."""
-    if place is None:
-        raise SourceError(
-            f"the source {name} has no path",
-            hint=f"name its path: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
-        )
-    if not isinstance(place, str | Path):
-        from ..sql.sources.frames import frame_to_table
-
-        return frame_to_table(name, place)
-    text = str(place)
-    return str(expand_user(text).absolute()) if name_given else text
 
 
 def _job_or_failed(home: Home, record: Record) -> Job:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import Contract, literal, quote
-from ..data.arrow_columns import (
+from ..data.arrow_types import (
     are_compatible,
     cast,
     common_type,

@@ -23,7 +23,8 @@ from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, War
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
-from .publish import Terms, check_limits, describe_run, publish, refuse_all_failed, refuse_none_ok
+from .publish import Terms, check_limits, publish, refuse_all_failed, refuse_none_ok
+from .release_queries import describe_run
 from .stage_times import StageTimes
 from .stages import Stage
 from .validate import naming_damage, refuse_changed, validate

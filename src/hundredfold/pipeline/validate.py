@@ -7,26 +7,25 @@ Queries read the accepted rows under the source's name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
 from ..contract import Contract, quote, read_contract
 from ..data.checksums import checksum_of
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
-from ..job import Job, Layout, Source, allowed
-from ..ports.interfaces import (
-    AttachedSource,
-    RunStore,
-    SourcePlace,
-    Warehouse,
-)
-from ..sql.checks import Checks, Rule, compile_checks, duplicates, quote_part, refuse_timeless
+from ..job import Job, Layout, Source
+from ..ports.interfaces import AttachedSource, RunStore, SourcePlace, Warehouse
+from ..sql.checks import Checks, compile_checks, duplicates, refuse_timeless
 from ..sql.sources.changes import check_unchanged
+from .source_findings import (
+    decimal_hint,
+    malformed_findings,
+    refuse_replaced,
+    refuse_too_many,
+    rule_findings,
+)
 from .validation_results import (
     Finding,
     ValidationResult,
@@ -34,15 +33,6 @@ from .validation_results import (
     verify_accepted,
     write_results,
 )
-
-# beginnings of the rules that a value which is not a number breaks
-NUMBER_RULES = (
-    "must be a number",
-    "must be a whole number",
-    "must be a decimal",
-)
-DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
-DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
 
 
 def validate(
@@ -130,11 +120,15 @@ def _validate_one(
     warehouse: Warehouse,
     store: RunStore,
 ) -> ValidationResult:
-    contract = read_contract(source.contract) if source.contract else None
+    contract = _contract_of(source)
     wanted = {c.name: c for c in contract.columns} if contract else {}
     raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
     with naming_damage(source.name, raw.fingerprints, warehouse):
-        return _check_source(source, place, contract, raw, as_of, layout, warehouse, store)
+        return _check_source(source, place, raw, as_of, layout, warehouse, store)
+
+
+def _contract_of(source: Source) -> Contract | None:
+    return read_contract(source.contract) if source.contract else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +159,6 @@ class _Totals:
 def _check_source(
     source: Source,
     place: SourcePlace,
-    contract: Contract | None,
     raw: AttachedSource,
     as_of: str,
     layout: Layout,
@@ -173,6 +166,7 @@ def _check_source(
     store: RunStore,
 ) -> ValidationResult:
     """Check the rows of a source, and write its rejected, repaired and accepted rows."""
+    contract = _contract_of(source)
     checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of)
     if source.name in {t.split(".")[0] for t in source.references.values()}:
         # a source that refers to itself is checked against its raw rows
@@ -187,9 +181,9 @@ def _check_source(
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
     _refuse_empty(source, place, totals)
-    findings = _findings(checks, counts, raw.in_file_order, warehouse) if totals.bad else ()
+    findings = rule_findings(checks, counts, raw.in_file_order, warehouse) if totals.bad else ()
     if raw.malformed is not None:
-        findings += _malformed_findings(raw.malformed)
+        findings += malformed_findings(raw.malformed)
     if has_duplicates:
         totals, duplicates = _find_duplicates(source, checks, totals, raw.in_file_order, warehouse)
         findings += duplicates
@@ -209,7 +203,8 @@ def _check_source(
             select=checks.accepted(None),
             files=raw.fingerprints,
         )
-    return _keep_accepted(source, checks, raw, totals, findings, layout, warehouse, store)
+    kept = _keep_accepted(source, checks, raw, totals, layout, warehouse, store)
+    return replace(kept, findings=findings)
 
 
 def _refuse_empty(source: Source, place: SourcePlace, totals: _Totals) -> None:
@@ -253,9 +248,9 @@ def _refuse_beyond_limits(
     where: str,
 ) -> None:
     """Raise ContractError where more rows were rejected or superseded than is allowed, or all."""
-    sign = _decimal_hint(source, csv, findings)
-    _refuse_too_many(source, totals.rejected, totals.rows, findings, where, sign)
-    _refuse_replaced(source, totals.superseded, totals.rows, where)
+    sign = decimal_hint(source, csv, findings)
+    refuse_too_many(source, totals.rejected, totals.rows, findings, where, sign)
+    refuse_replaced(source, totals.superseded, totals.rows, where)
     if totals.rejected + totals.dropped == totals.rows:
         raise ContractError(
             f"{source.name}: all {totals.rows:,} rows were rejected",
@@ -269,12 +264,14 @@ def _keep_accepted(
     checks: Checks,
     raw: AttachedSource,
     totals: _Totals,
-    findings: tuple[Finding, ...],
     layout: Layout,
     warehouse: Warehouse,
     store: RunStore,
 ) -> ValidationResult:
-    """Write the accepted rows as an object of the store. Raises: ConservationError."""
+    """Write the accepted rows as an object of the store; return the result without findings.
+
+    Raises: ConservationError.
+    """
     has_rejects = bool(totals.rejected or totals.dropped)
     rejects = warehouse.read_parquet(layout.rejects(source.name)) if has_rejects else None
     key = f"{layout.root}/sources/{source.name}.parquet"
@@ -302,24 +299,10 @@ def _keep_accepted(
         totals.copies,
         totals.superseded,
         totals.repaired,
-        findings,
-        key,
+        accepted_key=key,
         checksums=checksums,
         csv=raw.csv,
     )
-
-
-def _malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
-    """Return a finding for each rule that malformed lines break, with the first of them."""
-    rules = malformed.column("rule").to_pylist()
-    rows = {
-        rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)
-    }
-    found = [
-        Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60])
-        for rule, row in rows.items()
-    ]
-    return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
 def _refuse_references(source: Source, warehouse: Warehouse) -> None:
@@ -409,51 +392,12 @@ def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[in
     return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
 
 
-def _findings(
-    checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse
-) -> tuple[Finding, ...]:
-    """Return each broken rule with its first row, the most frequent first."""
-    broken = [
-        (i, rule, count)
-        for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True))
-        if count
-    ]
-    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
-    firsts = ", ".join(
-        (
-            f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
-            f"min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) "
-            f"FILTER (WHERE __k{i} = 1) AS v{i}"
-        )
-        for i, rule, _ in broken
-    )
-    first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
-    found = [
-        Finding(
-            rule.column,
-            rule.message,
-            count,
-            first[f"p{i}"][:-20],
-            int(first[f"p{i}"][-20:]) if exact else 0,
-            first[f"v{i}"],
-        )
-        for i, rule, count in broken
-    ]
-    return tuple(sorted(found, key=lambda finding: -finding.rows))
-
-
 def _totals_query(checks: Checks) -> str:
     """Return a query of the numbers of rows, of bad and of repaired ones."""
     return (
         f"SELECT count(*) AS n, count(*) FILTER (WHERE {checks.broken}) AS bad, count(*) FILTER "
         f"(WHERE {checks.repaired}) AS repaired FROM ({checks.typed}) AS t"
     )
-
-
-def _raw_value(rule: Rule, checks: Checks) -> str:
-    """Return the column of `judged` with the raw value that a rule checked."""
-    raw = f"__raw_{quote_part(rule.column)}"
-    return raw if f"AS {raw}," in checks.typed else quote(rule.column)
 
 
 def _has_duplicates(source: Source, checks: Checks, warehouse: Warehouse) -> bool:
@@ -556,71 +500,6 @@ def _write_repairs(
     warehouse.materialize("__touched", checks.touched(raw.select))
     warehouse.write(checks.repairs("__touched", names, source.unique), layout.repairs(source.name))
     warehouse.drop("__touched")
-
-
-def _decimal_hint(
-    source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]
-) -> str:
-    """Return a hint about the decimal sign if rejected numbers are written with the other one; else
-    "".
-    """
-    signs = {str(facts["decimal"]) for facts in csv}
-    if len(signs) != 1:
-        return ""
-    sign = signs.pop()
-    written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
-    if not any(
-        f.message.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
-    ):
-        return ""
-    return (
-        f"if these numbers have a decimal {'comma' if other == ',' else 'point'}, declare "
-        f'it: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
-    )
-
-
-def _refuse_too_many(
-    source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str
-) -> None:
-    limit = allowed(source.max_rejected, rows)
-    if rejected <= limit:
-        return
-    several = len({f.file for f in findings}) > 1
-    width = max(len(f.column) for f in findings)
-    words = max(len(f.message) for f in findings)
-    counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
-    raise ContractError(
-        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the "
-        f"limit is {limit:,}",
-        problems=[
-            (
-                f"{f.column:<{width}}  {f.message:<{words}}  "
-                f"{f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: "
-                f"{_location(f, several)} ({f.value})"
-            )
-            for f in findings
-        ],
-        hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
-    )
-
-
-def _refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> None:
-    """Refuse a source most of whose rows supersede one another: its key lacks a column."""
-    limit = allowed(source.max_replaced, rows)
-    if superseded > limit:
-        raise ContractError(
-            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by "
-            f"later rows of the same {', '.join(source.unique)}, and the limit is {limit:,}",
-            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if "
-            "not, its `unique` lacks a column",
-        )
-
-
-def _location(finding: Finding, several: bool) -> str:
-    """Return the place of a row, as far as it is known; the file only where there are several."""
-    if not finding.row:
-        return f"in {finding.file}"
-    return f"row {finding.row}" + (f" of {finding.file}" if several else "")
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 from ..bench.engine import Listener
 from ..errors import StateError
 from ..finished_runs import input_source
-from ..local.backend import IN_MEMORY
 from ..local.home import Home
+from ..local.new_run import IN_MEMORY
 from ..ports.interfaces import Record, RunHome
 from ..runs.efficiency import Efficiency, efficiency_of
 from ..runs.job_loader import job_of

@@ -21,7 +21,7 @@ from ...errors import StateError, WorkerError
 from ...job import Job, Layout, Message, Model
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.prepare import prepare as prepare_with_duckdb
-from ...pipeline.publish import describe_run
+from ...pipeline.release_queries import describe_run
 from ...pipeline.runner import StageRunner
 from ...pipeline.stages import Stage, stages
 from ...pipeline.validate import refuse_changed, validate

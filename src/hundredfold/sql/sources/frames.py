@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...data.arrow_columns import COLUMN_ERRORS, has_objects, is_opaque, to_column
+from ...data.arrow_columns import COLUMN_ERRORS, has_objects, to_column
+from ...data.arrow_types import is_opaque
 from ...errors import ResultError, SourceError
 from .files import check_column_names, reject_duplicates
 from .nesting import MAX_LEVELS, NESTED_TYPES, is_too_deep

@@ -1,0 +1,142 @@
+"""Which rows of a source break which rule, and the refusal of a source in which too many do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ..contract import quote
+from ..errors import ContractError
+from ..job import Source, allowed
+from ..ports.interfaces import Warehouse
+from ..sql.checks import Checks, Rule, quote_part
+from .validation_results import Finding
+
+# beginnings of the rules that a value which is not a number breaks
+NUMBER_RULES = (
+    "must be a number",
+    "must be a whole number",
+    "must be a decimal",
+)
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
+DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
+
+
+def malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
+    """Return a finding for each rule that malformed lines break, with the first of them."""
+    rules = malformed.column("rule").to_pylist()
+    rows = {
+        rule: malformed.slice(rules.index(rule), 1).to_pylist()[0] for rule in dict.fromkeys(rules)
+    }
+    found = [
+        Finding("(line)", rule, rules.count(rule), row["file"], row["row"], str(row["line"])[:60])
+        for rule, row in rows.items()
+    ]
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def rule_findings(
+    checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse
+) -> tuple[Finding, ...]:
+    """Return each broken rule with its first row, the most frequent first."""
+    broken = [
+        (i, rule, count)
+        for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True))
+        if count
+    ]
+    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
+    firsts = ", ".join(
+        (
+            f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
+            f"min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) "
+            f"FILTER (WHERE __k{i} = 1) AS v{i}"
+        )
+        for i, rule, _ in broken
+    )
+    first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
+    found = [
+        Finding(
+            rule.column,
+            rule.message,
+            count,
+            first[f"p{i}"][:-20],
+            int(first[f"p{i}"][-20:]) if exact else 0,
+            first[f"v{i}"],
+        )
+        for i, rule, count in broken
+    ]
+    return tuple(sorted(found, key=lambda finding: -finding.rows))
+
+
+def _raw_value(rule: Rule, checks: Checks) -> str:
+    """Return the column of `judged` with the raw value that a rule checked."""
+    raw = f"__raw_{quote_part(rule.column)}"
+    return raw if f"AS {raw}," in checks.typed else quote(rule.column)
+
+
+def decimal_hint(
+    source: Source, csv: Sequence[Mapping[str, Any]], findings: Sequence[Finding]
+) -> str:
+    """Return a hint about the decimal sign if rejected numbers are written with the other one; else
+    "".
+    """
+    signs = {str(facts["decimal"]) for facts in csv}
+    if len(signs) != 1:
+        return ""
+    sign = signs.pop()
+    written, other = (DECIMAL_COMMA, ",") if sign == "." else (DECIMAL_POINT, ".")
+    if not any(
+        f.message.startswith(NUMBER_RULES) and written.fullmatch(f.value.strip()) for f in findings
+    ):
+        return ""
+    return (
+        f"if these numbers have a decimal {'comma' if other == ',' else 'point'}, declare "
+        f'it: Source("{source.name}", ..., csv=Csv(decimal="{other}")); or '
+    )
+
+
+def refuse_too_many(
+    source: Source, rejected: int, rows: int, findings: Sequence[Finding], where: str, hint: str
+) -> None:
+    limit = allowed(source.max_rejected, rows)
+    if rejected <= limit:
+        return
+    several = len({f.file for f in findings}) > 1
+    width = max(len(f.column) for f in findings)
+    words = max(len(f.message) for f in findings)
+    counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
+    raise ContractError(
+        f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the "
+        f"limit is {limit:,}",
+        problems=[
+            (
+                f"{f.column:<{width}}  {f.message:<{words}}  "
+                f"{f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: "
+                f"{_location(f, several)} ({f.value})"
+            )
+            for f in findings
+        ],
+        hint=f"{hint}see {where}, or allow them with --max-rejected {source.name}={rejected}",
+    )
+
+
+def refuse_replaced(source: Source, superseded: int, rows: int, where: str) -> None:
+    """Refuse a source most of whose rows supersede one another: its key lacks a column."""
+    limit = allowed(source.max_replaced, rows)
+    if superseded > limit:
+        raise ContractError(
+            f"{source.name} cannot be run: {superseded:,} of {rows:,} rows are superseded by "
+            f"later rows of the same {', '.join(source.unique)}, and the limit is {limit:,}",
+            hint=f"see {where}; if they are restatements, raise max_replaced of the source; if "
+            "not, its `unique` lacks a column",
+        )
+
+
+def _location(finding: Finding, several: bool) -> str:
+    """Return the place of a row, as far as it is known; the file only where there are several."""
+    if not finding.row:
+        return f"in {finding.file}"
+    return f"row {finding.row}" + (f" of {finding.file}" if several else "")
