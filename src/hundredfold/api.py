@@ -40,6 +40,8 @@ def run(
     run_id: str | None = None,
     max_rejected: Mapping[str, float] | None = None,
     max_failed: float | None = None,
+    budget: str | float | None = None,
+    prices: str | Path | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> Run:
     """Run a job from its sources to its release.
@@ -56,22 +58,18 @@ def run(
     wait         aws: False starts the run and returns
     as_of        the time that counts as now, for the checks and the release (default: now)
     max_rejected, max_failed   limits for this run instead of the declared ones
+    budget       what the run may spend before it stops: locally core time ("30m"), on AWS dollars
+    prices       aws: TOML file with prices for the budget, which override the package's
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After
     PublishRefused (too many units failed) `open_run(run_id)` returns the Run with its results.
     """
     arguments = RunArguments(
-        workers=workers,
-        memory=memory,
-        batches=batches,
-        warehouse=warehouse,
-        wait=wait,
-        as_of=as_of,
-        run_id=run_id,
-        max_rejected={} if max_rejected is None else max_rejected,
-        max_failed=max_failed,
-    )
+        workers=workers, memory=memory, batches=batches, warehouse=warehouse, wait=wait,
+        as_of=as_of, run_id=run_id, max_rejected={} if max_rejected is None else max_rejected,
+        max_failed=max_failed, budget=budget, prices=prices,
+    )  # fmt: skip
     there = backend_of(backend, home, stack)
     return there.run(job, sources, arguments, callbacks or NullCallbacks())
 
@@ -87,6 +85,8 @@ def resume(
     callbacks: RunCallbacks | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    budget: str | float | None = None,
+    prices: str | Path | None = None,
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
@@ -95,11 +95,17 @@ def resume(
     Completed work is kept.
 
     sources          {name: path} of sources whose files were moved (local)
+    budget           what the whole run may spend, in place of its present budget
     accept_new_code  continue although the code differs from the run's; completed units keep their
                      results
     """
     arguments = RunArguments(
-        workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
+        workers=workers,
+        memory=memory,
+        budget=budget,
+        prices=prices,
+        wait=wait,
+        accept_new_code=accept_new_code,
     )
     return backend_of(backend, home, stack).resume(
         run_id, arguments, callbacks or NullCallbacks(), job=job, sources=sources

@@ -170,6 +170,9 @@ class PublishRefused(HundredfoldError): ...
 class WorkerError(HundredfoldError): ...
 
 
+class BudgetSpent(HundredfoldError): ...
+
+
 class Stopped(HundredfoldError):
     exit_code = 130
 

@@ -322,6 +322,21 @@ def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path
     )
 
 
+def test_a_budget_ends_a_run_that_resumes_with_a_higher_one(trouble: Stack, tmp_path: Path) -> None:
+    tasks, name = Tasks.write(tmp_path, ["fine"] * 4), f"budget-{uuid4().hex[:6]}"
+    with pytest.raises(UsageError, match="wanted dollars above 0"):
+        trouble.run(tasks, name, warehouse="duckdb", budget="30m")
+    with pytest.raises(HundredfoldError, match=r"the budget of 0\.000001 dollars is spent") as end:
+        trouble.run(tasks, name, warehouse="duckdb", batches=4, budget=0.000001)
+    assert f"resume {name} --budget AMOUNT --backend aws --stack" in str(end.value.hint)
+    assert trouble.record(name).state.value == "failed"
+    done = hundredfold.resume(name, backend="aws", stack=trouble.name, budget=5)
+    assert 0.000001 <= trouble.record(name).counts["spent"] < 5
+    assert {f: done.published(format=f).read_bytes() for f in ("csv", "parquet")} == (
+        tasks.local_release(name)
+    )
+
+
 def test_failed_units_of_a_small_run_are_retried(trouble: Stack, tmp_path: Path) -> None:
     tasks, name = (
         Tasks.write(tmp_path, ["fine", "raise", "fine", "segfault"]),

@@ -455,8 +455,21 @@ def test_the_worker_may_write_outcomes_only(template: Template) -> None:
             if action.startswith(("s3:", "dynamodb:", "glue:", "athena:"))
             and not action.partition(":")[2].startswith(("Get", "List", "Query"))
         ]
-        assert [action for action, _ in writing] == ["s3:PutObject"]
-        assert all(resource.endswith("/runs/*/models/*/outcomes/*") for _, resource in writing)
+        # a worker adds to the dollars of a run with a budget, which are no part of a record
+        allowed = ["s3:PutObject", "dynamodb:UpdateItem"][: 2 if role == "WorkRole" else 1]
+        assert [action for action, _ in writing] == allowed
+        assert writing[0][1].endswith("/runs/*/models/*/outcomes/*")
+
+
+def test_the_worker_may_change_no_record_of_a_run(template: Template) -> None:
+    (policy,) = [
+        p for n, p in of_type(template, "AWS::IAM::Policy").items() if n.startswith("JobWorkRole")
+    ]
+    (changing,) = [
+        s for s in policy["PolicyDocument"]["Statement"] if s["Action"] == "dynamodb:UpdateItem"
+    ]
+    only = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["spent#*"]}}
+    assert changing["Condition"] == only
 
 
 def test_the_worker_may_not_list_or_read_releases(template: Template) -> None:

@@ -20,8 +20,8 @@ from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
 from hundredfold.planning.pilot import ModelPilot, Pilot, typical_first
 from hundredfold.planning.plan import PlanOptions, choose, make_plan
-from hundredfold.planning.prices import read_prices
 from hundredfold.planning.ways import QUOTAS, ways
+from hundredfold.runs.prices import read_prices
 from support.cli import CliResult, run_hundredfold
 
 JOBS = """

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import hundredfold.planning
+import hundredfold.runs
 from hundredfold.errors import UsageError
-from hundredfold.planning.prices import NoPrice, read_prices
+from hundredfold.runs.prices import NoPrice, read_prices
 
-TABLE = tomllib.loads((files(hundredfold.planning) / "prices.toml").read_text("utf-8"))
+TABLE = tomllib.loads((files(hundredfold.runs) / "prices.toml").read_text("utf-8"))
 
 
 def test_every_price_has_a_source_and_an_honest_status() -> None:

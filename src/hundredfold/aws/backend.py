@@ -42,8 +42,10 @@ from ..ports.interfaces import Record
 from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
+from ..runs.budgets import dollar_budget
 from ..runs.job_loader import load_job
 from ..runs.names import check_aws_run_id
+from ..runs.prices import read_prices
 from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
@@ -139,6 +141,7 @@ class AwsBackend:
             "batches": arguments.batches,
             "warehouse": warehouse,
             "stack": home.stack,
+            **_budget_option(arguments),
         }
         home.ledger.create(new_record(run, declared, job, locations, options, home.resources.code))
         return _start_execution(home, home.ledger.read(run), callbacks, arguments.wait)
@@ -162,6 +165,8 @@ class AwsBackend:
         home, record = self._open_to_continue(
             "resume", run_id, Event.START, arguments.accept_new_code
         )
+        if budget := _budget_option(arguments):
+            home.ledger.note(record.id, options=budget)
         _plan_new_code(home, record)
         return _continue(home, record, Event.START, callbacks, arguments.wait)
 
@@ -307,6 +312,16 @@ def _refuse_local(arguments: RunArguments) -> None:
             f"{' and '.join(given)} are for --backend local",
             hint="on AWS they are set when deploying: hundredfold deploy --help",
         )
+
+
+def _budget_option(arguments: RunArguments) -> RunOptions:
+    """Return the option of a budget, if one is given. Raises: UsageError, also without a price."""
+    if arguments.budget is None:
+        if arguments.prices is not None:
+            raise UsageError("--prices is for --budget, which is not given")
+        return {}
+    region = str(client("dynamodb").meta.region_name)
+    return {"budget": dollar_budget(arguments.budget, read_prices(region, arguments.prices))}
 
 
 def _warehouse_of(arguments: RunArguments) -> str:

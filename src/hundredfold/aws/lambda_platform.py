@@ -23,6 +23,7 @@ PACKED_FOLDER = "hundredfold-packed"  # in a package: distributions as zips
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
 DEFAULT_QUIET_S = 60  # without another upload, before a run starts
+SPENT_PREFIX = "spent#"  # of the item of the table with the dollars of a run, beside its record
 MAX_UNZIPPED_BYTES = 250 * 2**20  # code and layers together, unzipped
 
 

@@ -212,11 +212,12 @@ def _show_release(release: Mapping[str, Any]) -> None:
 
 
 def further_lines(facts: RunSummary) -> list[str]:
-    """Return a line on the efficiency of a run, one on the warehouse of a run on AWS, one on
-    uploads that are not read, one on replaced workers, and one on units recomputed because of
-    damaged files.
+    """Return a line on the efficiency of a run, one on its budget, one on the warehouse of a run on
+    AWS, one on uploads that are not read, one on replaced workers, and one on units recomputed
+    because of damaged files.
     """
     lines = [_efficiency_line(found)] if (found := facts.get("efficiency")) else []
+    lines += [f"budget: {facts['spent']}"] if facts.get("spent") else []
     lines += [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
     if uploads := facts.get("replaced_uploads"):
         lines.append(

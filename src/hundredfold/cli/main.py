@@ -24,6 +24,7 @@ from .options import (
     Target,
     argument,
     as_of_option,
+    budget_option,
     home_option,
     importing,
     invoke,
@@ -32,6 +33,7 @@ from .options import (
     new_code_option,
     parse_pairs,
     pool_options,
+    prices_option,
     report_unprinted_result,
     report_write_errors,
     run_argument,
@@ -84,6 +86,8 @@ max_failed_option = click.option(
     help="Maximum rejected rows of a source: a count (3) or a fraction (0.05). Repeatable.",
 )
 @max_failed_option
+@budget_option
+@prices_option
 @click.option(
     "--batches",
     type=click.IntRange(min=1),
@@ -288,6 +292,8 @@ def retry(run: str | None, target: Target, as_json: bool, **options: Any) -> Non
 @run_argument
 @source_option
 @new_code_option
+@budget_option
+@prices_option
 @target_options
 @pool_options
 @json_option

@@ -314,6 +314,15 @@ new_code_option = click.option(
     help="Continue although the code differs from the run's (on AWS: from the code that was "
     "deployed then). Units that are done keep their results.",
 )
+budget_option = click.option(
+    "--budget",
+    metavar="AMOUNT",
+    help="Stop when the run has spent this much: core time, such as 30m; on AWS dollars, by the "
+    "calls of the workers. Completed units are kept.",
+)
+prices_option = click.option(
+    "--prices", metavar="FILE", help="TOML file with prices that override the table's."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +20,12 @@ from .options import (
     json_option,
     parse_pairs,
     pool_options,
+    prices_option,
     source_option,
     target_options,
 )
 
 Facts = Mapping[str, Any]
-SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @click.command(cls=Command)
@@ -72,7 +71,7 @@ SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
     metavar="NAME",
     help="Region of the prices.",
 )
-@click.option("--prices", metavar="FILE", help="TOML file with prices that override the table's.")
+@prices_option
 @click.option(
     "--architecture",
     type=click.Choice(["arm64", "x86_64"]),
@@ -136,10 +135,9 @@ def _refuse_with_compare(job: str | None, source: Sequence[str]) -> None:
 
 def parse_duration(text: str) -> float:
     """Return the seconds of 30s, 1.5m, 1h or a number. Raises: UsageError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|min|h)?\s*", text)
-    if found is None or not float(found[1]):
-        raise UsageError(f"--deadline is {text!r}, wanted a time", hint="such as 30s, 5m or 1h")
-    return float(found[1]) * SECONDS[found[2] or "s"]
+    from ..runs.budgets import parse_time
+
+    return parse_time("--deadline", text)
 
 
 def _count(name: str, text: str) -> int:

@@ -31,7 +31,7 @@ from ..sql.duckdb import fingerprints
 from ..sql.sources.files import find_files, pattern
 from ..workers.pool import WorkerPool
 from .home import Home
-from .new_run import IN_MEMORY, create_run, source_place
+from .new_run import IN_MEMORY, budget_option, create_run, source_place
 from .resources import Resources, choose_resources
 from .runner import LocalRunner, fail
 
@@ -98,7 +98,10 @@ class LocalBackend:
         there, record, job, resources = self._open(run_id, job, arguments)
         event = resume_event(there, record, job)
         after(record.state, event, record.id)
+        budget = budget_option(arguments)
         code = check_code(there, record, job, "resume", arguments.accept_new_code)
+        if budget:
+            there.ledger.note(record.id, options=budget)
         if sources:
             with there.lock(record.id):
                 after(there.ledger.read(record.id).state, event, record.id)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ..data.checksums import checksum_of, put_sealed
-from ..errors import SourceError
+from ..errors import SourceError, UsageError
 from ..job import Job, Layout
 from ..paths import expand_user
 from ..ports.interfaces import Record, SourcePlace
 from ..ports.run_facts import HOME_FORMAT, RunOptions
 from ..ports.run_states import State
 from ..runs.backend import RunArguments
+from ..runs.budgets import core_time_budget
 from ..runs.code_history import keep_code
 from ..runs.job_code import JobCode
 from ..runs.names import check_run_id
@@ -63,6 +64,7 @@ def create_run(
         "max_rejected": dict(max_rejected),
         "max_failed": arguments.max_failed,
         "attempt": 1,
+        **budget_option(arguments),
     }
     pickled = pickle_job(job)
     record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
@@ -77,6 +79,13 @@ def create_run(
         fail(home, run, error)
         raise
     return run
+
+
+def budget_option(arguments: RunArguments) -> RunOptions:
+    """Return the option of a budget, if one is given. Raises: UsageError."""
+    if arguments.prices is not None:
+        raise UsageError("--prices is for --backend aws", hint="a local run costs no dollars")
+    return {} if arguments.budget is None else {"budget": core_time_budget(arguments.budget)}
 
 
 def _checked_places(job: Job, sources: Mapping[str, object]) -> dict[str, SourcePlace]:

@@ -20,6 +20,7 @@ from ..data.checksums import keys_to_delete
 from ..data.manifest import Manifest, UnitList
 from ..errors import (
     TRACEBACK_HINT,
+    BudgetSpent,
     DamagedFile,
     HomeError,
     HundredfoldError,
@@ -30,6 +31,8 @@ from ..errors import (
     error_text,
 )
 from ..job import Job, Layout, Model
+from ..pipeline.budget import Meter, budget_spent_error, stored_seconds
+from ..pipeline.coverage import Coverage
 from ..pipeline.enqueue import enqueue, plan_attempt
 from ..pipeline.prepare import prepare
 from ..pipeline.runner import RunCallbacks, StageRunner
@@ -268,6 +271,7 @@ class LocalRunner:
         manifest = Manifest.read(self.layout, model.name, self.store)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         units = UnitList.read(self.layout, model.name, self.store)
+        meter = self._meter()
         try:
             with closing(
                 SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S, clock=AttendedClock())
@@ -283,12 +287,30 @@ class LocalRunner:
                     pool,
                     self._report_progress,
                     VISIBILITY_S,
+                    meter=meter,
                 ).run()
+        except BudgetSpent:
+            raise self._budget_error(model.name, meter, coverage) from None
         # also after a stop, which is no evidence against a message: the next driver fills a new
         # queue
         finally:
             self._remove_queue(model)
+            if meter is not None:
+                self.home.ledger.note(self.record.id, counts={"spent": round(meter.spent, 3)})
         self._note_replaced(pool)
+
+    def _meter(self) -> Meter | None:
+        """Return the meter of a run with a budget: with the seconds of the units that are done."""
+        if (budget := self.record.options.get("budget")) is None:
+            return None
+        return Meter(budget["limit"], stored_seconds(self.job.models, self.layout, self.store))
+
+    def _budget_error(self, model: str, meter: Meter | None, coverage: Coverage) -> BudgetSpent:
+        budget = self.record.options.get("budget")
+        assert meter is not None
+        assert budget is not None
+        done, units = int(coverage.done.sum()), len(coverage.done)
+        return budget_spent_error(self.record.id, budget, meter.spent, model, done, units)
 
     def _note_replaced(self, pool: WorkerPool) -> None:
         """Add the numbers of replaced workers, by reason, to those of earlier drivers."""

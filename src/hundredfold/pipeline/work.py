@@ -25,13 +25,14 @@ import pyarrow as pa
 from ..data.checksums import put_sealed
 from ..data.manifest import Manifest, UnitKeys, key_text
 from ..data.outcomes import UnitStatus, pack_statuses, unpack_statuses
-from ..errors import HomeError, WorkerError
+from ..errors import BudgetSpent, HomeError, WorkerError
 from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
 from ..sql.queries import UNIT_COST
 from ..workers.memory import MEMORY_HINT
 from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
+from .budget import Meter
 from .coverage import Coverage
 
 HALVING_DELIVERY = 3  # the delivery at which a returned message is split in halves: the third
@@ -108,15 +109,20 @@ class WorkDispatcher:
     # units that are tried again since memory ran out
     retried_alone: set[int] = field(default_factory=set)
     failed_retries: int = 0  # consecutive retries that ran out of memory again
+    meter: Meter | None = None  # of the seconds of units, for a run with a budget
 
     def run(self) -> None:
         """Return when every unit of the messages has an outcome.
 
-        `report` is called between events, and may raise to stop.
+        `report` is called between events, and may raise to stop. Raises: BudgetSpent, after every
+        slot has ended its current unit.
         """
         with self.writer:
             while not all(self.coverage.covers(m.first, m.last) for m in self.messages):
                 self._report()
+                if self.meter is not None and self.meter.is_spent:
+                    self._wait_for_current_units(self.meter)
+                    continue
                 fed = self._assign()
                 self._record_dead_letters()
                 if not fed and not self.in_flight and self.next_delivery is None:
@@ -140,6 +146,19 @@ class WorkDispatcher:
                 for _ in self.pool.events(0.05):
                     pass
         self._report()
+
+    def _wait_for_current_units(self, meter: Meter) -> None:
+        """Assign nothing more, and let every slot end its current unit; then raise BudgetSpent."""
+        busy = [slot for slot in self.pool.slots if slot.message is not None]
+        if not busy:
+            self._await_writes(0)
+            raise BudgetSpent(f"spent {meter.spent} of {meter.limit}")
+        for slot in busy:
+            self.pool.stop_after(slot, 0)
+        for slot, event in self.pool.events(0.05):
+            self._handle(slot, event)
+        self._await_writes(MAX_WRITES)
+        self._keep_leases()
 
     def _await_writes(self, most: int) -> None:
         """Delete the messages whose outcomes are stored.
@@ -423,7 +442,10 @@ class WorkDispatcher:
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
-        bad = unpack_statuses(pa.py_buffer(accounts)).not_ok
+        statuses = unpack_statuses(pa.py_buffer(accounts))
+        if self.meter is not None:
+            self.meter.add(float(statuses.seconds.sum()))
+        bad = statuses.not_ok
         if message.units == 1:
             self._count_retry(message.first, failed=bool(bad))
         if bad:

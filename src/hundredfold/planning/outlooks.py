@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ..aws.lambda_platform import MAX_SOURCE_BYTES_PER_MB
 from ..aws.stack.settings import Settings
 from ..job import Batch
+from ..runs.prices import NoPrice, Prices
 from ..sql.queries import make_batches
 from . import fleets
 from .fleets import Fleet
 from .pilot import ModelPilot, Pilot
-from .prices import NoPrice, Prices
 from .simulator import Played, Work, play
 from .ways import (
     LEAST_CONTAINER_WORK_S,

@@ -13,9 +13,9 @@ from ..errors import UsageError
 from ..job import Job
 from ..local.resources import choose_resources
 from ..runs.job_loader import load_job
+from ..runs.prices import read_prices
 from .outlooks import LOCAL, Outlook, Wishes, outlook_here, outlook_of
 from .pilot import ModelPilot, Pilot, run_pilot
-from .prices import read_prices
 from .ways import QUOTAS, ways
 
 DEFAULT_REGION = "us-east-1"

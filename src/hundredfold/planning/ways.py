@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from ..aws.lambda_platform import MB_PER_VCPU, WORKERS_PER_POLLER
 from ..aws.stack.settings import CONCURRENCY, Settings
+from ..runs.prices import Prices
 from . import fleets
 from .fleets import Fleet
-from .prices import Prices
 from .simulator import Played
 
 # of the account. Lambda: the default; Fargate: the default, in vCPU; EC2: assumption, in vCPU

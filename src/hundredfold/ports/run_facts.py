@@ -22,6 +22,16 @@ class CodeEntry(TypedDict):
     commit: str  # "" where the job's folder is not a Git repository
 
 
+class BudgetFacts(TypedDict, total=False):
+    """What a run may spend."""
+
+    limit: float
+    unit: str  # core-seconds or dollars
+    # dollars of a worker on AWS: for a second of a GB, by processor; for a call
+    gb_second: dict[str, float]
+    call: float
+
+
 class RunOptions(TypedDict, total=False):
     """What a run was started with, and what was decided about it since."""
 
@@ -32,6 +42,7 @@ class RunOptions(TypedDict, total=False):
     max_rejected: dict[str, float]
     max_failed: float | None
     replace_newer: bool
+    budget: BudgetFacts | None
     code: list[CodeEntry]
     keys_to_delete: list[str]  # before the next attempt
     # of a local run

@@ -27,6 +27,8 @@ class RunArguments:
     batches, wait     aws: approximate batches for each model; whether to follow the run to its end
     warehouse         aws: auto (default), duckdb or athena
     as_of             the moment that counts as now for checks and release (default: now)
+    budget            what the run may spend: core time locally ("30m"), dollars on AWS (2.5)
+    prices            aws: file with prices that override the table's, for the budget
     run_id            the id of the run (default: made from the time)
     max_rejected      limits by source that replace the declared ones
     max_failed        a limit for the units of each model that replaces the declared one
@@ -45,6 +47,8 @@ class RunArguments:
     max_failed: float | None = None
     accept_new_code: bool = False
     replace_newer: bool = False
+    budget: str | float | None = None
+    prices: str | Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

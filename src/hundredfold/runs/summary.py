@@ -9,6 +9,7 @@ from ..data.manifest import UnitList, key_text
 from ..data.numpy_columns import to_python_rows
 from ..errors import DamagedFile, NoSuchRun
 from ..pipeline import releases
+from ..pipeline.budget import amount_text
 from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
 from ..ports.run_facts import ModelCounts, SourceCounts
@@ -60,6 +61,7 @@ class RunSummary(TypedDict):
     reasons: list[FailureReason]
     sample: tuple[str, str] | None  # a model and the key of one of its units, to replay
     warehouse: str  # on AWS: where the queries ran, and why; "" locally
+    spent: str  # of its budget; "" without one
     efficiency: Efficiency | None  # of a run that has ended
     workers_replaced: dict[str, int]
     recomputed: list[str]
@@ -90,6 +92,7 @@ def summarize(run: Run) -> RunSummary:
         "reasons": failure_reasons(run) if there else [],
         "sample": sample_unit(run) if there else None,
         "warehouse": _warehouse_text(record),
+        "spent": _spent_text(record),
         "efficiency": efficiency_of(record),
         "workers_replaced": record.counts.get("workers_replaced", {}),
         "recomputed": record.counts.get("recomputed", []),
@@ -106,6 +109,14 @@ def _warehouse_text(record: Record) -> str:
     """Return where the queries of a run on AWS run; "" where that is not decided."""
     reason = record.options.get("warehouse_reason")
     return f"{record.options['warehouse']} ({reason})" if reason else ""
+
+
+def _spent_text(record: Record) -> str:
+    """Return what a run has spent of its budget; "" without one."""
+    budget, spent = record.options.get("budget"), record.counts.get("spent")
+    if budget is None or spent is None:
+        return ""
+    return f"{amount_text(budget, spent)} of {amount_text(budget, budget['limit'])}"
 
 
 def failure_reasons(run: Run) -> list[FailureReason]:

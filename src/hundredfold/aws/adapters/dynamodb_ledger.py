@@ -22,6 +22,7 @@ from ...ports.interfaces import Clock, Record
 from ...ports.run_facts import RunCounts, RunOptions
 from ...ports.run_records import annotate, no_such_run, run_exists_error, transition
 from ...ports.run_states import Event, State
+from ..lambda_platform import SPENT_PREFIX
 from .errors import error_code, translate_errors
 from .session import client
 
@@ -121,6 +122,25 @@ class DynamoLedger:
         return self._update(
             run, lambda record: annotate(record, step, counts, options, self._clock())
         )
+
+    def add_spent(self, run: str, dollars: float) -> float:
+        """Add dollars to those that a run has spent, and return the sum.
+
+        They are an item of their own, since every worker adds to it at any time.
+        """
+        with self._translate_errors("written"):
+            answer = client("dynamodb").update_item(
+                TableName=self.table,
+                Key={"id": {"S": f"{SPENT_PREFIX}{run}"}},
+                UpdateExpression="ADD usd :usd",
+                ExpressionAttributeValues={":usd": {"N": f"{dollars:.9f}"}},
+                ReturnValues="UPDATED_NEW",
+            )
+        return float(answer["Attributes"]["usd"]["N"])
+
+    def spent(self, run: str) -> float:
+        """Return the dollars that a run with a budget has spent on its workers."""
+        return float(self._item(f"{SPENT_PREFIX}{run}").get("usd", {"N": "0"})["N"])
 
     def runs(self, job: str | None = None) -> Sequence[Record]:
         """Return all runs, or those of a job, newest first."""

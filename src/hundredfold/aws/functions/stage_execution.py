@@ -19,6 +19,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ...data.manifest import Manifest
 from ...errors import StateError, WorkerError
 from ...job import Job, Layout, Message, Model
+from ...pipeline.budget import budget_spent_error
+from ...pipeline.coverage import Coverage
 from ...pipeline.enqueue import enqueue, plan_attempt
 from ...pipeline.prepare import prepare as prepare_with_duckdb
 from ...pipeline.release_queries import describe_run
@@ -307,6 +309,7 @@ def _enqueue(model: Model, context: StageContext) -> None:
     messages, coverage = plan_attempt(
         manifest, context.layout, context.runner.attempt, context.store
     )
+    _refuse_spent(model, coverage, context)
     now = time.time()
     poll = replace(PollState.of(None, now), started=now)
     context.runner.note(model.name, {"polling": asdict(poll)})
@@ -352,7 +355,9 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         m.part(first, last) for m in messages for first, last in coverage.missing(m.first, m.last)
     ]
     if not missing:
+        _note_spent(context)
         return None
+    _refuse_spent(model, coverage, context)
     queue, done, now = work_queue(context.resources), int(coverage.done.sum()), time.time()
     poll = PollState.of(context.record.models.get(model.name, {}).get("polling"), now)
     depth = queue.depth()
@@ -375,6 +380,23 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         poll = replace(poll, started=now)
     context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
+
+
+def _note_spent(context: StageContext) -> float:
+    """Record and return the dollars of a run with a budget."""
+    if context.record.options.get("budget") is None:
+        return 0.0
+    spent = context.ledger.spent(context.record.id)
+    context.ledger.note(context.record.id, counts={"spent": spent})
+    return spent
+
+
+def _refuse_spent(model: Model, coverage: Coverage, context: StageContext) -> None:
+    """Raise BudgetSpent if units are missing and the budget is spent."""
+    budget, spent = context.record.options.get("budget"), _note_spent(context)
+    if budget is not None and spent >= budget["limit"] and not coverage.done.all():
+        done, units = int(coverage.done.sum()), len(coverage.done)
+        raise budget_spent_error(context.record.id, budget, spent, model.name, done, units)
 
 
 @dataclass(frozen=True, slots=True)

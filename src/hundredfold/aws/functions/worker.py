@@ -38,6 +38,7 @@ from ..adapters.s3_store import S3Store
 from ..adapters.sqs_queue import FORBIDDEN_CHARACTERS, SqsQueue
 from ..lambda_platform import cores_of, function_memory_mb
 from ..runs import is_other_code
+from .billing import CallBill
 from .messages import SqsMessage, to_slice
 
 FUNCTION_MEMORY_MB = 300  # memory that the function itself uses
@@ -184,9 +185,11 @@ class Invocation:
     work_s: float = field(init=False)  # seconds available for work
     closing: float = field(init=False)  # seconds before their end at which no more work is started
     remaining_at_check: float = field(init=False)  # seconds left at the last check of the run
+    billed_until: float = field(init=False)  # seconds left when they were last billed
+    bill: CallBill | None = None  # of the run that is being worked on, if it has a budget
 
     def __post_init__(self) -> None:
-        self.remaining_at_check = self.remaining()
+        self.remaining_at_check = self.billed_until = self.remaining()
         self.work_s = self.remaining_at_check - DEADLINE_MARGIN_S
         self.closing = min(CLOSING_S, (1 - EARLIEST_CLOSING_FRACTION) * self.work_s)
 
@@ -226,6 +229,20 @@ class Invocation:
             return ()
         if is_other_code(record, self.code):
             return self._return_to_queue(sqs_messages)
+        self.bill = CallBill.of(record, self.ledger, self.remaining, self.billed_until)
+        try:
+            if self.bill is not None and self.bill.is_spent:
+                log.info("dropped: the budget is spent", messages=len(sqs_messages))
+                return ()
+            return self._process_models(record, sqs_messages)
+        finally:
+            if self.bill is not None:
+                self.bill.add()
+                self.billed_until = self.bill.billed_at
+
+    def _process_models(
+        self, record: Record, sqs_messages: Sequence[SqsMessage]
+    ) -> Sequence[SqsMessage]:
         models: defaultdict[str, list[tuple[SqsMessage, Message]]] = defaultdict(list)
         for sqs_message in redelivered_last(sqs_messages):
             try:
@@ -352,8 +369,13 @@ class Invocation:
         left = remaining - DEADLINE_MARGIN_S
         if left < 0 or (left < self.closing and pool.stop_after_current_units()):
             raise DeadlineNear
+        if self.bill is not None and self.bill.is_spent and pool.stop_after_current_units():
+            log.info("stopped: the budget is spent")
+            raise RunEnded
         if self.remaining_at_check - remaining > RUN_CHECK_INTERVAL_S:
             self.remaining_at_check = remaining
+            if self.bill is not None:
+                self.bill.add()
             now = self.ledger.read(record.id)
             if now.state is not State.RUNNING or attempt_of(now) != attempt_of(record):
                 log.info("stopped: the run is not running", state=now.state.value)

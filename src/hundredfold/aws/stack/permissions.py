@@ -18,6 +18,7 @@ from typing import Any
 from aws_cdk import Arn, ArnComponents, ArnFormat, Stack, aws_iam
 from constructs import Construct
 
+from ..lambda_platform import SPENT_PREFIX
 from .nag_suppressions import LOGS_REASON, TRACES_REASON, accept_wildcard
 from .settings import Settings
 
@@ -190,6 +191,13 @@ def work_permissions(resources: Resources) -> Iterator[Grant]:
         (resources.queue.queue_arn,),
     )
     yield Grant("Refuse", ("sqs:SendMessage",), (resources.dead.queue_arn,))
+    # only the items with the dollars of runs that have a budget
+    yield Grant(
+        "Spent",
+        ("dynamodb:UpdateItem",),
+        (resources.table.table_arn,),
+        conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{SPENT_PREFIX}*"]}},
+    )
 
 
 def dead_letter_permissions(resources: Resources) -> Iterator[Grant]:
