@@ -52,6 +52,7 @@ from ..runs.start import (
     check_adjustable,
     check_arguments,
     check_declared,
+    check_held,
     check_names,
     decided_options,
     new_run_id,
@@ -200,11 +201,7 @@ class AwsBackend:
         """Publish a run that its limits held back."""
         _refuse_job(job)
         home, record = self._open(run_id)
-        if record.state is not State.HELD:
-            raise StateError(
-                f"run {record.id} is {record.state.value}, and only a held run can be published",
-                hint=_command(home, "status", record.id),
-            )
+        check_held(record, _command(home, "status", record.id))
         _check_code(home, record, "publish", arguments.accept_new_code)
         home.ledger.note(
             record.id,

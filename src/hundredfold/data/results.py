@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..contract import Column
 from ..errors import ResultError
 from .arrow_columns import COLUMN_ERRORS, cast_exactly, is_valid_name, to_column
 from .arrow_types import cast, is_storable, widest_type
@@ -408,11 +409,7 @@ class ResultBuilder:
 
         If that fails, the units at fault are added to `not_ok` and their values become null.
         """
-        column = (
-            next((c for c in self.contract.columns if c.name == name), None)
-            if self.contract
-            else None
-        )
+        column = self._declared(name)
         if column is None:  # a key column that was returned too
             return to_column(values)
         try:
@@ -425,19 +422,29 @@ class ResultBuilder:
                 ],
                 column.arrow,
             )
-        if not column.nullable and array.null_count:
-            for row in np.flatnonzero(null_mask(array)).tolist():
-                not_ok.setdefault(
-                    units[row],
-                    UnitStatus(
-                        units[row],
-                        "failed",
-                        "ResultError",
-                        f"{name} is null, and {self.contract.name if self.contract else ''} does"
-                        " not allow null",
-                    ),
-                )
+        self._refuse_nulls(column, array, units, not_ok)
         return array
+
+    def _declared(self, name: str) -> Column | None:
+        """Return the contract's column of this name, if there is one."""
+        columns = self.contract.columns if self.contract else ()
+        return next((column for column in columns if column.name == name), None)
+
+    def _refuse_nulls(
+        self,
+        column: Column,
+        values: pa.Array,
+        units: Sequence[int],
+        not_ok: dict[int, UnitStatus],
+    ) -> None:
+        """Add the units that have a null where their contract allows none to `not_ok`."""
+        if column.nullable or not values.null_count:
+            return
+        contract = self.contract.name if self.contract else ""
+        why = f"{column.name} is null, and {contract} does not allow null"
+        for row in np.flatnonzero(null_mask(values)).tolist():
+            status = UnitStatus(units[row], "failed", "ResultError", why)
+            not_ok.setdefault(units[row], status)
 
     def _check_value(
         self, column: Any, value: Any, unit: int, not_ok: dict[int, UnitStatus]
@@ -463,11 +470,7 @@ class ResultBuilder:
         arrays = []
         for name in table.column_names:
             values = table.column(name).combine_chunks()
-            column = (
-                next((c for c in self.contract.columns if c.name == name), None)
-                if self.contract
-                else None
-            )
+            column = self._declared(name)
             if name == UNIT:
                 arrays.append(values)
             elif column is None:
@@ -485,17 +488,7 @@ class ResultBuilder:
                             column.arrow,
                         )
                     )
-                if not column.nullable and arrays[-1].null_count:
-                    for row in np.flatnonzero(null_mask(arrays[-1])).tolist():
-                        not_ok.setdefault(
-                            units[row],
-                            UnitStatus(
-                                units[row],
-                                "failed",
-                                "ResultError",
-                                f"{name} is null, and its contract does not allow null",
-                            ),
-                        )
+                self._refuse_nulls(column, arrays[-1], units, not_ok)
         return pa.table(arrays, table.column_names)
 
     def _without_keys(self, table: pa.Table, not_ok: dict[int, UnitStatus]) -> pa.Table:

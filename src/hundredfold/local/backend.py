@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..data.checksums import verify
-from ..errors import DamagedFile, StateError, Stopped, UsageError
+from ..errors import DamagedFile, Stopped, UsageError
 from ..job import Job, Layout
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validation_results import move_source
@@ -24,6 +24,7 @@ from ..runs.start import (
     check_adjustable,
     check_arguments,
     check_declared,
+    check_held,
     decided_options,
     with_limits,
 )
@@ -140,12 +141,7 @@ class LocalBackend:
     ) -> Run:
         """Continue a run that was held back by its limits."""
         there, record, job, resources = self._open(run_id, job, arguments)
-        if record.state is not State.HELD:
-            raise StateError(
-                f"run {record.id} is {record.state.value}, and only a run that is held back can "
-                "be published",
-                hint=f"hundredfold status {record.id}",
-            )
+        check_held(record, f"hundredfold status {record.id}")
         code = check_code(there, record, job, "publish", arguments.accept_new_code)
         there.ledger.note(
             record.id,

@@ -104,15 +104,8 @@ class FileStore:
         They do not change when the object is replaced.
         """
         path = self.path(key)
-        try:
-            with pa.memory_map(str(path)) as file:
-                return file.read_buffer()
-        except (FileNotFoundError, NotADirectoryError):
-            raise KeyError(key) from None
-        except OSError as error:
-            if path.is_dir():
-                raise KeyError(key) from None
-            raise home_error(error, path, "read") from error
+        with _reading(key, path), pa.memory_map(str(path)) as file:
+            return file.read_buffer()
 
     def get_with_etag(self, key: str) -> tuple[pa.Buffer, str]:
         """Return the object's bytes and its entity tag; KeyError if there is none."""
@@ -125,16 +118,9 @@ class FileStore:
         They are read and not mapped: a mapped file counts as memory of the process.
         """
         path = self.path(key)
-        try:
-            with path.open("rb") as file:
-                while part := file.read(READ_BYTES):
-                    yield part
-        except (FileNotFoundError, NotADirectoryError):
-            raise KeyError(key) from None
-        except OSError as error:
-            if path.is_dir():
-                raise KeyError(key) from None
-            raise home_error(error, path, "read") from error
+        with _reading(key, path), path.open("rb") as file:
+            while part := file.read(READ_BYTES):
+                yield part
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a prefix that ends with '/', in order; all keys for the prefix
@@ -263,6 +249,19 @@ def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
             f"{place} cannot be locked: {error}",
             hint="keep the runs on a disk of this machine with --home",
         ) from error
+
+
+@contextmanager
+def _reading(key: str, path: Path) -> Iterator[None]:
+    """Raise KeyError where there is no object, and HomeError where it cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise KeyError(key) from None
+    except OSError as error:
+        if path.is_dir():
+            raise KeyError(key) from None
+        raise home_error(error, path, "read") from error
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def _convert_column(
 ) -> pa.ChunkedArray:
     found = kind_of(column.type)
     if not is_parquet_type(column.type) and pa.types.is_null(kind):
-        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
+        for row in _rows_with_value(column):
             late.setdefault(
                 int(units[row]),
                 f"returned {column[row].as_py()} as {name}: a dict without a key cannot be "
@@ -153,7 +153,7 @@ def _convert_column(
             )
         return pa.nulls(len(column), kind)
     if not are_compatible(found, kind_of(kind)):
-        for row in np.flatnonzero(~null_mask(column.combine_chunks())).tolist():
+        for row in _rows_with_value(column):
             late.setdefault(
                 int(units[row]),
                 f"returned a {found} as {name}; for most units it is a {kind_of(kind)}",
@@ -163,6 +163,12 @@ def _convert_column(
         return cast(column, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _convert_values(name, column, kind, units, late)
+
+
+def _rows_with_value(column: pa.ChunkedArray) -> list[int]:
+    """Return the positions of the values that are not null."""
+    found: list[int] = np.flatnonzero(~null_mask(column.combine_chunks())).tolist()
+    return found
 
 
 def _convert_values(

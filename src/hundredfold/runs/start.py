@@ -63,6 +63,19 @@ def decided_options(record: Record, max_failed: float | None, replace_newer: boo
     }
 
 
+def check_held(record: Record, status_command: str) -> None:
+    """Raise StateError if a run is not held back by a limit, so that there is nothing to publish.
+
+    status_command: the command that shows the run, for the hint.
+    """
+    if record.state is not State.HELD:
+        raise StateError(
+            f"run {record.id} is {record.state.value}, and only a run that is held back can be "
+            "published",
+            hint=status_command,
+        )
+
+
 def check_adjustable(record: Record, max_failed: float | None) -> None:
     """Raise StateError if a run has ended, and JobError for an invalid limit."""
     if max_failed is not None:
