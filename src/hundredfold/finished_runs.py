@@ -110,7 +110,7 @@ def input_source(run: Run, source: str) -> str | pa.Table:
     staged = run.home.fetch(run.layout.staged(source))
     if staged.is_file():
         added = [name for name in pq.read_schema(staged).names if name.startswith("__")]
-        return pq.read_table(staged).drop_columns(added)
+        return pq.ParquetFile(staged).read().drop_columns(added)
     return str(Path(run.record.options["folder"]) / location)
 
 
@@ -146,4 +146,4 @@ def _exists(run: Run, key: str) -> bool:
 
 
 def _read_parquet(data: pa.Buffer) -> pa.Table:
-    return pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+    return pq.ParquetFile(pa.BufferReader(data)).read().replace_schema_metadata(None)

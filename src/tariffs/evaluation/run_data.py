@@ -47,7 +47,7 @@ class FinishedRun:
 
     def prices(self) -> pa.Table:
         """Return the price table that the run published."""
-        return pq.read_table(self.run.published(TABLE, "parquet"))
+        return pq.ParquetFile(self.run.published(TABLE, "parquet")).read()
 
     def results(self, model: str) -> pa.Table:
         return self.run.results(model).arrow()
@@ -99,7 +99,7 @@ class FinishedRun:
                 hint="name its folder with --truth, or make data with a known truth:"
                 " hundredfold demo",
             )
-        return pq.read_table(self.truth / line.truth)
+        return pq.ParquetFile(self.truth / line.truth).read()
 
     def again(self, policy: pa.Table, home: str) -> FinishedRun:
         """Run the job again on the same sources at the same moment, with another policy.

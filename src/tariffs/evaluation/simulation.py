@@ -188,8 +188,10 @@ def _simulated_weeks(
 def _season(finished: FinishedRun, there: Market) -> Floats:
     """Return the true log season of each unit's segment, (units, weeks)."""
     assert finished.truth is not None  # required by `market`
-    known: Any = pq.read_table(finished.truth / "bundle_season.parquet").sort_by(
-        [("scope", "ascending"), ("week", "ascending")]
+    known: Any = (
+        pq.ParquetFile(finished.truth / "bundle_season.parquet")
+        .read()
+        .sort_by([("scope", "ascending"), ("week", "ascending")])
     )
     names, which = np.unique(there.keys["segment"], return_inverse=True)
     scopes, gamma = (

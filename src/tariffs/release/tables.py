@@ -29,9 +29,8 @@ Bools = npt.NDArray[np.bool_]
 
 def read_parquet(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a Parquet file, in its order, without the file's metadata."""
-    return pq.read_table(
-        pa.BufferReader(data), columns=list(columns) if columns else None
-    ).replace_schema_metadata(None)
+    rows = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns) if columns else None)
+    return (rows.select(list(columns)) if columns else rows).replace_schema_metadata(None)
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -408,7 +408,7 @@ def _stage(
 def _read_malformed(warehouse: AthenaWarehouse, key: str) -> pa.Table | None:
     """Return the malformed lines of a source, None where it has none."""
     try:
-        return pq.read_table(pa.BufferReader(warehouse.store.get(key)))
+        return pq.ParquetFile(pa.BufferReader(warehouse.store.get(key))).read()
     except KeyError:
         return None
 
