@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from ..contract import accepts
 from ..errors import ResultError
-from .arrow_types import cast, is_storable, kind_of, widest_type
+from .arrow_types import is_storable, kind_of, widest_type
+from .nested_cast import cast
 from .numpy_columns import check_time_precision, from_numpy
 from .ordered_collections import COLLECTION_TYPES, ordered_members
 

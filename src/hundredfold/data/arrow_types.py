@@ -1,14 +1,10 @@
-"""Relations of Arrow types: the kind of a column, the widest and the common type, casts, and
-which types files can hold.
+"""Relations of Arrow types: the kind of a column, the widest and the common type, and which
+types files can hold.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
-
-from .numpy_columns import to_python_list
 
 
 def kind_of(kind: pa.DataType) -> str:
@@ -76,27 +72,6 @@ def are_compatible(sort: str, other: str) -> bool:
         short = sort if sort.endswith("null") else other
         return (other if short is sort else sort).startswith(short.removesuffix("null"))
     return sort == other
-
-
-def cast(values: Any, kind: pa.DataType) -> Any:
-    """Return an array or a chunked array as `kind`.
-
-    Arrow's own cast makes an invalid array of a list of which a part is all null before and after
-    (pyarrow 26.0).
-    """
-    if values.type == kind:
-        return values
-    if not _has_null_part(kind):
-        return values.cast(kind)
-    if isinstance(values, pa.ChunkedArray):
-        return pa.chunked_array([cast(chunk, kind) for chunk in values.chunks], kind)
-    return pa.array(to_python_list(values), kind)
-
-
-def _has_null_part(kind: pa.DataType) -> bool:
-    """Return whether a nested type has a part that can only be null."""
-    parts = [kind.field(i).type for i in range(kind.num_fields)]
-    return any(pa.types.is_null(part) or _has_null_part(part) for part in parts)
 
 
 def widest_type(kind: pa.DataType) -> pa.DataType:

@@ -16,6 +16,7 @@ from .._package import FOLDER
 from ..errors import ConversionError, ResultError
 from ..job import Message
 from .arrow_types import type_to_hex
+from .nested_cast import count_of_kind
 from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
 
 MAX_UNSIZED_BYTES = 2**20  # larger results are measured before they are packed
@@ -184,7 +185,7 @@ def pack_statuses(
             "rows": t.num_rows,
             "bytes": t.nbytes,
             "columns": [
-                [f.name, type_to_hex(f.type), len(t) - t.column(f.name).null_count]
+                [f.name, type_to_hex(f.type), count_of_kind(t.column(f.name))]
                 for f in t.schema
                 if f.name != UNIT
             ],

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ..contract import Column
 from ..errors import ResultError
 from .arrow_columns import COLUMN_ERRORS, cast_exactly, is_valid_name, to_column
-from .arrow_types import cast, is_storable, widest_type
+from .arrow_types import is_storable, widest_type
+from .nested_cast import cast
 from .numpy_columns import UNIT, from_numpy, null_mask, to_numpy, to_python_list
 from .ordered_collections import COLLECTION_TYPES, ORDERED_TYPES, UNORDERED_TYPES, ordered_members
 from .outcomes import UnitStatus, describe

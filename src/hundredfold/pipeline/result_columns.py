@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from ..contract import Contract, literal, quote
 from ..data.arrow_types import (
     are_compatible,
-    cast,
     common_type,
     is_parquet_type,
     kind_of,
     type_from_hex,
 )
+from ..data.nested_cast import cast, has_place_for, narrowest_type
 from ..data.numpy_columns import UNIT, null_mask, to_numpy
 from ..data.result_contract import VALUE_COLUMN
 from ..ports.interfaces import Warehouse
@@ -160,9 +160,11 @@ def _convert_column(
             )
         return pa.nulls(len(column), kind)
     try:
-        return cast(column, kind)
+        if has_place_for(kind, column.type):
+            return cast(column, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _convert_values(name, column, kind, units, late)
+        pass
+    return _convert_values(name, column, kind, units, late)
 
 
 def _rows_with_value(column: pa.ChunkedArray) -> list[int]:
@@ -179,19 +181,23 @@ def _convert_values(
     late: dict[int, str],
 ) -> pa.ChunkedArray:
     """Convert value by value, to find those that the type cannot hold, such as 2**60 + 1 among
-    floats.
+    floats, or a dict with a key that it lacks.
     """
     fitted = []
     for row in range(len(column)):
+        value = column.slice(row, 1).combine_chunks()
         try:
-            fitted.append(cast(column.slice(row, 1).combine_chunks(), kind))
+            if has_place_for(kind, narrowest_type(value)):
+                fitted.append(cast(value, kind))
+                continue
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            late.setdefault(
-                int(units[row]),
-                f"returned {column[row].as_py()} as {name}, which is {kind} over all units and "
-                "cannot hold that",
-            )
-            fitted.append(pa.nulls(1, kind))
+            pass
+        late.setdefault(
+            int(units[row]),
+            f"returned {column[row].as_py()} as {name}, which is {kind} over all units and "
+            "cannot hold that",
+        )
+        fitted.append(pa.nulls(1, kind))
     return pa.chunked_array(fitted, kind)
 
 
