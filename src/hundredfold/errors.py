@@ -14,6 +14,7 @@
     |-- ConservationError  rows or units in do not equal rows or units out
     |-- PublishRefused     the run is complete, but exceeds a limit of the job
     |-- WorkerError        a worker process does not start, or dies at its start
+    |-- BudgetSpent        the run has spent its budget; completed units are kept
     |-- Stopped            the run was stopped; nothing is lost                     (exit 130)
     |-- ConversionError    a unit's rows cannot be converted to the form of the function
     `-- ResultError        the value that the function returned for a unit is not valid

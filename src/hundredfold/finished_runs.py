@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .data.batch import Units
+from .data.layout import Layout
 from .data.manifest import Manifest, UnitList, open_batch
 from .data.upstream import UpstreamResults
 from .errors import HundredfoldError, SourceError
-from .job import Job, Layout
+from .job import Job
 from .pipeline.validation_results import ValidationResult, read_validation
 from .ports.interfaces import Record, RunHome, Warehouse
 from .runs.job_loader import job_of

@@ -1,14 +1,13 @@
-"""The declarations Job, Source, Model and Publish; Batch and Message; Layout, the keys of a run."""
+"""The declarations of a job: Job, Source, Model, Publish and Csv."""
 
 from __future__ import annotations
 
 import codecs
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -356,130 +355,6 @@ class Job:
             known = ", ".join(source.name for source in self.sources)
             raise JobError(f"job {self.name} has no source {name!r}; it has {known}")
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One stored object with several complete units: `first` to `last` in the order of the keys.
-
-    `cuts`  first units of further parts, if the batch is too large for a worker at once
-    """
-
-    number: int
-    first: int
-    last: int
-    rows: int
-    cost: float
-    cuts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Message:
-    """A request to execute units first..last of a batch. `attempt` is 1, plus one per retry."""
-
-    run: str
-    model: str
-    batch: int
-    first: int
-    last: int
-    attempt: int = 1
-
-    def __str__(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def parse(cls, text: str) -> Message:
-        """Parse the body of a message; ValueError if it was not made by str()."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or set(fields) != set(cls.__slots__):
-            raise ValueError(f"not a message: {text[:200]}")
-        return cls(**fields)
-
-    @property
-    def units(self) -> int:
-        return self.last - self.first + 1
-
-    def part(self, first: int, last: int) -> Message:
-        return Message(self.run, self.model, self.batch, first, last, self.attempt)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The keys of a run's objects in the store; no other module knows them."""
-
-    run: str
-
-    @property
-    def root(self) -> str:
-        return f"runs/{self.run}"
-
-    def job(self) -> str:
-        return f"{self.root}/job.pickle"
-
-    def code(self, fingerprint: str) -> str:
-        return f"{self.root}/code/{fingerprint}.zip"
-
-    def staged(self, source: str) -> str:
-        return f"{self.root}/staged/{source}.parquet"
-
-    def rejects(self, source: str) -> str:
-        return f"{self.root}/rejects/{source}.parquet"
-
-    def repairs(self, source: str) -> str:
-        return f"{self.root}/repairs/{source}.parquet"
-
-    def validation_result(self) -> str:
-        return f"{self.root}/validation.json"
-
-    def source_validation_result(self, source: str) -> str:
-        return f"{self.root}/validation/{source}.json"
-
-    def model(self, model: str) -> str:
-        return f"{self.root}/models/{model}"
-
-    def manifest(self, model: str) -> str:
-        return f"{self.model(model)}/manifest.json"
-
-    def manifest_draft(self, model: str) -> str:
-        return f"{self.model(model)}/draft.json"
-
-    def units(self, model: str) -> str:
-        return f"{self.model(model)}/units.arrow"
-
-    def batch(self, model: str, number: int) -> str:
-        return f"{self.model(model)}/batches/{number:06d}.arrow"
-
-    def outcomes(self, model: str) -> str:
-        return f"{self.model(model)}/outcomes"
-
-    def outcome(self, message: Message, part: str) -> str:
-        """Return the key of `part`: 'results', or 'status', which is written last as the commit."""
-        units = f"{message.first:010d}-{message.last:010d}"
-        name = f"{message.attempt:03d}-{message.batch:06d}-{units}.{part}.arrow"
-        return f"{self.outcomes(message.model)}/{name}"
-
-    def parse_outcome_key(self, key: str) -> Message | None:
-        """Return the slice of a committed outcome from its key; None for any other key."""
-        found = re.fullmatch(
-            r"runs/([^/]+)/models/([^/]+)/outcomes/(\d+)-(\d+)-(\d+)-(\d+)\.status\.arrow", key
-        )
-        if found is None:
-            return None
-        run, model, attempt, batch, first, last = found.groups()
-        return Message(run, model, int(batch), int(first), int(last), int(attempt))
-
-    def results(self, model: str) -> str:
-        return f"{self.model(model)}/results.parquet"
-
-    def accounts(self, model: str) -> str:
-        return f"{self.model(model)}/units.parquet"
-
-    def collected(self, model: str) -> str:
-        return f"{self.model(model)}/collected.json"
-
-
-def releases_of(job: str) -> str:
-    return f"releases/{job}"
 
 
 def _name(kind: str, name: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from .data.checksums import parse_json
+from .data.layout import releases_of as releases_folder
 from .errors import DamagedFile
-from .job import releases_of as releases_folder
 from .pipeline.releases import Release
 from .pipeline.releases import release_folder as release_folder
 from .ports.interfaces import RunHome, Store

@@ -9,9 +9,10 @@ import pytest
 
 from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.aws.functions.starting_workers import WORKERS_PER_DISPATCHER, dispatches
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
+from hundredfold.data.messages import Message
 from hundredfold.errors import HundredfoldError
-from hundredfold.job import Layout, Message
 from support.stacks import Stack, Tasks, account, direct_stack, published, raised_stack
 
 __all__ = ["account", "direct_stack", "raised_stack"]

@@ -15,8 +15,8 @@ import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions import handlers
 from hundredfold.aws.functions.worker import MAX_RETURNS
+from hundredfold.data.messages import Message
 from hundredfold.errors import PublishRefused
-from hundredfold.job import Message
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.work import Progress
 from support.emulator import wait_until

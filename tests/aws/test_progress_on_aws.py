@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hundredfold.aws.adapters.s3_store import S3Store
 from hundredfold.aws.progress import ProgressReader
 from hundredfold.data.checksums import put_sealed
+from hundredfold.data.layout import Layout
+from hundredfold.data.messages import Message
 from hundredfold.data.outcomes import UnitStatus, pack_statuses
-from hundredfold.job import Layout, Message
 from support.emulator import Emulator
 
 UNITS = 12

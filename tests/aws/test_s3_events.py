@@ -11,7 +11,7 @@ import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions.messages import event_key
 from hundredfold.data.manifest import Manifest
-from hundredfold.job import Message
+from hundredfold.data.messages import Message
 from hundredfold.pipeline.runner import NullCallbacks
 from support.emulator import wait_until
 from support.stacks import Stack, Tasks, account, events_stack, published

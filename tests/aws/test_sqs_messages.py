@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hundredfold.aws.functions.messages import S3Event, SqsMessage, event_key, parse_body, to_slice
 from hundredfold.data.manifest import Manifest
-from hundredfold.job import Batch, Message
+from hundredfold.data.messages import Batch, Message
 
 BUCKET = "prices"
 runs = st.from_regex(r"[A-Za-z0-9_-]{1,80}", fullmatch=True)

@@ -26,9 +26,9 @@ from hundredfold.bench.frames import NumpyFrame, PandasFrame, PolarsFrame
 from hundredfold.bench.sample import draw, estimate_total, expected_costs, extrapolate
 from hundredfold.cli.bench import headline, show_comparison
 from hundredfold.cli.display import TimingDisplay
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import ROWS_COLUMN, UnitList
 from hundredfold.errors import JobError, UsageError
-from hundredfold.job import Layout
 from hundredfold.local.home import Home
 from hundredfold.workers.protocol import WorkerContext
 from support.waits import HANG_S

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pytest
 
 from hundredfold import Job, Model, Publish, Source, open_run, retry
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest, UnitList
-from hundredfold.job import Layout, Message
+from hundredfold.data.messages import Message
 from hundredfold.local.home import Home
 from hundredfold.local.new_run import create_run
 from hundredfold.local.resources import Resources

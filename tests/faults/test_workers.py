@@ -20,9 +20,9 @@ import pyarrow as pa
 import pytest
 
 from hundredfold import Job, Model, Source, open_run, run
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
 from hundredfold.errors import JobError, WorkerError
-from hundredfold.job import Layout
 from hundredfold.local.filesystem import FileStore
 from hundredfold.local.home import Home
 from hundredfold.pipeline.runner import NullCallbacks

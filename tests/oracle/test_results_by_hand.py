@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import hundredfold
 from hundredfold import Job, Model, Source, Unit
-from hundredfold.job import Message
+from hundredfold.data.messages import Message
 from support.in_process import InProcessRunner
 
 LIGHT = settings(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Units
 from hundredfold.data.manifest import Manifest, UnitList
-from hundredfold.job import Message
+from hundredfold.data.messages import Message
 from hundredfold.pipeline.enqueue import enqueue, plan_attempt
 from hundredfold.pipeline.work import WorkDispatcher
 from hundredfold.testing import MemoryQueue

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hundredfold.data.checksums import put_sealed
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import ROWS_COLUMN, Manifest, UnitList
+from hundredfold.data.messages import Batch
 from hundredfold.data.unit_slices import UnitSlices, open_units, pack_unit_slices
 from hundredfold.errors import DamagedFile
-from hundredfold.job import Batch, Layout
 from hundredfold.local.filesystem import FileStore
 
 LAYOUT = Layout("r")

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Source, Unit, Units
-from hundredfold.job import Message
+from hundredfold.data.messages import Message
 from support.in_process import InProcessRun, InProcessRunner
 
 UTC = dt.UTC

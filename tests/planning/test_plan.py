@@ -13,8 +13,8 @@ from hundredfold import Job, Model, Source
 from hundredfold.cli.figures import money
 from hundredfold.cli.plan import parse_duration
 from hundredfold.data.manifest import Manifest
+from hundredfold.data.messages import Batch
 from hundredfold.errors import UsageError
-from hundredfold.job import Batch
 from hundredfold.planning.comparison import compare_stages
 from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of

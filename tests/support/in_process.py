@@ -17,8 +17,9 @@ import pytest
 
 from hundredfold import Job, Model, Source
 from hundredfold.data.checksums import put_sealed
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
-from hundredfold.job import Layout, Message
+from hundredfold.data.messages import Message
 from hundredfold.local.filesystem import FileStore
 from hundredfold.pipeline.collect import Collected, collect, failures
 from hundredfold.pipeline.enqueue import plan_attempt

@@ -30,8 +30,8 @@ from hundredfold.aws.adapters.statements import (
     QueryReply,
 )
 from hundredfold.aws.functions.prepare import prepare
+from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
-from hundredfold.job import Layout
 from hundredfold.pipeline.collect import Collected, collect
 from hundredfold.pipeline.prepare import prepare as prepare_with_duckdb
 from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, publish

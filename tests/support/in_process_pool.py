@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hundredfold.job import Message
+from hundredfold.data.messages import Message
 from hundredfold.workers.pool import WorkerPool, WorkerSlot
 from hundredfold.workers.protocol import NO_STOP, NO_UNIT, PoolEvent
 from hundredfold.workers.unit_runner import UnitRunner

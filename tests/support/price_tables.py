@@ -22,8 +22,8 @@ import pytest
 
 from hundredfold.contract import read_contract
 from hundredfold.data.checksums import put_json
+from hundredfold.data.layout import Layout
 from hundredfold.errors import NoSuchRun
-from hundredfold.job import Layout
 from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
 from tariffs.contracts import PriceRow

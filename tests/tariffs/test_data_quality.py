@@ -17,7 +17,7 @@ import pytest
 
 import hundredfold
 from hundredfold.data.checksums import checksum_of, get_json, put_json
-from hundredfold.job import Layout
+from hundredfold.data.layout import Layout
 from hundredfold.local.filesystem import FileStore
 from tariffs.contracts import TIDY_PRICE
 from tariffs.data_quality.reconciliation import SourceBalance, reconcile

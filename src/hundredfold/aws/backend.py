@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from botocore.exceptions import ClientError
 
 from ..contract import read_contract
+from ..data.layout import Layout
 from ..data.result_contract import result_contract
 from ..errors import (
     NEW_CODE,
@@ -31,7 +32,7 @@ from ..errors import (
     UsageError,
     add_options,
 )
-from ..job import Job, Layout
+from ..job import Job
 from ..paths import expand_user
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks

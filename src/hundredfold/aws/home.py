@@ -9,8 +9,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ..data.layout import Layout
 from ..errors import HomeError, UsageError
-from ..job import Layout
 from ..ports.interfaces import Ledger
 from ..ports.run_facts import HOME_FORMAT
 from ..runs.names import check_job_name

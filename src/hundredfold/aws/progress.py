@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..data.checksums import get_sealed
+from ..data.layout import Layout
 from ..data.outcomes import UnitStatus, unpack_statuses
-from ..job import Layout
 from ..pipeline.coverage import Coverage
 from ..pipeline.work import Progress
 from .adapters.s3_store import S3Store

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data.batch import row_form
+from ..data.layout import Layout
 from ..errors import HundredfoldError, UsageError
-from ..job import Job, Layout
+from ..job import Job
 from ..local.home import Home
 from ..local.resources import choose_resources
 from ..runs.job_loader import load_job

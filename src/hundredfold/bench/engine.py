@@ -15,10 +15,11 @@ import numpy as np
 
 from ..api import resume, run
 from ..data.checksums import get_sealed
+from ..data.layout import Layout
 from ..data.manifest import UnitList
 from ..data.outcomes import UnitStatus, unpack_statuses
 from ..errors import HundredfoldError, PublishRefused
-from ..job import Job, Layout, Model
+from ..job import Job, Model
 from ..local.home import Home
 from ..pipeline.collect import Collected
 from ..pipeline.runner import RunCallbacks

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..job import Batch, Layout
 from ..ports.interfaces import MarkedStore, Store
 from .batch import OpenBatch
 from .checksums import damage_error, get_json, make_json, missing_error, require, unseal
+from .layout import Layout
+from .messages import Batch
 from .numpy_columns import UNIT, from_numpy, to_numpy, to_python
 from .row_sizes import row_bytes
 

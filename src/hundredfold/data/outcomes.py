@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from .._package import FOLDER
 from ..errors import ConversionError, ResultError
-from ..job import Message
 from .arrow_types import type_to_hex
+from .messages import Message
 from .nested_cast import count_of_kind
 from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
 

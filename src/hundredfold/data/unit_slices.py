@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..job import Batch, Layout
 from ..ports.interfaces import RangeStore, Store
 from .checksums import checksum, damage_error, missing_error
+from .layout import Layout
 from .manifest import Manifest, UnitKeys, UnitList
+from .messages import Batch
 
 MAX_OPEN_BATCHES = 64
 

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from ..annotations import one_type, unevaluated
 from ..contract import is_contract, read_column
 from ..errors import ConversionError, JobError, ResultError
-from ..job import Job, Layout, Model
+from ..job import Job, Model
 from ..ports.interfaces import Store
 from .batch import form_of_annotation
 from .checksums import require_listed
+from .layout import Layout
 from .numpy_columns import has_large, to_numpy, to_pandas, to_python
 from .result_contract import COLLECTION_ORIGINS
 from .upstream_rows import CachedRowGroups, RowsOfUnits

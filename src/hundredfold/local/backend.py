@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..data.checksums import verify
+from ..data.layout import Layout
 from ..errors import DamagedFile, Stopped, UsageError
-from ..job import Job, Layout
+from ..job import Job
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validation_results import move_source
 from ..ports.interfaces import Record

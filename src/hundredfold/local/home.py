@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from ..data.layout import Layout, releases_of
 from ..errors import HomeError, RunBusy, UsageError
-from ..job import Layout, releases_of
 from ..paths import expand_user
 from ..ports.interfaces import Ledger, RunHome
 from ..ports.object_keys import TEMP_PREFIX

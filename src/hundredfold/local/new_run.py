@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ..data.checksums import checksum_of, put_sealed
+from ..data.layout import Layout
 from ..errors import SourceError, UsageError
-from ..job import Job, Layout
+from ..job import Job
 from ..paths import expand_user
 from ..ports.interfaces import Record, SourcePlace
 from ..ports.run_facts import HOME_FORMAT, RunOptions

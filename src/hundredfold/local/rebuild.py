@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..data.checksums import get_json, put_json
+from ..data.layout import Layout
 from ..data.manifest import Manifest
 from ..errors import DamagedFile
-from ..job import Layout
 from ..pipeline.collect import read_collected
 from ..pipeline.releases import releases
 from ..pipeline.runner import prepared_counts

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..data.checksums import get_sealed, keys_to_delete, verify_listed
+from ..data.layout import Layout
 from ..data.manifest import Manifest
 from ..errors import DamagedFile
-from ..job import Job, Layout
+from ..job import Job
 from ..pipeline.releases import read_release, verify_file
 from ..pipeline.validation_results import read_validation, verify_accepted
 from ..ports.interfaces import Ledger, Record, Store

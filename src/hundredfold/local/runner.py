@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..data.checksums import keys_to_delete
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
 from ..errors import (
     TRACEBACK_HINT,
@@ -30,7 +31,7 @@ from ..errors import (
     Stopped,
     error_text,
 )
-from ..job import Job, Layout, Model
+from ..job import Job, Model
 from ..pipeline.budget import Meter, budget_spent_error, stored_seconds
 from ..pipeline.coverage import Coverage
 from ..pipeline.enqueue import enqueue, plan_attempt

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..data.checksums import get_sealed
+from ..data.layout import Layout
 from ..data.outcomes import unpack_statuses
 from ..errors import BudgetSpent
-from ..job import Layout, Model
+from ..job import Model
 from ..ports.interfaces import Store
 from ..ports.run_facts import BudgetFacts
 

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 
 from ..contract import Contract
 from ..data.checksums import checksum_of, get_json, get_listed, put_json, require, unseal
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
+from ..data.messages import Message
 from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA, UnitStatus, status_table, unpack_results, unpack_statuses
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
 from ..data.result_contract import result_contract
 from ..errors import ConservationError
-from ..job import Layout, Message, Model
+from ..job import Model
 from ..ports.interfaces import RunStore, Store, Warehouse
 from ..ports.run_facts import ModelCounts
 from .result_columns import ResultColumns, choose_columns, contract_violations, convert_table

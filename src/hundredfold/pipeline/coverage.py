@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..job import Layout
+from ..data.layout import Layout
 from ..ports.interfaces import Store
 
 

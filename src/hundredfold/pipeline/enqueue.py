@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..data.checksums import get_json, put_json
+from ..data.layout import Layout
 from ..data.manifest import Manifest
-from ..job import Layout, Message
+from ..data.messages import Message
 from ..ports.interfaces import Queue, Store
 from .coverage import Coverage
 

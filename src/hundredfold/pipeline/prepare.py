@@ -19,12 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import quote
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
+from ..data.messages import Batch
 from ..data.numpy_columns import UNIT, from_numpy, has_large, take_rows
 from ..data.outcomes import STATUS_SCHEMA
 from ..data.row_sizes import row_bytes
 from ..errors import ConservationError, HomeError, QueryError, StateError
-from ..job import Batch, Job, Layout, Model
+from ..job import Job, Model
 from ..ports.interfaces import AppendFiles, AppendStore, Store, StreamingWarehouse
 from ..sql.queries import (
     UNIT_COST,

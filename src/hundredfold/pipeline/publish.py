@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from ..data.checksums import missing_error, put_json
+from ..data.layout import Layout
 from ..data.numpy_columns import columns_with_infinite_dates
 from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, StateError
-from ..job import Job, Layout, allowed
+from ..job import Job, allowed
 from ..ports.interfaces import RunStore, Store, Warehouse
 from ..sql.queries import naming_query
 from .collect import Collected

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from ..contract import Contract, accepts, literal, quote, read_contract
+from ..data.layout import Layout
 from ..data.numpy_columns import to_python_rows
 from ..data.outcomes import describe
 from ..errors import PublishRefused, QueryError
-from ..job import Job, Layout, Publish
+from ..job import Job, Publish
 from ..ports.interfaces import Warehouse
 from ..sql.checks import Judged, Rule, check_column
 from ..sql.queries import check_names, load_query, with_micros

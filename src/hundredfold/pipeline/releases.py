@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..data.checksums import damage_error, get_json, make_json, missing_error, parse_json, require
+from ..data.layout import releases_of
 from ..errors import DamagedFile, StateError
-from ..job import releases_of
 from ..ports.interfaces import Store
 from ..ports.run_facts import ReleaseCounts
 

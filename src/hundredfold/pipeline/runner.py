@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.checksums import get_listed, verify_listed
+from ..data.layout import Layout
 from ..data.manifest import Manifest
 from ..errors import NoSuchRun
-from ..job import Job, Layout, Model
+from ..job import Job, Model
 from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, Warehouse
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries

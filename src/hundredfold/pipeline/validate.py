@@ -14,8 +14,9 @@ from typing import Any
 
 from ..contract import Contract, quote, read_contract
 from ..data.checksums import checksum_of
+from ..data.layout import Layout
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
-from ..job import Job, Layout, Source
+from ..job import Job, Source
 from ..ports.interfaces import AttachedSource, RunStore, SourcePlace, Warehouse
 from ..sql.checks import Checks, compile_checks, duplicates, refuse_timeless
 from ..sql.sources.changes import check_unchanged

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..data.checksums import get_json, put_json, verify
+from ..data.layout import Layout
 from ..errors import SourceError
-from ..job import Layout
 from ..ports.interfaces import Fingerprint, Store
 from ..ports.run_facts import SourceCounts
 

@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.checksums import put_sealed
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitKeys, key_text
+from ..data.messages import Message
 from ..data.outcomes import UnitStatus, pack_statuses, unpack_statuses
 from ..errors import BudgetSpent, HomeError, WorkerError
-from ..job import Layout, Message
 from ..ports.interfaces import Clock, Delivery, Queue, Store
 from ..sql.queries import UNIT_COST
 from ..workers.memory import MEMORY_HINT

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..aws.lambda_platform import MAX_SOURCE_BYTES_PER_MB
 from ..aws.stack.settings import Settings
-from ..job import Batch
+from ..data.messages import Batch
 from ..runs.prices import NoPrice, Prices
 from ..sql.queries import make_batches
 from . import fleets

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from ..api import resume, run
 from ..bench.engine import Listener, Stopwatch, TimeLimitReached, unit_times
 from ..bench.sample import Draw, draw, expected_costs
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
+from ..data.messages import Batch
 from ..errors import HundredfoldError, PublishRefused
-from ..job import Batch, Job, Layout, Model, Source
+from ..job import Job, Model, Source
 from ..local.home import Home
 from ..pipeline.enqueue import plan_retry, retry_key
 from ..pipeline.stages import Stage

@@ -5,8 +5,9 @@ resume.
 from __future__ import annotations
 
 from ..data.checksums import get_sealed, put_sealed
+from ..data.layout import Layout
 from ..errors import DamagedFile, StateError
-from ..job import Job, Layout
+from ..job import Job
 from ..ports.interfaces import Record, RunHome
 from ..ports.run_facts import CodeEntry
 from ..workers.job_pickle import pickle_job

@@ -16,8 +16,9 @@ import cloudpickle
 
 from .._package import FOLDER
 from ..data.checksums import get_sealed
+from ..data.layout import Layout
 from ..errors import HundredfoldError, JobError, StateError, error_text
-from ..job import Job, Layout
+from ..job import Job
 from ..paths import expand_user
 from ..ports.interfaces import Record, RunHome
 

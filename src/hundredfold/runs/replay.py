@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..data.batch import row_form
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList, key_text, open_batch
 from ..data.numpy_columns import to_python_list
 from ..data.upstream import UpstreamResults
 from ..errors import StateError, UsageError
-from ..job import Job, Layout
+from ..job import Job
 from ..ports.interfaces import RunHome
 from ..runs.job_loader import job_of
 from ..runs.run import find_run

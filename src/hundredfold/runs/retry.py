@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.checksums import get_listed, missing_error
+from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
 from ..errors import HundredfoldError, StateError
-from ..job import Job, Layout, Model
+from ..job import Job, Model
 from ..pipeline.collect import read_collected
 from ..pipeline.enqueue import plan_attempt, plan_retry, retry_key
 from ..pipeline.releases import releases

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from ..data import checksums
 from ..data.checksums import get_listed, get_verified
+from ..data.layout import Layout
 from ..data.manifest import key_text
 from ..data.numpy_columns import to_python_list, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA
 from ..errors import StateError, UsageError
-from ..job import Layout
 from ..pipeline import releases as releases_of_job
 from ..pipeline.releases import Release
 from ..pipeline.validation_results import read_validation

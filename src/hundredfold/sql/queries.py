@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..contract import literal, quote
+from ..data.messages import Batch
 from ..errors import QueryError
-from ..job import Batch, Job, Model
+from ..job import Job, Model
 
 COST_CHUNK_UNITS = 2**18  # units whose costs are summed at a time
 UNIT_COST = 20.0  # the cost of a unit beside its rows, in rows: the call, its status

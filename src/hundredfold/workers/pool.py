@@ -21,8 +21,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ..data.messages import Message
 from ..errors import HundredfoldError, WorkerError
-from ..job import Message
 from . import loading, worker_main
 from .channel import LOST_CHANNEL_EXIT_CODE, DriverChannel, InvalidFrame
 from .isolation import describe_exit, was_killed_externally

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ..data.layout import Layout
+from ..data.messages import Message
 from ..errors import HundredfoldError
-from ..job import Job, Layout, Message, Model
+from ..job import Job, Model
 from ..ports.interfaces import Store
 from .code_snapshot import Snapshot
 

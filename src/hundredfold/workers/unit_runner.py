@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..data.batch import OpenBatch, row_form
 from ..data.manifest import Manifest, open_batch, stored_bytes
+from ..data.messages import Batch, Message
 from ..data.numpy_columns import UNIT, to_numpy, to_python
 from ..data.outcomes import UnitStatus, failed_unit, pack_results, pack_statuses
 from ..data.result_contract import return_type
@@ -22,7 +23,7 @@ from ..data.results import ResultBuilder, UnusableBatchResult
 from ..data.unit_slices import open_units
 from ..data.upstream import UpstreamResults
 from ..errors import WorkerError
-from ..job import Batch, Message, Model
+from ..job import Model
 from .memory import (
     MEMORY_HINT,
     MemoryGauge,

@@ -31,8 +31,9 @@ from botocore.exceptions import ClientError
 
 from ...contract import Column, literal, quote
 from ...data.checksums import get_json, put_json
+from ...data.layout import Layout
 from ...errors import QueryError, SourceError, StateError
-from ...job import Layout, Source
+from ...job import Source
 from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from ...sql.athena import tables_in, to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse

@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from ...contract import Column, literal, quote
 from ...data.append_files import FolderAppendFiles
+from ...data.layout import Layout
 from ...errors import HomeError, HundredfoldError, QueryError, SourceError
-from ...job import Layout, Source
+from ...job import Source
 from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
 from ...ports.object_keys import checked_key
 from ...sql.duckdb import DuckWarehouse

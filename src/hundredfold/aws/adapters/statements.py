@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...data.checksums import get_json, put_json
+from ...data.layout import Layout
 from ...errors import HundredfoldError, QueryError
-from ...job import Layout
 from .s3_objects import READ_PERMISSION_HINT, REQUEST_THREADS
 from .s3_store import S3Store
 

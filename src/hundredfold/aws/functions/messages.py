@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from ...data.manifest import Manifest
-from ...job import NAME, Message
+from ...data.messages import Message
+from ...job import NAME
 from ...runs.names import AWS_RUN_ID
 
 RUN, MODEL = AWS_RUN_ID.pattern, NAME.pattern

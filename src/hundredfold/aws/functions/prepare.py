@@ -21,11 +21,13 @@ import pyarrow as pa
 
 from ...contract import quote
 from ...data.checksums import put_sealed
+from ...data.layout import Layout
 from ...data.manifest import ROWS_COLUMN, Manifest, UnitList
+from ...data.messages import Batch
 from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large, to_numpy
 from ...data.unit_slices import pack_unit_slices
 from ...errors import ConservationError
-from ...job import Batch, Job, Layout, Model
+from ...job import Job, Model
 from ...pipeline.prepare import query_columns, read_prepared, row_width, target_batches
 from ...pipeline.units import no_rows_error
 from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes

@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ...data.layout import Layout
 from ...data.manifest import Manifest
+from ...data.messages import Message
 from ...errors import StateError, WorkerError
-from ...job import Job, Layout, Message, Model
+from ...job import Job, Model
 from ...pipeline.budget import budget_spent_error
 from ...pipeline.coverage import Coverage
 from ...pipeline.enqueue import enqueue, plan_attempt

@@ -21,10 +21,11 @@ from typing import Any
 from aws_lambda_powertools import Logger
 
 from ...data.checksums import put_sealed
+from ...data.layout import Layout
 from ...data.manifest import Manifest, UnitKeys
+from ...data.messages import Message
 from ...data.unit_slices import open_units
 from ...errors import HundredfoldError, JobError, NoSuchRun, WorkerError
-from ...job import Layout, Message
 from ...pipeline.coverage import Coverage
 from ...pipeline.work import LOST_REASON, WorkDispatcher, crashed_accounts, halves
 from ...ports.interfaces import Delivery, Depth, Record
