@@ -212,11 +212,12 @@ def _show_release(release: Mapping[str, Any]) -> None:
 
 
 def further_lines(facts: RunSummary) -> list[str]:
-    """Return a line on the efficiency of a run, one on its budget, one on the warehouse of a run on
-    AWS, one on uploads that are not read, one on replaced workers, and one on units recomputed
-    because of damaged files.
+    """Return lines on the efficiency of a run, the costs of its units, its budget, the warehouse
+    of a run on AWS, uploads that are not read, replaced workers, and units recomputed because of
+    damaged files.
     """
     lines = [_efficiency_line(found)] if (found := facts.get("efficiency")) else []
+    lines += _packing_lines(facts.get("models", {}))
     lines += [f"budget: {facts['spent']}"] if facts.get("spent") else []
     lines += [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
     if uploads := facts.get("replaced_uploads"):
@@ -245,6 +246,17 @@ def _efficiency_line(found: Efficiency) -> str:
         f"all steps took {duration(found['wall'])}; the longest unit "
         f"{duration(found['longest'])}"
     )
+
+
+def _packing_lines(models: Mapping[str, ModelCounts]) -> Iterator[str]:
+    """Yield a line for each earlier run whose measured seconds packed the batches of models."""
+    sources: dict[str, list[str]] = {}
+    for name, m in models.items():
+        if run := m.get("costs_from"):
+            known = f"{m['costs_known']:,} of {m['units']:,}" if "units" in m else "some"
+            sources.setdefault(run, []).append(f"{name} ({known} units)")
+    for run, names in sources.items():
+        yield f"batches by the seconds of run {run}: {', '.join(names)}"
 
 
 def _code_version_lines(code: Mapping[str, Mapping[str, int]]) -> list[str]:

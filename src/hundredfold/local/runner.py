@@ -230,6 +230,7 @@ class LocalRunner:
                         workers=self.resources.workers,
                         batch_bytes=self.resources.batch_bytes,
                         memory=self.resources.driver_bytes,
+                        costs=self.steps.costs_of(model, warehouse),
                         defer=lambda settle: self.pending_commits.append(
                             self.background.submit(settle)
                         ),

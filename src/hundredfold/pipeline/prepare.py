@@ -36,12 +36,14 @@ from ..sql.queries import (
     split_batches,
     with_micros,
 )
+from .measured_costs import CostFunction, UnitCosts, costs_by_rows
 from .units import UnitIndex, no_rows_error, number_units
 
 # few enough to cost nothing; idle workers share the last ones
 BATCHES_PER_WORKER = 12
 # the minimum, unless a worker would get no batch: a message costs a few milliseconds
 MIN_BATCH_COST = 20_000.0
+MIN_BATCH_S = 0.5  # the same in measured seconds, where there are any
 ROW_COPIES = 3  # copies of a row's columns while it is sorted and passed to the function
 ROW_OVERHEAD_BYTES = 24  # of each row, in addition
 UNKNOWN_VALUE_BYTES = 48  # of a value whose length is not known
@@ -73,12 +75,13 @@ def prepare(
     memory: int | None = None,
     batches: int = 0,
     cores: int = 1,
+    costs: CostFunction = costs_by_rows,
     defer: Callable[[Callable[[], None]], object] = lambda commit: commit(),
 ) -> Manifest:
     """Split the rows of a model into batches of whole units, or return the manifest that exists.
 
     batch_bytes: the approximate maximum of a batch. memory: bytes for the state of all units.
-    batches: their approximate number; 0 for the default. cores: of each worker.
+    batches: their approximate number; 0 for the default. cores: of each worker. costs: of units.
     defer: is passed a function that waits for the disk and then commits. Workers may start
     before it: a driver that finds no commit repeats this step, and they their work.
     Raises: HomeError where there are too many units for `memory`.
@@ -93,9 +96,8 @@ def prepare(
     _refuse_too_many(model, len(units), memory)
     index.set_units(units.table)
     query = _with_width(query, warehouse)
-    parts = batches or target_batches(model, units.rows, workers, cores)
-    planned = make_batches(units.rows, parts=parts, most_rows=max(1, batch_bytes // query.width))
-    total = sum(batch.rows for batch in planned)
+    packing = Packing(model, workers, cores, batches, costs)
+    planned = packing.pack(units.keys, units.rows, max(1, batch_bytes // query.width))
     files = store.append_files(layout.model(model.name))
     with closing(files):
         nullable, large, size = _write_batches(
@@ -103,14 +105,32 @@ def prepare(
         )
         planned = split_batches(planned, size, batch_bytes) if query.varied else planned
         manifest = Manifest(
-            model.name, tuple(model.unit), tuple(model.order_by), len(units), total, nullable,
-            tuple(planned), query_of(model, job), large=large,
+            model.name, tuple(model.unit), tuple(model.order_by), len(units), int(units.rows.sum()),
+            nullable, tuple(planned), query_of(model, job), large=large,
         )  # fmt: skip
         _end_with_draft(manifest, layout, model, files)
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
     defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How units are packed into batches. batches: their approximate number; 0 for the default."""
+
+    model: Model
+    workers: int
+    cores: int
+    batches: int
+    costs: CostFunction
+
+    def pack(self, keys: pa.Table, rows: NDArray[np.int64], most_rows: int) -> list[Batch]:
+        """Return batches of even cost. keys, rows: of the units, in order."""
+        measured = self.costs(keys, rows)
+        parts = self.batches or target_batches(self.model, rows, self.workers, self.cores, measured)
+        in_rows = measured.in_rows(rows) if measured else None
+        return make_batches(rows, parts=parts, most_rows=most_rows, costs=in_rows)
 
 
 def _end_with_draft(manifest: Manifest, layout: Layout, model: Model, files: AppendFiles) -> None:
@@ -217,20 +237,31 @@ def _refuse_too_many(model: Model, units: int, memory: int | None) -> None:
         )
 
 
-def target_batches(model: Model, rows: NDArray[np.int64], workers: int, cores: int = 1) -> int:
+def target_batches(
+    model: Model,
+    rows: NDArray[np.int64],
+    workers: int,
+    cores: int = 1,
+    costs: UnitCosts | None = None,
+) -> int:
     """Return the number of batches: a few for each worker, fewer for a small job.
 
-    cores: of one worker. A batch has at least as many units, so that no core is idle, where the
-    model has enough of them.
+    cores: of one worker. costs: as measured in an earlier run. A batch has at least as many units,
+    so that no core is idle, where the model has enough of them.
     """
-    return max(1, min(_wanted_batches(model, rows, workers), len(rows) // cores))
+    return max(1, min(_wanted_batches(model, rows, workers, costs), len(rows) // cores))
 
 
-def _wanted_batches(model: Model, rows: NDArray[np.int64], workers: int) -> int:
+def _wanted_batches(
+    model: Model, rows: NDArray[np.int64], workers: int, costs: UnitCosts | None
+) -> int:
     if model.batched:
         return workers * BATCHED_BATCHES_PER_WORKER
     cost = float(rows.sum()) + UNIT_COST * len(rows)
-    return max(workers, min(workers * BATCHES_PER_WORKER, int(cost / MIN_BATCH_COST)))
+    worthwhile = int(cost / MIN_BATCH_COST)
+    if costs is not None:
+        worthwhile = max(worthwhile, int(float(costs.seconds.sum()) / MIN_BATCH_S))
+    return max(workers, min(workers * BATCHES_PER_WORKER, worthwhile))
 
 
 def read_prepared(model: Model, job: Job, layout: Layout, store: Store) -> Manifest | None:

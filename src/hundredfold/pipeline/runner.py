@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ..data.checksums import get_listed, verify_listed
 from ..data.layout import Layout
@@ -24,6 +26,7 @@ from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, War
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
+from .measured_costs import CostFunction, UnitCosts, earlier_runs, last_costs
 from .publish import Terms, check_limits, publish, refuse_all_failed, refuse_none_ok
 from .release_queries import describe_run
 from .stage_times import StageTimes
@@ -136,6 +139,31 @@ class StageRunner:
         more = model is not self.job.models[-1] or bool(self.job.releases)
         if more or limit is not None:  # a limit that was passed applies also where no step follows
             check_limits(self.job, [collected], self.record.id, limit)
+
+    def costs_of(self, model: Model, warehouse: Warehouse) -> CostFunction:
+        """Return a function for the costs of a model's units: their seconds in the last run.
+
+        The run that is chosen is recorded: a step that is repeated plans the same batches.
+        """
+
+        def costs(keys: pa.Table, rows: NDArray[np.int64]) -> UnitCosts | None:
+            chosen = self.ledger.read(self.record.id).models.get(model.name, {}).get("costs_from")
+            runs: Iterable[str] = (
+                earlier_runs(model.name, self.record, self.ledger)
+                if chosen is None
+                else [chosen]
+                if chosen
+                else []
+            )
+            found = last_costs(model.name, runs, keys, rows, self.store)
+            if chosen is None and (found or warehouse.replays):
+                source: ModelCounts = {"costs_from": "", "costs_known": 0}
+                if found:
+                    source = {"costs_from": found.run, "costs_known": found.known}
+                self.note(model.name, source)
+            return found
+
+        return costs
 
     def prepared(self, manifest: Manifest, cores: int) -> None:
         """Record a model that was prepared, and the cores that its batches can use."""

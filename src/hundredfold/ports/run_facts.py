@@ -81,6 +81,8 @@ class ModelCounts(TypedDict, total=False):
     units: int
     rows: int
     batches: int
+    costs_from: str  # the run whose seconds packed the batches; "" for rows
+    costs_known: int  # units that it had
     cores: int  # that its batches could use: the most of any driver
     # set when it is collected
     attempt: int

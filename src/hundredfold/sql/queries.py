@@ -197,28 +197,42 @@ def rows_with_unit_number(
     return f"SELECT u.__unit{rest} FROM ({select}) AS q JOIN {units} AS u ON {same}"
 
 
-def make_batches(rows: NDArray[np.int64], *, parts: int, most_rows: int) -> list[Batch]:
+def make_batches(
+    rows: NDArray[np.int64],
+    *,
+    parts: int,
+    most_rows: int,
+    costs: NDArray[np.float64] | None = None,
+) -> list[Batch]:
     """Pack units, in the order of their keys, into about `parts` batches of even cost.
 
-    rows: shape (units,). A batch has at most `most_rows` rows, unless it is a single larger unit. A
-    unit as expensive as a whole part is a batch of its own, so that one skewed key does not decide
-    the wall time.
+    rows: shape (units,). costs: of each unit; by default its rows and UNIT_COST. A batch has at
+    most `most_rows` rows, unless it is a single larger unit. A unit as expensive as a whole part is
+    a batch of its own, so that one skewed key does not decide the wall time.
     """
     if len(rows) == 0:
         return []
     total_rows = _running(rows)
-    whole = float(total_rows[-1]) + UNIT_COST * len(rows)
-    total_cost = total_rows.astype(np.float64)
-    for start in range(0, len(total_cost), COST_CHUNK_UNITS):  # without another array of all units
-        part = total_cost[start : start + COST_CHUNK_UNITS]
-        part += UNIT_COST * np.arange(start, start + len(part))
-    share = max(whole / max(parts, 1), UNIT_COST)
+    total_cost = _cost_by_rows(total_rows) if costs is None else np.append(0.0, np.cumsum(costs))
+    share = float(total_cost[-1]) / max(parts, 1)
+    if costs is None:
+        share = max(share, UNIT_COST)
     edges = _edges(total_cost, total_rows, share, most_rows)
     batches = []
     for number, (first, last) in enumerate(pairwise(edges)):
         count = int(total_rows[last] - total_rows[first])
-        batches.append(Batch(number, first, last - 1, count, count + UNIT_COST * (last - first)))
+        cost = float(total_cost[last] - total_cost[first])
+        batches.append(Batch(number, first, last - 1, count, cost))
     return batches
+
+
+def _cost_by_rows(total_rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the cumulative costs of units. total_rows: cumulative, of shape (units + 1,)."""
+    total_cost = total_rows.astype(np.float64)
+    for start in range(0, len(total_cost), COST_CHUNK_UNITS):  # without another array of all units
+        part = total_cost[start : start + COST_CHUNK_UNITS]
+        part += UNIT_COST * np.arange(start, start + len(part))
+    return total_cost
 
 
 def split_batches(batches: Sequence[Batch], size: NDArray[np.int64], most: int) -> list[Batch]:

@@ -28,9 +28,10 @@ from ...data.numpy_columns import MAX_EXACT_INTEGER, UNIT, from_numpy, has_large
 from ...data.unit_slices import pack_unit_slices
 from ...errors import ConservationError
 from ...job import Job, Model
-from ...pipeline.prepare import query_columns, read_prepared, row_width, target_batches
+from ...pipeline.measured_costs import CostFunction, costs_by_rows
+from ...pipeline.prepare import Packing, query_columns, read_prepared, row_width
 from ...pipeline.units import no_rows_error
-from ...sql.queries import make_batches, plain_columns, query_of, unit_sizes
+from ...sql.queries import plain_columns, query_of, unit_sizes
 from ...sql_types import sql_type
 from ..adapters.athena import AthenaWarehouse, NewTable
 from ..adapters.glue_table import PATH_COLUMN
@@ -52,10 +53,12 @@ def prepare(
     batch_bytes: int,
     batches: int = 0,
     cores: int = 1,
+    costs: CostFunction = costs_by_rows,
 ) -> Manifest:
     """Split a model's rows into batches of whole units, or return the existing manifest.
 
     `batches`: the approximate number of batches; 0 for the default. `cores`: of each worker.
+    `costs`: of units.
     """
     if (existing := read_prepared(model, job, layout, store)) is not None:
         return existing
@@ -64,7 +67,9 @@ def prepare(
     select = _repeatable(model, plain_columns(select, schema), warehouse)
     units = _count_units(model, select, warehouse)
     max_rows = max(1, batch_bytes // row_width(schema))
-    batch_list = _plan_batches(model, units, max_rows, batches, workers, cores)
+    rows = to_numpy(units.column(ROWS_COLUMN), False)
+    packing = Packing(model, workers, cores, batches, costs)
+    batch_list = packing.pack(units.drop_columns([ROWS_COLUMN]), rows, max_rows)
     columns = [name for name in schema.names if name not in model.unit]
     table = _split(model, select, units, batch_list, columns, warehouse)
     integers = [name for name in columns if pa.types.is_int64(schema.field(name).type)]
@@ -73,21 +78,12 @@ def prepare(
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
     packed, ends, checksums = pack_unit_slices(layout.units(model.name), units, batch_list)
     manifest = Manifest(
-        model.name,
-        tuple(model.unit),
-        tuple(model.order_by),
-        units.num_rows,
-        sum(batch.rows for batch in batch_list),
-        tuple(sorted(nullable)),
-        tuple(batch_list),
-        query_of(model, job),
-        tuple(files),
+        model.name, tuple(model.unit), tuple(model.order_by), units.num_rows,
+        sum(batch.rows for batch in batch_list), tuple(sorted(nullable)), tuple(batch_list),
+        query_of(model, job), tuple(files),
         _batch_schema(schema, columns).serialize().to_pybytes().hex(),
-        tuple(sorted(large)),
-        _marks(files, store),
-        ends,
-        checksums,
-    )
+        tuple(sorted(large)), _marks(files, store), ends, checksums,
+    )  # fmt: skip
     _commit(manifest, packed, layout, store)
     return manifest
 
@@ -102,15 +98,6 @@ def _repeatable(model: Model, select: str, warehouse: AthenaWarehouse) -> str:
         return select
     warehouse.materialize(f"__prepared_{model.name}", select)
     return f"SELECT * FROM {quote(f'__prepared_{model.name}')}"
-
-
-def _plan_batches(
-    model: Model, units: pa.Table, max_rows: int, batches: int, workers: int, cores: int
-) -> list[Batch]:
-    """Pack the units into batches of even cost, each with at most `max_rows` rows."""
-    rows = to_numpy(units.column(ROWS_COLUMN), False)
-    parts = batches or target_batches(model, rows, workers, cores)
-    return make_batches(rows, parts=parts, most_rows=max_rows)
 
 
 def _commit(manifest: Manifest, units: pa.Buffer, layout: Layout, store: S3Store) -> None:

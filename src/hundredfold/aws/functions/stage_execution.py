@@ -264,6 +264,7 @@ def _prepare(model: Model, context: StageContext) -> None:
                 batch_bytes=batch_bytes,
                 memory=function_memory_mb() * 2**20 // 4,
                 batches=batches,
+                costs=context.runner.costs_of(model, warehouse),
             )
             _refuse_expired_batches(manifest, context)
         else:
@@ -278,6 +279,7 @@ def _prepare(model: Model, context: StageContext) -> None:
                 cores=context.resources.cores,
                 batch_bytes=batch_bytes,
                 batches=batches,
+                costs=context.runner.costs_of(model, warehouse),
             )
         # after the rows were read; validate() compared them earlier
         refuse_changed(context.runner.validation_results, warehouse)
