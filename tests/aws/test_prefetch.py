@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -30,10 +32,15 @@ def store(aws_env: Emulator, name_of: Callable[[str], str]) -> S3Store:
 
 
 def test_objects_with_unusual_keys_are_read_without_boto3(store: S3Store) -> None:
-    reader = PlainReader(store.bucket)
-    for key in ("a b+c/ü%41~(x)'.arrow", "runs/r=1/k&v"):
+    keys = ("a b+c/ü%41~(x)'.arrow", "runs/r=1/k&v")
+    for key in keys:
         store.put(key, key.encode())
-        assert reader.read(key) == key.encode()
+    with closing(PlainReader(store.bucket)) as reader:
+        assert [reader.read(key) for key in keys] == [key.encode() for key in keys]
+        for connection in reader._idle:  # as a service ends it that was idle for long
+            connection.sock.shutdown(socket.SHUT_RDWR)
+        assert reader.read(keys[0]) == keys[0].encode()
+        assert (len(reader._idle), reader._refusals) == (1, 0)
 
 
 def test_boto3_reads_what_a_plain_request_does_not(
@@ -41,6 +48,7 @@ def test_boto3_reads_what_a_plain_request_does_not(
 ) -> None:
     reader = PlainReader(store.bucket)
     assert reader.read("no such key") is None
+    reader.close()
     monkeypatch.setattr(reader, "_base", "http://127.0.0.1:1/refused")
     assert [reader.read(key) for key in sorted(KEYS)[: MAX_REFUSALS + 1]] == [None] * (
         MAX_REFUSALS + 1

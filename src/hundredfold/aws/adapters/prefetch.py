@@ -47,6 +47,7 @@ class PrefetchingStore:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)  # only reading differs from the store
