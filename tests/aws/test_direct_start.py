@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hundredfold.aws.adapters.sqs_queue import SqsQueue
-from hundredfold.aws.functions.starting_workers import WORKERS_PER_DISPATCHER, dispatches
+from hundredfold.aws.functions.starting_workers import (
+    TIMEOUT_ENV,
+    WORKERS_PER_DISPATCHER,
+    dispatches,
+)
 from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Message
 from hundredfold.errors import HundredfoldError
+from support.emulator import wait_until
 from support.stacks import Stack, Tasks, account, direct_stack, published, raised_stack
 
 __all__ = ["account", "direct_stack", "raised_stack"]
@@ -54,6 +60,30 @@ def test_a_unit_that_is_delivered_in_both_ways_is_in_the_result_once(
     counts = run.counts["models"]["doubled"]
     assert (counts["units"], counts["ok"], counts["rows_out"]) == (UNITS, UNITS, UNITS)
     assert published(run) == tasks.local_release("twice")
+
+
+def test_runs_at_the_same_time_share_the_workers_of_the_stack(
+    direct_stack: Stack, tmp_path: Path
+) -> None:
+    def polling(run: str) -> tuple[int, int]:
+        found: Any = direct_stack.record(run).models["doubled"]
+        return found["polling"]["workers"], found["polling"]["lacking"]
+
+    held, tasks = (
+        Tasks.write(made(tmp_path / name), ["held"] * UNITS) for name in ("first", "second")
+    )
+    # a slow machine does not start them again
+    with direct_stack.changed_function("Step", Environment={TIMEOUT_ENV: "100000"}):
+        direct_stack.run(held, "has-all", "duckdb", batches=6, wait=False)
+        wait_until(lambda: sum(held.calls().values()) > 0, direct_stack.emulator.log)
+        direct_stack.run(tasks, "has-none", "duckdb", batches=6, wait=False)
+        direct_stack.wait_for_step("has-none", "work doubled")
+        assert (polling("has-all"), polling("has-none")) == ((2, 0), (0, 2))
+        held.release()
+        direct_stack.wait_for_end("has-all")
+        tasks.release()
+        direct_stack.wait_for_end("has-none")
+    assert polling("has-none") in [(0, 2), (2, 0)]  # where messages still waited
 
 
 def test_the_concurrency_of_direct_workers_is_not_adjusted(

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.backend import check_translates
+from hundredfold.aws.translation_checks import check_translates
 from hundredfold.errors import QueryError
 from hundredfold.sql.athena import check_translatable, to_athena
 from hundredfold.sql.athena.corrections import EXAMPLES

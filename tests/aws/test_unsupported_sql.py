@@ -9,7 +9,7 @@ import pytest
 from annotated_types import Gt
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.backend import check_translates
+from hundredfold.aws.translation_checks import check_translates
 from hundredfold.errors import QueryError
 from hundredfold.sql.athena import check_translatable
 

@@ -17,6 +17,8 @@ from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.aws.adapters.session import client
 from hundredfold.aws.functions import step_handler
 from hundredfold.aws.runs import new_record
+from hundredfold.aws.translation_checks import check_translates
+from hundredfold.errors import QueryError
 from hundredfold.pipeline.releases import releases
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import Event, State
@@ -151,6 +153,25 @@ def test_an_upload_without_locations_for_other_sources_fails_its_run(
     message = f"the sources {', '.join(others)} have no location"
     assert (reply["action"], reply["reason"].splitlines()[0]) == ("failed", message)
     assert uploads_stack.record("upload-alone").reason.startswith(message)
+
+
+def test_a_query_that_athena_refuses_fails_an_uploads_run_at_once(
+    uploads_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = uploads_stack.outputs["Bucket"]
+    uploads_stack.client("s3").put_object(Bucket=bucket, Key="kept/a.csv", Body=b"k\n1\n")
+    given = {"run": "upload-refused", "sources": {"tasks": f"s3://{bucket}/kept/a.csv"}}
+    called = {"execution": "e", "step": "validate", "model": "", "token": "", "query_result": {}}
+    event = {"run": "upload-refused", "input": given, **called}
+    with uploads_stack.as_function("Step", tmp_path):
+        monkeypatch.setenv("HUNDREDFOLD_JOB", "jobs.unplannable:job")
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")  # too small for any source
+        while (reply := step_handler.step(event))["action"] == "wait":
+            pass
+    with pytest.raises(QueryError) as refused:
+        check_translates(load_job("jobs.unplannable:job"))
+    assert (reply["action"], reply["reason"]) == ("failed", str(refused.value))
+    assert "FULL JOIN" in reply["reason"]
 
 
 def test_two_executions_of_one_upload_run_it_once(uploads_stack: Stack, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from ...pipeline.runner import StageRunner
 from ...pipeline.stages import Stage, stages
 from ...pipeline.validate import refuse_changed, validate
 from ...ports.interfaces import Record, Warehouse
-from ...ports.run_states import Event
+from ...ports.run_states import Event, State
 from ...sql.queries import naming_query
 from ..adapters.athena import AthenaWarehouse
 from ..adapters.dynamodb_ledger import DynamoLedger
@@ -316,34 +316,59 @@ def _enqueue(model: Model, context: StageContext) -> None:
     _refuse_spent(model, coverage, context)
     now = time.time()
     poll = replace(PollState.of(None, now), started=now)
-    context.runner.note(model.name, {"polling": asdict(poll)})
     # they wait for the messages, which are sent meanwhile
-    _start_workers([m for m in messages if coverage.missing(m.first, m.last)], context)
+    undone = [message for message in messages if coverage.missing(message.first, message.last)]
+    started, lacking = _start_workers(undone, context)
+    poll = replace(poll, workers=started, lacking=lacking)
+    context.runner.note(model.name, {"polling": asdict(poll)})
     if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, work_queue(context.resources))
         return
-    undone = [
-        message.batch for message in messages if coverage.missing(message.first, message.last)
-    ]
     # S3 sends an event for each; the manifest lists the objects with the rows
     with ThreadPoolExecutor(EVENT_THREADS) as pool:
         for _ in pool.map(
             lambda batch: context.store.put(event_key(context.layout.run, model.name, batch), b""),
-            undone,
+            [message.batch for message in undone],
         ):
             pass  # reraises the error of a thread
 
 
-def _start_workers(messages: Sequence[Message], context: StageContext) -> None:
+def _start_workers(
+    messages: Sequence[Message], context: StageContext, active: int = 0
+) -> tuple[int, int]:
     """Start workers for messages, if the stack starts them directly.
 
-    If that fails, the event source mapping of the queue delivers the messages.
+    `active`: workers that this run started before. Returns the number of started workers, and how
+    many more the messages could feed, which those of other runs prevented. If the start fails, the
+    event source mapping of the queue delivers the messages.
     """
+    if not context.direct.dispatcher:
+        return 0, 0
     units = sum(message.units for message in messages)
+    active += _workers_of_other_runs(context)
     try:
-        context.direct.start(len(messages), units, context.resources.cores)
+        return context.direct.start(len(messages), units, context.resources.cores, active)
     except (BotoCoreError, ClientError) as error:
         log.error("no workers were started; the queue delivers the messages", reason=str(error))
+        return 0, 0
+
+
+def _workers_of_other_runs(context: StageContext) -> int:
+    """Return the workers of other runs that are still at work: all take messages of one queue.
+
+    No more are at work than there are messages. Two runs that enqueue within a second may not
+    notice one another.
+    """
+    depth, record = work_queue(context.resources).depth(), context.record
+    messages = depth.waiting + depth.in_flight
+    others = context.ledger.runs(record.job) if messages else ()
+    started = 0
+    for other in others:
+        step, _, model = other.step.partition(" ")
+        if other.id != record.id and other.state is State.RUNNING and step == "work":
+            poll = PollState.of(other.models.get(model, {}).get("polling"), 0.0)
+            started += poll.workers * (time.time() - poll.started < context.direct.timeout)
+    return min(started, messages)
 
 
 def _poll_workers(model: Model, context: StageContext) -> Reply | None:
@@ -378,10 +403,12 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         queue.send([str(message) for message in missing])
         poll = replace(poll, idle=0, idle_s=0.0, resends=poll.resends + 1)
         depth = replace(depth, waiting=len(missing))
-    if depth.waiting and now - poll.started > context.direct.timeout:
-        # the workers that were started have ended by now, and the mapping has few
-        _start_workers(missing[: depth.waiting], context)
-        poll = replace(poll, started=now)
+    ended = now - poll.started > context.direct.timeout  # the workers that were started
+    if depth.waiting and (ended or poll.lacking):  # the mapping has few
+        active = 0 if ended else poll.workers
+        started, lacking = _start_workers(missing[: depth.waiting], context, active)
+        at = now if ended or started else poll.started
+        poll = replace(poll, started=at, workers=active + started, lacking=lacking)
     context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
 
@@ -409,7 +436,8 @@ class PollState:
 
     `idle` counts consecutive polls without progress and without a message in the queue, over
     `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
-    last progress. `started`: when the run last started workers itself.
+    last progress. `started`: when the run last started workers itself, and `workers`: how many;
+    `lacking`: how many more there were messages for, while other runs had workers.
     """
 
     at: float
@@ -420,6 +448,8 @@ class PollState:
     idle_s: float = 0.0
     began: float = 0.0
     started: float = 0.0
+    workers: int = 0
+    lacking: int = 0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:

@@ -56,10 +56,18 @@ class DirectStart:
             int(environment.get(TIMEOUT_ENV, 0)),
         )
 
-    def start(self, messages: int, units: int, cores: int) -> None:
-        """Start workers for messages with that many units in all, if the stack starts any."""
-        if self.dispatcher and messages:
-            _invoke(self.dispatcher, dispatches(messages, units, cores, self.workers))
+    def start(self, messages: int, units: int, cores: int, active: int = 0) -> tuple[int, int]:
+        """Start workers for messages with that many units in all, if the stack starts any.
+
+        `active`: the workers that were started before. Returns the number of started workers, and
+        how many more the messages could feed.
+        """
+        if not (self.dispatcher and messages):
+            return 0, 0
+        wanted = _workers(dispatches(messages, units, cores, self.workers))
+        requests = dispatches(messages, units, cores, max(0, self.workers - active))
+        _invoke(self.dispatcher, requests)
+        return _workers(requests), wanted - _workers(requests)
 
 
 def dispatches(messages: int, units: int, cores: int, most: int) -> list[dict[str, int]]:
@@ -72,6 +80,10 @@ def dispatches(messages: int, units: int, cores: int, most: int) -> list[dict[st
     whole, rest = divmod(workers, WORKERS_PER_DISPATCHER)
     shares = [WORKERS_PER_DISPATCHER] * whole + ([rest] if rest else [])
     return [{"workers": share, "messages": at_a_time} for share in shares]
+
+
+def _workers(requests: list[dict[str, int]]) -> int:
+    return sum(request["workers"] for request in requests)
 
 
 def _invoke(function: str, requests: list[dict[str, int]]) -> None:

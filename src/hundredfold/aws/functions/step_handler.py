@@ -30,7 +30,8 @@ from ..lambda_platform import function_memory_mb
 from ..pollers import ACTIVE, RunPollers
 from ..runs import refuse_other_code
 from ..stage_order import GROUP_TOKEN, LOWER_STEP, query_action
-from ..warehouse_choice import AUTO, choose_warehouse
+from ..translation_checks import check_translates
+from ..warehouse_choice import ATHENA, AUTO, choose_warehouse
 from .invocation import SCRATCH_FOLDER, set_log_keys
 from .packed import unpack_distributions
 from .stage_execution import PendingAt, StageContext, execute_stages
@@ -167,6 +168,8 @@ def _with_warehouse(record: Record, job: Job, ledger: DynamoLedger) -> Record:
         return record
     choice = choose_warehouse(wanted, job, record.source_addresses, function_memory_mb())
     log.info("warehouse", warehouse=choice.warehouse, reason=choice.reason)
+    if choice.warehouse == ATHENA and record.options.get("uploaded"):
+        check_translates(job)  # no command has, for a run that uploads started
     return ledger.note(
         record.id,
         options={"warehouse": choice.warehouse, "warehouse_reason": choice.reason},
