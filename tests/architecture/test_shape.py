@@ -52,7 +52,6 @@ LONG_FILES = {
     "hundredfold/pipeline/work.py",
     "hundredfold/ports/interfaces.py",
     "hundredfold/sql/athena/unsupported.py",
-    "hundredfold/sql/duckdb.py",
     "hundredfold/sql/sources/csv_dialect.py",
     "hundredfold/sql/sources/csv_records.py",
     "hundredfold/sql/sources/json_lines.py",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -97,21 +98,16 @@ class LocalBackend:
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
         """Resume a run; finished work is kept."""
-        there, record, job, resources = self._open(run_id, job, arguments)
-        event = resume_event(there, record, job)
-        after(record.state, event, record.id)
         budget = budget_option(arguments)
-        code = check_code(there, record, job, "resume", arguments.accept_new_code)
+        opened = self._open_to_continue("resume", run_id, job, arguments, resume_event)
+        home, record = opened.home, opened.record
         if budget:
-            there.ledger.note(record.id, options=budget)
+            home.ledger.note(record.id, options=budget)
         if sources:
-            with there.lock(record.id):
-                after(there.ledger.read(record.id).state, event, record.id)
-                move_sources(there, record, job, sources)
-        if is_new_code(record, code):
-            with there.lock(record.id):
-                plan_new_code(there, there.ledger.read(record.id), job, code)
-        return execute(there, record.id, job, resources, callbacks, event, code)
+            with opened.locked():
+                move_sources(home, record, opened.job, sources)
+        opened.plan_new_code()
+        return opened.execute(callbacks)
 
     def retry(
         self,
@@ -122,15 +118,13 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Do failed and crashed units and their dependent models again."""
-        there, record, job, resources = self._open(run_id, job, arguments)
-        after(record.state, Event.RETRY, record.id)
-        code = check_code(there, record, job, "retry", arguments.accept_new_code)
-        with there.lock(record.id):
-            after(there.ledger.read(record.id).state, Event.RETRY, record.id)
-            plan_retry_of_run(there, record, job)
-            keep_code(there, there.ledger.read(record.id), code)
-            keep_job(there, record, job, code)
-        return execute(there, record.id, job, resources, callbacks, Event.RETRY, code)
+        opened = self._open_to_continue("retry", run_id, job, arguments, _retry_event)
+        home, record, job, code = opened.home, opened.record, opened.job, opened.code
+        with opened.locked():
+            plan_retry_of_run(home, record, job)
+            keep_code(home, home.ledger.read(record.id), code)
+            keep_job(home, record, job, code)
+        return opened.execute(callbacks)
 
     def publish(
         self,
@@ -141,17 +135,13 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Continue a run that was held back by its limits."""
-        there, record, job, resources = self._open(run_id, job, arguments)
-        check_held(record, f"hundredfold status {record.id}")
-        code = check_code(there, record, job, "publish", arguments.accept_new_code)
-        there.ledger.note(
-            record.id,
-            options=decided_options(record, arguments.max_failed, arguments.replace_newer),
+        opened = self._open_to_continue("publish", run_id, job, arguments, _publish_event)
+        opened.home.ledger.note(
+            opened.record.id,
+            options=decided_options(opened.record, arguments.max_failed, arguments.replace_newer),
         )
-        if is_new_code(record, code):
-            with there.lock(record.id):
-                plan_new_code(there, there.ledger.read(record.id), job, code)
-        return execute(there, record.id, job, resources, callbacks, Event.START, code)
+        opened.plan_new_code()
+        return opened.execute(callbacks)
 
     def cancel(self, run_id: str | None) -> Record:
         """End a run for good; its driver stops within a second."""
@@ -186,20 +176,69 @@ class LocalBackend:
         """Return the message for a run that stopped with its process."""
         return Interruption("stopped: nothing is lost", [("resume", run_id)])
 
-    def _open(
-        self, run_id: str | None, job: Job | None, arguments: RunArguments
-    ) -> tuple[Home, Record, Job, Resources]:
-        there = self.open_home()
-        record = find_run(there, run_id)
+    def _open_to_continue(
+        self,
+        verb: str,
+        run_id: str | None,
+        job: Job | None,
+        arguments: RunArguments,
+        event_of: Callable[[Home, Record, Job], Event],
+    ) -> _OpenedRun:
+        """Open a run to continue it, for resume, retry and publish.
+
+        Raises: StateError where the run's state or its present code does not allow it.
+        """
+        home = self.open_home()
+        record = find_run(home, run_id)
         kept = record.options
-        workers = kept.get("workers") if arguments.workers is None else arguments.workers
-        memory = kept.get("memory") if arguments.memory is None else arguments.memory
-        return (
-            there,
-            record,
-            job or _job_or_failed(there, record),
-            choose_resources(workers, memory),
+        job = job or _job_or_failed(home, record)
+        resources = choose_resources(
+            kept.get("workers") if arguments.workers is None else arguments.workers,
+            kept.get("memory") if arguments.memory is None else arguments.memory,
         )
+        event = event_of(home, record, job)
+        after(record.state, event, record.id)
+        code = check_code(home, record, job, verb, arguments.accept_new_code)
+        return _OpenedRun(home, record, job, resources, event, code)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenedRun:
+    """A run that a command continues: its home, its job, the present code, and the next event."""
+
+    home: Home
+    record: Record
+    job: Job
+    resources: Resources
+    event: Event
+    code: JobCode
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock. Raises: StateError if the event is not allowed any more."""
+        with self.home.lock(self.record.id):
+            after(self.home.ledger.read(self.record.id).state, self.event, self.record.id)
+            yield
+
+    def plan_new_code(self) -> None:
+        """Plan the remaining units as an attempt of their own, if the code is new."""
+        if is_new_code(self.record, self.code):
+            with self.home.lock(self.record.id):
+                record = self.home.ledger.read(self.record.id)
+                plan_new_code(self.home, record, self.job, self.code)
+
+    def execute(self, callbacks: RunCallbacks) -> Run:
+        run, resources = self.record.id, self.resources
+        return execute(self.home, run, self.job, resources, callbacks, self.event, self.code)
+
+
+def _retry_event(_home: Home, _record: Record, _job: Job) -> Event:
+    return Event.RETRY
+
+
+def _publish_event(_home: Home, record: Record, _job: Job) -> Event:
+    check_held(record, f"hundredfold status {record.id}")
+    return Event.START
 
 
 def resume_event(home: Home, record: Record, job: Job) -> Event:
