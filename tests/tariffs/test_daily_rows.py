@@ -186,6 +186,90 @@ def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths
     assert part["quantity"][~lasting].sum() == pytest.approx(weekly["quantity"][~last].sum())
 
 
+WEEKS = 6
+DATES = {  # weekday of each row of a week, for weekdays and for weekends: 1 is Monday
+    "weekly": ((7,), (7,)),
+    "weekly, named by Saturday": ((6,), (6,)),
+    "weekly, weekend twice": ((7,), (6, 7)),
+    "weekly, both twice": ((6, 7), (6, 7)),
+    "weekly, weekdays twice": ((3, 7), (7,)),
+    "weekly, named by two other days": ((1, 2), (1, 2)),
+    "daily": ((1, 2, 3, 4, 5), (6, 7)),
+    "daily, no Sunday": ((1, 2, 3, 4, 5), (6,)),
+    "daily, no weekend": ((1, 2, 3, 4, 5), ()),
+    "daily, Monday a holiday": ((2, 3, 4, 5), (1, 6, 7)),
+    "daily, Wednesday to Friday lost": ((1, 2), (6, 7)),
+    "daily weekends alone": ((), (6, 7)),
+}
+
+
+@pytest.mark.parametrize("query", ["voice", "voice_prior"])
+@pytest.mark.parametrize(
+    ("usual", "other", "at", "expected"),
+    [
+        ("weekly", "weekly, named by Saturday", (1, 2, 4), (1, 1)),
+        ("weekly", "weekly, weekend twice", (2,), (1, -1)),
+        ("weekly", "weekly, weekend twice", (2, 3), (1, -1)),
+        ("weekly", "weekly, weekend twice", (0, 2, 3, 5), (1, -1)),
+        ("weekly", "weekly, weekend twice", range(WEEKS), (1, -1)),
+        ("weekly", "weekly, both twice", (4, 5), (-1, -1)),
+        ("weekly", "weekly, weekdays twice", range(WEEKS), (-1, 1)),
+        ("weekly", "weekly, named by two other days", range(WEEKS), (-1, -1)),
+        ("weekly", "daily", (3, 4, 5), (1, 1)),
+        ("daily", "weekly", (3, 4, 5), (1, 1)),
+        ("daily", "daily, no Sunday", (2, 3), (1, 1 / 2)),
+        ("daily", "daily, no Sunday", (0, 1, 3, 5), (1, 1 / 2)),
+        ("daily", "daily, no weekend", (1, 2, 4), (1, None)),
+        ("daily", "daily, Monday a holiday", (1, 4), (4 / 5, 3 / 2)),
+        ("daily", "daily, Wednesday to Friday lost", (1, 3), (2 / 5, 1)),
+        ("daily weekends alone", "daily weekends alone", (), (None, 1)),
+    ],
+)
+def test_dates_show_days_weeks_and_weeks_that_came_twice(
+    query: str, usual: str, other: str, at: tuple[int, ...], expected: tuple[float | None, ...]
+) -> None:
+    """Weekdays show which the rows of weekends are; the weeks `at` have dates of `other`."""
+    with duckdb.connect() as duck:
+        text = (Path(bundles.__file__).parents[1] / f"queries/{query}.sql").read_text()
+        steps = text[text.index("dated AS (") : text.rindex("\nSELECT\n")]
+        duck.execute("CREATE TABLE picked AS SELECT 'A' AS cell, 9 AS hour, day_type FROM"
+                     " (VALUES ('WEEKDAY'), ('WEEKEND')) AS t (day_type)")  # fmt: skip
+        duck.execute(
+            "CREATE TABLE voice_usage (day_type TEXT, week DATE, cell TEXT DEFAULT 'A', hour INT"
+            " DEFAULT 9, discount DOUBLE DEFAULT 0, posted_discount DOUBLE DEFAULT 0, minutes"
+            " BIGINT DEFAULT 60, attempts BIGINT, blocked BIGINT, active_subs BIGINT DEFAULT 9)"
+        )
+        duck.executemany(
+            "INSERT INTO voice_usage (day_type, week) VALUES (?, ?)",
+            [
+                (kind, dt.date(2026, 5, 3) + dt.timedelta(days=7 * n + d))
+                for n in range(WEEKS)
+                for kind, days in zip(
+                    ("WEEKDAY", "WEEKEND"), DATES[other if n in at else usual], strict=True
+                )
+                for d in days
+            ],
+        )
+        rows = duck.sql(
+            f"WITH {steps} SELECT day_type, week, week_share FROM weeks ORDER BY ALL"
+        ).fetchall()
+    found = {
+        (kind, (week - dt.date(2026, 5, 3)).days // 7 - (week.isoweekday() == 7)): share
+        for kind, week, share in rows
+    }
+    wanted = {
+        (kind, n): share
+        for n in range(WEEKS)
+        for kind, share in zip(
+            ("WEEKDAY", "WEEKEND"),
+            expected if n in at or not at else [1 if DATES[usual][i] else None for i in (0, 1)],
+            strict=True,
+        )
+        if share is not None
+    }
+    assert found == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("first", ["2026-05-31", "2026-05-10", "2025-01-01"])
 def test_a_week_of_voice_that_came_twice_is_an_error_and_reports_it(
     paths: Paths, first: str

@@ -42,7 +42,8 @@ beside AS (
     max(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
       OVER (PARTITION BY segment, location, product ORDER BY week) AS earlier,
     min(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
-      OVER (PARTITION BY segment, location, product ORDER BY week DESC) AS later
+      OVER (PARTITION BY segment, location, product ORDER BY week DESC) AS later,
+    count(*) OVER (PARTITION BY segment, location, product) AS all_weeks
   FROM summed
 ),
 weeks AS (
@@ -65,10 +66,10 @@ weeks AS (
       -- a duplicate week
       WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
         AND coalesce(before, after) = 1 THEN -1e0
-      -- several of them in a row
+      -- several of them in a row, or all of them
       WHEN days < 4 AND days > 1 AND coalesce(substr(earlier, 11), '1') = '1'
-        AND coalesce(substr(later, 11), '1') = '1' AND coalesce(earlier, later) IS NOT NULL
-        THEN -1e0
+        AND coalesce(substr(later, 11), '1') = '1'
+        AND (coalesce(earlier, later) IS NOT NULL OR all_weeks > 2) THEN -1e0
       ELSE days / 7e0 END AS week_share
   FROM beside
 )

@@ -2,10 +2,21 @@
 -- a week's days of that type.
 -- Daily rows are summed to weeks as in bundles.sql; week_share is the part of the week's days of
 -- that type that has rows.
--- units with rows other than weeks ending on a Sunday (days, or weeks named by another day):
+-- hours with rows other than weeks ending on a Sunday (days, or weeks named by another day):
 -- usually few or all
 WITH dated AS (
-  SELECT DISTINCT cell, hour, day_type FROM voice_usage WHERE isodow(week) <> 7
+  SELECT DISTINCT cell, hour FROM voice_usage WHERE isodow(week) <> 7
+),
+-- the weeks of these hours: three working days are daily rows; without these, a date that is no day
+-- of its type names a week
+feeds AS (
+  SELECT
+    s.cell, s.hour, CAST(date_trunc('week', s.week) + INTERVAL '6' DAY AS DATE) AS week,
+    sum(CASE WHEN s.day_type = 'WEEKDAY' AND isodow(s.week) < 6 THEN 1 ELSE 0 END) > 2 AS daily,
+    max(CASE WHEN (s.day_type = 'WEEKDAY') = (isodow(s.week) > 5) THEN 1 ELSE 0 END) = 1 AS weekly
+  FROM voice_usage AS s
+  JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour
+  GROUP BY s.cell, s.hour, date_trunc('week', s.week)
 ),
 days AS (
   SELECT
@@ -15,7 +26,7 @@ days AS (
     row_number() OVER (PARTITION BY s.cell, s.hour, s.day_type, date_trunc('week', s.week)
       ORDER BY s.week DESC) AS nth
   FROM voice_usage AS s
-  JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour AND d.day_type = s.day_type
+  JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour
 ),
 summed AS (  -- sums of whole numbers, which do not depend on the order: discounts in millionths
   SELECT
@@ -46,7 +57,8 @@ beside AS (
     max(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
       OVER (PARTITION BY cell, hour, day_type ORDER BY week) AS earlier,
     min(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
-      OVER (PARTITION BY cell, hour, day_type ORDER BY week DESC) AS later
+      OVER (PARTITION BY cell, hour, day_type ORDER BY week DESC) AS later,
+    count(*) OVER (PARTITION BY cell, hour, day_type) AS all_weeks
   FROM summed
 ),
 weeks AS (
@@ -57,26 +69,31 @@ weeks AS (
       s.posted_discount - s.discount AS explore_eps,
     CAST(s.active_subs AS DOUBLE) AS active_subs, 1e0 AS week_share
   FROM voice_usage AS s
-  LEFT JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour AND d.day_type = s.day_type
+  LEFT JOIN dated AS d ON d.cell = s.cell AND d.hour = s.hour
   WHERE d.cell IS NULL
   UNION ALL
   SELECT
-    cell, hour, day_type, week, CAST(minutes AS BIGINT) AS minutes,
+    b.cell, b.hour, b.day_type, b.week, CAST(minutes AS BIGINT) AS minutes,
       CAST(attempts AS BIGINT) AS attempts,
     CAST(blocked AS BIGINT) AS blocked, discount, posted_discount, explore_eps, active_subs,
     CASE
+      -- days, or weeks, as the dates of both types of day show
+      WHEN daily THEN days / CASE WHEN day_type = 'WEEKDAY' THEN 5e0 ELSE 2e0 END
+      WHEN weekly THEN CASE WHEN days = 1 THEN 1e0 ELSE -1e0 END
       -- a week
       WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
         OR coalesce(before, after) IS NULL) THEN 1e0
       -- a duplicate week
       WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
         AND coalesce(before, after) = 1 THEN -1e0
-      -- several of them in a row
-      WHEN day_type = 'WEEKDAY' AND days < 4 AND days > 1 AND coalesce(substr(earlier, 11), '1') = '1'
-        AND coalesce(substr(later, 11), '1') = '1' AND coalesce(earlier, later) IS NOT NULL
-        THEN -1e0
+      -- several of them in a row; both days of a weekend, where single rows are on both sides
+      WHEN days < 4 AND days > 1 AND substr(earlier, 11) = '1' AND substr(later, 11) = '1' THEN -1e0
+      WHEN day_type = 'WEEKDAY' AND days < 4 AND days > 1
+        AND coalesce(substr(earlier, 11), '1') = '1' AND coalesce(substr(later, 11), '1') = '1'
+        AND (coalesce(earlier, later) IS NOT NULL OR all_weeks > 2) THEN -1e0
       ELSE days / CASE WHEN day_type = 'WEEKDAY' THEN 5e0 ELSE 2e0 END END AS week_share
-  FROM beside
+  FROM beside AS b
+  JOIN feeds AS f ON f.cell = b.cell AND f.hour = b.hour AND f.week = b.week
 )
 SELECT
   v.cell, v.hour, v.day_type, v.week,
