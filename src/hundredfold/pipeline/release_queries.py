@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -53,19 +52,21 @@ def summary_rows(
     if not output.summaries:
         return {}
     warehouse.create_view(output.name, select)
+    queries: dict[str, str] = {}
     tables = {}
-    with suppress(QueryError):  # it is raised again below, with the name of its summary
-        texts = [load_query(query, job.folder) for query in output.summaries.values()]
-        warehouse.prefetch([with_micros(text, warehouse.columns(text))[0] for text in texts])
-    for title, query in output.summaries.items():
-        try:
+    title = ""
+    try:
+        for title, query in output.summaries.items():
             text = load_query(query, job.folder)
-            tables[title] = warehouse.query(with_micros(text, warehouse.columns(text))[0])
-        except QueryError as error:
-            raise QueryError(
-                f"the summary {title!r} of {output.name} cannot run: {error.message}",
-                hint=error.hint,
-            ) from error
+            queries[title] = with_micros(text, warehouse.columns(text))[0]
+        warehouse.prefetch(list(queries.values()))
+        for title, query in queries.items():
+            tables[title] = warehouse.query(query)
+    except QueryError as error:
+        raise QueryError(
+            f"the summary {title!r} of {output.name} cannot run: {error.message}",
+            hint=error.hint,
+        ) from error
     for title, table in tables.items():
         check_names(f"the summary {title!r} of {output.name}", table.column_names)
     return {title: _json_rows(table) for title, table in tables.items()}

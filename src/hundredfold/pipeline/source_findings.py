@@ -23,6 +23,9 @@ NUMBER_RULES = (
 )
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}([.]\d{3})+),\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*[.]\d+ [(]the decimal sign is a comma[)]")
+# with more bad rows than this, each query finds them in the source, so that they take no disk
+MAX_STORED_BAD_ROWS = 1_000_000
+RULES_PER_QUERY = 64
 
 
 def malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
@@ -38,37 +41,56 @@ def malformed_findings(malformed: pa.Table) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: -finding.rows))
 
 
+def select_bad_rows(checks: Checks, bad: int, warehouse: Warehouse) -> str:
+    """Return a table of the rows of `judged` that break a rule, as it is written after FROM.
+
+    Findings and rejects are read from it, so that the source is judged once for both.
+    """
+    select = f"SELECT * FROM ({checks.judged}) AS j WHERE {checks.any_bad}"
+    if not 0 < bad <= MAX_STORED_BAD_ROWS:
+        return f"({select})"
+    warehouse.materialize("__bad_rows", select)
+    return "__bad_rows"
+
+
 def rule_findings(
-    checks: Checks, counts: Sequence[int], exact: bool, warehouse: Warehouse
+    checks: Checks, bad_rows: str, exact: bool, warehouse: Warehouse
 ) -> tuple[Finding, ...]:
     """Return each broken rule with its first row, the most frequent first."""
-    broken = [
-        (i, rule, count)
-        for i, (rule, count) in enumerate(zip(checks.rules, counts, strict=True))
-        if count
+    rules = range(len(checks.rules))
+    queries = [
+        _findings_query(checks, bad_rows, rules[first : first + RULES_PER_QUERY])
+        for first in rules[::RULES_PER_QUERY]
     ]
-    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
-    firsts = ", ".join(
-        (
-            f"min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
-            f"min_by(coalesce(CAST({_raw_value(rule, checks)} AS VARCHAR), 'null'), {place}) "
-            f"FILTER (WHERE __k{i} = 1) AS v{i}"
-        )
-        for i, rule, _ in broken
-    )
-    first = warehouse.query(f"SELECT {firsts} FROM ({checks.judged}) AS j").to_pylist()[0]
-    found = [
+    warehouse.prefetch(queries)
+    found: dict[str, Any] = {}
+    for query in queries:
+        found |= warehouse.query(query).to_pylist()[0]
+    findings = [
         Finding(
             rule.column,
             rule.message,
-            count,
-            first[f"p{i}"][:-20],
-            int(first[f"p{i}"][-20:]) if exact else 0,
-            first[f"v{i}"],
+            int(found[f"k{i}"]),
+            found[f"p{i}"][:-20],
+            int(found[f"p{i}"][-20:]) if exact else 0,
+            found[f"v{i}"],
         )
-        for i, rule, count in broken
+        for i, rule in enumerate(checks.rules)
+        if found[f"k{i}"]
     ]
-    return tuple(sorted(found, key=lambda finding: -finding.rows))
+    return tuple(sorted(findings, key=lambda finding: -finding.rows))
+
+
+def _findings_query(checks: Checks, bad_rows: str, rules: Sequence[int]) -> str:
+    """Return a query of the number of rows that break each rule, and of the first of them."""
+    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
+    each = ", ".join(
+        f"sum(__k{i}) AS k{i}, min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
+        f"min_by(coalesce(CAST({_raw_value(checks.rules[i], checks)} AS VARCHAR), 'null'), "
+        f"{place}) FILTER (WHERE __k{i} = 1) AS v{i}"
+        for i in rules
+    )
+    return f"SELECT {each} FROM {bad_rows} AS j"
 
 
 def _raw_value(rule: Rule, checks: Checks) -> str:

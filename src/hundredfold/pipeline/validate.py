@@ -26,6 +26,7 @@ from .source_findings import (
     refuse_replaced,
     refuse_too_many,
     rule_findings,
+    select_bad_rows,
 )
 from .validation_results import (
     Finding,
@@ -175,14 +176,15 @@ def _check_source(
     _refuse_references(source, warehouse)
     if known := _find_known(source, checks, raw, warehouse):
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
-    totals, counts = _count_rows(source, checks, raw, warehouse)
+    totals = _count_rows(source, checks, raw, warehouse)
     has_duplicates = _has_duplicates(source, checks, warehouse)
     # from here on, row numbers matter
     if (totals.bad or has_duplicates) and raw.with_row_numbers is not None:
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
     _refuse_empty(source, place, totals)
-    findings = rule_findings(checks, counts, raw.in_file_order, warehouse) if totals.bad else ()
+    bad_rows = select_bad_rows(checks, totals.bad, warehouse)
+    findings = rule_findings(checks, bad_rows, raw.in_file_order, warehouse) if totals.bad else ()
     if raw.malformed is not None:
         findings += malformed_findings(raw.malformed)
     if has_duplicates:
@@ -191,7 +193,7 @@ def _check_source(
     if totals.repaired:
         _write_repairs(source, checks, raw, layout, warehouse)
     if totals.rejected or totals.dropped:
-        _write_rejects(source, checks, raw, totals, layout, warehouse)
+        _write_rejects(checks, bad_rows, raw, totals, layout.rejects(source.name), warehouse)
     _refuse_beyond_limits(
         source, totals, findings, raw.csv, store.where(layout.rejects(source.name))
     )
@@ -219,8 +221,8 @@ def _refuse_empty(source: Source, place: SourcePlace, totals: _Totals) -> None:
 
 def _count_rows(
     source: Source, checks: Checks, raw: AttachedSource, warehouse: Warehouse
-) -> tuple[_Totals, list[int]]:
-    """Count the rows of a source, and the failures of each rule.
+) -> _Totals:
+    """Count the rows of a source, the bad and the repaired ones, in one pass.
 
     Raises: SourceError for a damaged file, or for references and `clean` expressions that fail.
     """
@@ -228,7 +230,7 @@ def _count_rows(
         refuse_timeless(source, warehouse.columns(checks.typed))
         if source.unique:
             warehouse.prefetch([_totals_query(checks), _repeated_keys_query(source, checks)])
-        rows, bad, repaired, counts = _count(checks, warehouse)
+        row = warehouse.query(_totals_query(checks)).to_pylist()[0]
     except QueryError as error:
         paths = [entry[0] for entry in raw.fingerprints]
         if damage := warehouse.find_damage(source.name, paths, error):
@@ -238,7 +240,7 @@ def _count_rows(
             f"{source.name} cannot be checked: {error.message}", hint=error.hint
         ) from error
     malformed = raw.malformed.num_rows if raw.malformed is not None else 0
-    return _Totals(rows, bad, repaired, malformed), counts
+    return _Totals(int(row["n"]), int(row["bad"]), int(row["repaired"]), malformed)
 
 
 def _refuse_beyond_limits(
@@ -379,20 +381,6 @@ def _accepted_query(result: ValidationResult, warehouse: Warehouse) -> str:
     )
 
 
-def _count(checks: Checks, warehouse: Warehouse) -> tuple[int, int, int, list[int]]:
-    """Count rows, bad rows, repaired rows, and the failures of each rule.
-
-    This takes one pass, and a second one if there is a bad row.
-    """
-    row = warehouse.query(_totals_query(checks)).to_pylist()[0]
-    rows, bad, repaired = int(row["n"]), int(row["bad"]), int(row["repaired"])
-    if not bad:
-        return rows, bad, repaired, [0] * len(checks.rules)
-    each = ", ".join(f"sum(__k{i}) AS k{i}" for i in range(len(checks.rules)))
-    counts = warehouse.query(f"SELECT {each} FROM ({checks.judged}) AS j").to_pylist()[0]
-    return rows, bad, repaired, [int(counts[f"k{i}"]) for i in range(len(checks.rules))]
-
-
 def _totals_query(checks: Checks) -> str:
     """Return a query of the numbers of rows, of bad and of repaired ones."""
     return (
@@ -454,20 +442,20 @@ def _find_duplicates(
 
 
 def _write_rejects(
-    source: Source,
     checks: Checks,
+    bad_rows: str,
     raw: AttachedSource,
     totals: _Totals,
-    layout: Layout,
+    key: str,
     warehouse: Warehouse,
 ) -> None:
     """Write every row that was not accepted, as it was read, with its reasons, to one file."""
-    parts = [
-        (
+    parts = []
+    if totals.bad or not (totals.dropped or totals.conflicting):
+        parts.append(
             f"SELECT __file, __row, {checks.reasons} AS __reason, TRUE AS __counts FROM "
-            f"({checks.judged}) AS j WHERE {checks.any_bad}"
+            f"{bad_rows} AS j"
         )
-    ]
     if totals.dropped or totals.conflicting:
         parts.append("SELECT __file, __row, reason AS __reason, counts AS __counts FROM __twins")
     gone = " UNION ALL ".join(parts)
@@ -484,10 +472,9 @@ def _write_rejects(
             f"{sql} UNION ALL BY NAME SELECT file AS __file, message AS __reason, TRUE AS "
             "__counts, line AS __line FROM __malformed"
         )
-    warehouse.write(
-        f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", layout.rejects(source.name)
-    )
+    warehouse.write(f"SELECT * FROM ({sql}) AS x ORDER BY __file, __row", key)
     warehouse.drop("__twins")
+    warehouse.drop("__bad_rows")
 
 
 def _write_repairs(
