@@ -1,5 +1,5 @@
 """Types of the rows that a work function receives, where each unit begins in them, and the columns
-with the effect of a price, which several results and the price table have.
+with the effects of a price, which several results and the price table have.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Units(Columns, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PriceEffects:
-    """The expected effect of a price, against staying at the current one.  Per week.
+class ExpectedChanges:
+    """The expected changes by a price, against staying at the current one.  Per week.
 
-    p_gain           probability that the margin rises
-    ..._lo, ..._hi   the deltas at the ends of the elasticity's 90 % interval
+    The contract of the price table has these fields from here, in this order.
+
+    ..._lo, ..._hi   at the ends of the elasticity's 90 % interval
     """
 
-    p_gain: float
     expected_volume_delta: float
     expected_revenue_delta: float
     expected_margin_delta: float
@@ -54,6 +54,16 @@ class PriceEffects:
     expected_revenue_delta_hi: float
     expected_margin_delta_lo: float
     expected_margin_delta_hi: float
+
+
+@dataclass(frozen=True, slots=True)
+class PriceEffects(ExpectedChanges):
+    """The effects of a price in the results of the models.
+
+    p_gain   probability that the margin rises; null in the price table where nothing moves
+    """
+
+    p_gain: float
 
 
 EFFECT_COLUMNS = tuple(field.name for field in fields(PriceEffects))

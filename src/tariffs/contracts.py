@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
-from tariffs.columns import EFFECT_COLUMNS
+from tariffs.columns import EFFECT_COLUMNS, ExpectedChanges
 
 Code = Annotated[str, re.compile(r"[A-Z0-9_]+")]
 Money = Annotated[float, Gt(0)]
@@ -309,23 +309,8 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class PriceRow:
-    """One row of the price table: the price for the rating system, and its reasons.
-
-    Money is in `currency`; deltas are per week.
-
-    valid_from, valid_to     UTC; `..._local` is the time on a clock in the location's `time_zone`
-    ..._lo, ..._hi           the deltas at the ends of the elasticity's 90 % interval
-    expected_volume          sold per week at the current price; voice: at most the cell's capacity
-    expected_blocked_minutes, ..._delta
-                             voice: minutes a week demanded beyond the capacity, and the change of
-                             them by the new price
-    usage_value, opportunity_cost
-                             one more unit sold costs unit_cost - usage_value + opportunity_cost,
-                             the last being the loss of other products or hours
-    capacity_price           the worth of one more unit of capacity in the cell
-    explore_draw             the elasticity on which a trial (explore_flag) was priced, else null
-    """
+class PricesAndEstimates:
+    """The first columns of `PriceRow`."""
 
     unit_key: str
     kind: Literal["bundle", "voice"]
@@ -363,15 +348,12 @@ class PriceRow:
     expected_volume: Annotated[float, Ge(0)]
     expected_blocked_minutes: Annotated[float, Ge(0)] | None
     expected_blocked_minutes_delta: float | None
-    expected_volume_delta: float
-    expected_revenue_delta: float
-    expected_margin_delta: float
-    expected_volume_delta_lo: float
-    expected_volume_delta_hi: float
-    expected_revenue_delta_lo: float
-    expected_revenue_delta_hi: float
-    expected_margin_delta_lo: float
-    expected_margin_delta_hi: float
+
+
+@dataclass(frozen=True)
+class CostsAndTrials:
+    """The last columns of `PriceRow`."""
+
     unit_cost: Annotated[float, Ge(0)]
     usage_value: Annotated[float, Ge(0)]
     opportunity_cost: float
@@ -380,6 +362,27 @@ class PriceRow:
     control_flag: bool
     explore_flag: bool
     explore_draw: Annotated[float, Lt(0)] | None
+
+
+# a dataclass has the fields of its bases from the last one to the first
+@dataclass(frozen=True)
+class PriceRow(CostsAndTrials, ExpectedChanges, PricesAndEstimates):
+    """One row of the price table: the price for the rating system, and its reasons.
+
+    Money is in `currency`; deltas are per week.
+
+    valid_from, valid_to     UTC; `..._local` is the time on a clock in the location's `time_zone`
+    ..._lo, ..._hi           the deltas at the ends of the elasticity's 90 % interval
+    expected_volume          sold per week at the current price; voice: at most the cell's capacity
+    expected_blocked_minutes, ..._delta
+                             voice: minutes a week demanded beyond the capacity, and the change of
+                             them by the new price
+    usage_value, opportunity_cost
+                             one more unit sold costs unit_cost - usage_value + opportunity_cost,
+                             the last being the loss of other products or hours
+    capacity_price           the worth of one more unit of capacity in the cell
+    explore_draw             the elasticity on which a trial (explore_flag) was priced, else null
+    """
 
 
 PRICE_COLUMNS = tuple(field.name for field in fields(PriceRow))
