@@ -362,6 +362,8 @@ def test_an_untested_or_barely_detectable_rho_is_not_reported_as_absent(
     ]
     assert seen.rho > seen.visible > 0 < seen.rho_used
     assert hardly.visible > 0.3  # the bias that this foresight makes is +0.26
+    assert abs(hardly.chi) < 3 * hardly.chi_se < 0.1  # foresight is not mistaken for substitution
+    assert hardly.rho_beside == pytest.approx(hardly.rho, abs=hardly.rho_se)
     assert np.isnan([unseen.rho, unseen.rho_se, unseen.rho_p, unseen.visible]).all()
     assert (unseen.rho_used, "log trials" in unseen.meaning) == (0.0, True)
 

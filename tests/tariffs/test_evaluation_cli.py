@@ -84,10 +84,10 @@ def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) ->
     assert [line for line in lines if len(line.rstrip()) > 80] == []
 
 
-def test_rho_is_shown_with_what_it_cannot_part(place: Path) -> None:
+def test_rho_is_shown_without_what_neighbours_take(place: Path) -> None:
     shown = run_tariffs(place, "evidence", "prior").stdout
-    assert "rho " in shown
-    assert "one market cannot part foresight from cross effects of neighbouring products" in shown
+    assert shown.count("sales that neighbouring products take: chi ") == 1  # of bundles
+    assert shown.count("with these removed, rho is ") == 1
 
 
 def test_json_states_what_the_table_states(place: Path) -> None:

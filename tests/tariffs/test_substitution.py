@@ -19,7 +19,7 @@ from tariffs.cli import app
 from tariffs.demand.panel import make_panel
 from tariffs.demand.substitution import fit_substitution, neighbours
 from tariffs.evaluation.run_data import open_finished
-from tariffs.evaluation.substitution import neighbour_price, substitution
+from tariffs.evaluation.substitution import neighbour_price, separate_foresight, substitution
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
@@ -53,6 +53,11 @@ def test_chi_is_found_where_the_market_has_it_and_reported(run_of: Callable[...,
     assert result.exit_code == 0, result.output
     assert f"chi: {found.chi:+.3f}" in result.output
     assert "its neighbours sell" in result.output
+    result = CliRunner().invoke(app, ["evidence", "prior", "--home", str(home)])
+    assert f"neighbouring products take: chi {found.chi:+.3f} (se {found.se:.3f})" in result.output
+    parted = separate_foresight(open_finished(Home(home, make=False), None, None))
+    assert parted is not None
+    assert abs(parted[1].rho) < 3 * parted[1].se  # nor is substitution mistaken for foresight
 
 
 def test_no_substitution_is_found_where_there_is_none(run_of: Callable[..., Path]) -> None:

@@ -1,7 +1,7 @@
 """The prior's findings on its data: endogeneity of prices, noise of each group, the gate's choices.
 
-Nothing is estimated here: these are the run's own findings (`tariffs.demand.prior`), on which its
-prices are based.
+These are the run's own findings (`tariffs.demand.prior`), on which its prices are based. Only the
+sales that neighbouring products take are estimated here, to tell them from foresight.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from tariffs.demand.endogeneity import ENDOGENOUS, EXOGENOUS, NOT_TESTED
 from tariffs.demand.prior import Prior
-from tariffs.evaluation.product_lines import Line
+from tariffs.evaluation.product_lines import BUNDLE, Line
 from tariffs.evaluation.run_data import FinishedRun
+from tariffs.evaluation.substitution import separate_foresight
 
 MEANING: Mapping[str, str] = {
     EXOGENOUS: "no sign that prices foresaw demand; the little that was found is taken out",
@@ -53,6 +54,8 @@ class PriorSummary:
     exogeneity, rho, rho_se, rho_p   the test of the prices
     visible            the rho that the test detects in four cases of five
     rho_used           the part of rho that is taken out of every unit's weeks
+    chi, chi_se        sales taken by neighbouring products (`evaluation.substitution`)
+    rho_beside         rho of the same market with chi removed, with rho_beside_se; NaN if not known
     trials, censored   shares of the weeks
     tau                the spread around the mean of a kind
     units, telling     units read, and units with information on tau
@@ -67,6 +70,10 @@ class PriorSummary:
     rho_p: float
     visible: float
     rho_used: float
+    chi: float
+    chi_se: float
+    rho_beside: float
+    rho_beside_se: float
     trials: float
     censored: float
     tau: float
@@ -81,9 +88,13 @@ def summarise_prior(finished: FinishedRun, line: Line) -> PriorSummary:
     prior = finished.prior(line)
     tested = prior.exogeneity != NOT_TESTED
     rho, se, p = (prior.rho, prior.rho_se, prior.rho_p) if tested else (math.nan,) * 3
+    parted = separate_foresight(finished) if tested and line is BUNDLE else None
+    beside = (
+        (parted[0].chi, parted[0].se, parted[1].rho, parted[1].se) if parted else (math.nan,) * 4
+    )
     return PriorSummary(
         line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se,
-        prior.rho_used, prior.trials, prior.censored,
+        prior.rho_used, *beside, prior.trials, prior.censored,
         math.sqrt(prior.tau2), prior.units, prior.gated, prior.group_factor, tuple(_groups(prior)),
     )  # fmt: skip
 

@@ -126,9 +126,8 @@ def show_prior(found: PriorSummary) -> None:
             f"the test sees a rho of {found.visible:.2f} four times in five;"
             " a smaller one it may miss"
         )
-        _print_hanging(
-            "one market cannot part foresight from cross effects of neighbouring products"
-        )
+        for text in _beside(found):
+            _print_hanging(text)
     _print_hanging(
         f"trials: {found.trials:.1%} of the weeks;"
         f" sold out, at the cell's capacity: {found.censored:.1%}"
@@ -149,10 +148,22 @@ def show_prior(found: PriorSummary) -> None:
     )
 
 
+def _beside(found: PriorSummary) -> tuple[str, ...]:
+    """Return lines on rho beside the sales that other products or hours take."""
+    if math.isnan(found.chi):
+        return ("sales that other products or hours take are not removed from rho",)
+    return (
+        f"sales that neighbouring products take: chi {found.chi:+.3f} (se {found.chi_se:.3f})",
+        f"with these removed, rho is {found.rho_beside:+.3f} (se {found.rho_beside_se:.3f})",
+    )
+
+
 def show_gates() -> None:
     """Print the legend of `show_prior`."""
     stdout.print()
     _print_hanging("rho     what chosen prices and demand have in common; 0: prices are innocent")
+    _print_hanging("chi     sales gained where a neighbour's price rises: tariffs evidence")
+    _print_hanging("        substitution; a cross effect raises chi, foresight raises rho")
     _print_hanging("phi, c  the noise: dispersion, and what weeks that go together add to it")
     _print_hanging("gate    EB: units keep their own fits; POOLED: the mean of the kind foretold")
     _print_hanging("        held-out weeks better (less deviance) and prices; EB_UNTESTED: too few")
