@@ -169,6 +169,19 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert [name for name in hundredfold.__all__ if name not in text] == []
 
 
+# named once, above the table
+COMMON_PARAMETERS = {"backend", "home", "stack", "callbacks", "wait"}
+
+
+@pytest.mark.parametrize("name", ["adjust", "cancel", "publish", "replay", "resume", "retry"])
+def test_the_parameters_of_a_later_call_are_in_its_row(name: str) -> None:
+    [row] = re.findall(
+        rf"^\| `{name}\(.*$", (DOCS / "reference.md").read_text("utf-8"), re.MULTILINE
+    )
+    parameters = set(inspect.signature(getattr(hundredfold, name)).parameters)
+    assert {p for p in parameters - COMMON_PARAMETERS if not re.search(rf"\b{p}\b", row)} == set()
+
+
 @pytest.mark.parametrize("name", ["Job", "Source", "Model", "Publish", "run"])
 def test_every_parameter_is_in_the_reference(name: str) -> None:
     text = (DOCS / "reference.md").read_text("utf-8")
