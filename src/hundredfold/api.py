@@ -42,6 +42,7 @@ def run(
     max_failed: float | None = None,
     budget: str | float | None = None,
     prices: str | Path | None = None,
+    plan: str | Path | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> Run:
     """Run a job from its sources to its release.
@@ -60,6 +61,7 @@ def run(
     max_rejected, max_failed   limits for this run instead of the declared ones
     budget       what the run may spend before it stops: locally core time ("30m"), on AWS dollars
     prices       aws: TOML file with prices for the budget, which override the package's
+    plan         file of `hundredfold plan --json`, whose workers or batches the run takes
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After
@@ -68,7 +70,7 @@ def run(
     arguments = RunArguments(
         workers=workers, memory=memory, batches=batches, warehouse=warehouse, wait=wait,
         as_of=as_of, run_id=run_id, max_rejected={} if max_rejected is None else max_rejected,
-        max_failed=max_failed, budget=budget, prices=prices,
+        max_failed=max_failed, budget=budget, prices=prices, plan=plan,
     )  # fmt: skip
     there = backend_of(backend, home, stack)
     return there.run(job, sources, arguments, callbacks or NullCallbacks())

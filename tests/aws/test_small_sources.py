@@ -28,8 +28,11 @@ from hundredfold.aws.adapters.s3_duckdb import S3DuckWarehouse
 from hundredfold.aws.stage_order import later_stages
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
 from hundredfold.aws.warehouse_choice import choose_warehouse
+from hundredfold.cli.display import TimingDisplay
 from hundredfold.errors import HundredfoldError, SourceError, UsageError
 from hundredfold.pipeline.stages import stages
+from hundredfold.planning.comparison import compare_run
+from hundredfold.planning.plan import PlanOptions
 from support.emulator import Emulator
 from support.in_process import InProcessRun, InProcessRunner
 from support.in_process_aws import AwsRunner, SmallRun
@@ -304,8 +307,24 @@ def steps_of(stack: Stack, run: str) -> list[tuple[str, str]]:
 
 def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path) -> None:
     tasks, name = Tasks.write(tmp_path, ["fine"] * 30), f"small-{uuid4().hex[:6]}"
-    done = trouble.run(tasks, name, warehouse="auto", batches=4)
+    planned: dict[str, Any] = {
+        "way": "lambda-fat-mapping", "title": "Lambda fat", "wall": [9.0, 12.0, 15.0], "start": 0,
+        "stages": {"work doubled": 4.0, "work summed": 2.0, "other steps": 6.0}, "slots": 9,
+        "dollars": None, "batches": 8, "memory": 1769 * trouble.home.resources.cores,
+        "timeout": 60, "pollers": None, "deployable": True,
+    }  # fmt: skip
+    file = tmp_path / "plan.json"
+    for way in ("lambda-fat-direct", "lambda-fat-mapping"):
+        facts = {"job": "trouble", "models": [{}, {}], "choice": way, "ways": [planned]}
+        file.write_text(json.dumps({**facts, "ways": [{**planned, "way": way}]}))
+        if way == "lambda-fat-direct":
+            with pytest.raises(UsageError, match="trigger: the plan has direct, the stack messag"):
+                trouble.run(tasks, name, warehouse="auto", plan=file)
+    done = trouble.run(tasks, name, warehouse="auto", plan=file)
     record = trouble.record(name)
+    compared = compare_run(trouble.home, name, PlanOptions(), TimingDisplay())
+    assert [row["stage"] for row in compared["stages"]] == [*planned["stages"]]
+    assert all(row["measured"] > 0 for row in compared["stages"])
     told = trouble.cli("status", name).stdout
     assert "  efficiency " in told
     assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in told

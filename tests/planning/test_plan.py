@@ -64,19 +64,19 @@ def plan(folder: Path, *arguments: str) -> CliResult:
     return run_hundredfold("plan", *arguments, folder=folder, environment=environment)
 
 
-def work_pilot(seconds: float, units: int = 3_000) -> Pilot:
+def work_pilot(seconds: float, units: int = 3_000, job: str = "j") -> Pilot:
     """Return the pilot of a job of one model with even units."""
     model = ModelPilot(
         Model("m", unit=("k",), work=lambda rows: rows), np.full(units, 10),
         np.full(units, seconds / units), 0.2, 0.05, 0.0, 100, 0, 1.0, 0.01, 0.5,
         (Batch(0, 0, units - 1, 10 * units, 30.0 * units),),
     )  # fmt: skip
-    job = Job("j", [Source("s")], [model.model])
-    return Pilot(job, (model,), (), 2.0, 0.5, 200 * 2**20, (10**7,), 0, "")
+    declared = Job(job, [Source("s")], [model.model])
+    return Pilot(declared, (model,), (), 2.0, 0.5, 200 * 2**20, (10**7,), 0, "")
 
 
-def wishes(**options: Any) -> Wishes:
-    return Wishes(4, QUOTAS, "arm64", read_prices("us-east-1"), **options)
+def wishes(workers: int = 4, **options: Any) -> Wishes:
+    return Wishes(workers, QUOTAS, "arm64", read_prices("us-east-1"), **options)
 
 
 def test_a_plan_of_two_models_measures_all_units_and_keeps_nothing(folder: Path) -> None:
@@ -121,6 +121,19 @@ def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> 
     assert all(row["measured"] > 0 and row["predicted"] > 0 for row in facts["stages"])
     assert sum(row["measured"] for row in facts["stages"]) == pytest.approx(facts["measured"])
     assert facts["taken"] is False
+    # a plan that the run takes is kept with it, with its number of workers
+    planned = make_plan(work_pilot(10.0, job="shops"), wishes(workers=1))
+    (folder / "plan.json").write_text(json.dumps(planned))
+    taken = run_hundredfold(
+        "run", "jobs.py:job", "--run-id", "planned", "--max-failed", "1", "--home", home,
+        "--plan", "plan.json", folder=folder, environment={},
+    )  # fmt: skip
+    assert taken.code == 0, taken.err
+    done = plan(folder, "--compare", "planned", "--home", home, "--json")
+    facts = json.loads(done.out)
+    assert (facts["taken"], facts["title"]) == (True, "this machine, 1 worker")
+    assert facts["efficiency"]["cores"] == 1
+    assert "Predicted by the plan" in plan(folder, "--compare", "planned", "--home", home).out
     wrong: list[tuple[tuple[str, ...], str]] = [
         (("--compare", "r", "jobs.py:job", "--home", home), "--compare takes the job"),
         (("--compare", "q", "--home", home), "there is no run q"),

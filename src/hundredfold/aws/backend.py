@@ -43,6 +43,7 @@ from ..runs.backend import Interruption, RunArguments
 from ..runs.budgets import dollar_budget
 from ..runs.job_loader import load_job
 from ..runs.names import check_aws_run_id
+from ..runs.plans import deploy_options, take_plan, trigger_of
 from ..runs.prices import read_prices
 from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
@@ -63,6 +64,7 @@ from .adapters.session import caller_arn, client
 from .adapters.sources import check_location
 from .concurrency import set_concurrency
 from .home import RUNNING, StackHome, find_stack_name
+from .lambda_platform import cores_of
 from .pollers import RunPollers
 from .progress import ProgressReader
 from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
@@ -119,11 +121,13 @@ class AwsBackend:
                 hint="for example run('my_job.job:job', backend='aws')",
             )
         declared = load_job(job)
+        arguments = take_plan(arguments, declared.name, on_aws=True)
         warehouse = _warehouse_of(arguments)
         if warehouse != DUCKDB:
             check_translates(declared)
         check_declared(declared)
         home = self.open_home(declared.name)
+        _refuse_other_settings(arguments, job, home)
         run = (
             check_aws_run_id(arguments.run_id)
             if arguments.run_id is not None
@@ -140,6 +144,8 @@ class AwsBackend:
             "stack": home.stack,
             **_budget_option(arguments),
         }
+        if arguments.way is not None:
+            options["plan"] = dict(arguments.way)
         home.ledger.create(new_record(run, declared, job, locations, options, home.resources.code))
         return _start_execution(home, home.ledger.read(run), callbacks, arguments.wait)
 
@@ -304,6 +310,27 @@ def _refuse_local(arguments: RunArguments) -> None:
         raise UsageError(
             f"{' and '.join(given)} are for --backend local",
             hint="on AWS they are set when deploying: hundredfold deploy --help",
+        )
+
+
+def _refuse_other_settings(arguments: RunArguments, job: str, home: StackHome) -> None:
+    """Raise UsageError if the stack has not the settings of the plan that the run takes."""
+    way, resources = arguments.way, home.resources
+    if way is None:
+        return
+    wanted = {"trigger": trigger_of(way), "cores of a worker": cores_of(way["memory"])}
+    found = {"trigger": resources.trigger, "cores of a worker": resources.cores}
+    problems = [
+        f"{name}: the plan has {wanted[name]}, the stack {found[name]}"
+        for name in wanted
+        if wanted[name] != found[name]
+    ]
+    if problems:
+        raise UsageError(
+            f"the stack {home.stack} has other settings than the plan",
+            problems=problems,
+            hint=f"deploy it so: {shlex.join(['hundredfold', 'deploy', job, *deploy_options(way)])}"
+            "   or run without --plan",
         )
 
 

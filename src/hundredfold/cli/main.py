@@ -100,6 +100,17 @@ max_failed_option = click.option(
     show_default="auto: by the size of the sources",
     help="On AWS: where queries run: in Athena, or at once in one function (duckdb).",
 )
+@click.option(
+    "--plan",
+    metavar="FILE",
+    help="Take the workers, or on AWS the batches, of a plan: hundredfold plan JOB --json > FILE.",
+)
+@click.option(
+    "--confirm-above",
+    type=click.FloatRange(min=0),
+    metavar="DOLLARS",
+    help="On AWS, with --plan: ask before a run that may cost more.",
+)
 @click.option("--detach", is_flag=True, help="On AWS: start the run and return.")
 @json_option
 def run(
@@ -110,6 +121,7 @@ def run(
     max_failed: str | None,
     batches: int | None,
     warehouse: str | None,
+    confirm_above: float | None,
     detach: bool,
     as_json: bool,
     **options: Any,
@@ -130,6 +142,10 @@ def run(
         max_failed=_parse_limit("--max-failed", max_failed) if max_failed is not None else None,
         **options,
     )
+    if confirm_above is not None:
+        from .confirmation import confirm_cost
+
+        confirm_cost(arguments, confirm_above, on_aws=target.name == "aws")
     locations = parse_pairs("--source", source)
     _follow(lambda callbacks: backend.run(job, locations, arguments, callbacks), target, as_json)
 

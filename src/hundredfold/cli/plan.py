@@ -285,22 +285,13 @@ def _next(facts: Facts, run: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the commands that execute the job, here and on the best stack."""
     import shlex
 
+    from ..runs.plans import deploy_options, recommended
+
     yield shlex.join(run), "runs the job on this machine"
-    priced = [way for way in facts["ways"] if way["timeout"] and way["deployable"] and way["wall"]]
-    if not priced:
+    best = recommended(facts)
+    if best is None:
         return
-    best = next((way for way in priced if way["way"] == facts["choice"]), None) or min(
-        priced, key=lambda way: way["wall"][1]
-    )
-    workers = (
-        ["--pollers", "{},{}".format(*best["pollers"])]
-        if best["pollers"]
-        else ["--concurrency", str(best["slots"])]
-    )
-    name = best["way"].rpartition("-")[2]
-    trigger = ["--trigger", name] if name in ("events", "direct") else []
-    size = ["--memory", str(best["memory"]), "--timeout", str(best["timeout"])]
-    deploy = ["hundredfold", "deploy", run[2], *size, *workers, *trigger]
+    deploy = ["hundredfold", "deploy", run[2], *deploy_options(best)]
     yield shlex.join(deploy), f"makes the stack of {best['title']}"
     per_model = best["batches"] // len(facts["models"])
     aws = ["hundredfold", "run", run[2], "--backend", "aws", "--batches", str(per_model)]

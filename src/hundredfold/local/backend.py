@@ -20,6 +20,7 @@ from ..runs.backend import Interruption, RunArguments
 from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
 from ..runs.job_code import JobCode, read_job_code, with_queries
 from ..runs.job_loader import absolute_ref, job_of, load_job
+from ..runs.plans import take_plan
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
@@ -81,6 +82,7 @@ class LocalBackend:
             job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed
         )
         ref, job = (absolute_ref(job), load_job(job)) if isinstance(job, str) else ("", job)
+        arguments = take_plan(arguments, job.name, on_aws=False)
         there = Home(self.home)
         resources = choose_resources(arguments.workers, arguments.memory)
         check_declared(job)

@@ -67,6 +67,8 @@ def create_run(
         "attempt": 1,
         **budget_option(arguments),
     }
+    if arguments.way is not None:
+        options["plan"] = dict(arguments.way)
     pickled = pickle_job(job)
     record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
     home.ledger.create(record)

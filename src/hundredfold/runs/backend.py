@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..job import Job
 from ..pipeline.runner import RunCallbacks
@@ -28,6 +28,7 @@ class RunArguments:
     warehouse         aws: auto (default), duckdb or athena
     as_of             the moment that counts as now for checks and release (default: now)
     budget            what the run may spend: core time locally ("30m"), dollars on AWS (2.5)
+    plan              file with the plan to take: its workers locally, its batches on AWS
     prices            aws: file with prices that override the table's, for the budget
     run_id            the id of the run (default: made from the time)
     max_rejected      limits by source that replace the declared ones
@@ -49,6 +50,8 @@ class RunArguments:
     replace_newer: bool = False
     budget: str | float | None = None
     prices: str | Path | None = None
+    plan: str | Path | None = None
+    way: Mapping[str, Any] | None = None  # of the plan, once it is read
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""`run --plan FILE` and `--confirm-above`: the settings of a plan, and the files that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hundredfold.cli.confirmation import confirm_cost
+from hundredfold.errors import UsageError
+from hundredfold.runs.backend import RunArguments
+from hundredfold.runs.plans import deploy_options, read_plan, recommended, take_plan, way_of
+
+
+def way(name: str, seconds: float, **options: Any) -> dict[str, Any]:
+    return {
+        "way": name, "title": name.title(), "wall": [seconds] * 3, "start": 0.0, "stages": {},
+        "dollars": [0.5, 1.0, 2.0], "slots": 3, "batches": 8, "memory": 1769, "timeout": 60,
+        "pollers": None, "deployable": True, **options,
+    }  # fmt: skip
+
+
+LOCAL = way("local", 9.0, timeout=None, memory=None, dollars=None)
+DIRECT, POLLED = way("lambda-fat-direct", 5.0), way("lambda-thin-pollers", 4.0, pollers=[2, 10])
+SOON = way("fargate", 1.0, deployable=False, timeout=None)
+PLAN: dict[str, Any] = {
+    "job": "j", "models": [{}, {}], "choice": None, "ways": [LOCAL, DIRECT, POLLED, SOON],
+}  # fmt: skip
+
+
+def plan_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "plan.json"
+    path.write_text(json.dumps({**PLAN, **changes}))
+    return path
+
+
+def test_a_run_takes_the_settings_of_a_plan_unless_they_are_given(tmp_path: Path) -> None:
+    asked = RunArguments(plan=plan_file(tmp_path, choice="lambda-fat-direct"))
+    here, there = (take_plan(asked, "j", on_aws=on_aws) for on_aws in (False, True))
+    assert (here.workers, here.batches) == (3, None)
+    assert (there.workers, there.batches) == (None, 4)
+    assert there.way is not None
+    assert there.way["way"] == "lambda-fat-direct"
+    given = RunArguments(plan=asked.plan, workers=2, batches=7)
+    assert take_plan(given, "j", on_aws=False).workers == 2
+    assert take_plan(given, "j", on_aws=True).batches == 7
+    assert take_plan(RunArguments(), "j", on_aws=True) == RunArguments()
+
+
+def test_a_plan_recommends_the_chosen_way_or_the_fastest() -> None:
+    found = [
+        recommended({**PLAN, "choice": name}) for name in (None, "lambda-fat-direct", "fargate")
+    ]
+    assert found == [POLLED, DIRECT, POLLED]
+    assert recommended({**PLAN, "ways": [LOCAL, SOON]}) is None
+    assert deploy_options(POLLED)[4:] == ["--pollers", "2,10", "--raise-pollers"]
+    assert deploy_options(DIRECT)[4:] == ["--concurrency", "3", "--trigger", "direct"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("[]", "is not the plan of a job"),
+        ('{"job": "j", "models": [{}], "ways": [{"way": "local"}]}', "is not the plan of a job"),
+        (json.dumps({**PLAN, "models": []}), "is not the plan of a job"),
+        (json.dumps({**PLAN, "job": "other"}), "is the plan of other, and the job is j"),
+        (json.dumps({**PLAN, "ways": [LOCAL]}), "has no way for this backend"),
+    ],
+)
+def test_a_file_that_is_no_plan_of_the_job_is_refused(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=message) as refused:
+        take_plan(RunArguments(plan=path), "j", on_aws=True)
+    assert "hundredfold plan JOB --json > plan.json" in str(refused.value.hint)
+
+
+def test_an_expensive_run_needs_a_confirmation(tmp_path: Path) -> None:
+    cheap = RunArguments(plan=plan_file(tmp_path))
+    confirm_cost(cheap, 2.0, on_aws=True)  # its interval ends there
+    with pytest.raises(UsageError, match=r"up to 2\.00 dollars, which is above 1\.99"):
+        confirm_cost(cheap, 1.99, on_aws=True)
+    unknown = RunArguments(plan=plan_file(tmp_path, ways=[LOCAL, way("lambda-fat-mapping", 1.0,
+        dollars=None)]))  # fmt: skip
+    with pytest.raises(UsageError, match="has an unknown price, and no terminal is there"):
+        confirm_cost(unknown, 100.0, on_aws=True)
+    for arguments, on_aws in ((cheap, False), (RunArguments(), True)):
+        with pytest.raises(UsageError, match="--confirm-above is for --backend aws with --plan"):
+            confirm_cost(arguments, 1.0, on_aws=on_aws)
+
+
+def test_the_facts_that_a_run_keeps_of_a_plan_are_those_of_one_way(tmp_path: Path) -> None:
+    kept = way_of(read_plan(plan_file(tmp_path)), on_aws=False)
+    assert kept == {name: value for name, value in LOCAL.items() if name != "deployable"}
