@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from hundredfold import Job, Model, Source
 from hundredfold.contract import read_contract
 from hundredfold.errors import ContractError, JobError, SourceError
+from hundredfold.pipeline.source_findings import MAX_STORED_BAD_ROWS
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
@@ -42,6 +44,11 @@ class Sale:
     code: Annotated[str, re.compile(r"v.\d{3}")]
     day: dt.date
     count: int | None
+
+
+@dataclass
+class Price:
+    price: Annotated[float, Gt(0)]
 
 
 GOOD: dict[str, Any] = {
@@ -459,6 +466,22 @@ def test_the_error_shows_every_broken_check_with_its_rows(
     assert "rejects/sales.parquet, or allow them with --max-rejected sales=3" in str(
         caught.value.hint
     )
+
+
+def test_bad_rows_beyond_those_that_are_stored_are_found_in_the_source(
+    runner: InProcessRunner,
+) -> None:
+    """As many rows as one more than are kept in a table of their own."""
+    rows = MAX_STORED_BAD_ROWS + 2
+    prices = np.full(rows, -1.5)
+    prices[7] = 2.5
+    prices[-1] = -7.5
+    (result,) = runner.source(
+        Source("prices", Price, max_rejected=rows), pa.table({"price": prices})
+    ).validate()
+    assert (result.rows, result.accepted, result.rejected) == (rows, 1, rows - 1)
+    (finding,) = result.findings
+    assert (finding.rows, finding.row, finding.value) == (rows - 1, 1, "-1.5")
 
 
 def test_all_missing_and_wrong_columns_are_reported_at_once(runner: InProcessRunner) -> None:
