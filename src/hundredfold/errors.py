@@ -33,8 +33,8 @@ from typing import Any
 
 # commands that accept the options of a backend; `demo` accepts only --home
 BACKEND_COMMANDS = (
-    "adjust", "cancel", "failures", "publish", "replay", "resume", "retry", "rollback", "run",
-    "status",
+    "adjust", "cancel", "failures", "plan", "publish", "replay", "resume", "retry", "rollback",
+    "run", "status",
 )  # fmt: skip
 HOME_COMMANDS = (*BACKEND_COMMANDS, "demo")
 NEW_CODE = "--accept-new-code"
