@@ -68,8 +68,13 @@ def test_synth_writes_the_stack_without_calling_aws(
         if r["Type"] == "AWS::Lambda::Function"
     ]
     assert sorted(function["ImageConfig"]["Command"][0] for function in functions) == [
-        f"hundredfold.aws.functions.{name}"
-        for name in ("handlers.dead_letter", "handlers.work", "step_handler.step")
+        f"hundredfold.aws.functions.{module}.{name}"
+        for module, name in (
+            ("handlers", "dead_letter"),
+            ("handlers", "work"),
+            ("starting_workers", "dispatch"),
+            ("step_handler", "step"),
+        )
     ]
     assert {function["PackageType"] for function in functions} == {"Image"}
     assert all("Runtime" not in function for function in functions)

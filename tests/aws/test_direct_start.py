@@ -86,13 +86,24 @@ def test_runs_at_the_same_time_share_the_workers_of_the_stack(
     assert polling("has-none") in [(0, 2), (2, 0)]  # where messages still waited
 
 
-def test_the_concurrency_of_direct_workers_is_not_adjusted(
+def test_a_run_starts_more_workers_when_their_number_is_raised(
     direct_stack: Stack, tmp_path: Path
 ) -> None:
-    tasks = Tasks.write(tmp_path, ["held"])
-    direct_stack.run(tasks, "adjusted", "duckdb", wait=False)
-    completed = direct_stack.cli("adjust", "adjusted", "--concurrency", "9", code=2)
-    assert "start the workers themselves" in completed.stderr
+    def started() -> int:
+        found: Any = direct_stack.record("adjusted").models["doubled"]
+        return int(found["polling"]["workers"])
+
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    direct_stack.run(tasks, "adjusted", "duckdb", batches=12, wait=False)
+    direct_stack.wait_for_step("adjusted", "work doubled")
+    assert direct_stack.cli("adjust", "adjusted", "--concurrency", "9").stdout.endswith(" 9\n")
+    try:
+        wait_until(lambda: started() > 2, direct_stack.emulator.log)
+        assert started() <= 7
+        told = direct_stack.cli("adjust", "adjusted", "--concurrency", "1001", code=2)
+        assert "--concurrency is 1001, expected 2 to 1000" in told.stderr
+    finally:
+        direct_stack.cli("adjust", "adjusted", "--concurrency", "4")
     tasks.release()
     direct_stack.wait_for_end("adjusted")
 

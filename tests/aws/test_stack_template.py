@@ -49,7 +49,7 @@ NAMED: dict[str, Any] = {
     "name_prefix": "acme-pricing",
     "tracing": False,
     "python": "3.13",
-    "trigger": "direct",
+    "trigger": "messages",
 }
 RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
@@ -247,9 +247,9 @@ def test_a_mapping_has_a_concurrency_or_pollers_but_never_both(
 ) -> None:
     plain, rich = (
         one(templates[name], "AWS::Lambda::EventSourceMapping", "Work")
-        for name in ("pricing", "promotions")
+        for name in ("named", "promotions")
     )
-    assert plain["ScalingConfig"] == {"MaximumConcurrency": 100}
+    assert plain["ScalingConfig"] == {"MaximumConcurrency": 300}
     assert "ProvisionedPollerConfig" not in plain
     assert rich["ProvisionedPollerConfig"] == {"MinimumPollers": 2, "MaximumPollers": 5000}
     assert "ScalingConfig" not in rich
@@ -610,7 +610,7 @@ def test_a_stack_that_writes_runs_of_an_older_format_is_refused() -> None:
 def test_pollers_determine_the_concurrency(templates: dict[str, Template]) -> None:
     assert [
         templates[name]["Outputs"]["Concurrency"]["Value"] for name in ("pricing", "promotions")
-    ] == ["100", "50000"]
+    ] == ["300", "50000"]
 
 
 def invoked_by(template: Template, role: str) -> list[str]:
@@ -625,7 +625,7 @@ def invoked_by(template: Template, role: str) -> list[str]:
 
 
 def test_a_run_starts_workers_through_dispatchers(templates: dict[str, Template]) -> None:
-    direct, plain = templates["named"], templates["pricing"]
+    direct, plain = templates["pricing"], templates["named"]
     assert invoked_by(direct, "StepRole") == ["Dispatch"]
     assert invoked_by(direct, "DispatchRole") == ["Work"]
     assert invoked_by(plain, "StepRole") == invoked_by(direct, "WorkRole") == []
@@ -635,9 +635,9 @@ def test_a_run_starts_workers_through_dispatchers(templates: dict[str, Template]
         config = one(direct, "AWS::Lambda::EventInvokeConfig", name)
         assert (config["MaximumRetryAttempts"], config["MaximumEventAgeInSeconds"]) == (0, 60)
     mapping = one(direct, "AWS::Lambda::EventSourceMapping", "Work")
-    assert mapping["ScalingConfig"] == {"MaximumConcurrency": 10}
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": 30}
     step = one(direct, "AWS::Lambda::Function", "Step")["Environment"]["Variables"]
-    assert step[DIRECT_WORKERS_ENV] == "90"
+    assert step[DIRECT_WORKERS_ENV] == "270"
 
 
 def test_a_run_may_raise_the_pollers_of_its_mapping_only(templates: dict[str, Template]) -> None:
@@ -760,7 +760,7 @@ def test_workers_have_a_package_of_their_own(cdk: Any, tmp_path: Path) -> None:
     write_files(worker, [worker / "lib.py"], worker / PACKED_FOLDER / "lib.zip")
     write_zip(worker, tmp_path / "worker.zip")
     packages["worker_code"] = str(tmp_path / "worker.zip")
-    settings = {"stack": "two", **packages, "settings": {**PLAIN, "trigger": "direct"}}
+    settings = {"stack": "two", **packages, "settings": PLAIN}
     cdk.make_app(settings, outdir=str(tmp_path / "two")).synth()
     template = json.loads((tmp_path / "two" / "two.template.json").read_text())
     functions = of_type(template, "AWS::Lambda::Function")

@@ -140,7 +140,8 @@ def test_options_in_the_reference_show_their_values() -> None:
 def test_deploy_shows_the_defaults_of_the_settings_of_a_stack() -> None:
     settings = pytest.importorskip("hundredfold.aws.stack.settings")
     fields = {field.name: field.default for field in dataclasses.fields(settings.Settings)}
-    fields["concurrency"] = 100  # the default of the stack without pollers
+    fields["concurrency"] = 300  # the default of the stack without pollers
+    fields["trigger"] = "direct, or messages with --pollers"
     fields["batch_size"] = "one a core"
     rows = {re.split(r"[ ,]", name)[0]: text for name, text in rows_of_commands()["deploy"].items()}
     for name in SETTINGS:

@@ -42,6 +42,7 @@ TROUBLE = "jobs.trouble:job"
 AS_OF = "2026-01-01"
 SHARED: dict[str, Any] = {
     "concurrency": 4,
+    "trigger": "messages",
     "timeout": 60,
     "memory": 1769,  # one core: the tests share this machine
     "architecture": "x86_64",

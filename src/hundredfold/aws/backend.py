@@ -62,7 +62,7 @@ from ..sql.sources.listing import is_hidden
 from .adapters.glue_sources import refuse_csv
 from .adapters.session import caller_arn, client
 from .adapters.sources import check_location
-from .concurrency import set_concurrency
+from .concurrency import set_concurrency, set_direct_concurrency
 from .home import RUNNING, StackHome, find_stack_name
 from .lambda_platform import cores_of
 from .pollers import RunPollers
@@ -243,12 +243,8 @@ class AwsBackend:
         home, record = self._open(run_id)
         check_adjustable(record, max_failed)
         if concurrency is not None and home.resources.trigger == "direct":
-            raise UsageError(
-                f"the stack {home.stack} has the trigger direct: its runs start the workers "
-                "themselves, all at once",
-                hint="deploy it with another --concurrency, which holds from the next model on",
-            )
-        if concurrency is not None:
+            set_direct_concurrency(home.resources, concurrency)
+        elif concurrency is not None:
             set_concurrency(home.resources.work_function, concurrency)
         if max_failed is not None:
             record = home.ledger.note(record.id, options={"max_failed": max_failed})

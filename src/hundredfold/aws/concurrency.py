@@ -7,8 +7,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from ..errors import UsageError
-from .adapters.session import client
-from .lambda_platform import WORKERS_PER_POLLER
+from .adapters.session import StackResources, client
+from .functions.starting_workers import DIRECT_WORKERS_ENV
+from .lambda_platform import WORKERS_PER_POLLER, worker_shares
 
 MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000  # of an event source mapping without pollers
 MIN_POLLERS = 2
@@ -41,6 +42,34 @@ def set_concurrency(work_function: str, workers: int) -> None:
         raise UsageError(
             f"the concurrency of {work_function} cannot be changed: {error}",
             hint="these credentials need lambda:UpdateEventSourceMapping",
+        ) from error
+
+
+def set_direct_concurrency(resources: StackResources, workers: int) -> None:
+    """Let runs start this many workers at a time, less those of the queue's own mapping.
+
+    A run that has messages left starts more at its next poll. Workers that have started go on.
+
+    Raises:
+        UsageError: the number is not allowed, or something cannot be changed.
+    """
+    mapped, direct = worker_shares(workers)
+    allowed = MIN_CONCURRENCY <= workers <= MAX_CONCURRENCY
+    set_concurrency(resources.work_function, mapped if allowed else workers)
+    step = resources.step_function
+    try:
+        found = client("lambda").get_function_configuration(FunctionName=step)
+        variables = found["Environment"]["Variables"] | {DIRECT_WORKERS_ENV: str(direct)}
+        client("lambda").update_function_configuration(
+            FunctionName=step, Environment={"Variables": variables}
+        )
+    except (ClientError, KeyError) as error:
+        raise UsageError(
+            f"the number of workers that {step} starts cannot be changed: {error}",
+            hint=(
+                "these credentials need lambda:GetFunctionConfiguration and "
+                "lambda:UpdateFunctionConfiguration"
+            ),
         ) from error
 
 

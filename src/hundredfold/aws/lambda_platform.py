@@ -21,6 +21,7 @@ MAX_SOURCE_BYTES_PER_MB = 2**20 // 12
 FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
 PACKED_FOLDER = "hundredfold-packed"  # in a package: distributions as zips
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
+MAPPED_FRACTION = 10  # one worker in this many belongs to the mapping, where runs start workers
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
 DEFAULT_QUIET_S = 60  # without another upload, before a run starts
 SPENT_PREFIX = "spent#"  # of the item of the table with the dollars of a run, beside its record
@@ -32,6 +33,15 @@ def platforms(architecture: str) -> list[str]:
     machine = WHEEL_ARCHITECTURES[architecture]
     older = [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1")]
     return [*(f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)), *older]
+
+
+def worker_shares(workers: int) -> tuple[int, int]:
+    """Return the workers of the queue's mapping, and those that runs start, for "direct".
+
+    A mapping has at least two.
+    """
+    mapped = max(2, workers // MAPPED_FRACTION)
+    return mapped, max(1, workers - mapped)
 
 
 def function_memory_mb() -> int:

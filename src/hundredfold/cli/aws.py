@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     ),
     "timeout": ("SECONDS", int, "300", "Time limit of one invocation of a worker."),
     "batch_size": ("N", int, "one a core", "Messages per invocation of a worker."),
-    "concurrency": ("N", int, "100", "Maximum number of concurrent workers."),
+    "concurrency": ("N", int, "300", "Maximum number of concurrent workers."),
     "max_receives": ("N", int, "5", "Deliveries of a message before it is dead-lettered."),
     "architecture": (
         "NAME",
@@ -50,7 +50,7 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     "trigger": (
         "NAME",
         click.Choice(["messages", "events", "direct"]),
-        "messages",
+        "direct, or messages with --pollers",
         "Start of the workers: by messages, by S3's event notifications, or directly by the run.",
     ),
     "upload_quiet": (

@@ -89,5 +89,6 @@ def deploy_options(way: Way) -> list[str]:
         if way["pollers"]
         else ["--concurrency", str(way["slots"])]
     )
-    trigger = [] if trigger_of(way) == "messages" else ["--trigger", trigger_of(way)]
+    name = trigger_of(way)  # stated where it is not the default
+    trigger = [] if way["pollers"] and name == "messages" else ["--trigger", name]
     return ["--memory", str(way["memory"]), "--timeout", str(way["timeout"]), *workers, *trigger]

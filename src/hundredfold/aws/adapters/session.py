@@ -24,6 +24,7 @@ OPTIONAL = (
     "cores",
     "quiet",
     "work_function",
+    "step_function",
     "format",
     "pollers",
     "mapping",
@@ -100,6 +101,7 @@ class StackResources:
     code: str = ""  # fingerprint of the deployed package; "" if unknown
     cores: int = 1  # of a worker
     work_function: str = ""  # known from the outputs of a stack
+    step_function: str = ""  # the same
     format: int = UNMARKED_FORMAT  # of the runs that it writes; known from the outputs of a stack
     pollers: str = ""  # MIN,MAX that runs raise
     mapping: str = ""  # id of the event source mapping of the queue
@@ -142,6 +144,7 @@ class StackResources:
             "dead": "deadurl",
             "machine": "machinearn",
             "work_function": "workfunction",
+            "step_function": "stepfunction",
         }
         place = cls._from_lookup(
             lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
@@ -168,6 +171,7 @@ class StackResources:
                 "machine": found["machine"] or "",
                 "code": found["code"] or "",
                 "work_function": found["work_function"] or "",
+                "step_function": found["step_function"] or "",
                 "pollers": found["pollers"] or "",
                 "mapping": found["mapping"] or "",
                 "cores": int(found["cores"] or 1),

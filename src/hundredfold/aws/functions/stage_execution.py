@@ -319,7 +319,7 @@ def _enqueue(model: Model, context: StageContext) -> None:
     # they wait for the messages, which are sent meanwhile
     undone = [message for message in messages if coverage.missing(message.first, message.last)]
     started, lacking = _start_workers(undone, context)
-    poll = replace(poll, workers=started, lacking=lacking)
+    poll = replace(poll, workers=started, lacking=lacking, limit=context.direct.workers)
     context.runner.note(model.name, {"polling": asdict(poll)})
     if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
         enqueue(messages, coverage, work_queue(context.resources))
@@ -404,11 +404,13 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         poll = replace(poll, idle=0, idle_s=0.0, resends=poll.resends + 1)
         depth = replace(depth, waiting=len(missing))
     ended = now - poll.started > context.direct.timeout  # the workers that were started
-    if depth.waiting and (ended or poll.lacking):  # the mapping has few
+    more = poll.lacking or context.direct.workers > poll.limit  # it was adjusted
+    if depth.waiting and (ended or more):  # the mapping has few
         active = 0 if ended else poll.workers
         started, lacking = _start_workers(missing[: depth.waiting], context, active)
         at = now if ended or started else poll.started
         poll = replace(poll, started=at, workers=active + started, lacking=lacking)
+        poll = replace(poll, limit=context.direct.workers)
     context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
 
@@ -437,7 +439,8 @@ class PollState:
     `idle` counts consecutive polls without progress and without a message in the queue, over
     `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
     last progress. `started`: when the run last started workers itself, and `workers`: how many;
-    `lacking`: how many more there were messages for, while other runs had workers.
+    `lacking`: how many more there were messages for, while other runs had workers; `limit`: how
+    many the stack allowed.
     """
 
     at: float
@@ -450,6 +453,7 @@ class PollState:
     started: float = 0.0
     workers: int = 0
     lacking: int = 0
+    limit: int = 0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:

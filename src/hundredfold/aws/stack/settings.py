@@ -20,6 +20,7 @@ from ..lambda_platform import (
     WHEEL_ARCHITECTURES,
     WORKERS_PER_POLLER,
     cores_of,
+    worker_shares,
 )
 
 # a name that CloudFormation resolves later: a team's app may pass one
@@ -41,7 +42,7 @@ DESCRIPTION_PREFIX = (
     # the description of every stack made by `hundredfold deploy` begins with this
     "Hundredfold: the job "
 )
-DEFAULT_WORKERS = 100  # concurrent workers by default
+DEFAULT_WORKERS = 300  # concurrent workers by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Settings:
                       allows it). The messages of a worker that crashes are
                       delivered again after six times as long
     `batch_size`      messages per call of a worker (1 to 10000); as many as it has cores if omitted
-    `concurrency`     maximum concurrent workers (2 to 1000); 100 if neither this nor `pollers` is
+    `concurrency`     maximum concurrent workers (2 to 1000); 300 if neither this nor `pollers` is
                       given
     `pollers`         in place of it: (minimum, maximum) provisioned pollers (2 to 200, 2 to 10000),
                       each for 10 workers. They start faster, and the minimum is billed by the hour
@@ -84,10 +85,9 @@ class Settings:
     `max_receives`    deliveries of a message before it is dead-lettered (1 to 1000)
     `architecture`    arm64 or x86_64
     `python`          Python version of the functions
-    `trigger`         "messages": a message for each batch, longest first; "events": S3 sends an
-                      event
-                      for each batch as it is written; "direct": messages, and the run starts the
-                      workers itself, all at once
+    `trigger`         "direct" (the default, except with `pollers`): a message for each batch,
+                      longest first, and the run starts the workers itself, all at once; "messages":
+                      the queue starts them; "events": S3 sends an event for each batch
     `sources`         further locations to read: "s3://bucket/prefix/", or "glue://database/table"
                       together with the location of its files; the stack's own bucket is always
                       readable
@@ -124,7 +124,7 @@ class Settings:
     max_receives: int = 5
     architecture: str = "arm64"
     python: str = PYTHON
-    trigger: str = "messages"
+    trigger: str = ""
     sources: tuple[str, ...] = ()
     source_keys: tuple[str, ...] = ()
     start_on_upload: bool | Sequence[str] | Mapping[str, str] = False
@@ -144,6 +144,8 @@ class Settings:
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
+        if not self.trigger:
+            object.__setattr__(self, "trigger", "direct" if self.pollers is None else "messages")
         if not isinstance(self.start_on_upload, bool | Mapping):
             object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
         problems = [*_check_numbers(self), *_check_texts(self), *_check_locations(self)]
@@ -178,12 +180,12 @@ class Settings:
     @property
     def mapped_workers(self) -> int:
         """The workers that the queue may invoke; with trigger "direct", only for what was lost."""
-        return max(2, self.workers // 10) if self.trigger == "direct" else self.workers
+        return worker_shares(self.workers)[0] if self.trigger == "direct" else self.workers
 
     @property
     def direct_workers(self) -> int:
         """The workers that a run may start itself."""
-        return max(1, self.workers - self.mapped_workers) if self.trigger == "direct" else 0
+        return worker_shares(self.workers)[1] if self.trigger == "direct" else 0
 
     @property
     def batching_window_s(self) -> int:
