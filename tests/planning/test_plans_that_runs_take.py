@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hundredfold.cli.confirmation import confirm_cost
+from hundredfold.cli.plan_plot import HEIGHT, check_plot_file, plot_lines, write_plot
 from hundredfold.errors import UsageError
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.plans import deploy_options, read_plan, recommended, take_plan, way_of
@@ -57,6 +58,28 @@ def test_a_plan_recommends_the_chosen_way_or_the_fastest() -> None:
     assert recommended({**PLAN, "ways": [LOCAL, SOON]}) is None
     assert deploy_options(POLLED)[4:] == ["--pollers", "2,10", "--raise-pollers"]
     assert deploy_options(DIRECT)[4:] == ["--concurrency", "3", "--trigger", "direct"]
+
+
+def test_a_plot_shows_each_way_by_time_and_dollars(tmp_path: Path) -> None:
+    ways = [LOCAL, DIRECT, {**POLLED, "dollars": [9.0] * 3}, SOON, {**SOON, "title": "Spot"}]
+    lines = plot_lines({**PLAN, "ways": ways}, 80)
+    plot = lines[:HEIGHT]
+    assert plot[0].split() == ["9.00", "|", "b"]
+    assert plot[-1].lstrip().startswith("1.00 | *")
+    assert plot[-1].endswith("a")
+    assert [line.split(",")[0].strip() for line in lines[-5:]] == [
+        "a  Lambda-Fat-Direct", "b  Lambda-Thin-Pollers", "c  Fargate", "d  Spot", "*  several",
+    ]  # fmt: skip
+    for name, start in (("plan.svg", "<svg"), ("plan.HTML", "<!DOCTYPE html>")):
+        write_plot({**PLAN, "ways": ways}, str(tmp_path / name))
+        text = (tmp_path / name).read_text("utf-8")
+        assert text.lstrip().startswith(start)
+        assert "Spot" in text
+    assert plot_lines({**PLAN, "ways": [LOCAL]}, 80)[0].startswith("no way has both")
+    with pytest.raises(UsageError, match="wanted a name that ends with"):
+        check_plot_file("plan.png")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_plot(PLAN, str(tmp_path / "none" / "plan.svg"))
 
 
 @pytest.mark.parametrize(

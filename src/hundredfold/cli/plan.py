@@ -24,6 +24,7 @@ from .options import (
     source_option,
     target_options,
 )
+from .plan_plot import check_plot_file, plot_lines, write_plot
 
 Facts = Mapping[str, Any]
 
@@ -79,6 +80,10 @@ Facts = Mapping[str, Any]
     show_default=True,
     help="Processor architecture on AWS.",
 )
+@click.option("--plot", is_flag=True, help="Plot time and dollars in the terminal.")
+@click.option(
+    "--plot-file", metavar="FILE", help="Write the plot to a file that ends with .svg or .html."
+)
 @click.option(
     "--compare",
     metavar="RUN",
@@ -91,6 +96,8 @@ def plan(
     source: Sequence[str],
     deadline: str | None,
     quota: Sequence[str],
+    plot: bool,
+    plot_file: str | None,
     compare: str | None,
     target: Target,
     as_json: bool,
@@ -109,6 +116,8 @@ def plan(
         quotas={name: _count(name, text) for name, text in parse_pairs("--quota", quota).items()},
         **options,
     )
+    if plot_file is not None:
+        check_plot_file(plot_file)
     if compare is not None:
         _refuse_with_compare(job, source)
         show_comparison(compare, target, chosen, as_json)
@@ -119,10 +128,14 @@ def plan(
     with display.timing_display() as listener:
         listener.timing(f"a sample of the units, up to {chosen.pilot_seconds:g} s")
         facts = plan_run(job, locations, chosen, listener)
+    if plot_file is not None:
+        write_plot(facts, plot_file)
     if as_json:
         display.print_json(facts)
     else:
-        show_plan(facts, ["hundredfold", "run", job, *(f"--source={pair}" for pair in source)])
+        show_plan(
+            facts, ["hundredfold", "run", job, *(f"--source={pair}" for pair in source)], plot=plot
+        )
 
 
 def _refuse_with_compare(job: str | None, source: Sequence[str]) -> None:
@@ -146,8 +159,8 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def show_plan(facts: Facts, run: Sequence[str]) -> None:
-    """Print the plan: the work, a table of ways, the best of them and notes."""
+def show_plan(facts: Facts, run: Sequence[str], *, plot: bool = False) -> None:
+    """Print the plan: the work, a table of ways, the best of them, a plot if asked, and notes."""
     from rich.markup import escape
 
     from . import display
@@ -163,6 +176,10 @@ def show_plan(facts: Facts, run: Sequence[str]) -> None:
         display.print_indented("  ", _describe_way(way))
     if facts["choice"] is None and (facts["deadline"] or facts["budget"] is not None):
         display.print_indented("", f"no way fulfils {_wishes(facts)}")
+    if plot:
+        display.stdout.print()
+        for line in plot_lines(facts, display.stdout.width):
+            display.stdout.print(escape(line))
     display.stdout.print()
     for note in _notes(facts):
         display.print_indented("", note, style="dim")
