@@ -23,15 +23,42 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
-    "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
-    "adjust", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
-]  # fmt: skip
+    "Csv",
+    "HundredfoldError",
+    "Job",
+    "Model",
+    "Publish",
+    "Rows",
+    "Run",
+    "Source",
+    "Unit",
+    "Units",
+    "adjust",
+    "cancel",
+    "open_run",
+    "publish",
+    "replay",
+    "resume",
+    "retry",
+    "rollback",
+    "run",
+]
 
 _MODULE_OF = {  # modules of the names that are loaded at their first use
-    "Unit": "data.batch", "Units": "data.batch", "Rows": "runs.run", "Run": "runs.run",
-    "adjust": "api", "cancel": "api", "open_run": "api", "publish": "api", "replay": "api",
-    "resume": "api", "retry": "api", "rollback": "api", "run": "api",
-}  # fmt: skip
+    "Unit": "data.batch",
+    "Units": "data.batch",
+    "Rows": "runs.run",
+    "Run": "runs.run",
+    "adjust": "api",
+    "cancel": "api",
+    "open_run": "api",
+    "publish": "api",
+    "replay": "api",
+    "resume": "api",
+    "retry": "api",
+    "rollback": "api",
+    "run": "api",
+}
 
 
 def __getattr__(name: str) -> Any:

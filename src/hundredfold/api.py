@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,10 @@ def run(
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After
     PublishRefused (too many units failed) `open_run(run_id)` returns the Run with its results.
     """
-    arguments = RunArguments(
-        workers=workers, memory=memory, batches=batches, warehouse=warehouse, wait=wait,
-        as_of=as_of, run_id=run_id, max_rejected={} if max_rejected is None else max_rejected,
-        max_failed=max_failed, budget=budget, prices=prices, plan=plan,
-    )  # fmt: skip
+    given = RunArguments(workers=workers, memory=memory, batches=batches, warehouse=warehouse)
+    given = replace(given, wait=wait, as_of=as_of, run_id=run_id, plan=plan)
+    limits = replace(given, max_rejected=max_rejected or {}, max_failed=max_failed)
+    arguments = replace(limits, budget=budget, prices=prices)
     there = backend_of(backend, home, stack)
     return there.run(job, sources, arguments, callbacks or NullCallbacks())
 

@@ -33,9 +33,18 @@ from typing import Any
 
 # commands that accept the options of a backend; `demo` accepts only --home
 BACKEND_COMMANDS = (
-    "adjust", "cancel", "failures", "plan", "publish", "replay", "resume", "retry", "rollback",
-    "run", "status",
-)  # fmt: skip
+    "adjust",
+    "cancel",
+    "failures",
+    "plan",
+    "publish",
+    "replay",
+    "resume",
+    "retry",
+    "rollback",
+    "run",
+    "status",
+)
 HOME_COMMANDS = (*BACKEND_COMMANDS, "demo")
 NEW_CODE = "--accept-new-code"
 TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an unexpected exception

@@ -29,10 +29,24 @@ from .sql.duckdb import DuckWarehouse
 from .sql.sources.files import find_files
 
 __all__ = [
-    "Record", "Run", "RunHome", "ValidationResult", "Warehouse", "accepted_source", "find_run",
-    "given_source", "input_select", "input_source", "job_of", "open_warehouse", "staged_source",
-    "unit_batches", "unit_keys", "upstream_value", "validation_results",
-]  # fmt: skip
+    "Record",
+    "Run",
+    "RunHome",
+    "ValidationResult",
+    "Warehouse",
+    "accepted_source",
+    "find_run",
+    "given_source",
+    "input_select",
+    "input_source",
+    "job_of",
+    "open_warehouse",
+    "staged_source",
+    "unit_batches",
+    "unit_keys",
+    "upstream_value",
+    "validation_results",
+]
 
 
 def unit_keys(run: Run, model: str) -> pa.Table:

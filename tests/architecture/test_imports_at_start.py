@@ -105,15 +105,33 @@ def test_a_run_imports_no_module_that_only_other_runs_need(
 ) -> None:
     files, _, _ = run_modules
     unneeded = [
-        "annotated_types", "boto3", "difflib", "doctest", "matplotlib", "pandas", "pdb", "polars",
-        "pydantic", "scipy", "sqlglot", "unittest",
-        "hundredfold.aws", "hundredfold.bench", "hundredfold.finished_runs", "hundredfold.testing",
-        "hundredfold.local.restore", "hundredfold.runs.replay", "hundredfold.sql.athena",
-        "hundredfold.sql.sources.csv_dialect", "hundredfold.sql.sources.csv_files",
-        "hundredfold.sql.sources.csv_reader", "hundredfold.sql.sources.csv_records",
-        "hundredfold.sql.sources.frames", "hundredfold.sql.sources.json_lines",
+        "annotated_types",
+        "boto3",
+        "difflib",
+        "doctest",
+        "matplotlib",
+        "pandas",
+        "pdb",
+        "polars",
+        "pydantic",
+        "scipy",
+        "sqlglot",
+        "unittest",
+        "hundredfold.aws",
+        "hundredfold.bench",
+        "hundredfold.finished_runs",
+        "hundredfold.testing",
+        "hundredfold.local.restore",
+        "hundredfold.runs.replay",
+        "hundredfold.sql.athena",
+        "hundredfold.sql.sources.csv_dialect",
+        "hundredfold.sql.sources.csv_files",
+        "hundredfold.sql.sources.csv_reader",
+        "hundredfold.sql.sources.csv_records",
+        "hundredfold.sql.sources.frames",
+        "hundredfold.sql.sources.json_lines",
         "hundredfold.sql.sources.json_reader",
-    ]  # fmt: skip
+    ]
     assert [name for name in unneeded if name in files] == []
 
 
@@ -134,8 +152,10 @@ def test_a_worker_imports_nothing_of_the_steps_nor_of_the_commands(
     layers = ("annotations", "contract", "data", "errors", "job", "ports", "sql_types", "workers")
     higher = {name for name in ours if name.split(".")[1] not in layers}
     assert higher - {"hundredfold._package", "hundredfold.import_times"} == {
-        "hundredfold.local", "hundredfold.local.filesystem", "hundredfold.sql",
+        "hundredfold.local",
+        "hundredfold.local.filesystem",
+        "hundredfold.sql",
         "hundredfold.sql.queries",
-    }  # fmt: skip
+    }
     large = {"annotated_types", "click", "duckdb", "filelock", "pandas", "rich", "sqlite3"}
     assert modules & large == set()

@@ -48,23 +48,59 @@ HEAVY = {
     "rich": "cli",
 }
 PUBLIC = [
-    "Csv", "HundredfoldError", "Job", "Model", "Publish", "Rows", "Run", "Source", "Unit", "Units",
-    "adjust", "cancel", "open_run", "publish", "replay", "resume", "retry", "rollback", "run",
-]  # fmt: skip
+    "Csv",
+    "HundredfoldError",
+    "Job",
+    "Model",
+    "Publish",
+    "Rows",
+    "Run",
+    "Source",
+    "Unit",
+    "Units",
+    "adjust",
+    "cancel",
+    "open_run",
+    "publish",
+    "replay",
+    "resume",
+    "retry",
+    "rollback",
+    "run",
+]
 # What an application may import of the engine, besides PUBLIC. The last two are for its commands.
 PUBLIC_MODULES = {
     "hundredfold.errors": None,
     "hundredfold.finished_runs": [
-        "Record", "Run", "RunHome", "ValidationResult", "Warehouse", "accepted_source", "find_run",
-        "given_source", "input_select", "input_source", "job_of", "open_warehouse",
-        "staged_source", "unit_batches", "unit_keys", "upstream_value", "validation_results",
+        "Record",
+        "Run",
+        "RunHome",
+        "ValidationResult",
+        "Warehouse",
+        "accepted_source",
+        "find_run",
+        "given_source",
+        "input_select",
+        "input_source",
+        "job_of",
+        "open_warehouse",
+        "staged_source",
+        "unit_batches",
+        "unit_keys",
+        "upstream_value",
+        "validation_results",
     ],
     "hundredfold.releases": [
-        "Release", "RunHome", "Store", "parse_release", "release_folder", "releases_folder",
+        "Release",
+        "RunHome",
+        "Store",
+        "parse_release",
+        "release_folder",
+        "releases_folder",
     ],
     "hundredfold.cli.options": None,
     "hundredfold.cli.display": None,
-}  # fmt: skip
+}
 
 
 def modules(package: Path) -> Mapping[str, Path]:

@@ -229,15 +229,35 @@ class Checked(pydantic.BaseModel):
     price: Annotated[float, pydantic.Field(gt=0)]
 
 
-@pytest.mark.parametrize("annotation", [
-    Price, list[Price], tuple[Price, ...], tuple[Price, Price], Iterator[Price], Iterable[Price],
-    Generator[Price, None, None], Sequence[Price],
-    "Price", list["Price"], "list[Price]", "Iterator['Price'] | None", Price | None,
-    Optional["Price"], Annotated[Price, "a note"],
-    TypeAliasType("Alias", Price), TypeAliasType("Alias", "Price | None"), NewType("New", Price),
-    TypeVar("T", bound=Price), list[Price] | None,
-    Named, Typed, Checked, list[Annotated[Typed, "a note"]],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Price,
+        list[Price],
+        tuple[Price, ...],
+        tuple[Price, Price],
+        Iterator[Price],
+        Iterable[Price],
+        Generator[Price, None, None],
+        Sequence[Price],
+        "Price",
+        list["Price"],
+        "list[Price]",
+        "Iterator['Price'] | None",
+        Price | None,
+        Optional["Price"],
+        Annotated[Price, "a note"],
+        TypeAliasType("Alias", Price),
+        TypeAliasType("Alias", "Price | None"),
+        NewType("New", Price),
+        TypeVar("T", bound=Price),
+        list[Price] | None,
+        Named,
+        Typed,
+        Checked,
+        list[Annotated[Typed, "a note"]],
+    ],
+)
 def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
     contract = return_type(Model("m", unit=(), work=rows_of(annotation))).contract
     assert contract is not None
@@ -246,14 +266,35 @@ def test_a_contract_is_found_in_every_way_to_write_it(annotation: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("annotation", [
-    None, Any, object, dict, dict[str, float], dict[str, Any], dict[str, np.ndarray],
-    list[dict[str, float]], pd.DataFrame, pl.DataFrame, pa.Table,
-    "dict[str, pd.DataFrame]", "missing.Any | None", list, list[Any], tuple,
-    dict[str, float] | list[dict[str, float]], pd.DataFrame | None,
-    collections.namedtuple("Plain", "price"), Iterator[dict[str, float]], np.ndarray, TypeVar("T"),
-    Mapping[str, float], np.float64,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        None,
+        Any,
+        object,
+        dict,
+        dict[str, float],
+        dict[str, Any],
+        dict[str, np.ndarray],
+        list[dict[str, float]],
+        pd.DataFrame,
+        pl.DataFrame,
+        pa.Table,
+        "dict[str, pd.DataFrame]",
+        "missing.Any | None",
+        list,
+        list[Any],
+        tuple,
+        dict[str, float] | list[dict[str, float]],
+        pd.DataFrame | None,
+        collections.namedtuple("Plain", "price"),
+        Iterator[dict[str, float]],
+        np.ndarray,
+        TypeVar("T"),
+        Mapping[str, float],
+        np.float64,
+    ],
+)
 def test_an_annotation_without_a_contract_asks_for_nothing(annotation: Any) -> None:
     if annotation == "missing.Any | None":
         annotation = "pd.DataFrame | None"  # pd is not imported in the module of the function
@@ -271,36 +312,46 @@ class Schema(Generic[Element]):
     pass
 
 
-@pytest.mark.parametrize(("annotation", "words"), [
-    ("Missing", "a name in it is not defined"),
-    ("list[Missing] | None", "a name in it is not defined"),
-    (LOST_ROWS, "a name in it is not defined"),
-    ("pd.DataFrame[Missing]", "a name in it is not defined"),
-    (dict[str, Price], "would not be checked"),
-    (Price | Other, "would not be checked"),
-    (Price | dict, "would not be checked"), (list[Price | Other], "cannot be read"),
-    (tuple[Price, int], "cannot be done"),
-    (list[list[Price]], "cannot be done"), (list[Annotated[float, Gt(0)]], "single values"),
-    (dict[str, Annotated[float, Gt(0)]], "would not be checked"),
-    (Annotated[list[Price], MinLen(1)], "cannot be done"), (Attribute, "has no column type"),
-    (list[Attribute], "single values"),
-    (Schema[int], "has no column type"), (type(None), "nothing is returned"),
-    (NoReturn, "nothing is returned"), (complex, "has no column type"),
-    (Awaitable[Price], "has no column type"), (Callable[[], Price], "has no column type"),
-    (Lost, "cannot be evaluated"),
-    (dataclass(type("Empty", (), {})), "declares no column"),
-    (Annotated[pd.DataFrame, MinLen(1)], "would not be checked"),
-    (Annotated[float, at.Predicate(math.isfinite)], "cannot be checked in SQL"),
-    (Annotated[dt.datetime, at.Timezone("UTC")], "cannot be checked in SQL"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        ("Missing", "a name in it is not defined"),
+        ("list[Missing] | None", "a name in it is not defined"),
+        (LOST_ROWS, "a name in it is not defined"),
+        ("pd.DataFrame[Missing]", "a name in it is not defined"),
+        (dict[str, Price], "would not be checked"),
+        (Price | Other, "would not be checked"),
+        (Price | dict, "would not be checked"),
+        (list[Price | Other], "cannot be read"),
+        (tuple[Price, int], "cannot be done"),
+        (list[list[Price]], "cannot be done"),
+        (list[Annotated[float, Gt(0)]], "single values"),
+        (dict[str, Annotated[float, Gt(0)]], "would not be checked"),
+        (Annotated[list[Price], MinLen(1)], "cannot be done"),
+        (Attribute, "has no column type"),
+        (list[Attribute], "single values"),
+        (Schema[int], "has no column type"),
+        (type(None), "nothing is returned"),
+        (NoReturn, "nothing is returned"),
+        (complex, "has no column type"),
+        (Awaitable[Price], "has no column type"),
+        (Callable[[], Price], "has no column type"),
+        (Lost, "cannot be evaluated"),
+        (dataclass(type("Empty", (), {})), "declares no column"),
+        (Annotated[pd.DataFrame, MinLen(1)], "would not be checked"),
+        (Annotated[float, at.Predicate(math.isfinite)], "cannot be checked in SQL"),
+        (Annotated[dt.datetime, at.Timezone("UTC")], "cannot be checked in SQL"),
+    ],
+)
 def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, words: str) -> None:
     with pytest.raises(JobError, match=words) as caught:
         return_type(Model("m", unit=(), work=rows_of(annotation)))
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("work",
-    [hiding(price), Holding(price), functools.partial(lambda f, rows: f(rows), price)])  # fmt: skip
+@pytest.mark.parametrize(
+    "work", [hiding(price), Holding(price), functools.partial(lambda f, rows: f(rows), price)]
+)
 def test_a_decorator_that_hides_a_contract_is_refused(work: Any) -> None:
     with pytest.raises(JobError, match="whose rows have a contract"):
         return_type(Model("m", unit=(), work=work))
@@ -335,14 +386,24 @@ def test_an_asynchronous_function_is_refused(work: Any) -> None:
         Model("m", unit=(), work=work)
 
 
-@pytest.mark.parametrize(("annotation", "form"), [
-    (pd.DataFrame, "pandas"), ("pd.DataFrame", "pandas"), (pl.DataFrame | None, "polars"),
-    (Annotated[pa.Table, "a note"], "arrow"),
-    (TypeAliasType("Frame", pd.DataFrame), "pandas"), (NewType("Frame", pd.DataFrame), "pandas"),
-    (TypeVar("T", bound=pl.DataFrame), "polars"),
-    (dict[str, NDArray[np.float64]], "dict"), ("missing.DataFrame", "pandas"), (Unit, "light"),
-    ("Unit", "light"), (Any, "light"), (None, "light"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("annotation", "form"),
+    [
+        (pd.DataFrame, "pandas"),
+        ("pd.DataFrame", "pandas"),
+        (pl.DataFrame | None, "polars"),
+        (Annotated[pa.Table, "a note"], "arrow"),
+        (TypeAliasType("Frame", pd.DataFrame), "pandas"),
+        (NewType("Frame", pd.DataFrame), "pandas"),
+        (TypeVar("T", bound=pl.DataFrame), "polars"),
+        (dict[str, NDArray[np.float64]], "dict"),
+        ("missing.DataFrame", "pandas"),
+        (Unit, "light"),
+        ("Unit", "light"),
+        (Any, "light"),
+        (None, "light"),
+    ],
+)
 def test_the_form_of_rows_is_read_in_every_way_to_write_it(annotation: Any, form: str) -> None:
     def work(self, rows):  # type: ignore[no-untyped-def]
         return {}

@@ -547,8 +547,13 @@ def test_a_csv_that_cannot_be_meant_is_refused_with_all_that_is_wrong() -> None:
     with pytest.raises(JobError) as caught:
         Csv(delimiter="::", quote="", encoding="nope", decimal=";", skip=-1, multiline=wrong)
     assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
-        "delimiter", "quote", "decimal", "encoding", "skip", "multiline",
-    ]  # fmt: skip
+        "delimiter",
+        "quote",
+        "decimal",
+        "encoding",
+        "skip",
+        "multiline",
+    ]
     for declared in (
         {"delimiter": "'", "quote": "'"},
         {"header": ()},
@@ -603,9 +608,20 @@ class ValueByValue(_Scanner):
 
 
 CELLS = [
-    '5" pipe', 'x"', 'a "b" c', ' "p" ', "", "plain", '"q,1"', 'é"', '"', '""', "x\0", '\t"t"',
+    '5" pipe',
+    'x"',
+    'a "b" c',
+    ' "p" ',
+    "",
+    "plain",
+    '"q,1"',
+    'é"',
+    '"',
+    '""',
+    "x\0",
+    '\t"t"',
     'r\r"',
-]  # fmt: skip
+]
 LINES = st.lists(st.sampled_from(CELLS), min_size=3, max_size=3) | st.just(["x"])
 STRAY = st.lists(LINES, min_size=1, max_size=30)
 

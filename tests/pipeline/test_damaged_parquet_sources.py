@@ -72,7 +72,7 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "HTML": (lambda path: path.write_text("<!DOCTYPE html><html></html>"), "a page of HTML"),
     "encrypted": (encrypted, "it is encrypted"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)

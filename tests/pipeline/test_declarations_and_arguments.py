@@ -47,15 +47,27 @@ TABLE = pa.table({"k": ["a", "b"]})
         (lambda: Source("s", max_rejected=float("nan")), "wanted a count"),
         (lambda: Job("j", sources=[TEXT], models=[MODEL]), "wanted Source"),
         (lambda: Job("j", sources=[Source("s")], models=[MODEL], publish=TEXT), "wanted Publish"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL], max_failed=float("nan")),
-            "wanted a count"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL],
-            publish=[Publish("o", query="SELECT 1"), Publish("o", query="SELECT 2")]),
-            "used twice"),
-        (lambda: Job("j", sources=[Source("s")], models=[MODEL],
-            publish=Publish("m", query="SELECT 1")), "used twice"),
+        (
+            lambda: Job("j", sources=[Source("s")], models=[MODEL], max_failed=float("nan")),
+            "wanted a count",
+        ),
+        (
+            lambda: Job(
+                "j",
+                sources=[Source("s")],
+                models=[MODEL],
+                publish=[Publish("o", query="SELECT 1"), Publish("o", query="SELECT 2")],
+            ),
+            "used twice",
+        ),
+        (
+            lambda: Job(
+                "j", sources=[Source("s")], models=[MODEL], publish=Publish("m", query="SELECT 1")
+            ),
+            "used twice",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_error_for_a_wrong_declaration_has_the_wanted_value(declare: Any, words: str) -> None:
     with pytest.raises(JobError, match=words):
         declare()

@@ -33,12 +33,21 @@ def found(root: Path, place: str = "") -> list[str]:
 
 
 HIDDEN = [
-    "_temporary/0/part-0.csv", "_temporary/0/k=1/part-0.csv",
-    ".ipynb_checkpoints/sales-checkpoint.csv", "day=1/_temporary/x.csv", "__MACOSX/x.csv",
+    "_temporary/0/part-0.csv",
+    "_temporary/0/k=1/part-0.csv",
+    ".ipynb_checkpoints/sales-checkpoint.csv",
+    "day=1/_temporary/x.csv",
+    "__MACOSX/x.csv",
     "._sales.csv",
-    "_x=1.csv", ".x.csv.crc", "_SUCCESS", "x.csv._COPYING_", "deep/.git/x.csv", "x.csv.bak",
-    "x.csv~", "notes.md",
-]  # fmt: skip
+    "_x=1.csv",
+    ".x.csv.crc",
+    "_SUCCESS",
+    "x.csv._COPYING_",
+    "deep/.git/x.csv",
+    "x.csv.bak",
+    "x.csv~",
+    "notes.md",
+]
 
 
 def test_hidden_files_are_read_from_no_folder_and_by_no_pattern(tmp_path: Path) -> None:
@@ -235,13 +244,19 @@ def test_a_walk_on_a_disk_leads_to_all_that_a_pattern_finds(names: list[str], pa
 @pytest.mark.parametrize(
     ("folders", "values"),
     [
-        (["k=1", "j=a b"], {"k": "1", "j": "a b"}), (["k=a%20b%2Fc%3D%25"], {"k": "a b/c=%"}),
-        (["k=1+1"], {"k": "1+1"}), (["k=a=b"], {"k": "a=b"}),
-        (["k=__HIVE_DEFAULT_PARTITION__"], {"k": None}), (["k=01"], {"k": "01"}),
-        (["a", "k=1", "b"], {"k": "1"}), (["=1"], {}), (["k=50%"], {"k": "50%"}),
-        (["my%20key=1"], {"my key": "1"}), (["k=%C3%A4"], {"k": "ä"}),
+        (["k=1", "j=a b"], {"k": "1", "j": "a b"}),
+        (["k=a%20b%2Fc%3D%25"], {"k": "a b/c=%"}),
+        (["k=1+1"], {"k": "1+1"}),
+        (["k=a=b"], {"k": "a=b"}),
+        (["k=__HIVE_DEFAULT_PARTITION__"], {"k": None}),
+        (["k=01"], {"k": "01"}),
+        (["a", "k=1", "b"], {"k": "1"}),
+        (["=1"], {}),
+        (["k=50%"], {"k": "50%"}),
+        (["my%20key=1"], {"my key": "1"}),
+        (["k=%C3%A4"], {"k": "ä"}),
     ],
-)  # fmt: skip
+)
 def test_the_values_of_partitions_are_those_of_hive(
     folders: list[str], values: dict[str, str | None]
 ) -> None:

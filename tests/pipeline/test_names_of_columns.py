@@ -20,16 +20,38 @@ from hundredfold.errors import ContractError, SourceError
 from support.in_process import InProcessRunner
 
 KEPT = [
-    ["filename", "a"], ["column0", "C1"], ["select", "from"], ['a"b', "a'b"], ["a\nb", "c"],
-    ["s", "t"], ["p", "r"], ["v", "file"], ["n", "first"], ["json", "a"], ["{x}", "%s"],
-    ["a.b", "a"], ["rowid", "raw"], ["x" * 300, "b"], ["json"], ["a", "a_1"], ["x0", "x1"],
-    ["ß", "SS"], ["😀", "é"],
-]  # fmt: skip
+    ["filename", "a"],
+    ["column0", "C1"],
+    ["select", "from"],
+    ['a"b', "a'b"],
+    ["a\nb", "c"],
+    ["s", "t"],
+    ["p", "r"],
+    ["v", "file"],
+    ["n", "first"],
+    ["json", "a"],
+    ["{x}", "%s"],
+    ["a.b", "a"],
+    ["rowid", "raw"],
+    ["x" * 300, "b"],
+    ["json"],
+    ["a", "a_1"],
+    ["x0", "x1"],
+    ["ß", "SS"],
+    ["😀", "é"],
+]
 REFUSED = [
-    (["Price", "price"], "Price, price"), (["a", "a"], "a"), (["a", "a_1", "A"], "A, a"),
-    (["É", "é"], "É, é"), (["", "b"], "1"), (["a", " "], "2"), (["__x", "a"], "__x"),
-    (["__row", "a"], "__row, and"), (["__FILE", "a"], "(?i)__file"), (["x\0", "a"], "x"),
-]  # fmt: skip
+    (["Price", "price"], "Price, price"),
+    (["a", "a"], "a"),
+    (["a", "a_1", "A"], "A, a"),
+    (["É", "é"], "É, é"),
+    (["", "b"], "1"),
+    (["a", " "], "2"),
+    (["__x", "a"], "__x"),
+    (["__row", "a"], "__row, and"),
+    (["__FILE", "a"], "(?i)__file"),
+    (["x\0", "a"], "x"),
+]
 
 
 def written(folder: Path, form: str, names: list[str]) -> Path:
@@ -156,12 +178,16 @@ class Priced:
     price: float
 
 
-@pytest.mark.parametrize(("values", "csv_", "hint"), [
-    (["1.5", "2,50"], Csv(delimiter=";"), 'csv=Csv(decimal=",")'),
-    (["1.234,50", "2,50"], Csv(delimiter=";"), 'csv=Csv(decimal=",")'),
-    (["1,5", "2.50"], Csv(delimiter=";", decimal=","), 'csv=Csv(decimal=".")'),
-    (["1.5", "x"], Csv(delimiter=";"), None), (["1.5", "2,5,0"], Csv(delimiter=";"), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "csv_", "hint"),
+    [
+        (["1.5", "2,50"], Csv(delimiter=";"), 'csv=Csv(decimal=",")'),
+        (["1.234,50", "2,50"], Csv(delimiter=";"), 'csv=Csv(decimal=",")'),
+        (["1,5", "2.50"], Csv(delimiter=";", decimal=","), 'csv=Csv(decimal=".")'),
+        (["1.5", "x"], Csv(delimiter=";"), None),
+        (["1.5", "2,5,0"], Csv(delimiter=";"), None),
+    ],
+)
 def test_a_number_with_the_other_decimal_sign_has_a_hint(
     runner: InProcessRunner, tmp_path: Path, values: list[str], csv_: Csv, hint: str | None
 ) -> None:

@@ -26,24 +26,33 @@ def read(runner: InProcessRunner, folder: Path, *columns: pa.Array) -> list[Any]
 
 BIG, DAY, MOMENT = 2**53 + 1, dt.date(2020, 1, 31), dt.datetime(2020, 1, 31, 10)
 TOGETHER = [
-    ([1, 2**53], pa.int64(), [1.5], pa.float64()), ([1], pa.int32(), [BIG], pa.int64()),
-    ([1], pa.uint64(), [-5], pa.int64()), ([1.5], pa.float32(), [0.1], pa.float64()),
+    ([1, 2**53], pa.int64(), [1.5], pa.float64()),
+    ([1], pa.int32(), [BIG], pa.int64()),
+    ([1], pa.uint64(), [-5], pa.int64()),
+    ([1.5], pa.float32(), [0.1], pa.float64()),
     ([Decimal("1.25")], pa.decimal128(10, 2), [0.5], pa.float64()),
     ([Decimal("1.25")], pa.decimal128(10, 2), [Decimal("1.255")], pa.decimal128(12, 3)),
     ([DAY], pa.date32(), [MOMENT], pa.timestamp("us")),
     ([MOMENT], pa.timestamp("ms"), [MOMENT], pa.timestamp("us")),
     (["x"], pa.string(), ["y"], pa.dictionary(pa.int32(), pa.string())),
-    ([None], pa.int32(), ["x"], pa.string()), ([None], pa.null(), ["x"], pa.string()),
+    ([None], pa.int32(), ["x"], pa.string()),
+    ([None], pa.null(), ["x"], pa.string()),
     ([[1]], pa.list_(pa.int32()), [[BIG]], pa.list_(pa.int64())),
     (["x"], pa.large_string(), ["y"], pa.string()),
     ([1, 2**24], pa.int32(), [1.5], pa.float32()),
-]  # fmt: skip
+]
 APART = [
     ([1, BIG], pa.int64(), [1.5], pa.float64(), str(BIG)),
     ([2**63 + 1], pa.uint64(), [0.5], pa.float64(), str(2**63 + 1)),
     ([2**24 + 1], pa.int32(), [1.5], pa.float32(), str(2**24 + 1)),
-    ([Decimal("12345678901234567.89")], pa.decimal128(20, 2), [0.5], pa.float64(),
-        "12345678901234567.89"), ([1], pa.int64(), ["07"], pa.string(), "cannot be combined"),
+    (
+        [Decimal("12345678901234567.89")],
+        pa.decimal128(20, 2),
+        [0.5],
+        pa.float64(),
+        "12345678901234567.89",
+    ),
+    ([1], pa.int64(), ["07"], pa.string(), "cannot be combined"),
     ([True], pa.bool_(), [1], pa.int64(), "cannot be combined"),
     ([DAY], pa.date32(), ["x"], pa.string(), "cannot be combined"),
     ([MOMENT], pa.timestamp("us"), [MOMENT], pa.timestamp("us", "UTC"), "cannot be combined"),
@@ -51,7 +60,7 @@ APART = [
     ([[1]], pa.list_(pa.int64()), [1], pa.int64(), "cannot be combined"),
     ([[BIG]], pa.list_(pa.int64()), [[0.5]], pa.list_(pa.float64()), str(BIG)),
     ([dt.datetime(3000, 1, 1)], pa.timestamp("us"), [MOMENT], pa.timestamp("ns"), "3000-01-01"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("first", "kind", "second", "other"), TOGETHER)

@@ -123,13 +123,16 @@ def test_columns_of_every_type_come_through(
     runner: InProcessRunner, kind: str, as_key: bool
 ) -> None:
     value = {
-        "ENUM('a', 'b')": "shop", "UUID": "'00000000-0000-0000-0000-00000000000' || week",
+        "ENUM('a', 'b')": "shop",
+        "UUID": "'00000000-0000-0000-0000-00000000000' || week",
         "BLOB": "'ab'",
         "INTERVAL": "INTERVAL 1 DAY * week",
         "TIMESTAMP_NS": "TIMESTAMP '2020-01-01 00:00:01'",
-        "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'", "TIME": "TIME '01:02:03'",
-        "MAP(VARCHAR, INTEGER)": "MAP {'a': 1}", "STRUCT(a INTEGER)": "{'a': 1}",
-    }.get(kind, "week")  # fmt: skip
+        "TIMESTAMPTZ": "TIMESTAMP '2020-01-01 00:00:01'",
+        "TIME": "TIME '01:02:03'",
+        "MAP(VARCHAR, INTEGER)": "MAP {'a': 1}",
+        "STRUCT(a INTEGER)": "{'a': 1}",
+    }.get(kind, "week")
     if as_key and kind.startswith(("MAP", "STRUCT", "INTERVAL")):
         pytest.skip("no key")
     query = f"SELECT 1 AS one, week % 2 AS odd, CAST({value} AS {kind}) AS v FROM sales"

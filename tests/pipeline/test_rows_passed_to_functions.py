@@ -141,10 +141,19 @@ def test_large_integers_of_keys_of_lists_and_of_earlier_results_are_kept(
 
     model = form(name, False, early)
     first = Model("m", unit=("big",), work=model.work)
-    run = runner.start(Job("two", sources=[Source("rows_in")],
-        models=[first, Model("late", unit=(), query="SELECT "
-    "1 AS one", work=late), Model("own", unit=("big",), query="SELECT * FROM rows_in",
-    work=late)], max_failed=1.0), rows_in=rows)  # fmt: skip
+    run = runner.start(
+        Job(
+            "two",
+            sources=[Source("rows_in")],
+            models=[
+                first,
+                Model("late", unit=(), query="SELECT 1 AS one", work=late),
+                Model("own", unit=("big",), query="SELECT * FROM rows_in", work=late),
+            ],
+            max_failed=1.0,
+        ),
+        rows_in=rows,
+    )
     run.all()
     assert keys.count(LARGE) == 3
     assert run.results("late").to_pylist() == [{"type": "Int64", "sum": LARGE}]
@@ -206,10 +215,16 @@ def test_a_key_beyond_the_year_9999_is_a_key(runner: InProcessRunner) -> None:
     assert key_text(units.key(find_unit(units, "29349-01-26", "m"))) == "29349-01-26"
 
 
-@pytest.mark.parametrize(("name", "kind"), [
-    ("light", "datetime64[us]"), ("dict", "datetime64[us]"), ("pandas", "datetime64[us, UTC]"),
-    ("polars", "Datetime(time_unit='us', time_zone='UTC')"), ("arrow", "timestamp[us, tz=UTC]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("light", "datetime64[us]"),
+        ("dict", "datetime64[us]"),
+        ("pandas", "datetime64[us, UTC]"),
+        ("polars", "Datetime(time_unit='us', time_zone='UTC')"),
+        ("arrow", "timestamp[us, tz=UTC]"),
+    ],
+)
 def test_times_with_a_zone_come_in_utc(runner: InProcessRunner, name: str, kind: str) -> None:
     moment = dt.datetime(2024, 7, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     rows = pa.table(
@@ -238,19 +253,32 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], pa.DataType]] = {
     "double": (st.floats(allow_nan=False), pa.float64()),
     "float": (st.floats(allow_nan=False, width=32), pa.float32()),
     "decimal": (st.decimals(-(10**9), 10**9, places=2), pa.decimal128(20, 2)),
-    "text": (st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
-        pa.string()),
+    "text": (
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+        pa.string(),
+    ),
     "bytes": (st.binary(max_size=3), pa.binary()),
     "day": (st.dates(), pa.date32()),
     "moment": (st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30)), pa.timestamp("us")),
     "time": (st.times(), pa.time64("us")),
-    "integers": (st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=3),
-        pa.list_(pa.int64())),
-    "lists": (st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2),
-        pa.list_(pa.list_(pa.int64()))),
-    "struct": (st.fixed_dictionaries({"a": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
-        "b": st.text("xy", max_size=2)}), pa.struct([("a", pa.int64()), ("b", pa.string())])),
-}  # fmt: skip
+    "integers": (
+        st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=3),
+        pa.list_(pa.int64()),
+    ),
+    "lists": (
+        st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2),
+        pa.list_(pa.list_(pa.int64())),
+    ),
+    "struct": (
+        st.fixed_dictionaries(
+            {
+                "a": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+                "b": st.text("xy", max_size=2),
+            }
+        ),
+        pa.struct([("a", pa.int64()), ("b", pa.string())]),
+    ),
+}
 
 
 def plain(value: Any) -> Any:
@@ -368,11 +396,15 @@ def test_keys_of_many_units_are_of_their_own_type(runner: InProcessRunner) -> No
         assert run.results("m").to_pylist() == [{"k": key, "type": kind} for key in keys]
 
 
-@pytest.mark.parametrize("column", [
-    pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
-    pa.array([[1]], pa.list_(pa.duration("s"))), pa.array([2**61], pa.timestamp("s")),
-    pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+        pa.array([[1]], pa.list_(pa.duration("s"))),
+        pa.array([2**61], pa.timestamp("s")),
+        pa.array([{"a": 1}], pa.struct([("a", pa.duration("us"))])),
+    ],
+)
 def test_a_type_that_cannot_be_kept_is_refused(runner: InProcessRunner, column: pa.Array) -> None:
     with pytest.raises(SourceError, match=r"would become another|that SQL cannot"):
         runner.source(Source("s"), pa.table({"x": column})).validate()

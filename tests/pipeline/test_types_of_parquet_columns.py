@@ -77,12 +77,21 @@ def far_int96(path: Path) -> None:
 
 
 READ: dict[str, tuple[Callable[[Path], None], list[Any]]] = {
-    **{f"timestamp {unit}": (arrow(pa.timestamp(unit), M, None), [M, None]) for unit in ("s",
-        "ms", "us")},
-    **{f"timestamp {unit} UTC": (arrow(pa.timestamp(unit, "UTC"), M, None),
-        [M.replace(tzinfo=UTC), None]) for unit in ("s", "ms", "us")},
-    "timestamp of another zone": (arrow(pa.timestamp("us", "Europe/Berlin"), M),
-        [M.replace(tzinfo=UTC)]),
+    **{
+        f"timestamp {unit}": (arrow(pa.timestamp(unit), M, None), [M, None])
+        for unit in ("s", "ms", "us")
+    },
+    **{
+        f"timestamp {unit} UTC": (
+            arrow(pa.timestamp(unit, "UTC"), M, None),
+            [M.replace(tzinfo=UTC), None],
+        )
+        for unit in ("s", "ms", "us")
+    },
+    "timestamp of another zone": (
+        arrow(pa.timestamp("us", "Europe/Berlin"), M),
+        [M.replace(tzinfo=UTC)],
+    ),
     "timestamp ns": (arrow(pa.timestamp("ns"), NS + 1), [NS + 1]),
     "timestamp ns UTC": (arrow(pa.timestamp("ns", "UTC"), NS + 1), [NS + 1]),
     "INT96": (int96(NS + 1000), [M.replace(microsecond=1)]),
@@ -95,16 +104,22 @@ READ: dict[str, tuple[Callable[[Path], None], list[Any]]] = {
     "time us marked UTC": (utc(pa.time64("us"), T, None), [T, None]),
     "time ns marked UTC": (utc(pa.time64("ns"), S, None), [T, None]),
     "list of times marked UTC": (utc(pa.list_(pa.time64("us")), [T], None), [[T], None]),
-    "struct of times marked UTC": (duck("{'TIME WITH TIME ZONE': TIMETZ '01:02:03+00'}"),
-        [{"TIME WITH TIME ZONE": T}]),
+    "struct of times marked UTC": (
+        duck("{'TIME WITH TIME ZONE': TIMETZ '01:02:03+00'}"),
+        [{"TIME WITH TIME ZONE": T}],
+    ),
     "map of times marked UTC": (duck("MAP {'a': TIMETZ '01:02:03+00'}"), [[("a", T)]]),
     "date32": (arrow(pa.date32(), M.date()), [M.date()]),
     "date64": (arrow(pa.date64(), M.date()), [M.date()]),
-    "decimal 38": (arrow(pa.decimal128(38, 3), Decimal("1" * 35 + ".123")),
-        [Decimal("1" * 35 + ".123")]),
+    "decimal 38": (
+        arrow(pa.decimal128(38, 3), Decimal("1" * 35 + ".123")),
+        [Decimal("1" * 35 + ".123")],
+    ),
     "decimal256 of few digits": (arrow(pa.decimal256(20, 3), Decimal("1.125")), [Decimal("1.125")]),
-    **{f"{kind}": (arrow(kind, 1, None), [1, None]) for kind in (pa.int8(), pa.int16(),
-        pa.int32(), pa.uint8(), pa.uint16(), pa.uint32())},
+    **{
+        f"{kind}": (arrow(kind, 1, None), [1, None])
+        for kind in (pa.int8(), pa.int16(), pa.int32(), pa.uint8(), pa.uint16(), pa.uint32())
+    },
     "uint64": (arrow(pa.uint64(), 2**64 - 1), [2**64 - 1]),
     "float16": (arrow(pa.float16(), 1.5), [1.5]),
     "float": (arrow(pa.float32(), 1.5, float("inf")), [1.5, float("inf")]),
@@ -127,17 +142,23 @@ READ: dict[str, tuple[Callable[[Path], None], list[Any]]] = {
     "list view": (arrow(pa.list_view(pa.int64()), [1, 2]), [[1, 2]]),
     "struct": (arrow(pa.struct({"a": pa.int64()}), {"a": 1}, None), [{"a": 1}, None]),
     "map": (arrow(pa.map_(pa.string(), pa.int64()), [("a", 1)]), [[("a", 1)]]),
-}  # fmt: skip
+}
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    **{f"duration {unit}": (arrow(pa.duration(unit), 5),
-        f"v: duration\\[{unit}\\]") for unit in ("s", "ms", "us", "ns")},
+    **{
+        f"duration {unit}": (arrow(pa.duration(unit), 5), f"v: duration\\[{unit}\\]")
+        for unit in ("s", "ms", "us", "ns")
+    },
     "list of durations": (arrow(pa.list_(pa.duration("s")), [5]), "v: list<.*duration"),
     "decimal 40": (arrow(pa.decimal256(40, 3), Decimal("1.5")), "v: 40 digits"),
-    "decimal 50 in a list": (arrow(pa.list_(pa.decimal256(50, 3)), [Decimal("1.5")]),
-        "v: 50 digits"),
+    "decimal 50 in a list": (
+        arrow(pa.list_(pa.decimal256(50, 3)), [Decimal("1.5")]),
+        "v: 50 digits",
+    ),
     "INT96 with nanoseconds": (int96(NS, NS + 1), "finer than a microsecond in v"),
-    "INT96 with nanoseconds far away": (lambda path: _far_int96(path),
-        "finer than a microsecond in v"),
+    "INT96 with nanoseconds far away": (
+        lambda path: _far_int96(path),
+        "finer than a microsecond in v",
+    ),
     "24:00": (duck("TIME '24:00:00'"), "v: 1 row"),
     "24:00 marked UTC": (utc(pa.time64("us"), 86_400 * 10**6), "v: 1 row"),
     "nanoseconds marked UTC": (utc(pa.time64("ns"), S + 1), "finer than a microsecond in v"),
@@ -147,7 +168,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         "column v: .*within a day",
     ),
     "milliseconds beyond SQL": (arrow(pa.timestamp("ms"), 10**17), "column v: .*Could not convert"),
-}  # fmt: skip
+}
 
 
 def _far_int96(path: Path) -> None:

@@ -55,9 +55,16 @@ def stored(folder: Path, units: pa.Table, cuts: list[int]) -> tuple[RangeFiles, 
     put_sealed(store, KEY, packed)
     unit = tuple(units.column_names[:-1])
     manifest = Manifest(
-        "m", unit, (), units.num_rows, sum(rows), (), batches, unit_ends=ends,
+        "m",
+        unit,
+        (),
+        units.num_rows,
+        sum(rows),
+        (),
+        batches,
+        unit_ends=ends,
         unit_checksums=checksums,
-    )  # fmt: skip
+    )
     store.put(LAYOUT.manifest("m"), manifest.text(LAYOUT.manifest("m")))
     return store, Manifest.read(LAYOUT, "m", store)
 

@@ -22,14 +22,45 @@ from support.in_process import InProcessRunner
 
 TYPES = [int, float, str, bool, Decimal, dt.date, dt.datetime, dt.time]
 WRITTEN = [  # as JSON writes them
-    "7", "-0.0", "1.5", "1.10", "2.0", "1e2", "1e400", "9007199254740993", "9223372036854775808",
-    "0.1000000000000000055", "1.123456789012", "true", "null",
-    '""', '"7"', '"x"', '"nan"', '"inf"', '"0x10"', '"1_000"', '" 7 "', '"true"', '"yes"', '"null"',
-    '"NULL"', '"2020-01-31"', '"2020-01-31 10:00:00"', '"12345-01-01"',
-    '"infinity"', '"2020-01-31T10:00:00+02:00"', '"2020-01-31T10:00:00.1234567"',
-    '"2020-01-31 24:00:00"', '"10:00:00"', '"24:00:00"', '"a, b"', '"it\'s"', '"[1]"',
+    "7",
+    "-0.0",
+    "1.5",
+    "1.10",
+    "2.0",
+    "1e2",
+    "1e400",
+    "9007199254740993",
+    "9223372036854775808",
+    "0.1000000000000000055",
+    "1.123456789012",
+    "true",
+    "null",
+    '""',
+    '"7"',
+    '"x"',
+    '"nan"',
+    '"inf"',
+    '"0x10"',
+    '"1_000"',
+    '" 7 "',
+    '"true"',
+    '"yes"',
+    '"null"',
+    '"NULL"',
+    '"2020-01-31"',
+    '"2020-01-31 10:00:00"',
+    '"12345-01-01"',
+    '"infinity"',
+    '"2020-01-31T10:00:00+02:00"',
+    '"2020-01-31T10:00:00.1234567"',
+    '"2020-01-31 24:00:00"',
+    '"10:00:00"',
+    '"24:00:00"',
+    '"a, b"',
+    '"it\'s"',
+    '"[1]"',
     '"\\u00e9\\n\\""',
-]  # fmt: skip
+]
 
 
 def rows_of(runner: InProcessRunner, annotation: Any, path: Path) -> dict[str, Any]:
@@ -95,9 +126,15 @@ def test_a_value_in_csv_is_the_same_inside_and_alone(
     assert all(WRITTEN[int(k)].strip("-")[0].isdigit() for k in rewritten)
 
 
-WRONG = [(list[int], '{"a": 1}'), (list[int], "5"), (list[int], '"x"'),
-    (list[list[int]], "[1]"), (dict[str, int], "[1]"), (dict[str, int], '{"a": [1]}'),
-    (dict[str, int], "5")]  # fmt: skip
+WRONG = [
+    (list[int], '{"a": 1}'),
+    (list[int], "5"),
+    (list[int], '"x"'),
+    (list[list[int]], "[1]"),
+    (dict[str, int], "[1]"),
+    (dict[str, int], '{"a": [1]}'),
+    (dict[str, int], "5"),
+]
 
 
 @pytest.mark.parametrize(("annotation", "value"), WRONG)
@@ -145,14 +182,25 @@ def test_lists_of_texts_are_those_of_json(
 
 
 VALUES: dict[pa.DataType, list[Any]] = {
-    pa.string(): ["7", "x", "1.10"], pa.int64(): [7, 2**53 + 1], pa.int32(): [5],
-    pa.uint64(): [2**64 - 1], pa.float64(): [1.5, 2.0], pa.float32(): [0.5], pa.bool_(): [True],
-    pa.binary(): [b"\xff"], pa.date32(): [dt.date(2020, 1, 2)], pa.timestamp("ns"): [10**18 + 1],
-    pa.timestamp("us"): [10**15 + 1], pa.timestamp("ns", "UTC"): [10**18 + 1],
-    pa.timestamp("us", "UTC"): [10**15 + 1], pa.time64("us"): [dt.time(1, 2, 3)],
-    pa.time64("ns"): [1001], pa.decimal128(20, 12): [Decimal("1.123456789012")],
-    pa.struct({"a": pa.int64()}): [{"a": 1}], pa.list_(pa.int64()): [[1]],
-}  # fmt: skip
+    pa.string(): ["7", "x", "1.10"],
+    pa.int64(): [7, 2**53 + 1],
+    pa.int32(): [5],
+    pa.uint64(): [2**64 - 1],
+    pa.float64(): [1.5, 2.0],
+    pa.float32(): [0.5],
+    pa.bool_(): [True],
+    pa.binary(): [b"\xff"],
+    pa.date32(): [dt.date(2020, 1, 2)],
+    pa.timestamp("ns"): [10**18 + 1],
+    pa.timestamp("us"): [10**15 + 1],
+    pa.timestamp("ns", "UTC"): [10**18 + 1],
+    pa.timestamp("us", "UTC"): [10**15 + 1],
+    pa.time64("us"): [dt.time(1, 2, 3)],
+    pa.time64("ns"): [1001],
+    pa.decimal128(20, 12): [Decimal("1.123456789012")],
+    pa.struct({"a": pa.int64()}): [{"a": 1}],
+    pa.list_(pa.int64()): [[1]],
+}
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=str)

@@ -43,11 +43,34 @@ def values(runner: InProcessRunner, written: list[str], *kind: Any) -> list[Any]
 
 
 TEXTS = [
-    "2025-04-03", "03-04-2025", "2020-01-01 10:00:00", "2020-01-01T10:00:00Z", "12:30", "07:05:01",
-    "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
-    "192.168.0.1", "::1", "true", "12", "1.10", "1e400", "inf", "NaN", "null", "", " ", "x\u0000y",
-    "\u00e4\u4e2d\U0001f600", '"quoted"', "{}", "[1]", "infinity", "P1D", "20260-01-31",
-]  # fmt: skip
+    "2025-04-03",
+    "03-04-2025",
+    "2020-01-01 10:00:00",
+    "2020-01-01T10:00:00Z",
+    "12:30",
+    "07:05:01",
+    "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+    "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "192.168.0.1",
+    "::1",
+    "true",
+    "12",
+    "1.10",
+    "1e400",
+    "inf",
+    "NaN",
+    "null",
+    "",
+    " ",
+    "x\u0000y",
+    "\u00e4\u4e2d\U0001f600",
+    '"quoted"',
+    "{}",
+    "[1]",
+    "infinity",
+    "P1D",
+    "20260-01-31",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -131,7 +154,7 @@ def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
         (['"x"', '1, "a": 2'], "line 2 of .* has a field twice: a|duplicate key"),
         (["1", '2, "A": 3'], "several columns named A, a"),
     ],
-)  # fmt: skip
+)
 def test_values_that_no_type_holds_are_refused(
     runner: InProcessRunner, written: list[str], words: str
 ) -> None:
@@ -142,9 +165,18 @@ def test_values_that_no_type_holds_are_refused(
 
 
 @pytest.mark.parametrize(
-    "lines", [['{"a": 1}', "null", '{"a": 2}'], ["5"], ["null"], ['[{"a": 1}, {"a": 2}]'],
-        ['{"a": 1}', "[]"], ['{"a": 1}', '"x"'], ['{"a": 1} {"a": 2}'], ["[", '{"a": 1}', "]"]]
-)  # fmt: skip
+    "lines",
+    [
+        ['{"a": 1}', "null", '{"a": 2}'],
+        ["5"],
+        ["null"],
+        ['[{"a": 1}, {"a": 2}]'],
+        ['{"a": 1}', "[]"],
+        ['{"a": 1}', '"x"'],
+        ['{"a": 1} {"a": 2}'],
+        ["[", '{"a": 1}', "]"],
+    ],
+)
 def test_a_line_that_is_no_object_is_named(runner: InProcessRunner, lines: list[str]) -> None:
     with pytest.raises(
         SourceError, match=r"line \d of .* is no JSON object|begins with \[: it is one JSON array"
@@ -195,9 +227,16 @@ scalars = (
     | st.uuids().map(str)
 )
 columns = st.sampled_from(
-    [st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False),
-        st.text(max_size=6), st.dates().map(str), st.uuids().map(str), st.booleans(), scalars]
-).flatmap(lambda kind: st.lists(st.none() | kind, min_size=3, max_size=3))  # fmt: skip
+    [
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=6),
+        st.dates().map(str),
+        st.uuids().map(str),
+        st.booleans(),
+        scalars,
+    ]
+).flatmap(lambda kind: st.lists(st.none() | kind, min_size=3, max_size=3))
 
 
 def equal(found: Any, wanted: Any) -> bool:

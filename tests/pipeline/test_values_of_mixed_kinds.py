@@ -35,13 +35,26 @@ DAY, MOMENT = dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3)
 AWARE = MOMENT.replace(tzinfo=dt.timezone(dt.timedelta(hours=3)))
 CLOCK = dt.time(1, tzinfo=dt.UTC)
 PAIRS: list[tuple[Any, Any]] = [
-    (DAY, MOMENT), (DAY, pd.Timestamp(MOMENT)), (np.datetime64("2020-01-01"), MOMENT),
-    (MOMENT, AWARE), (dt.time(1), CLOCK), (CLOCK, CLOCK),
-    ("a", b"b"), (True, 1), (1, "x"), (1.5, Decimal(1)), (DAY, "2020-01-01"), (2**60 + 1, 1.5),
-    (-1, 2**63), (2**64, 1), (1j, 1j),
-    (Fraction(1, 2), Fraction(1, 3)), (pd.Interval(0, 1), pd.Interval(0, 1, "left")),
-    (pd.Period("2020-01"), None), (object(), None),
-]  # fmt: skip
+    (DAY, MOMENT),
+    (DAY, pd.Timestamp(MOMENT)),
+    (np.datetime64("2020-01-01"), MOMENT),
+    (MOMENT, AWARE),
+    (dt.time(1), CLOCK),
+    (CLOCK, CLOCK),
+    ("a", b"b"),
+    (True, 1),
+    (1, "x"),
+    (1.5, Decimal(1)),
+    (DAY, "2020-01-01"),
+    (2**60 + 1, 1.5),
+    (-1, 2**63),
+    (2**64, 1),
+    (1j, 1j),
+    (Fraction(1, 2), Fraction(1, 3)),
+    (pd.Interval(0, 1), pd.Interval(0, 1, "left")),
+    (pd.Period("2020-01"), None),
+    (object(), None),
+]
 SHAPES: dict[str, Callable[[Any, Any], list[Any]]] = {
     "alone": lambda a, b: [a, b],
     "turned": lambda a, b: [b, a],
@@ -81,19 +94,49 @@ def test_values_of_two_kinds_are_refused_wherever_they_are(
 
 
 PLAIN: list[Any] = [
-    [1, None, 2], [1, 2.5], ["a", None, float("nan")], [pd.NA, "x"], [pd.NaT, DAY], [True, None],
-    [Decimal("1.5"), 1], [b"x"], [None],
-    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []], [{"a": 1}, {"b": 2}],
-    [frozenset({2, 1})], [range(2)], [{2, 1}], [2**63],
-    [dt.time(1)], [np.int64(1), np.float32(0.5)],
-]  # fmt: skip
+    [1, None, 2],
+    [1, 2.5],
+    ["a", None, float("nan")],
+    [pd.NA, "x"],
+    [pd.NaT, DAY],
+    [True, None],
+    [Decimal("1.5"), 1],
+    [b"x"],
+    [None],
+    [DAY, DAY],
+    [MOMENT, None],
+    [AWARE, AWARE],
+    [[DAY], []],
+    [{"a": 1}, {"b": 2}],
+    [frozenset({2, 1})],
+    [range(2)],
+    [{2, 1}],
+    [2**63],
+    [dt.time(1)],
+    [np.int64(1), np.float32(0.5)],
+]
 WANTED: list[Any] = [
-    [1, None, 2], [1.0, 2.5], ["a", None, None], [None, "x"], [None, DAY], [True, None],
-    [Decimal("1.5"), Decimal("1.0")], [b"x"], [None],
-    [DAY, DAY], [MOMENT, None], [AWARE, AWARE], [[DAY], []],
-    [{"a": 1, "b": None}, {"a": None, "b": 2}], [[1, 2]], [[0, 1]], [[1, 2]],
-    [2**63], [dt.time(1)], [1.0, 0.5],
-]  # fmt: skip
+    [1, None, 2],
+    [1.0, 2.5],
+    ["a", None, None],
+    [None, "x"],
+    [None, DAY],
+    [True, None],
+    [Decimal("1.5"), Decimal("1.0")],
+    [b"x"],
+    [None],
+    [DAY, DAY],
+    [MOMENT, None],
+    [AWARE, AWARE],
+    [[DAY], []],
+    [{"a": 1, "b": None}, {"a": None, "b": 2}],
+    [[1, 2]],
+    [[0, 1]],
+    [[1, 2]],
+    [2**63],
+    [dt.time(1)],
+    [1.0, 0.5],
+]
 
 
 @pytest.mark.parametrize(("values", "wanted"), list(zip(PLAIN, WANTED, strict=True)), ids=str)

@@ -360,11 +360,16 @@ def test_a_set_is_sorted_where_a_contract_wants_a_list(runner: InProcessRunner) 
     assert (row["tags"], row["of"]) == (sorted(WORDS), [("b", sorted(WORDS)), ("a", [])])
 
 
-@pytest.mark.parametrize("value", [
-    {Plain(2.0), Plain(1.0)}, frozenset({Plain(1.0), Plain(2.0)}),
-    {"x": {"price": 1.0}, "y": {"price": 2.0}}.values(),
-    deque([{"price": 1.0}, {"price": 2.0}]),
-], ids=lambda value: type(value).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        {Plain(2.0), Plain(1.0)},
+        frozenset({Plain(1.0), Plain(2.0)}),
+        {"x": {"price": 1.0}, "y": {"price": 2.0}}.values(),
+        deque([{"price": 1.0}, {"price": 2.0}]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_rows_may_come_in_a_set_that_can_be_sorted_or_in_a_view(
     runner: InProcessRunner, value: Any
 ) -> None:
@@ -858,21 +863,30 @@ def returned(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
 MASKED = np.ma.masked_equal(np.array([3.0, 0.0]), 0.0)
 
 
-@pytest.mark.parametrize(("value", "wanted"), [
-    ({"a": MASKED[1:].mean()}, [None]),
-    ({"a": MASKED.mean()}, [3.0]),
-    (np.ma.masked, [None]),
-    ({"a": MASKED}, [3.0, None]),
-    ({"b": 1, "a": MASKED}, [[3.0, None]]),
-    ({"b": 1, "a": [np.ma.masked, 2]}, [[None, 2]]),
-    ({"b": 1, "a": np.ma.masked_equal([[1, 2], [3, 0]], 0)}, [[[1, 2], [3, None]]]),
-    ({"b": 1, "a": np.ma.masked_equal(np.array(["x", "y"]), "y")}, [["x", None]]),
-    ({"a": np.ma.masked_equal(np.array([True, False]), False)}, [True, None]),
-    ({"a": np.ma.array(np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), mask=[False, True])},
-        [dt.datetime(2020, 1, 1), None]),
-    ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
-    ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ({"a": MASKED[1:].mean()}, [None]),
+        ({"a": MASKED.mean()}, [3.0]),
+        (np.ma.masked, [None]),
+        ({"a": MASKED}, [3.0, None]),
+        ({"b": 1, "a": MASKED}, [[3.0, None]]),
+        ({"b": 1, "a": [np.ma.masked, 2]}, [[None, 2]]),
+        ({"b": 1, "a": np.ma.masked_equal([[1, 2], [3, 0]], 0)}, [[[1, 2], [3, None]]]),
+        ({"b": 1, "a": np.ma.masked_equal(np.array(["x", "y"]), "y")}, [["x", None]]),
+        ({"a": np.ma.masked_equal(np.array([True, False]), False)}, [True, None]),
+        (
+            {
+                "a": np.ma.array(
+                    np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), mask=[False, True]
+                )
+            },
+            [dt.datetime(2020, 1, 1), None],
+        ),
+        ({"b": 1, "a": np.ma.array(2.5, mask=True)}, [None]),
+        ([{"a": MASKED[1]}, {"a": MASKED[0]}], [None, 3.0]),
+    ],
+)
 def test_masked_values_become_null(runner: InProcessRunner, value: Any, wanted: list[Any]) -> None:
     found = returned(runner, value)
     assert [row.get("a", row.get("value")) for row in found] == wanted
@@ -898,22 +912,25 @@ def test_masked_values_of_a_contract_and_of_many_units_are_null(runner: InProces
 NANO = pd.Timestamp("2020-01-01 00:00:00.000000001")
 
 
-@pytest.mark.parametrize(("value", "wanted"), [
-    (NANO, NANO.value),
-    (np.datetime64(NANO.value, "ns"), NANO.value),
-    (pa.scalar(NANO.value, pa.timestamp("ns")), NANO.value),
-    (NANO.to_pydatetime(warn=False), NANO.value // 1000),
-    (pd.Timedelta(1, "ns"), "finer than a microsecond"),
-    (np.timedelta64(1, "ns"), "finer than a microsecond"),
-    (np.timedelta64(3000, "ns"), 3),
-    (np.datetime64(1, "ps"), "finer than a nanosecond"),
-    (np.datetime64(1000, "ps"), 1),
-    (np.datetime64(10000 - 1970, "Y"), "a date that Python cannot hold"),
-    (np.timedelta64(1, "M"), "no length"),
-    (pd.Timestamp("2020-01-01 00:00:00.000000001", tz="UTC"), NANO.value),
-    (pd.Timestamp("2020-01-01 01:00:00.000000001", tz="Europe/Berlin"), NANO.value),
-    (pa.scalar(NANO.value, pa.timestamp("ns", "Asia/Tokyo")), NANO.value),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (NANO, NANO.value),
+        (np.datetime64(NANO.value, "ns"), NANO.value),
+        (pa.scalar(NANO.value, pa.timestamp("ns")), NANO.value),
+        (NANO.to_pydatetime(warn=False), NANO.value // 1000),
+        (pd.Timedelta(1, "ns"), "finer than a microsecond"),
+        (np.timedelta64(1, "ns"), "finer than a microsecond"),
+        (np.timedelta64(3000, "ns"), 3),
+        (np.datetime64(1, "ps"), "finer than a nanosecond"),
+        (np.datetime64(1000, "ps"), 1),
+        (np.datetime64(10000 - 1970, "Y"), "a date that Python cannot hold"),
+        (np.timedelta64(1, "M"), "no length"),
+        (pd.Timestamp("2020-01-01 00:00:00.000000001", tz="UTC"), NANO.value),
+        (pd.Timestamp("2020-01-01 01:00:00.000000001", tz="Europe/Berlin"), NANO.value),
+        (pa.scalar(NANO.value, pa.timestamp("ns", "Asia/Tokyo")), NANO.value),
+    ],
+)
 def test_nanoseconds_are_kept_or_refused(runner: InProcessRunner, value: Any, wanted: Any) -> None:
     for shape in ({"a": value}, [{"a": value}, {"a": None}]):
         run = run_job(runner, [shape])
@@ -923,15 +940,27 @@ def test_nanoseconds_are_kept_or_refused(runner: InProcessRunner, value: Any, wa
             assert run.results("m").column("a")[0].value == wanted
 
 
-@pytest.mark.parametrize(("value", "kind"), [
-    (1.5, pa.float64()), (np.float32(1.5), pa.float64()), (np.float16(1.5), pa.float64()),
-    (3, pa.int64()), (np.int8(3), pa.int64()),
-    (True, pa.bool_()), (np.True_, pa.bool_()), ("text", pa.string()), (b"x", pa.binary()),
-    (Decimal("1.5"), pa.decimal128(2, 1)),
-    (dt.date(2020, 1, 1), pa.date32()), (dt.datetime(2020, 1, 1), pa.timestamp("us")),
-    (dt.time(1), pa.time64("us")), (np.array(2.5), pa.float64()),
-    (pa.scalar("x"), pa.string()), (dt.timedelta(1), pa.duration("us")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (1.5, pa.float64()),
+        (np.float32(1.5), pa.float64()),
+        (np.float16(1.5), pa.float64()),
+        (3, pa.int64()),
+        (np.int8(3), pa.int64()),
+        (True, pa.bool_()),
+        (np.True_, pa.bool_()),
+        ("text", pa.string()),
+        (b"x", pa.binary()),
+        (Decimal("1.5"), pa.decimal128(2, 1)),
+        (dt.date(2020, 1, 1), pa.date32()),
+        (dt.datetime(2020, 1, 1), pa.timestamp("us")),
+        (dt.time(1), pa.time64("us")),
+        (np.array(2.5), pa.float64()),
+        (pa.scalar("x"), pa.string()),
+        (dt.timedelta(1), pa.duration("us")),
+    ],
+)
 def test_a_single_value_is_a_result_of_one_column(
     runner: InProcessRunner, value: Any, kind: pa.DataType
 ) -> None:
@@ -950,9 +979,17 @@ def test_a_none_of_every_unit_is_no_result(runner: InProcessRunner) -> None:
     assert (why(run), rows_of(run)) == ({}, [{"u": 1, "price": 1.5, "label": "x"}])
 
 
-@pytest.mark.parametrize(("value", "wanted"), [(1.5, None), (-1.5, "value must be > 0"),
-    (None, "value is null"), ("x", "value is 'x' (str)"), ({"value": 2.5}, None),
-    ({"a": 1.5}, "value missing and a too much")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (1.5, None),
+        (-1.5, "value must be > 0"),
+        (None, "value is null"),
+        ("x", "value is 'x' (str)"),
+        ({"value": 2.5}, None),
+        ({"a": 1.5}, "value missing and a too much"),
+    ],
+)
 def test_a_single_value_may_have_a_contract(
     runner: InProcessRunner, value: Any, wanted: str | None
 ) -> None:
@@ -974,19 +1011,24 @@ def test_a_fitted_model_is_kept_as_bytes_as_its_error_advises(runner: InProcessR
     assert isinstance(pickle.loads(row["model"]), Fitted)
 
 
-@pytest.mark.parametrize("value", [
-    (row for row in [{"a": 1}, {"a": 2}]),
-    map(dict, [[("a", 1)], [("a", 2)]]),
-    pl.LazyFrame({"a": [1, 2]}),
-    np.array([(1,), (2,)], [("a", "i4")]),
-    np.rec.fromarrays([[1, 2]], names="a"),  # type: ignore[call-overload]
-    pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int32())]),
-        [pa.record_batch({"a": pa.array([1, 2], pa.int32())})]),
-    pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}),
-    pd.DataFrame({"a": pd.Series([1, 2], dtype="Int64")}),
-    pd.DataFrame({"a": pd.Categorical([1, 2])}),
-    pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
-], ids=lambda value: type(value).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        (row for row in [{"a": 1}, {"a": 2}]),
+        map(dict, [[("a", 1)], [("a", 2)]]),
+        pl.LazyFrame({"a": [1, 2]}),
+        np.array([(1,), (2,)], [("a", "i4")]),
+        np.rec.fromarrays([[1, 2]], names="a"),  # type: ignore[call-overload]
+        pa.RecordBatchReader.from_batches(
+            pa.schema([("a", pa.int32())]), [pa.record_batch({"a": pa.array([1, 2], pa.int32())})]
+        ),
+        pd.DataFrame({"a": pd.Series([1, 2], dtype=object)}),
+        pd.DataFrame({"a": pd.Series([1, 2], dtype="Int64")}),
+        pd.DataFrame({"a": pd.Categorical([1, 2])}),
+        pd.DataFrame({"u": [0, 0], "a": [1, 2]}).set_index("u"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_rows_may_come_in_every_kind_of_table(runner: InProcessRunner, value: Any) -> None:
     assert returned(runner, value) == [{"u": 0, "a": 1}, {"u": 0, "a": 2}]
 
@@ -994,16 +1036,19 @@ def test_rows_may_come_in_every_kind_of_table(runner: InProcessRunner, value: An
 KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.0, 3.0, 4.0]})
 
 
-@pytest.mark.parametrize(("value", "words"), [
-    (lambda rows: rows[["u", "v", "x"]][::-1], None),
-    (lambda rows: rows.set_index(["u", "v"])[["x"]][::-1], None),
-    (lambda rows: pl.from_pandas(rows).sort("x", descending=True), None),
-    (lambda rows: rows[["x"]], "without their keys"),
-    (lambda rows: rows[["u", "x"]], "with u and without v"),
-    (lambda rows: rows.iloc[:-1], "have none, such as"),
-    (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
-    (lambda rows: rows.assign(v="z"), "whose key belongs to no unit of this call, such as"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda rows: rows[["u", "v", "x"]][::-1], None),
+        (lambda rows: rows.set_index(["u", "v"])[["x"]][::-1], None),
+        (lambda rows: pl.from_pandas(rows).sort("x", descending=True), None),
+        (lambda rows: rows[["x"]], "without their keys"),
+        (lambda rows: rows[["u", "x"]], "with u and without v"),
+        (lambda rows: rows.iloc[:-1], "have none, such as"),
+        (lambda rows: pd.concat([rows, rows[:1]]), "1 units have several rows, such as"),
+        (lambda rows: rows.assign(v="z"), "whose key belongs to no unit of this call, such as"),
+    ],
+)
 def test_rows_of_many_units_are_matched_by_their_keys(
     runner: InProcessRunner, value: Any, words: str | None
 ) -> None:

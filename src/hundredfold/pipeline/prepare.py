@@ -104,15 +104,34 @@ def prepare(
             query, index, units.keys, planned, layout, warehouse, files
         )
         planned = split_batches(planned, size, batch_bytes) if query.varied else planned
-        manifest = Manifest(
-            model.name, tuple(model.unit), tuple(model.order_by), len(units), int(units.rows.sum()),
-            nullable, tuple(planned), query_of(model, job), large=large,
-        )  # fmt: skip
+        manifest = _manifest_of(model, query_of(model, job), units.rows, planned, nullable, large)
         _end_with_draft(manifest, layout, model, files)
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
     defer(_commit_of(manifest, layout, (listed, files), store))
     return manifest
+
+
+def _manifest_of(
+    model: Model,
+    query: str,
+    rows: NDArray[np.int64],
+    batches: Sequence[Batch],
+    nullable: tuple[str, ...],
+    large: tuple[str, ...],
+) -> Manifest:
+    """Return the manifest of batches. rows: of each unit. nullable, large: columns of Manifest."""
+    return Manifest(
+        model.name,
+        tuple(model.unit),
+        tuple(model.order_by),
+        len(rows),
+        int(rows.sum()),
+        nullable,
+        tuple(batches),
+        query,
+        large=large,
+    )
 
 
 @dataclass(frozen=True, slots=True)

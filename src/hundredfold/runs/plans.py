@@ -14,8 +14,19 @@ from .backend import RunArguments
 LOCAL_WAY = "local"
 HINT = "make it with: hundredfold plan JOB --json > plan.json"
 # of a way, kept in the record of the run that takes it
-KEPT = ("way", "title", "wall", "start", "stages", "dollars", "slots", "batches", "memory",
-        "timeout", "pollers")  # fmt: skip
+KEPT = (
+    "way",
+    "title",
+    "wall",
+    "start",
+    "stages",
+    "dollars",
+    "slots",
+    "batches",
+    "memory",
+    "timeout",
+    "pollers",
+)
 Way = Mapping[str, Any]
 
 
