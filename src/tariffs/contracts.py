@@ -388,19 +388,46 @@ class PriceRow(CostsAndTrials, ExpectedChanges, PricesAndEstimates):
 PRICE_COLUMNS = tuple(field.name for field in fields(PriceRow))
 # for rating and charging; the other columns explain the price
 CHARGING_COLUMNS = (
-    "unit_key", "kind", "segment", "location", "product", "cell", "hour", "day_type",
-    "product_offering_id", "price", "currency", "discount_class", "valid_from", "valid_to",
+    "unit_key",
+    "kind",
+    "segment",
+    "location",
+    "product",
+    "cell",
+    "hour",
+    "day_type",
+    "product_offering_id",
+    "price",
+    "currency",
+    "discount_class",
+    "valid_from",
+    "valid_to",
     "table_version",
-)  # fmt: skip
+)
 # equal in all rows of a release; where they differ, tables are compared row by row
 RELEASE_COLUMNS = (
-    "valid_from", "valid_to", "table_version", "parent_version", "run_id", "model_version",
+    "valid_from",
+    "valid_to",
+    "table_version",
+    "parent_version",
+    "run_id",
+    "model_version",
     "status",
-)  # fmt: skip
+)
 # results of the model; null in a table of other prices
 MODEL_COLUMNS = (
-    "constraint_bound", "elasticity", "se", "credible_lo", "credible_hi", "shrink_weight",
-    "expected_volume", *EFFECT_COLUMNS, "expected_blocked_minutes",
-    "expected_blocked_minutes_delta", "opportunity_cost", "capacity_price", "explore_flag",
+    "constraint_bound",
+    "elasticity",
+    "se",
+    "credible_lo",
+    "credible_hi",
+    "shrink_weight",
+    "expected_volume",
+    *EFFECT_COLUMNS,
+    "expected_blocked_minutes",
+    "expected_blocked_minutes_delta",
+    "opportunity_cost",
+    "capacity_price",
+    "explore_flag",
     "explore_draw",
-)  # fmt: skip
+)

@@ -308,11 +308,19 @@ def steps_of(stack: Stack, run: str) -> list[tuple[str, str]]:
 def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path) -> None:
     tasks, name = Tasks.write(tmp_path, ["fine"] * 30), f"small-{uuid4().hex[:6]}"
     planned: dict[str, Any] = {
-        "way": "lambda-fat-mapping", "title": "Lambda fat", "wall": [9.0, 12.0, 15.0], "start": 0,
-        "stages": {"work doubled": 4.0, "work summed": 2.0, "other steps": 6.0}, "slots": 9,
-        "dollars": None, "batches": 8, "memory": 1769 * trouble.home.resources.cores,
-        "timeout": 60, "pollers": None, "deployable": True,
-    }  # fmt: skip
+        "way": "lambda-fat-mapping",
+        "title": "Lambda fat",
+        "wall": [9.0, 12.0, 15.0],
+        "start": 0,
+        "stages": {"work doubled": 4.0, "work summed": 2.0, "other steps": 6.0},
+        "slots": 9,
+        "dollars": None,
+        "batches": 8,
+        "memory": 1769 * trouble.home.resources.cores,
+        "timeout": 60,
+        "pollers": None,
+        "deployable": True,
+    }
     file = tmp_path / "plan.json"
     for way in ("lambda-fat-direct", "lambda-fat-mapping"):
         facts = {"job": "trouble", "models": [{}, {}], "choice": way, "ways": [planned]}

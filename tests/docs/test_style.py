@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
+CODE = ("src", "tests", "examples", "benchmarks", "docs")
 MAX_TEST_NAME_CHARACTERS = 70
 MAX_LINE_CHARACTERS = 100
 
@@ -55,6 +56,12 @@ def test_the_linter_checks_the_length_of_lines() -> None:
     assert settings["line-length"] == MAX_LINE_CHARACTERS
     excepted = [*settings["lint"]["ignore"], *settings["lint"]["per-file-ignores"].values()]
     assert "E501" not in str(excepted)
+
+
+def test_no_code_is_hidden_from_the_formatter() -> None:
+    mark = "# fmt" + ":"
+    paths = [path for folder in CODE for path in (ROOT / folder).rglob("*.py")]
+    assert [str(path) for path in paths if mark in path.read_text("utf-8")] == []
 
 
 def test_mypy_checks_every_folder_of_tests() -> None:

@@ -92,6 +92,8 @@ def test_the_error_of_a_query_has_its_cause(
         "FROM sales",
         "SELECT s.* FROM sales s JOIN sales t USING (shop, week) ORDER BY s.x",
         "SELECT shop, week, avg(x) AS x FROM sales GROUP BY ALL",
+        "WITH sales AS (SELECT * FROM sales) SELECT * FROM sales",
+        "WITH Every AS (SELECT * FROM sales), s AS (FROM every) SELECT * FROM s",
     ],
 )
 def test_a_query_may_be_written_in_any_way(runner: InProcessRunner, query: str) -> None:

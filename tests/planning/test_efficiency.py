@@ -62,8 +62,11 @@ def test_an_efficiency_is_the_shortest_time_over_that_of_all_steps() -> None:
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=40), st.integers(1, 9))
 def test_no_schedule_is_more_efficient_than_one(seconds: list[float], cores: int) -> None:
     each = np.array(seconds)
-    played = play(fleets.local(cores, 0.0), Work(each, each, np.ones(len(each), np.int64)),
-                  np.random.default_rng(1))  # fmt: skip
+    played = play(
+        fleets.local(cores, 0.0),
+        Work(each, each, np.ones(len(each), np.int64)),
+        np.random.default_rng(1),
+    )
     times = StageTimes({"work m": played.wall})
     counts = model(float(each.sum()), float(each.max()), cores)
     found = efficiency_of(record_of({"m": counts}, times))

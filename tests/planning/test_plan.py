@@ -67,10 +67,19 @@ def plan(folder: Path, *arguments: str) -> CliResult:
 def work_pilot(seconds: float, units: int = 3_000, job: str = "j") -> Pilot:
     """Return the pilot of a job of one model with even units."""
     model = ModelPilot(
-        Model("m", unit=("k",), work=lambda rows: rows), np.full(units, 10),
-        np.full(units, seconds / units), 0.2, 0.05, 0.0, 100, 0, 1.0, 0.01, 0.5,
+        Model("m", unit=("k",), work=lambda rows: rows),
+        np.full(units, 10),
+        np.full(units, seconds / units),
+        0.2,
+        0.05,
+        0.0,
+        100,
+        0,
+        1.0,
+        0.01,
+        0.5,
         (Batch(0, 0, units - 1, 10 * units, 30.0 * units),),
-    )  # fmt: skip
+    )
     declared = Job(job, [Source("s")], [model.model])
     return Pilot(declared, (model,), (), 2.0, 0.5, 200 * 2**20, (10**7,), 0, "")
 
@@ -125,9 +134,19 @@ def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> 
     planned = make_plan(work_pilot(10.0, job="shops"), wishes(workers=1))
     (folder / "plan.json").write_text(json.dumps(planned))
     taken = run_hundredfold(
-        "run", "jobs.py:job", "--run-id", "planned", "--max-failed", "1", "--home", home,
-        "--plan", "plan.json", folder=folder, environment={},
-    )  # fmt: skip
+        "run",
+        "jobs.py:job",
+        "--run-id",
+        "planned",
+        "--max-failed",
+        "1",
+        "--home",
+        home,
+        "--plan",
+        "plan.json",
+        folder=folder,
+        environment={},
+    )
     assert taken.code == 0, taken.err
     done = plan(folder, "--compare", "planned", "--home", home, "--json")
     facts = json.loads(done.out)
@@ -148,9 +167,12 @@ def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> 
 def test_of_a_way_on_aws_the_steps_beside_the_work_are_compared_together() -> None:
     measured = {"validate": 2.0, "prepare m": 1.0, "enqueue m": 0.5, "work m": 7.0, "publish": 1.5}
     way = {
-        "way": "lambda-fat-direct", "title": "t", "wall": [9.0, 12.0, 13.0], "start": 0.0,
+        "way": "lambda-fat-direct",
+        "title": "t",
+        "wall": [9.0, 12.0, 13.0],
+        "start": 0.0,
         "stages": {"work m": 8.0, "other steps": 4.0},
-    }  # fmt: skip
+    }
     facts = compare_stages(way, measured)
     assert facts["stages"] == [
         {"stage": "work m", "predicted": 8.0, "measured": 7.5},
@@ -251,14 +273,22 @@ def test_a_deadline_chooses_the_cheapest_and_a_budget_the_fastest() -> None:
 
 def test_durations_and_dollars_are_read_and_written_briefly() -> None:
     assert [parse_duration(text) for text in ("30s", "1.5m", "2h", "90", " 5 min ")] == [
-        30, 90, 7_200, 90, 300,
-    ]  # fmt: skip
+        30,
+        90,
+        7_200,
+        90,
+        300,
+    ]
     for text in ("", "0s", "-1s", "1d", "s"):
         with pytest.raises(UsageError):
             parse_duration(text)
     assert [money(d) for d in (0, 0.00042, 0.0555, 2.5, 1234.5)] == [
-        "0.00", "0.00042", "0.056", "2.50", "1,234.50",
-    ]  # fmt: skip
+        "0.00",
+        "0.00042",
+        "0.056",
+        "2.50",
+        "1,234.50",
+    ]
 
 
 def test_the_pilot_of_a_batched_model_begins_with_a_typical_batch() -> None:

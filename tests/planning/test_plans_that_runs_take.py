@@ -17,18 +17,31 @@ from hundredfold.runs.plans import deploy_options, read_plan, recommended, take_
 
 def way(name: str, seconds: float, **options: Any) -> dict[str, Any]:
     return {
-        "way": name, "title": name.title(), "wall": [seconds] * 3, "start": 0.0, "stages": {},
-        "dollars": [0.5, 1.0, 2.0], "slots": 3, "batches": 8, "memory": 1769, "timeout": 60,
-        "pollers": None, "deployable": True, **options,
-    }  # fmt: skip
+        "way": name,
+        "title": name.title(),
+        "wall": [seconds] * 3,
+        "start": 0.0,
+        "stages": {},
+        "dollars": [0.5, 1.0, 2.0],
+        "slots": 3,
+        "batches": 8,
+        "memory": 1769,
+        "timeout": 60,
+        "pollers": None,
+        "deployable": True,
+        **options,
+    }
 
 
 LOCAL = way("local", 9.0, timeout=None, memory=None, dollars=None)
 DIRECT, POLLED = way("lambda-fat-direct", 5.0), way("lambda-thin-pollers", 4.0, pollers=[2, 10])
 SOON = way("fargate", 1.0, deployable=False, timeout=None)
 PLAN: dict[str, Any] = {
-    "job": "j", "models": [{}, {}], "choice": None, "ways": [LOCAL, DIRECT, POLLED, SOON],
-}  # fmt: skip
+    "job": "j",
+    "models": [{}, {}],
+    "choice": None,
+    "ways": [LOCAL, DIRECT, POLLED, SOON],
+}
 
 
 def plan_file(folder: Path, **changes: Any) -> Path:
@@ -68,8 +81,12 @@ def test_a_plot_shows_each_way_by_time_and_dollars(tmp_path: Path) -> None:
     assert plot[-1].lstrip().startswith("1.00 | *")
     assert plot[-1].endswith("a")
     assert [line.split(",")[0].strip() for line in lines[-5:]] == [
-        "a  Lambda-Fat-Direct", "b  Lambda-Thin-Pollers", "c  Fargate", "d  Spot", "*  several",
-    ]  # fmt: skip
+        "a  Lambda-Fat-Direct",
+        "b  Lambda-Thin-Pollers",
+        "c  Fargate",
+        "d  Spot",
+        "*  several",
+    ]
     for name, start in (("plan.svg", "<svg"), ("plan.HTML", "<!DOCTYPE html>")):
         write_plot({**PLAN, "ways": ways}, str(tmp_path / name))
         text = (tmp_path / name).read_text("utf-8")
@@ -110,8 +127,9 @@ def test_an_expensive_run_needs_a_confirmation(tmp_path: Path) -> None:
     confirm_cost(cheap, 2.0, on_aws=True)  # its interval ends there
     with pytest.raises(UsageError, match=r"up to 2\.00 dollars, which is above 1\.99"):
         confirm_cost(cheap, 1.99, on_aws=True)
-    unknown = RunArguments(plan=plan_file(tmp_path, ways=[LOCAL, way("lambda-fat-mapping", 1.0,
-        dollars=None)]))  # fmt: skip
+    unknown = RunArguments(
+        plan=plan_file(tmp_path, ways=[LOCAL, way("lambda-fat-mapping", 1.0, dollars=None)])
+    )
     with pytest.raises(UsageError, match="has an unknown price, and no terminal is there"):
         confirm_cost(unknown, 100.0, on_aws=True)
     for arguments, on_aws in ((cheap, False), (RunArguments(), True)):

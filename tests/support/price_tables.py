@@ -50,45 +50,83 @@ CATALOGUE = pa.table(
 def bundle(location: str, product: str = "DAY", **changes: Any) -> dict[str, Any]:
     """One bundle's row, held at 2.0."""
     row = {
-        "unit_key": f"YOUTH/{location}/{product}", "kind": "bundle", "segment": "YOUTH",
-        "location": location, "product": product,
-        "product_offering_id": f"{product}@YOUTH/{location}", "price": 2.0, "current_price": 2.0,
+        "unit_key": f"YOUTH/{location}/{product}",
+        "kind": "bundle",
+        "segment": "YOUTH",
+        "location": location,
+        "product": product,
+        "product_offering_id": f"{product}@YOUTH/{location}",
+        "price": 2.0,
+        "current_price": 2.0,
         "champion_price": 2.0,
-    }  # fmt: skip
+    }
     return COMMON | row | changes
 
 
 def voice(cell: str, hour: int = 7, **changes: Any) -> dict[str, Any]:
     """One hour of a cell, held at a discount of 50 %."""
     row = {
-        "unit_key": f"{cell}/{hour:02d}/WEEKDAY", "kind": "voice", "location": "TEMA",
-        "product": "VOICE", "cell": cell, "hour": hour, "day_type": "WEEKDAY",
-        "product_offering_id": f"VOICE@{cell}", "price": 0.05, "current_price": 0.05,
+        "unit_key": f"{cell}/{hour:02d}/WEEKDAY",
+        "kind": "voice",
+        "location": "TEMA",
+        "product": "VOICE",
+        "cell": cell,
+        "hour": hour,
+        "day_type": "WEEKDAY",
+        "product_offering_id": f"VOICE@{cell}",
+        "price": 0.05,
+        "current_price": 0.05,
         "champion_price": 0.06,
         "discount_class": 50,
-    }  # fmt: skip
+    }
     return COMMON | row | changes
 
 
 COMMON: dict[str, Any] = {
-    "segment": None, "location": None, "cell": None, "hour": None, "day_type": None,
-    "currency": "GHS", "discount_class": None, "valid_from": MONDAY,
-    "valid_to": MONDAY + dt.timedelta(days=7), "table_version": 1, "parent_version": None,
-    "run_id": "r1", "model_version": "tariffs-1", "data_cutoff": dt.date(2026, 6, 28),
-    "status": "draft", "reason_code": "HOLD_UNCERTAIN", "constraint_bound": None, "p_gain": 0.9,
-    "elasticity": -1.2, "se": 0.3, "credible_lo": -1.7, "credible_hi": -0.7, "support_n": 26,
-    "shrink_weight": 0.6, "expected_volume": 10.0, "expected_volume_delta": 0.0,
-    "expected_revenue_delta": 0.0, "expected_margin_delta": 0.0, "control_flag": False,
-    "time_zone": "UTC", "valid_from_local": MONDAY,
-    "valid_to_local": MONDAY + dt.timedelta(days=7), "unit_cost": 0.01, "usage_value": 0.0,
-    "opportunity_cost": 0.0, "capacity_price": 0.0,
-    "explore_flag": False, "explore_draw": None,
+    "segment": None,
+    "location": None,
+    "cell": None,
+    "hour": None,
+    "day_type": None,
+    "currency": "GHS",
+    "discount_class": None,
+    "valid_from": MONDAY,
+    "valid_to": MONDAY + dt.timedelta(days=7),
+    "table_version": 1,
+    "parent_version": None,
+    "run_id": "r1",
+    "model_version": "tariffs-1",
+    "data_cutoff": dt.date(2026, 6, 28),
+    "status": "draft",
+    "reason_code": "HOLD_UNCERTAIN",
+    "constraint_bound": None,
+    "p_gain": 0.9,
+    "elasticity": -1.2,
+    "se": 0.3,
+    "credible_lo": -1.7,
+    "credible_hi": -0.7,
+    "support_n": 26,
+    "shrink_weight": 0.6,
+    "expected_volume": 10.0,
+    "expected_volume_delta": 0.0,
+    "expected_revenue_delta": 0.0,
+    "expected_margin_delta": 0.0,
+    "control_flag": False,
+    "time_zone": "UTC",
+    "valid_from_local": MONDAY,
+    "valid_to_local": MONDAY + dt.timedelta(days=7),
+    "unit_cost": 0.01,
+    "usage_value": 0.0,
+    "opportunity_cost": 0.0,
+    "capacity_price": 0.0,
+    "explore_flag": False,
+    "explore_draw": None,
     **{
         f"expected_{of}_delta_{end}": 0.0
         for of in ("volume", "revenue", "margin")
         for end in ("lo", "hi")
     },
-}  # fmt: skip
+}
 
 
 def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
@@ -100,11 +138,13 @@ def table(*rows: dict[str, Any], **changes: Any) -> pa.Table:
 
 
 USUAL = (
-    bundle("ACCRA"), bundle("TEMA"),
+    bundle("ACCRA"),
+    bundle("TEMA"),
     bundle("TEMA", "WEEK", price=10.0, current_price=10.0, champion_price=10.0),
-    bundle("HO", control_flag=True, reason_code="HOLD_CONTROL"), voice("C1"),
+    bundle("HO", control_flag=True, reason_code="HOLD_CONTROL"),
+    voice("C1"),
     voice("C1", 8, location="HO", control_flag=True),
-)  # fmt: skip
+)
 
 
 def changed(made: pa.Table, key: str, **values: Any) -> pa.Table:

@@ -44,10 +44,14 @@ def test_posterior_modes_are_glums_ridge_with_the_prior_mean_as_offset(panel: Pa
         rows = panel.unit == u
         y, x = panel.quantity[rows], panel.x[rows]
         ridge = glum.GeneralizedLinearRegressor(
-            family="poisson", alpha=noise[u] / (tau2 * len(y)), l1_ratio=0, gradient_tol=1e-12,
-            max_iter=500, solver="irls-ls",
+            family="poisson",
+            alpha=noise[u] / (tau2 * len(y)),
+            l1_ratio=0,
+            gradient_tol=1e-12,
+            max_iter=500,
+            solver="irls-ls",
             scale_predictors=False,
-        )  # fmt: skip
+        )
         ridge.fit(x[:, None], y, offset=np.log(panel.exposure[rows]) + mean[u] * x)
         assert mean[u] + ridge.coef_[0] == pytest.approx(ours[u], abs=1e-8)
 

@@ -232,8 +232,10 @@ def test_dates_show_days_weeks_and_weeks_that_came_twice(
     with duckdb.connect() as duck:
         text = (Path(bundles.__file__).parents[1] / f"queries/{query}.sql").read_text()
         steps = text[text.index("dated AS (") : text.rindex("\nSELECT\n")]
-        duck.execute("CREATE TABLE picked AS SELECT 'A' AS cell, 9 AS hour, day_type FROM"
-                     " (VALUES ('WEEKDAY'), ('WEEKEND')) AS t (day_type)")  # fmt: skip
+        duck.execute(
+            "CREATE TABLE picked AS SELECT 'A' AS cell, 9 AS hour, day_type FROM"
+            " (VALUES ('WEEKDAY'), ('WEEKEND')) AS t (day_type)"
+        )
         duck.execute(
             "CREATE TABLE voice_usage (day_type TEXT, week DATE, cell TEXT DEFAULT 'A', hour INT"
             " DEFAULT 9, discount DOUBLE DEFAULT 0, posted_discount DOUBLE DEFAULT 0, minutes"

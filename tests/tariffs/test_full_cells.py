@@ -338,7 +338,10 @@ def test_the_true_money_of_the_evidence_stops_at_the_capacity(demo: Any) -> None
         if name not in ("line", "keys", "capacity", "held")
     }
     there = money.Market(
-        line=VOICE, keys=keys, held=np.array([False]), capacity=np.array([80.0]),
+        line=VOICE,
+        keys=keys,
+        held=np.array([False]),
+        capacity=np.array([80.0]),
         **(
             one
             | {
@@ -347,7 +350,7 @@ def test_the_true_money_of_the_evidence_stops_at_the_capacity(demo: Any) -> None
                 "unit_cost": np.array([0.1]),
             }
         ),
-    )  # fmt: skip
+    )
     assert there.volume(np.array([1.0]))[0] == 80
     assert there.margin(np.array([0.5]))[0] == pytest.approx(80 * 0.4)
     assert there.margin(np.array([1.5]))[0] == pytest.approx(100 * np.exp(-1.0) * 1.4)

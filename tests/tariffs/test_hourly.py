@@ -173,10 +173,24 @@ def day_rows(b: np.ndarray, volume: np.ndarray) -> dict[str, np.ndarray]:
     every = np.ones(24)
     points = np.round(np.arange(1, 21) * 0.005, 6)
     alone = points[np.argmax(points * np.exp(b[:, None] * (points / 0.1 - 1)), axis=1)]
-    floats = {"price": alone, "current_price": 0.1, "reference_price": 0.1, "unit_cost": 0.0,
-              "usage_value": 0.0, "price_tick": 0.005, "elasticity": b, "draw": b, "se": 0.1,
-              "volume": volume, "lowest": 0.005, "highest": 0.1, "z": 0.0, "max_cliff": 1.0,
-              "time_shift": 0.0, "patience": 2.0}  # fmt: skip
+    floats = {
+        "price": alone,
+        "current_price": 0.1,
+        "reference_price": 0.1,
+        "unit_cost": 0.0,
+        "usage_value": 0.0,
+        "price_tick": 0.005,
+        "elasticity": b,
+        "draw": b,
+        "se": 0.1,
+        "volume": volume,
+        "lowest": 0.005,
+        "highest": 0.1,
+        "z": 0.0,
+        "max_cliff": 1.0,
+        "time_shift": 0.0,
+        "patience": 2.0,
+    }
     rows = {name: value * every for name, value in floats.items()}
     text = {"reason_code": "DECREASE_CONFIDENT", "time_zone": "UTC"}
     rows |= {name: np.full(24, value, dtype=object) for name, value in text.items()}

@@ -71,10 +71,14 @@ def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(
 
 
 EVERYTHING: dict[str, Any] = {
-    "min_days": [28, None], "diversion": [0.2, None], "cross_effect": [0.3, None],
-    "time_shift": [None, 0.2], "explore_share": [0.05, 0.05],
-    "max_segment_ratio": [1.3, None], "max_moved_share": [0.6, 0.6],
-}  # fmt: skip
+    "min_days": [28, None],
+    "diversion": [0.2, None],
+    "cross_effect": [0.3, None],
+    "time_shift": [None, 0.2],
+    "explore_share": [0.05, 0.05],
+    "max_segment_ratio": [1.3, None],
+    "max_moved_share": [0.6, 0.6],
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,8 @@ def demanding(
     return operator | {
         "policy": with_columns(operator["policy"], folder / "policy.csv", **EVERYTHING),
         "product_catalog": with_columns(
-            operator["product_catalog"], folder / "catalogue.csv",
+            operator["product_catalog"],
+            folder / "catalogue.csv",
             competitor_min=[
                 float(p) if b else None for p, b in zip(price * 0.8, bundle, strict=True)
             ],
@@ -101,7 +106,7 @@ def demanding(
         "locations": with_columns(
             operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20
         ),
-    }  # fmt: skip
+    }
 
 
 def test_all_rules_hold_together_in_the_published_table_in_both_forms(

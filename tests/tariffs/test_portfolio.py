@@ -203,9 +203,14 @@ def test_dual_prices_lose_less_than_one_units_choice_against_brute_force(
 def test_units_that_tie_at_the_limits_price_may_move_one_by_one() -> None:
     """Two units that are alike answer any price alike, and only one of them has room."""
     alike = [(3, 3), (15, 9), (0, 9), (20, 9)]
-    units = [alike, [(-16, 7), (-17, 0), (-10, 6)], [(2, 2), (-15, 1), (-19, 9)],
-             [(-10, 0), (-13, 4), (5, 3)], alike,
-             [(-10, 3), (2, 7), (-19, 5), (-10, 7)]]  # fmt: skip
+    units = [
+        alike,
+        [(-16, 7), (-17, 0), (-10, 6)],
+        [(2, 2), (-15, 1), (-19, 9)],
+        [(-10, 0), (-13, 4), (5, 3)],
+        alike,
+        [(-10, 3), (2, 7), (-19, 5), (-10, 7)],
+    ]
     width = max(map(len, units))
     values = np.array(
         [[v for v, _ in menu] + [-np.inf] * (width - len(menu)) for menu in units], dtype=float

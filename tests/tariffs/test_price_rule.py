@@ -67,12 +67,18 @@ def test_a_price_moves_exactly_when_the_interval_excludes_the_break_even(
 
 limits = st.fixed_dictionaries(
     {
-        "floor": st.integers(2, 30), "width": st.integers(0, 60), "current": st.integers(1, 120),
-        "step": st.floats(0.0, 0.5), "tick": st.sampled_from([0.05, 0.1, 0.25]),
-        "b": st.floats(-5.9, -0.1), "sd": st.floats(0.01, 1.0), "z": st.floats(0.0, 2.0),
-        "cost": st.floats(0.0, 0.5), "held": st.booleans(),
+        "floor": st.integers(2, 30),
+        "width": st.integers(0, 60),
+        "current": st.integers(1, 120),
+        "step": st.floats(0.0, 0.5),
+        "tick": st.sampled_from([0.05, 0.1, 0.25]),
+        "b": st.floats(-5.9, -0.1),
+        "sd": st.floats(0.01, 1.0),
+        "z": st.floats(0.0, 2.0),
+        "cost": st.floats(0.0, 0.5),
+        "held": st.booleans(),
     }
-)  # fmt: skip
+)
 
 
 @given(limits)
@@ -265,13 +271,16 @@ def test_a_move_beyond_the_step_is_reported_as_the_limit_that_forced_it(
     assert choice.bound[0] == side.upper()
 
 
-@pytest.mark.parametrize(("b", "current", "least", "most", "price", "bound"), [
-    (-5.0, 0.80, 0.75, 9.0, 0.75, "STEP_DOWN"),  # a step from today's price would end at 0.68
-    (-5.0, 0.80, 0.65, 9.0, 0.70, "STEP_DOWN"),
-    (-5.0, 0.80, 0.90, 9.0, 0.80, "STEP_DOWN"),  # it is beyond already, and is not forced back
-    (-0.3, 1.00, 0.10, 1.10, 1.10, "STEP_UP"),
-    (-0.3, 1.00, 0.10, 0.90, 1.00, "STEP_UP"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("b", "current", "least", "most", "price", "bound"),
+    [
+        (-5.0, 0.80, 0.75, 9.0, 0.75, "STEP_DOWN"),  # a step from today's price would end at 0.68
+        (-5.0, 0.80, 0.65, 9.0, 0.70, "STEP_DOWN"),
+        (-5.0, 0.80, 0.90, 9.0, 0.80, "STEP_DOWN"),  # it is beyond already, and is not forced back
+        (-0.3, 1.00, 0.10, 1.10, 1.10, "STEP_UP"),
+        (-0.3, 1.00, 0.10, 0.90, 1.00, "STEP_UP"),
+    ],
+)
 def test_a_step_ends_at_what_was_paid_and_a_step_more(
     b: float, current: float, least: float, most: float, price: float, bound: str
 ) -> None:

@@ -221,13 +221,15 @@ def test_cigarette_demand_by_two_stage_least_squares() -> None:
     data = read("AER_CigarettesSW.csv")
     real = pd.DataFrame(
         {
-            "state": data["state"], "year": data["year"], "packs": np.log(data["packs"]),
+            "state": data["state"],
+            "year": data["year"],
+            "packs": np.log(data["packs"]),
             "price": np.log(data["price"] / data["cpi"]),
             "income": np.log(data["income"] / data["population"] / data["cpi"]),
             "sales_tax": (data["taxs"] - data["tax"]) / data["cpi"],
             "tax": data["tax"] / data["cpi"],
         }
-    ).set_index(["year", "state"])  # fmt: skip
+    ).set_index(["year", "state"])
     change = real.loc[1995] - real.loc[1985]
     ones = np.ones(len(change))
     x = np.column_stack([ones, change["price"], change["income"]])

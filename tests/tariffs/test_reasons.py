@@ -60,13 +60,16 @@ def conditions(price: Any, current: Any, floor: Any, ceiling: Any, bound: Any) -
 
 prices, elasticities = st.floats(0.2, 5.0), st.floats(-5.0, -0.1)
 units = st.tuples(
-    prices, prices, st.floats(0.0, 3.0), elasticities, st.floats(0.01, 0.8),
-    st.sampled_from([0.05, 0.3, 1.0]), st.floats(0.0, 0.4),
-    st.sampled_from(
-        [("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")]
-    ),
+    prices,
+    prices,
+    st.floats(0.0, 3.0),
+    elasticities,
+    st.floats(0.01, 0.8),
+    st.sampled_from([0.05, 0.3, 1.0]),
+    st.floats(0.0, 0.4),
+    st.sampled_from([("FLOOR", "CEILING"), ("REG_FLOOR", "REG_CEILING"), ("CAPACITY", "CEILING")]),
     st.booleans(),
-)  # fmt: skip
+)
 
 
 @given(st.lists(units, min_size=1, max_size=12))
@@ -76,10 +79,17 @@ def test_each_code_states_what_was_done_to_its_price(drawn: list[Any]) -> None:
     )
     one = np.ones(len(drawn))
     terms = Terms(
-        current=current, reference=one, unit_cost=0.05 * one, tick=tick, floor=floor,
-        ceiling=floor + span, step=step * current, z=0.84 * one,
-        floor_name=names[:, 0].astype(object), ceiling_name=names[:, 1].astype(object),
-    )  # fmt: skip
+        current=current,
+        reference=one,
+        unit_cost=0.05 * one,
+        tick=tick,
+        floor=floor,
+        ceiling=floor + span,
+        step=step * current,
+        z=0.84 * one,
+        floor_name=names[:, 0].astype(object),
+        ceiling_name=names[:, 1].astype(object),
+    )
     choice = choose(terms, Demand(b, sd, 100.0 * one), control)
     codes = reasons(
         choice,
@@ -115,7 +125,7 @@ def test_every_code_of_a_limit_occurs_in_small_worlds() -> None:
                 **dict(zip(LIMIT_NAMES, values, strict=True)),
                 floor_name=np.array([low], dtype=object),
                 ceiling_name=np.array([high], dtype=object),
-            )  # fmt: skip
+            )
             choice = choose(
                 terms,
                 Demand(np.array([-current / best]), np.array([0.01]), np.array([9.0])),

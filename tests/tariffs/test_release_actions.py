@@ -690,9 +690,17 @@ def test_the_facts_list_every_release_with_its_last_decision(disk: ReleaseSite) 
     disk.store.put(f"{release_folder(JOB, 4)}/release.json", b"{half")
     facts = actions.status_facts(disk.decisions, disk.store)
     assert facts["active"] == {
-        "version": 2, "rule": False, "canary": None, "locations": [], "unchanged": False, "step": 0,
-        "after": "", "since": "2026-06-29T12:00:00Z", "author": "kofi", "entry": 4,
-    }  # fmt: skip
+        "version": 2,
+        "rule": False,
+        "canary": None,
+        "locations": [],
+        "unchanged": False,
+        "step": 0,
+        "after": "",
+        "since": "2026-06-29T12:00:00Z",
+        "author": "kofi",
+        "entry": 4,
+    }
     assert [(r["version"], r["state"], r["event"], r["author"]) for r in facts["releases"]] == [
         (4, "draft", None, None),
         (3, "draft", None, None),

@@ -53,12 +53,16 @@ def tables(draw: Any, one_time: bool) -> pa.Table:
     )
     rows = [
         row(
-            key, kind, draw(PRICES), draw(st.sampled_from([None, 0, 50])),
+            key,
+            kind,
+            draw(PRICES),
+            draw(st.sampled_from([None, 0, 50])),
             draw(st.sampled_from([None, "STEP_UP"])),
-            draw(st.sampled_from([None, 0.5, float("nan")])), draw(starts),
+            draw(st.sampled_from([None, 0.5, float("nan")])),
+            draw(starts),
         )
         for kind, key in keys
-    ]  # fmt: skip
+    ]
     version = draw(st.integers(1, 3))
     return in_published_order(
         pa.Table.from_pylist([{**r, "table_version": version} for r in rows], schema=SCHEMA)

@@ -428,11 +428,19 @@ def test_a_table_whose_data_do_not_determine_tau_is_stopped() -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("support_n", -3), ("shrink_weight", 5.0), ("capacity_price", -1.0),
-     ("opportunity_cost", float("nan")), ("status", "sold"), ("explore_draw", 1.0),
-     ("expected_blocked_minutes", -5.0), ("explore_flag", None), ("reason_code", None),
-     ("expected_margin_delta_hi", float("inf"))],
-)  # fmt: skip
+    [
+        ("support_n", -3),
+        ("shrink_weight", 5.0),
+        ("capacity_price", -1.0),
+        ("opportunity_cost", float("nan")),
+        ("status", "sold"),
+        ("explore_draw", 1.0),
+        ("expected_blocked_minutes", -5.0),
+        ("explore_flag", None),
+        ("reason_code", None),
+        ("expected_margin_delta_hi", float("inf")),
+    ],
+)
 def test_values_holds_each_column_to_the_contract_of_the_table(column: str, value: object) -> None:
     whole = (
         USUAL.table.drop_columns([column]) if column in USUAL.table.column_names else USUAL.table

@@ -63,10 +63,18 @@ STORY: list[Any] = [
 
 def test_an_entry_is_read_as_it_was_written() -> None:
     entry = LogEntry(
-        3, "approve", ATTRIBUTION, ((2, A),), Table(1), "ab", Table(1, rule=True),
-        (Finding("STEP", False, "1", "0", ("u: +3%",), 1),), ("STEP",),
-        {"data_age": 21.0}, "cd",
-    )  # fmt: skip
+        3,
+        "approve",
+        ATTRIBUTION,
+        ((2, A),),
+        Table(1),
+        "ab",
+        Table(1, rule=True),
+        (Finding("STEP", False, "1", "0", ("u: +3%",), 1),),
+        ("STEP",),
+        {"data_age": 21.0},
+        "cd",
+    )
     assert decode(encode(entry)) == entry
 
 

@@ -228,13 +228,17 @@ def world(
         )
         parts.append(
             bundle(
-                row["location"], row["product"], segment=row["segment"],
+                row["location"],
+                row["product"],
+                segment=row["segment"],
                 unit_key=f"{row['segment']}/{row['location']}/{row['product']}",
                 price=price[row["segment"], row["location"], row["product"]],
-                current_price=row["current_price"], champion_price=2.0,
-                control_flag=not moves, p_gain=0.97 if moves else None,
+                current_price=row["current_price"],
+                champion_price=2.0,
+                control_flag=not moves,
+                p_gain=0.97 if moves else None,
             )
-        )  # fmt: skip
+        )
     after = bundles_after(truth, last, price, control, COST, weeks=weeks, seed=seed)
     both = pa.concat_tables(
         [
@@ -348,10 +352,15 @@ def test_voice_is_measured_in_minutes_and_by_the_load_of_its_hours() -> None:
             held = cell % 3 == 0
             rows.append(
                 voice(
-                    f"C{cell:02d}", hour, location=f"P{cell:02d}", control_flag=held,
+                    f"C{cell:02d}",
+                    hour,
+                    location=f"P{cell:02d}",
+                    control_flag=held,
                     price=0.05 if held else 0.04,
-                      discount_class=50 if held else 60, current_price=0.05)
-            )  # fmt: skip
+                    discount_class=50 if held else 60,
+                    current_price=0.05,
+                )
+            )
     made = table(*rows)
     keys, hours = made["unit_key"].to_pylist(), made["hour"].to_pylist()
     repriced = np.array([not c for c in made["control_flag"].to_pylist()])
@@ -425,10 +434,12 @@ def test_the_rule_and_the_table_sell_no_more_than_a_cell_carries() -> None:
     sales = pa.table(
         {
             "unit_key": [key for key in made["unit_key"].to_pylist() for _ in weeks],
-            "week": weeks * 2, "quantity": [80.0] * 4,
-            "price": [0.05, 0.06, 0.05, 0.05], "active_subs": [50.0] * 4,
+            "week": weeks * 2,
+            "quantity": [80.0] * 4,
+            "price": [0.05, 0.06, 0.05, 0.05],
+            "active_subs": [50.0] * 4,
         }
-    )  # fmt: skip
+    )
     facts = UnitFacts(np.full(2, 0.01), np.full(2, 80.0))
     found = measure(made, panel_of(made, sales), dt.date(2026, 6, 29), None, facts).champion[
         "voice"

@@ -92,8 +92,11 @@ def rows_of(table: pa.Table, which: str) -> np.ndarray:
 NAN, INFINITE = float("nan"), float("inf")
 WEEK = dt.timedelta(days=7)
 BROKEN: list[tuple[str, str, Change, str]] = [  # column, rows, change, the guard that must stop it
-    *[("price", rows, lambda _, v=v: v, "VALUES")
-      for rows in ("one bundle", "one voice", "bundles") for v in (None, NAN, INFINITE, 0.0, -1.0)],
+    *[
+        ("price", rows, lambda _, v=v: v, "VALUES")
+        for rows in ("one bundle", "one voice", "bundles")
+        for v in (None, NAN, INFINITE, 0.0, -1.0)
+    ],
     *[("current_price", "one bundle", lambda _, v=v: v, "VALUES") for v in (None, NAN, 0.0)],
     ("unit_cost", "one bundle", lambda _: NAN, "VALUES"),
     ("unit_cost", "one voice", lambda c: c / 2, "COST"),
@@ -139,39 +142,74 @@ BROKEN: list[tuple[str, str, Change, str]] = [  # column, rows, change, the guar
     ("data_cutoff", "all", lambda _: dt.date(2026, 7, 5), "STALE"),
     ("data_cutoff", "one bundle", lambda _: dt.date(2026, 7, 5), "STALE"),
     ("data_cutoff", "one bundle", lambda _: None, "STALE"),
-    *[("product_offering_id", rows, change, "VALUES")
-      for rows in ("all", "bundles", "voice", "one bundle", "one voice")
-      for change in (
-          lambda _: "DAY_150@YOUTH/LOC_00003", lambda o: o + "X", lambda o: o.split("@")[0]
-      )],
-    *[(name, rows, lambda t: t + dt.timedelta(hours=3), "VALIDITY")
-      for name in ("valid_from_local", "valid_to_local") for rows in ("all", "one bundle")],
+    *[
+        ("product_offering_id", rows, change, "VALUES")
+        for rows in ("all", "bundles", "voice", "one bundle", "one voice")
+        for change in (
+            lambda _: "DAY_150@YOUTH/LOC_00003",
+            lambda o: o + "X",
+            lambda o: o.split("@")[0],
+        )
+    ],
+    *[
+        (name, rows, lambda t: t + dt.timedelta(hours=3), "VALIDITY")
+        for name in ("valid_from_local", "valid_to_local")
+        for rows in ("all", "one bundle")
+    ],
     ("valid_from_local", "one voice", lambda _: None, "VALIDITY"),
-    *[("parent_version", rows, lambda _, v=v: v, "VALUES")
-      for rows in ("all", "one bundle") for v in (1, 2, 0, -1)],
-    *[(name, rows, lambda _: "another", "VALUES")
-      for name in ("run_id", "model_version") for rows in ("one bundle", "one voice", "bundles")],
+    *[
+        ("parent_version", rows, lambda _, v=v: v, "VALUES")
+        for rows in ("all", "one bundle")
+        for v in (1, 2, 0, -1)
+    ],
+    *[
+        (name, rows, lambda _: "another", "VALUES")
+        for name in ("run_id", "model_version")
+        for rows in ("one bundle", "one voice", "bundles")
+    ],
     ("run_id", "all", lambda _: "another", "VALUES"),
     ("table_version", "all", lambda _: 7, "VALUES"),
-    *[("status", rows, lambda _, v=v: v, "VALUES")
-      for rows in ("all", "one bundle") for v in ("active", "approved", "withdrawn", "sold", None)],
-    *[("reason_code", rows, lambda _, v=v: v, "VALUES") for rows in ("all", "one bundle")
-      for v in ("BECAUSE", "hold_control", "", None, "FALLBACK_RULE")],
-    *[("reason_code", "all", lambda _, v=v: v, "VALUES")
-      for v in ("HOLD_CONTROL", "HOLD_UNCERTAIN", "HOLD_PORTFOLIO", "INCREASE_CONFIDENT",
-                "EXPLORE")],
+    *[
+        ("status", rows, lambda _, v=v: v, "VALUES")
+        for rows in ("all", "one bundle")
+        for v in ("active", "approved", "withdrawn", "sold", None)
+    ],
+    *[
+        ("reason_code", rows, lambda _, v=v: v, "VALUES")
+        for rows in ("all", "one bundle")
+        for v in ("BECAUSE", "hold_control", "", None, "FALLBACK_RULE")
+    ],
+    *[
+        ("reason_code", "all", lambda _, v=v: v, "VALUES")
+        for v in (
+            "HOLD_CONTROL",
+            "HOLD_UNCERTAIN",
+            "HOLD_PORTFOLIO",
+            "INCREASE_CONFIDENT",
+            "EXPLORE",
+        )
+    ],
     ("reason_code", "one bundle", lambda _: "HOLD_CONTROL", "VALUES"),
-    *[("constraint_bound", rows, lambda _, v=v: v, "VALUES")
-      for rows in ("all", "one bundle") for v in ("BECAUSE", "floor")],
+    *[
+        ("constraint_bound", rows, lambda _, v=v: v, "VALUES")
+        for rows in ("all", "one bundle")
+        for v in ("BECAUSE", "floor")
+    ],
     *[("p_gain", "moves", lambda _, v=v: v, "GAIN") for v in (1.0, 0.9999)],
     *[("support_n", rows, lambda _: 0, "VALUES") for rows in ("all", "bundles", "voice", "moves")],
-    *[("usage_value", rows, lambda _, v=v: v, "COST")
-      for rows in ("all", "bundles", "one voice") for v in (1e6, 0.5)],
-    *[("opportunity_cost", rows, lambda _, v=v: v, "COST")
-      for rows in ("all", "one voice") for v in (1e6, -1e6)],
+    *[
+        ("usage_value", rows, lambda _, v=v: v, "COST")
+        for rows in ("all", "bundles", "one voice")
+        for v in (1e6, 0.5)
+    ],
+    *[
+        ("opportunity_cost", rows, lambda _, v=v: v, "COST")
+        for rows in ("all", "one voice")
+        for v in (1e6, -1e6)
+    ],
     *[("explore_flag", rows, lambda _: True, "VALUES") for rows in ("all", "moves", "one bundle")],
     ("explore_draw", "moves", lambda _: -1.0, "VALUES"),
-]  # fmt: skip
+]
 
 
 def test_the_good_table_passes_and_every_broken_column_is_stopped(good: GuardContext) -> None:

@@ -99,11 +99,15 @@ def test_no_step_to_the_rule_is_beyond_a_step_or_makes_a_cliff(
 ) -> None:
     day = [
         voice(
-            "C1", h, price=round(0.1 - 0.005 * today[h], 6), discount_class=5 * today[h],
-            champion_price=round(0.1 - 0.005 * rule[h], 6), control_flag=h in held,
+            "C1",
+            h,
+            price=round(0.1 - 0.005 * today[h], 6),
+            discount_class=5 * today[h],
+            champion_price=round(0.1 - 0.005 * rule[h], 6),
+            control_flag=h in held,
         )
         for h in range(24)
-    ]  # fmt: skip
+    ]
     sold = [
         bundle(f"L{n}", price=prices[n] / 10, champion_price=prices[n + 4] / 10) for n in range(4)
     ]

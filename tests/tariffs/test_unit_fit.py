@@ -136,8 +136,11 @@ def test_the_batched_fit_equals_the_fit_of_each_unit_to_the_last_bit(
     for u, (y, x, exposure) in enumerate(units):
         alone = fit_unit(y, x, exposure, float(mean[u]), 0.12, float(noise[u]))
         assert (alone.beta, alone.sd, alone.shrink, alone.exposed) == (
-            together.beta[u], together.sd[u], together.shrink[u], together.exposed[u],
-        )  # fmt: skip
+            together.beta[u],
+            together.sd[u],
+            together.shrink[u],
+            together.exposed[u],
+        )
 
 
 def test_a_unit_does_not_depend_on_its_batch() -> None:

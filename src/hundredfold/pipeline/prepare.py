@@ -8,7 +8,7 @@ backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -104,7 +104,7 @@ def prepare(
             query, index, units.keys, planned, layout, warehouse, files
         )
         planned = split_batches(planned, size, batch_bytes) if query.varied else planned
-        manifest = _manifest_of(model, query_of(model, job), units.rows, planned, nullable, large)
+        manifest = manifest_of(model, query_of(model, job), units.rows, planned, nullable, large)
         _end_with_draft(manifest, layout, model, files)
     for name in (*index.tables, "__prepared"):
         warehouse.drop(name)
@@ -112,13 +112,13 @@ def prepare(
     return manifest
 
 
-def _manifest_of(
+def manifest_of(
     model: Model,
     query: str,
     rows: NDArray[np.int64],
     batches: Sequence[Batch],
-    nullable: tuple[str, ...],
-    large: tuple[str, ...],
+    nullable: Iterable[str],
+    large: Iterable[str],
 ) -> Manifest:
     """Return the manifest of batches. rows: of each unit. nullable, large: columns of Manifest."""
     return Manifest(
@@ -127,10 +127,10 @@ def _manifest_of(
         tuple(model.order_by),
         len(rows),
         int(rows.sum()),
-        nullable,
+        tuple(sorted(nullable)),
         tuple(batches),
         query,
-        large=large,
+        large=tuple(sorted(large)),
     )
 
 

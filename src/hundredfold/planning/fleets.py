@@ -101,33 +101,54 @@ def direct(quota: int, cores: int, timeout_s: float) -> Fleet:
 
 def _lambda(slots: int, quota: int, cores: int, timeout_s: float, base: int, per_s: float) -> Fleet:
     return Fleet(
-        slots, cores, base, per_s, cold_s=COLD_START_S, message_s=MESSAGE_S, sent_per_s=SEND_PER_S,
-        accepted=quota, visibility_s=VISIBILITY_FACTOR * timeout_s, timeout_s=timeout_s,
-    )  # fmt: skip
+        slots,
+        cores,
+        base,
+        per_s,
+        cold_s=COLD_START_S,
+        message_s=MESSAGE_S,
+        sent_per_s=SEND_PER_S,
+        accepted=quota,
+        visibility_s=VISIBILITY_FACTOR * timeout_s,
+        timeout_s=timeout_s,
+    )
 
 
 def fargate(tasks: int, *, spot: bool) -> Fleet:
     """Return Fargate tasks with one core each."""
     return Fleet(
-        tasks, 1, TASK_BASE, TASKS_PER_S, start_s=TASK_START_S, message_s=MESSAGE_S,
-        sent_per_s=SEND_PER_S, interruptions_per_h=SPOT_INTERRUPTIONS_PER_H if spot else 0.0,
-    )  # fmt: skip
+        tasks,
+        1,
+        TASK_BASE,
+        TASKS_PER_S,
+        start_s=TASK_START_S,
+        message_s=MESSAGE_S,
+        sent_per_s=SEND_PER_S,
+        interruptions_per_h=SPOT_INTERRUPTIONS_PER_H if spot else 0.0,
+    )
 
 
 def instances(cores: int, *, spot: bool) -> Fleet:
     """Return the cores of EC2 instances that are started for the run (Batch, managed instances)."""
     return Fleet(
-        cores, start_s=EC2_START_S, message_s=MESSAGE_S, sent_per_s=SEND_PER_S,
+        cores,
+        start_s=EC2_START_S,
+        message_s=MESSAGE_S,
+        sent_per_s=SEND_PER_S,
         interruptions_per_h=SPOT_INTERRUPTIONS_PER_H if spot else 0.0,
-    )  # fmt: skip
+    )
 
 
 def managed_lambda(cores: int) -> Fleet:
     """Return Lambda Managed Instances, which grow from the three that run by default."""
     return Fleet(
-        cores, base=MANAGED_INSTANCE_CORES, doubling_s=MANAGED_DOUBLING_S, cold_s=COLD_START_S,
-        message_s=MESSAGE_S, sent_per_s=SEND_PER_S,
-    )  # fmt: skip
+        cores,
+        base=MANAGED_INSTANCE_CORES,
+        doubling_s=MANAGED_DOUBLING_S,
+        cold_s=COLD_START_S,
+        message_s=MESSAGE_S,
+        sent_per_s=SEND_PER_S,
+    )
 
 
 def local(workers: int, message_s: float) -> Fleet:

@@ -311,10 +311,19 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
         )
         message_s = max(rest / len(batches), LOCAL_MESSAGE_S)
     return ModelPilot(
-        model, rows, expected, spread, 0.0 if complete else _error(spread, timed),
-        first_call, timed, failed, watch.seconds.get(f"prepare {name}", 0.0), message_s,
-        watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)), batches,
-    )  # fmt: skip
+        model,
+        rows,
+        expected,
+        spread,
+        0.0 if complete else _error(spread, timed),
+        first_call,
+        timed,
+        failed,
+        watch.seconds.get(f"prepare {name}", 0.0),
+        message_s,
+        watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)),
+        batches,
+    )
 
 
 def _error(spread: float, timed: int) -> float:

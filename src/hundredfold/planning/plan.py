@@ -72,9 +72,13 @@ def plan_run(
     }
     pilot = run_pilot(loaded, sources, options.pilot_seconds, lenient, workers, listener)
     wishes = Wishes(
-        workers, {**QUOTAS, **(options.quotas or {})}, options.architecture, prices,
-        options.deadline, options.budget,
-    )  # fmt: skip
+        workers,
+        {**QUOTAS, **(options.quotas or {})},
+        options.architecture,
+        prices,
+        options.deadline,
+        options.budget,
+    )
     return make_plan(pilot, wishes)
 
 

@@ -62,26 +62,50 @@ def ways(
     for spot in (False, True):
         key = "fargate-spot" if spot else "fargate"
         yield Way(
-            key, "Fargate Spot" if spot else "Fargate", quotas[key], 1, gb,
-            _fargate(spot=spot), _bill_task,
-            key, why_not=no, price=f"{key.replace('-', '_')}_{architecture}",
-        )  # fmt: skip
+            key,
+            "Fargate Spot" if spot else "Fargate",
+            quotas[key],
+            1,
+            gb,
+            _fargate(spot=spot),
+            _bill_task,
+            key,
+            why_not=no,
+            price=f"{key.replace('-', '_')}_{architecture}",
+        )
     for key, title, kind in (
         ("batch-ec2", "Batch, EC2", "ec2"),
         ("batch-spot", "Batch, EC2 Spot", "ec2_spot"),
         ("ecs-managed", "Batch, ECS managed", "ec2"),
     ):
         yield Way(
-            key, title, quotas["ec2"], 1, gb,
+            key,
+            title,
+            quotas["ec2"],
+            1,
+            gb,
             _instances(spot=kind == "ec2_spot"),
             _bill_managed_instance if key == "ecs-managed" else _bill_instance,
-            "ec2", why_not=no, price=f"{kind}_{architecture}_vcpu_h",
-        )  # fmt: skip
-    yield Way(
-        "lambda-managed", "Lambda Managed Instances", quotas["ec2"], 1, gb,
-        _managed, _bill_managed_lambda, "ec2", why_not=no,
+            "ec2",
+            why_not=no,
+            price=f"{kind}_{architecture}_vcpu_h",
+        )
+    yield _managed_lambda(quotas["ec2"], gb, architecture, no)
+
+
+def _managed_lambda(quota: int, gb: float, architecture: str, why_not: str) -> Way:
+    return Way(
+        "lambda-managed",
+        "Lambda Managed Instances",
+        quota,
+        1,
+        gb,
+        _managed,
+        _bill_managed_lambda,
+        "ec2",
+        why_not=why_not,
         price=f"ec2_{architecture}_vcpu_h",
-    )  # fmt: skip
+    )
 
 
 def _fargate(*, spot: bool) -> Make:
@@ -113,12 +137,19 @@ def _lambda_ways(quota: int, architecture: str, need_mb: int, longest_s: float) 
         much = f"{cores} processes need {memory:,} MB; a function has at most {MAX_MEMORY_MB:,}"
         no = too_long or (much if memory > MAX_MEMORY_MB else "")
         mapped = Way(
-            f"lambda-{name}-mapping", f"Lambda {name}, SQS mapping",
-            min(quota, CONCURRENCY.maximum), cores, memory / 1024,
+            f"lambda-{name}-mapping",
+            f"Lambda {name}, SQS mapping",
+            min(quota, CONCURRENCY.maximum),
+            cores,
+            memory / 1024,
             _mapping(quota, cores),
-            _bill_function, "lambda", True, timed=True, why_not=no,
+            _bill_function,
+            "lambda",
+            True,
+            timed=True,
+            why_not=no,
             price=f"lambda_{architecture}_gb_s",
-        )  # fmt: skip
+        )
         yield mapped
         yield from _other_triggers(mapped, name, quota)
 
@@ -127,20 +158,28 @@ def _other_triggers(mapped: Way, name: str, quota: int) -> Iterator[Way]:
     """Yield the same function behind the other triggers."""
     cores = mapped.cores
     yield replace(
-        mapped, key=f"lambda-{name}-events", title=f"Lambda {name}, S3 events",
+        mapped,
+        key=f"lambda-{name}-events",
+        title=f"Lambda {name}, S3 events",
         make=lambda slots, timeout: fleets.events(slots, quota, cores, timeout),
-    )  # fmt: skip
+    )
     most = max(min(POLLERS[1], quota // WORKERS_PER_POLLER), 2)
     least = min(POLLERS[0], most)
     yield replace(
-        mapped, key=f"lambda-{name}-pollers", title=f"Lambda {name}, pollers",
-        slots=most * WORKERS_PER_POLLER, bill=_bill_polled_function, pollers=(least, most),
+        mapped,
+        key=f"lambda-{name}-pollers",
+        title=f"Lambda {name}, pollers",
+        slots=most * WORKERS_PER_POLLER,
+        bill=_bill_polled_function,
+        pollers=(least, most),
         make=lambda _, timeout: fleets.pollers(least, most, quota, cores, timeout),
-    )  # fmt: skip
+    )
     yield replace(
-        mapped, key=f"lambda-{name}-direct", title=f"Lambda {name}, direct",
+        mapped,
+        key=f"lambda-{name}-direct",
+        title=f"Lambda {name}, direct",
         make=lambda slots, timeout: fleets.direct(slots, cores, timeout),
-    )  # fmt: skip
+    )
 
 
 def _bill_function(way: Way, played: Played, _: float, prices: Prices) -> dict[str, float]:

@@ -343,20 +343,28 @@ def fingerprints(paths: Sequence[str]) -> list[Fingerprint]:
 
 
 def _table_names(node: object, named: frozenset[str]) -> Iterator[str]:
-    """Yield the tables in a syntax tree that no WITH around them defines."""
+    """Yield the tables in a syntax tree that no WITH around them defines.
+
+    A query of a WITH sees those before it, and itself only where it is recursive.
+    """
     if isinstance(node, list):
         for item in node:
             yield from _table_names(item, named)
     elif isinstance(node, dict):
-        named = named | {entry["key"] for entry in (node.get("cte_map") or {}).get("map", [])}
+        for entry in (node.get("cte_map") or {}).get("map", []):
+            yield from _table_names(entry["value"], named)
+            named = named | {entry["key"].lower()}
+        if node.get("type") == "RECURSIVE_CTE_NODE":
+            named = named | {str(node["cte_name"]).lower()}
         if (
             node.get("type") == "BASE_TABLE"
             and not node.get("schema_name")
-            and node["table_name"] not in named
+            and node["table_name"].lower() not in named
         ):
             yield node["table_name"]
-        for value in node.values():
-            yield from _table_names(value, named)
+        for key, value in node.items():
+            if key != "cte_map":
+                yield from _table_names(value, named)
 
 
 def _operators(plan: list[dict[str, Any]]) -> Iterator[str]:

@@ -38,15 +38,24 @@ class Priced:
 
 PRICED = {
     "bundle_sales": Priced(
-        ("segment", "location", "product"), ("product",), "units", "price", "p * q",
-        f"p BETWEEN r / {PRICE_RATIO} AND {PRICE_RATIO} * r", "quantile_disc(p, 0.5)",
+        ("segment", "location", "product"),
+        ("product",),
+        "units",
+        "price",
+        "p * q",
+        f"p BETWEEN r / {PRICE_RATIO} AND {PRICE_RATIO} * r",
+        "quantile_disc(p, 0.5)",
     ),
     "voice_usage": Priced(
-        ("cell", "hour", "day_type"), ("hour", "day_type"), "minutes", "discount",
+        ("cell", "hour", "day_type"),
+        ("hour", "day_type"),
+        "minutes",
+        "discount",
         "q * (1 - p) * (SELECT max(list_price) FROM product_catalog WHERE family = 'VOICE')",
-        "p >= 0 AND p < 1", "NULL",
+        "p >= 0 AND p < 1",
+        "NULL",
     ),
-}  # fmt: skip
+}
 
 
 def money_at_risk(source: str) -> str:

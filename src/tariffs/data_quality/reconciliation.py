@@ -49,11 +49,13 @@ MONEY_SQL = {
 MONEY_COLUMNS = {"bundle_sales": ("price", "units"), "voice_usage": ("minutes", "discount")}
 SPIKE_COLUMNS = {  # the unit, and the inputs of `plausible`
     "bundle_sales": (
-        ("segment", "location", "product"), "s.units", "s.price / p.list_price - 1",
+        ("segment", "location", "product"),
+        "s.units",
+        "s.price / p.list_price - 1",
         "JOIN product_catalog AS p ON p.product = s.product",
     ),
     "voice_usage": (("cell", "hour", "day_type"), "s.minutes", "-s.discount", ""),
-}  # fmt: skip
+}
 WEEKLY_KEYS = {
     "bundle_sales": ("segment", "location", "product")
 }  # sources with weekly rows, and the keys of their units
@@ -63,12 +65,20 @@ _MONEY = pa.decimal128(38, 6)
 EXACT_CONTEXT = Context(prec=60)  # exact for sums of _MONEY; the default context keeps 28 digits
 LEDGER_SCHEMA = pa.schema(
     [
-        ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("key", pa.string()),
-        ("column", pa.string()), ("policy", pa.string()), ("kind", pa.string()),
-        ("before", pa.string()), ("after", pa.string()), ("money_before", _MONEY),
-        ("money_after", _MONEY), ("money_at_risk", _MONEY),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("column", pa.string()),
+        ("policy", pa.string()),
+        ("kind", pa.string()),
+        ("before", pa.string()),
+        ("after", pa.string()),
+        ("money_before", _MONEY),
+        ("money_after", _MONEY),
+        ("money_at_risk", _MONEY),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +197,17 @@ def _reconcile_source(
         for policy in ("REJECT", "DEDUPE", "SUPERSEDE", "REPAIR", "SET_ASIDE")
     }
     balance = SourceBalance(
-        name, _source_totals(name, run, verdict, warehouse),
+        name,
+        _source_totals(name, run, verdict, warehouse),
         _sums(f'SELECT * FROM "{name}"', name, warehouse),
-        parts["REPAIR"], _part(entries, "REPAIR", "money_after"), parts["REJECT"],
-        parts["DEDUPE"], parts["SUPERSEDE"], parts["SET_ASIDE"],
+        parts["REPAIR"],
+        _part(entries, "REPAIR", "money_after"),
+        parts["REJECT"],
+        parts["DEDUPE"],
+        parts["SUPERSEDE"],
+        parts["SET_ASIDE"],
         verdict.repaired - repaired,
-    )  # fmt: skip
+    )
     return balance, pa.Table.from_pylist(entries, LEDGER_SCHEMA)
 
 

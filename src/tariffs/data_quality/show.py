@@ -20,10 +20,17 @@ from tariffs.data_quality.reconciliation import MONEY_SQL, SourceBalance
 from tariffs.release.show import grid_of, print_grid
 
 ROW_COLUMNS = {
-    "came in": "came", "untouched": "kept", "repaired": "before", "rejected": "rejected",
-    "copies": "copies", "replaced later": "superseded", "not accounted for": "missing",
-    "goes on": "accepted", "of it, as repaired": "after", "of it, set aside": "set_aside",
-}  # fmt: skip
+    "came in": "came",
+    "untouched": "kept",
+    "repaired": "before",
+    "rejected": "rejected",
+    "copies": "copies",
+    "replaced later": "superseded",
+    "not accounted for": "missing",
+    "goes on": "accepted",
+    "of it, as repaired": "after",
+    "of it, set aside": "set_aside",
+}
 AT_RISK = {
     "set aside": "SET_ASIDE",
     "rejected": "REJECT",

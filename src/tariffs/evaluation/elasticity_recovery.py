@@ -89,8 +89,10 @@ def _joined(finished: FinishedRun, line: Line, known: pa.Table, prior: Prior) ->
             < 1e-6 * r.reference_price AS is_own
         FROM results AS r JOIN own AS o USING ({keys}) JOIN known AS t USING ({keys})
         ORDER BY {keys}""",
-        results=finished.results(line.model), own=own, known=known,
-    )  # fmt: skip
+        results=finished.results(line.model),
+        own=own,
+        known=known,
+    )
 
 
 def one_for_all(rows: Rows, line: Line) -> float:

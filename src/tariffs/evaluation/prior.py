@@ -93,18 +93,37 @@ def summarise_prior(finished: FinishedRun, line: Line) -> PriorSummary:
         (parted[0].chi, parted[0].se, parted[1].rho, parted[1].se) if parted else (math.nan,) * 4
     )
     return PriorSummary(
-        line.kind, prior.exogeneity, MEANING[prior.exogeneity], rho, se, p, POWER * se,
-        prior.rho_used, *beside, prior.trials, prior.censored,
-        math.sqrt(prior.tau2), prior.units, prior.gated, prior.group_factor, tuple(_groups(prior)),
-    )  # fmt: skip
+        line.kind,
+        prior.exogeneity,
+        MEANING[prior.exogeneity],
+        rho,
+        se,
+        p,
+        POWER * se,
+        prior.rho_used,
+        *beside,
+        prior.trials,
+        prior.censored,
+        math.sqrt(prior.tau2),
+        prior.units,
+        prior.gated,
+        prior.group_factor,
+        tuple(_groups(prior)),
+    )
 
 
 def _groups(prior: Prior) -> list[Group]:
     columns = zip(
-        prior.groups, prior.group_beta, prior.dispersion, prior.inflation, prior.gate_choice,
+        prior.groups,
+        prior.group_beta,
+        prior.dispersion,
+        prior.inflation,
+        prior.gate_choice,
         prior.gate_units,
-        prior.gate_eb, prior.gate_pooled, strict=True,
-    )  # fmt: skip
+        prior.gate_eb,
+        prior.gate_pooled,
+        strict=True,
+    )
     return [
         Group(
             str(name),

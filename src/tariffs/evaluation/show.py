@@ -240,10 +240,13 @@ def show_loop(found: Loop) -> None:
 
 def _score(score: Score) -> list[str]:
     return [
-        escape(f"  {score.level}" if score.factor != "all" else score.level), f"{score.units:,}",
-        f"{score.truth:.2f}", f"{score.bias:+.3f}",
-        f"{score.cover:.1%}", *(f"{score.rmse[way]:.3f}" for way in _ways()),
-    ]  # fmt: skip
+        escape(f"  {score.level}" if score.factor != "all" else score.level),
+        f"{score.units:,}",
+        f"{score.truth:.2f}",
+        f"{score.bias:+.3f}",
+        f"{score.cover:.1%}",
+        *(f"{score.rmse[way]:.3f}" for way in _ways()),
+    ]
 
 
 def _band(band: Band) -> list[str]:

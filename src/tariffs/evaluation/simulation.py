@@ -157,10 +157,15 @@ def _drawn(prices: Mapping[str, np.ndarray], tick: Floats, rng: np.random.Genera
     drawn = np.minimum(prices["elasticity"] + sd * rng.standard_normal(len(sd)), LEAST_ELASTIC)
     none = np.zeros(len(sd))
     terms = Terms(
-        prices["current_price"], prices["reference_price"], prices["unit_cost"], tick,
-        prices["lowest"], prices["highest"],
-        prices["highest"] - prices["lowest"], none,
-    )  # fmt: skip
+        prices["current_price"],
+        prices["reference_price"],
+        prices["unit_cost"],
+        tick,
+        prices["lowest"],
+        prices["highest"],
+        prices["highest"] - prices["lowest"],
+        none,
+    )
     held = prices["lowest"] == prices["highest"]
     return np.asarray(choose(terms, Demand(drawn, none, prices["volume"]), held).price)
 

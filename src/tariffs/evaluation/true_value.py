@@ -88,21 +88,32 @@ def market(finished: FinishedRun, line: Line) -> Market:
               coalesce(p.p_gain, 0) AS p_gain, p.expected_margin_delta AS promised
             FROM prices AS p JOIN last AS l USING ({keys}) JOIN known AS k USING ({keys})
             WHERE p.kind = '{line.kind}' ORDER BY {keys}""",
-            prices=finished.prices(), last=last, known=finished.known(line),
+            prices=finished.prices(),
+            last=last,
+            known=finished.known(line),
         )
-    )  # fmt: skip
+    )
     base = (
         t["posted_price"] if line is BUNDLE else t["reference_price"]
     )  # a discount moves by points of the tariff
     return Market(
-        line=line, keys={name: t[name] for name in line.key}, beta=t["beta"],
-        scale=t["active_subs"] * np.exp(t["level"]), current=t["current_price"], price=t["price"],
-        p_gain=t["p_gain"], promised=t["promised"], reference=t["reference_price"],
-        unit_cost=t["unit_cost"], tick=t["price_tick"], floor=t["price_floor"],
+        line=line,
+        keys={name: t[name] for name in line.key},
+        beta=t["beta"],
+        scale=t["active_subs"] * np.exp(t["level"]),
+        current=t["current_price"],
+        price=t["price"],
+        p_gain=t["p_gain"],
+        promised=t["promised"],
+        reference=t["reference_price"],
+        unit_cost=t["unit_cost"],
+        tick=t["price_tick"],
+        floor=t["price_floor"],
         ceiling=t["price_ceiling"],
-        step=t["max_step"] * base, held=t["control"].astype(bool),
+        step=t["max_step"] * base,
+        held=t["control"].astype(bool),
         capacity=t["capacity"] if line is VOICE else np.full(len(base), np.inf),
-    )  # fmt: skip
+    )
 
 
 def best_prices(market: Market, ladders: pa.Table) -> Floats:
@@ -134,9 +145,10 @@ def _rungs(market: Market, ladders: pa.Table) -> tuple[np.ndarray, Floats, np.nd
             "SELECT segment, location, ladder, volume_mb, number"
             " FROM units JOIN ladders USING (segment, location, product) "
             "ORDER BY segment, location, ladder, rung",
-            units=numbered, ladders=ladders,
+            units=numbered,
+            ladders=ladders,
         )
-    )  # fmt: skip
+    )
     return (
         rows["number"].astype(np.int64),
         rows["volume_mb"],

@@ -87,7 +87,7 @@ class Terms:
             "floor <= ceiling (competitors' prices counted in)": self.floor <= self.ceiling,
             "step >= 0": self.step >= 0,
             "z >= 0 (has the policy a row for this kind?)": self.z >= 0,
-        }  # fmt: skip
+        }
         return [words for words, holds in wanted.items() if not np.all(holds)]
 
 

@@ -98,16 +98,28 @@ def _market(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Market:
 
     current, nothing = column("current_price"), np.zeros(len(rows["units"]))
     terms = Terms(
-        current=current, reference=column("reference_price"), unit_cost=column("unit_cost"),
-        tick=nothing + 1.0, floor=column("lowest"), ceiling=column("highest"), step=nothing,
-        z=column("z"), added_cost=0.0 - column("usage_value"),
-    )  # fmt: skip
+        current=current,
+        reference=column("reference_price"),
+        unit_cost=column("unit_cost"),
+        tick=nothing + 1.0,
+        floor=column("lowest"),
+        ceiling=column("highest"),
+        step=nothing,
+        z=column("z"),
+        added_cost=0.0 - column("usage_value"),
+    )
     capacity = column("capacity")
     return Market(
-        labels, design_of(labels), prior.mean(labels), _own_variance(column("own"), prior), terms,
-        np.minimum(column("lowest"), current), np.maximum(column("highest"), current),
-        column("demanded"), np.where(np.isnan(capacity), np.inf, capacity),
-    )  # fmt: skip
+        labels,
+        design_of(labels),
+        prior.mean(labels),
+        _own_variance(column("own"), prior),
+        terms,
+        np.minimum(column("lowest"), current),
+        np.maximum(column("highest"), current),
+        column("demanded"),
+        np.where(np.isnan(capacity), np.inf, capacity),
+    )
 
 
 def _own_variance(own: Floats, prior: Prior) -> Floats:

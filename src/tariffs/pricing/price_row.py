@@ -155,14 +155,20 @@ def terms_of(rows: Columns, offsets: Ints, tariff: Floats | None = None) -> Term
         for price in (current, paid_lo, paid_hi)
     )
     terms = Terms(
-        current=current, reference=column("reference_price"),
-        unit_cost=column("unit_cost"), tick=tick,
-        floor=np.maximum(floor, least), ceiling=np.minimum(ceiling, most), step=step, z=column("z"),
+        current=current,
+        reference=column("reference_price"),
+        unit_cost=column("unit_cost"),
+        tick=tick,
+        floor=np.maximum(floor, least),
+        ceiling=np.minimum(ceiling, most),
+        step=step,
+        z=column("z"),
         added_cost=0.0 - column("usage_value"),
         floor_name=np.where(least > floor, "REG_FLOOR", "FLOOR").astype(object),
         ceiling_name=np.where(most < ceiling, "REG_CEILING", "CEILING").astype(object),
-        least=paid_lo - below, most=paid_hi + above,
-    )  # fmt: skip
+        least=paid_lo - below,
+        most=paid_hi + above,
+    )
     if faults := terms.faults():
         raise ValueError(f"cannot be priced: wanted {', '.join(faults)}")
     return terms

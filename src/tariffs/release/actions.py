@@ -153,10 +153,14 @@ def approve(
         checked = check(version, decisions, store, sources, now)
         excused = _overridden(checked, overridden, attribution, "approve")
         return decisions.entry(
-            "approve", attribution, moves=((version, Event.APPROVE),),
-            digest=checked.digest, compared_with=checked.compared_with,
-            findings=checked.findings, overridden=excused,
-        )  # fmt: skip
+            "approve",
+            attribution,
+            moves=((version, Event.APPROVE),),
+            digest=checked.digest,
+            compared_with=checked.compared_with,
+            findings=checked.findings,
+            overridden=excused,
+        )
 
     return _append_decision(decide, store, log_writer)
 
@@ -192,10 +196,15 @@ def activate(
             version, store, limits_with(decisions.limits)
         )  # prepared in advance, so that the kill switch only has to move the pointer
         return decisions.entry(
-            "activate", attribution, moves=tuple(moves), active=Table(version),
-            digest=checked.digest, compared_with=checked.compared_with,
-            findings=checked.findings, overridden=excused,
-        )  # fmt: skip
+            "activate",
+            attribution,
+            moves=tuple(moves),
+            active=Table(version),
+            digest=checked.digest,
+            compared_with=checked.compared_with,
+            findings=checked.findings,
+            overridden=excused,
+        )
 
     return _append_decision(decide, store, log_writer)
 
@@ -238,10 +247,15 @@ def start_canary(
         table = replace(decisions.active, canary=version, locations=chosen)
         repository.prepare_canary(table, store)
         return decisions.entry(
-            "canary", attribution, moves=tuple(moves), active=table,
-            digest=checked.digest, compared_with=checked.compared_with,
-            findings=checked.findings, overridden=excused,
-        )  # fmt: skip
+            "canary",
+            attribution,
+            moves=tuple(moves),
+            active=table,
+            digest=checked.digest,
+            compared_with=checked.compared_with,
+            findings=checked.findings,
+            overridden=excused,
+        )
 
     return _append_decision(decide, store, log_writer)
 

@@ -90,9 +90,17 @@ def effect(cells: Cells) -> Effect | None:
     places, held = len(np.unique(c.place)), len(np.unique(c.place[~ever]))
     extra = float(post.sum()) * -math.expm1(-delta) / weeks
     return Effect(
-        math.expm1(delta), math.expm1(delta - width), math.expm1(delta + width), delta, se,
-        int(ever.sum()), int((~ever).sum()), held, places, extra,
-    )  # fmt: skip
+        math.expm1(delta),
+        math.expm1(delta - width),
+        math.expm1(delta + width),
+        delta,
+        se,
+        int(ever.sum()),
+        int((~ever).sum()),
+        held,
+        places,
+        extra,
+    )
 
 
 def t_quantile(share: float, freedom: float) -> float:

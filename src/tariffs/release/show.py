@@ -52,16 +52,24 @@ STATE_STYLES = {
     "withdrawn": "dim",
 }
 EVENT_VERBS = {
-    Event.APPROVE: "approved", Event.TRY: "tried", Event.ACTIVATE: "activated",
-    Event.REPLACE: "replaced", Event.WITHDRAW: "withdrawn",
-    Event.KILL: "killed", Event.RESTORE: "restored",
-}  # fmt: skip
+    Event.APPROVE: "approved",
+    Event.TRY: "tried",
+    Event.ACTIVATE: "activated",
+    Event.REPLACE: "replaced",
+    Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed",
+    Event.RESTORE: "restored",
+}
 
 EVENT_RESULTS = {
-    Event.APPROVE: "approved", Event.TRY: "tried in some locations", Event.ACTIVATE: "active",
-    Event.REPLACE: "replaced, and so withdrawn", Event.WITHDRAW: "withdrawn",
-    Event.KILL: "killed, and so withdrawn", Event.RESTORE: "restored, and so active",
-}  # fmt: skip
+    Event.APPROVE: "approved",
+    Event.TRY: "tried in some locations",
+    Event.ACTIVATE: "active",
+    Event.REPLACE: "replaced, and so withdrawn",
+    Event.WITHDRAW: "withdrawn",
+    Event.KILL: "killed, and so withdrawn",
+    Event.RESTORE: "restored, and so active",
+}
 
 
 def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None:
@@ -94,10 +102,15 @@ def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None
         )
         state = f"[{STATE_STYLES[r['state']]}]{r['state']}[/]"
         grid.add_row(
-            "*" if used else "", str(r["version"]), state, (r["as_of"] or "-")[:16],
+            "*" if used else "",
+            str(r["version"]),
+            state,
+            (r["as_of"] or "-")[:16],
             f"{r['prices']:,}" if r["prices"] else "-",
-            decided, escape(r["author"] or "-"), escape(why or "-"),
-        )  # fmt: skip
+            decided,
+            escape(r["author"] or "-"),
+            escape(why or "-"),
+        )
     print_grid(grid)
     for r in facts["releases"]:
         for damage in r["damage"]:

@@ -100,6 +100,16 @@ FORMER_NAMES = {
     "DAY_150": "DAILY_150"
 }  # renamed products; dirt uses the former name in earlier weeks
 PLACE_NAMES = (
-    "Abétifi", "Accra", "Bolgatanga", "Cape Coast", "Dano", "Ho", "Kété-Krachi", "Kumasi",
-    "N'Zérékoré", "Sékondi", "Tamalé", "Wa",
-)  # fmt: skip
+    "Abétifi",
+    "Accra",
+    "Bolgatanga",
+    "Cape Coast",
+    "Dano",
+    "Ho",
+    "Kété-Krachi",
+    "Kumasi",
+    "N'Zérékoré",
+    "Sékondi",
+    "Tamalé",
+    "Wa",
+)

@@ -35,7 +35,7 @@ from tariffs.synthetic.sizes import (
     VOICE_TARIFF,
     Format,
     Size,
-)  # fmt: skip
+)
 
 BLOCKS_PER_FILE = 64
 SOURCES = ("bundle_sales", "voice_usage", "cell_load", "product_catalog", "locations", "policy")
@@ -187,9 +187,12 @@ def _write_voice(
 ) -> list[Path]:
     target = root / "voice_usage.parquet"
     files = {
-        "usage": target, "cells": root / "cell_load.parquet", "truth": truth / "voice.parquet",
-        "offered": truth / "voice_offered.parquet", "drawn": truth / "voice_shift.parquet",
-    }  # fmt: skip
+        "usage": target,
+        "cells": root / "cell_load.parquet",
+        "truth": truth / "voice.parquet",
+        "offered": truth / "voice_offered.parquet",
+        "drawn": truth / "voice_shift.parquet",
+    }
     with ExitStack() as stack:
         open_files = {name: stack.enter_context(_Parquet(path)) for name, path in files.items()}
         for block, entries in each(
@@ -264,25 +267,38 @@ def _catalog() -> pa.Table:
     """Return the bundles, and the voice tariff as a product; its tick is five points."""
     rows = [
         {
-            "product": b.product, "family": "DATA", "ladder": b.ladder, "rung": b.rung,
-            "volume_mb": b.volume_mb, "validity_days": b.validity_days, "list_price": b.list_price,
-            "unit_cost": round(b.volume_mb * COST_PER_MB, 4), "price_tick": b.price_tick,
+            "product": b.product,
+            "family": "DATA",
+            "ladder": b.ladder,
+            "rung": b.rung,
+            "volume_mb": b.volume_mb,
+            "validity_days": b.validity_days,
+            "list_price": b.list_price,
+            "unit_cost": round(b.volume_mb * COST_PER_MB, 4),
+            "price_tick": b.price_tick,
             "price_floor": _on_tick(b.list_price * FLOOR_SHARE, b.price_tick),
             "price_ceiling": _on_tick(b.list_price * CEILING_SHARE, b.price_tick),
             "currency": "GHS",
         }
         for b in BUNDLES
-    ]  # fmt: skip
+    ]
     tick = round(VOICE_TARIFF / 20, 6)
     rows.append(
         {
-            "product": VOICE_PRODUCT, "family": "VOICE", "ladder": None, "rung": None,
-            "volume_mb": None, "validity_days": None, "list_price": VOICE_TARIFF,
-            "unit_cost": VOICE_COST, "price_tick": tick, "price_floor": tick,
+            "product": VOICE_PRODUCT,
+            "family": "VOICE",
+            "ladder": None,
+            "rung": None,
+            "volume_mb": None,
+            "validity_days": None,
+            "list_price": VOICE_TARIFF,
+            "unit_cost": VOICE_COST,
+            "price_tick": tick,
+            "price_floor": tick,
             "price_ceiling": VOICE_TARIFF,
             "currency": "GHS",
         }
-    )  # fmt: skip
+    )
     return pa.Table.from_pylist(rows)
 
 

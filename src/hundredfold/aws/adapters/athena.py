@@ -35,7 +35,7 @@ from ...data.layout import Layout
 from ...errors import QueryError, SourceError, StateError
 from ...job import Source
 from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
-from ...sql.athena import tables_in, to_answer, to_athena, to_table
+from ...sql.athena import to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
 from ...sql.sources.parquet_files import COPY_HINT
@@ -234,8 +234,7 @@ class AthenaWarehouse:
         query.
         """
         if select not in self._tables_by_query:
-            self.duckdb.tables_of(select)
-            self._tables_by_query[select] = set(tables_in(select))
+            self._tables_by_query[select] = self.duckdb.tables_of(select)
         return self._tables_by_query[select]
 
     def register(self, name: str, table: pa.Table) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,7 +30,7 @@ from ...data.unit_slices import pack_unit_slices
 from ...errors import ConservationError
 from ...job import Job, Model
 from ...pipeline.measured_costs import CostFunction, costs_by_rows
-from ...pipeline.prepare import Packing, query_columns, read_prepared, row_width
+from ...pipeline.prepare import Packing, manifest_of, query_columns, read_prepared, row_width
 from ...pipeline.units import no_rows_error
 from ...sql.queries import plain_columns, query_of, unit_sizes
 from ...sql_types import sql_type
@@ -77,13 +78,14 @@ def prepare(
     large |= {name for name in model.unit if any(map(has_large, units.column(name).chunks))}
     nullable = nulls | {name for name in model.unit if units.column(name).null_count}
     packed, ends, checksums = pack_unit_slices(layout.units(model.name), units, batch_list)
-    manifest = Manifest(
-        model.name, tuple(model.unit), tuple(model.order_by), units.num_rows,
-        sum(batch.rows for batch in batch_list), tuple(sorted(nullable)), tuple(batch_list),
-        query_of(model, job), tuple(files),
-        _batch_schema(schema, columns).serialize().to_pybytes().hex(),
-        tuple(sorted(large)), _marks(files, store), ends, checksums,
-    )  # fmt: skip
+    manifest = replace(
+        manifest_of(model, query_of(model, job), rows, batch_list, nullable, large),
+        files=tuple(files),
+        schema=_batch_schema(schema, columns).serialize().to_pybytes().hex(),
+        marks=_marks(files, store),
+        unit_ends=ends,
+        unit_checksums=checksums,
+    )
     _commit(manifest, packed, layout, store)
     return manifest
 

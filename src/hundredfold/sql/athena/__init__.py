@@ -263,11 +263,6 @@ def _check_readable(tree: exp.Expr, unreadable: Unreadable) -> None:
 
 
 @lru_cache(1000)  # called repeatedly, and parsing is slow
-def tables_in(select: str) -> frozenset[str]:
-    """Return the names of the tables that a query reads."""
-    return frozenset(table.name for table in _tables(parse(select)) if not table.db)
-
-
 def _tables(tree: exp.Expr) -> list[exp.Table]:
     """Return the tables that a query reads, without names that a WITH defines."""
     return [

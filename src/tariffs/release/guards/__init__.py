@@ -63,14 +63,32 @@ from tariffs.release.guards.trust import (
 )
 
 GUARDS_BY_CODE: dict[str, Guard] = {
-    VALUES: values, CURRENCY: currency, TODAY: today,
-    CHANGE_SIZE: change_size, CHANGE_SHARE: change_share, UNITS: units, VOLUME: volume,
-    STEP: step, BOUNDS: bounds, PRICE_POINTS: price_points, SUPPORT: support,
-    COMPETITOR: competitor, ELASTICITY: elasticity,
-    LADDER: ladder, SMOOTH: smooth, FAIRNESS: fairness,
-    COST: cost, MONEY: money, GAIN: gain,
-    CONTROL: control, STALE: stale, VALIDITY: validity, DRIFT: drift, PRIOR: prior, LIMITS: limits,
-}  # fmt: skip
+    VALUES: values,
+    CURRENCY: currency,
+    TODAY: today,
+    CHANGE_SIZE: change_size,
+    CHANGE_SHARE: change_share,
+    UNITS: units,
+    VOLUME: volume,
+    STEP: step,
+    BOUNDS: bounds,
+    PRICE_POINTS: price_points,
+    SUPPORT: support,
+    COMPETITOR: competitor,
+    ELASTICITY: elasticity,
+    LADDER: ladder,
+    SMOOTH: smooth,
+    FAIRNESS: fairness,
+    COST: cost,
+    MONEY: money,
+    GAIN: gain,
+    CONTROL: control,
+    STALE: stale,
+    VALIDITY: validity,
+    DRIFT: drift,
+    PRIOR: prior,
+    LIMITS: limits,
+}
 GUARDS: tuple[Guard, ...] = tuple(GUARDS_BY_CODE.values())
 CODES = tuple(GUARDS_BY_CODE)
 AGAINST_ACTIVE = frozenset(

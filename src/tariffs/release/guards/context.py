@@ -80,20 +80,34 @@ class Limits:
 
 
 UNITS_OF = {  # of each limit, for people
-    "bundle_change": "share of the active price", "voice_change": "points of discount",
-    "share_changed": "share of all prices", "bundle_step": "share of today's price",
-    "voice_step": "points of discount", "bundle_beyond": "share of the price paid before",
-    "voice_beyond": "points of discount", "data_age": "days", "units_lost": "units",
-    "volume_drop": "share of the volume", "place_drop": "share of a location's volume",
-    "segment_ratio": "times the cheapest segment's price", "voice_cliff": "points of discount",
-    "cliffs_made": "share of neighbouring hours", "competitor_over": "share of competitors' price",
-    "competitor_under": "share of competitors' price", "control_share": "share of a kind's units",
-    "validity_days": "days", "validity_ahead": "days", "margin_drop": "share of the margin",
-    "revenue_drop": "share of the revenue", "place_margin_drop": "share of a location's margin",
-    "unit_loss": "share of the unit's revenue", "below_cost": "share of a kind's prices",
-    "gain_least": "probability", "unsure_moves": "share of the free moves",
+    "bundle_change": "share of the active price",
+    "voice_change": "points of discount",
+    "share_changed": "share of all prices",
+    "bundle_step": "share of today's price",
+    "voice_step": "points of discount",
+    "bundle_beyond": "share of the price paid before",
+    "voice_beyond": "points of discount",
+    "data_age": "days",
+    "units_lost": "units",
+    "volume_drop": "share of the volume",
+    "place_drop": "share of a location's volume",
+    "segment_ratio": "times the cheapest segment's price",
+    "voice_cliff": "points of discount",
+    "cliffs_made": "share of neighbouring hours",
+    "competitor_over": "share of competitors' price",
+    "competitor_under": "share of competitors' price",
+    "control_share": "share of a kind's units",
+    "validity_days": "days",
+    "validity_ahead": "days",
+    "margin_drop": "share of the margin",
+    "revenue_drop": "share of the revenue",
+    "place_margin_drop": "share of a location's margin",
+    "unit_loss": "share of the unit's revenue",
+    "below_cost": "share of a kind's prices",
+    "gain_least": "probability",
+    "unsure_moves": "share of the free moves",
     "trial_share": "share of a kind's units",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,18 @@ UNIT_BOUNDS = (
     "CEILING",
 )  # a price held back by these moved for its own sake, only less far
 JOINT_REASONS = (
-    "LADDER_ADJUSTED", "SMOOTHED", "PORTFOLIO_LIMIT", "PORTFOLIO_RESTORED", "DIVERSION_ADJUSTED",
-    "CAPACITY_CAP", "CAPACITY_RAISED", "REG_CAP", "REG_ADJUSTED",
-    "FLOOR_RAISED", "CEILING_LOWERED",
-)  # fmt: skip
+    "LADDER_ADJUSTED",
+    "SMOOTHED",
+    "PORTFOLIO_LIMIT",
+    "PORTFOLIO_RESTORED",
+    "DIVERSION_ADJUSTED",
+    "CAPACITY_CAP",
+    "CAPACITY_RAISED",
+    "REG_CAP",
+    "REG_ADJUSTED",
+    "FLOOR_RAISED",
+    "CEILING_LOWERED",
+)
 MAX_FORCED_LOSS = 0.5  # of a unit's revenue: a larger loss has no excuse, not even a full cell
 SUM_TOLERANCE = (
     0.05  # of a kind's revenue: largest difference of the stated change from price times volume
@@ -56,15 +64,7 @@ def cost(ctx: GuardContext) -> Finding:
     )
     if ctx.catalogue is not None:
         other |= ~(np.abs(worth - _listed_usage_value(ctx)) <= SLACK)
-    if (
-        "opportunity_cost" in ctx.table.column_names and ctx.table.num_rows
-    ):  # one more unit sold cannot lose more than another unit earns
-        beyond = ~(
-            np.abs(floats(ctx.table, "opportunity_cost"))
-            <= np.nanmax(np.append(price, floats(ctx.table, "current_price")))
-        )
-    else:
-        beyond = np.zeros(ctx.table.num_rows, dtype=np.bool_)
+    beyond = _loses_more_than_any_price(ctx)
     below = ~(price >= unit_cost - worth - SLACK)
     lowered = below & (price < floats(ctx.table, "current_price"))
     voice = is_voice(ctx.table)
@@ -82,10 +82,26 @@ def cost(ctx: GuardContext) -> Finding:
     )
     words += f"; opportunity costs beyond every price: {int(beyond.sum()):,}" * bool(beyond.any())
     return row_finding(
-        COST, ctx.table, broken, words, allowed,
-        lambda row: f"{price[row]:g}, and a unit costs {unit_cost[row]:g}"
-        f"{', not as in the catalogue' if other[row] else ''}",
-    )  # fmt: skip
+        COST,
+        ctx.table,
+        broken,
+        words,
+        allowed,
+        lambda row: (
+            f"{price[row]:g}, and a unit costs {unit_cost[row]:g}"
+            f"{', not as in the catalogue' if other[row] else ''}"
+        ),
+    )
+
+
+def _loses_more_than_any_price(ctx: GuardContext) -> Bools:
+    """Return the rows whose opportunity cost cannot be: one more unit sold loses at most what
+    another one earns.
+    """
+    if "opportunity_cost" not in ctx.table.column_names or not ctx.table.num_rows:
+        return np.zeros(ctx.table.num_rows, dtype=np.bool_)
+    prices = np.append(floats(ctx.table, "price"), floats(ctx.table, "current_price"))
+    return ~(np.abs(floats(ctx.table, "opportunity_cost")) <= np.nanmax(prices))
 
 
 def _listed_usage_value(ctx: GuardContext) -> Floats:
@@ -138,10 +154,15 @@ def _kind_money(ctx: GuardContext, kind: str, rows: Bools) -> tuple[str, list[st
     price, current, unit_cost, volume, more, revenue, margin = (
         floats(ctx.table, name)[rows]
         for name in (
-            "price", "current_price", "unit_cost", "expected_volume", "expected_volume_delta",
-            "expected_revenue_delta", "expected_margin_delta",
+            "price",
+            "current_price",
+            "unit_cost",
+            "expected_volume",
+            "expected_volume_delta",
+            "expected_revenue_delta",
+            "expected_margin_delta",
         )
-    )  # fmt: skip
+    )
     sold, earned = current * volume, (current - unit_cost) * volume
     took, left = sold.sum(), earned.sum()
     stated = {"revenue": revenue.sum(), "margin": margin.sum()}
@@ -189,10 +210,16 @@ def gain(ctx: GuardContext) -> Finding:
         * bool(promised.any())
     )
     shown = row_finding(
-        GAIN, ctx.table, broken, words, allowed,
-        lambda row: f"P(gain) {p[row]:.2g}"
-        f"{f', by its elasticity {follows[row]:.2g}' if promised[row] else ''}",
-    )  # fmt: skip
+        GAIN,
+        ctx.table,
+        broken,
+        words,
+        allowed,
+        lambda row: (
+            f"P(gain) {p[row]:.2g}"
+            f"{f', by its elasticity {follows[row]:.2g}' if promised[row] else ''}"
+        ),
+    )
     many = _too_many_trials(ctx)
     return (
         Finding(

@@ -57,10 +57,13 @@ def ladder(ctx: GuardContext) -> Finding:
     left = int(_out_of_order(price, size, *sizes).sum()) - int(broken.sum())
     words = f"put out of order: {int(broken.sum()):,} sizes, {int(undercut.sum()):,} validities"
     return row_finding(
-        LADDER, ctx.table, bad,
-        words + (f" (out of order today, and left so: {left:,})" if left else ""), allowed,
+        LADDER,
+        ctx.table,
+        bad,
+        words + (f" (out of order today, and left so: {left:,})" if left else ""),
+        allowed,
         lambda row: f"{price[row]:g} for {size[row]:g} MB, {days[row]:g} days",
-    )  # fmt: skip
+    )
 
 
 def smooth(ctx: GuardContext) -> Finding:

@@ -164,11 +164,17 @@ def competitor(ctx: GuardContext) -> Finding:
         f" too low {int(cheap.sum()):,}"
     )
     return row_finding(
-        COMPETITOR, ctx.table, dear | cheap, words, allowed,
-        lambda row: f"{price[row]:g}, and competitors ask {high[row]:g}"
-        if dear[row]
-        else f"{price[row]:g}, and the cheapest asks {low[row]:g}",
-    )  # fmt: skip
+        COMPETITOR,
+        ctx.table,
+        dear | cheap,
+        words,
+        allowed,
+        lambda row: (
+            f"{price[row]:g}, and competitors ask {high[row]:g}"
+            if dear[row]
+            else f"{price[row]:g}, and the cheapest asks {low[row]:g}"
+        ),
+    )
 
 
 def elasticity(ctx: GuardContext) -> Finding:

@@ -38,12 +38,35 @@ PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number; a held price may be between two
 
 JUDGED_SEPARATELY = frozenset(  # columns of the contract with a check of their own
-    ("unit_key", "kind", "location", "product_offering_id", "hour", "day_type", "discount_class",
-     "price", "current_price", "champion_price", "unit_cost", "expected_volume", "elasticity", "se",
-     "expected_volume_delta", "expected_revenue_delta", "expected_margin_delta", "currency",
-     "p_gain", "data_cutoff", "valid_from", "valid_to", "time_zone", "control_flag",
-     "table_version", "product")
-)  # fmt: skip
+    (
+        "unit_key",
+        "kind",
+        "location",
+        "product_offering_id",
+        "hour",
+        "day_type",
+        "discount_class",
+        "price",
+        "current_price",
+        "champion_price",
+        "unit_cost",
+        "expected_volume",
+        "elasticity",
+        "se",
+        "expected_volume_delta",
+        "expected_revenue_delta",
+        "expected_margin_delta",
+        "currency",
+        "p_gain",
+        "data_cutoff",
+        "valid_from",
+        "valid_to",
+        "time_zone",
+        "control_flag",
+        "table_version",
+        "product",
+    )
+)
 ORDERED = (
     ("credible_lo", "elasticity", "credible_hi"),
     *(
@@ -55,9 +78,13 @@ ORDERED = (
 SINGLE_VALUED = tuple(n for n in RELEASE_COLUMNS if n not in ("valid_from", "valid_to"))
 UNAPPROVED_STATUS = "draft"  # the status of every row before approval; later states are in the log
 NEED_WEEKS = (
-    reasons.INCREASE, reasons.DECREASE, reasons.HOLD_UNCERTAIN, reasons.HOLD_PRICE_POINT,
-    reasons.CLIPPED_STEP, reasons.EXPLORE,
-)  # fmt: skip
+    reasons.INCREASE,
+    reasons.DECREASE,
+    reasons.HOLD_UNCERTAIN,
+    reasons.HOLD_PRICE_POINT,
+    reasons.CLIPPED_STEP,
+    reasons.EXPLORE,
+)
 ROUNDING = 1e-6
 COMPARISONS = {
     "ge": np.greater_equal,
