@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -59,7 +60,8 @@ def summary_rows(
         for title, query in output.summaries.items():
             text = load_query(query, job.folder)
             queries[title] = with_micros(text, warehouse.columns(text))[0]
-        warehouse.prefetch(list(queries.values()))
+        with suppress(QueryError):  # it is raised again below, with the name of its summary
+            warehouse.prefetch(list(queries.values()))
         for title, query in queries.items():
             tables[title] = warehouse.query(query)
     except QueryError as error:
