@@ -69,9 +69,9 @@ def run(
     PublishRefused (too many units failed) `open_run(run_id)` returns the Run with its results.
     """
     given = RunArguments(workers=workers, memory=memory, batches=batches, warehouse=warehouse)
-    given = replace(given, wait=wait, as_of=as_of, run_id=run_id, plan=plan)
-    limits = replace(given, max_rejected=max_rejected or {}, max_failed=max_failed)
-    arguments = replace(limits, budget=budget, prices=prices)
+    given = replace(given, wait=wait, as_of=as_of, run_id=run_id, plan=plan, max_failed=max_failed)
+    rejected = {} if max_rejected is None else max_rejected
+    arguments = replace(given, max_rejected=rejected, budget=budget, prices=prices)
     there = backend_of(backend, home, stack)
     return there.run(job, sources, arguments, callbacks or NullCallbacks())
 

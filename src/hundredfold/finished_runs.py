@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from .data.batch import Units
 from .data.layout import Layout
 from .data.manifest import Manifest, UnitList, open_batch
+from .data.parquet_in_memory import read_parquet
 from .data.upstream import UpstreamResults
 from .errors import HundredfoldError, SourceError
 from .job import Job
@@ -161,4 +162,4 @@ def _exists(run: Run, key: str) -> bool:
 
 
 def _read_parquet(data: pa.Buffer) -> pa.Table:
-    return pq.ParquetFile(pa.BufferReader(data)).read().replace_schema_metadata(None)
+    return read_parquet(data).replace_schema_metadata(None)

@@ -83,7 +83,7 @@ def test_runs_at_the_same_time_share_the_workers_of_the_stack(
         direct_stack.wait_for_end("has-all")
         tasks.release()
         direct_stack.wait_for_end("has-none")
-    assert polling("has-none") in [(0, 2), (2, 0)]  # where messages still waited
+    assert sum(polling("has-none")) <= 2  # at its last poll with messages: started, and lacking
 
 
 def test_a_run_starts_more_workers_when_their_number_is_raised(

@@ -242,9 +242,8 @@ def _efficiency_line(found: Efficiency) -> str:
     """Return the efficiency of a run in one line."""
     cores = f"{found['cores']:,} core{'s' if found['cores'] > 1 else ''}"
     return (
-        f"efficiency {100 * found['share']:.0f} %: on {cores} at best {duration(found['best'])}, "
-        f"all steps took {duration(found['wall'])}; the longest unit "
-        f"{duration(found['longest'])}"
+        f"efficiency {100 * found['share']:.0f} %: at best {duration(found['best'])} on {cores}, "
+        f"took {duration(found['wall'])}; longest unit {duration(found['longest'])}"
     )
 
 

@@ -18,6 +18,7 @@ from .checksums import damage_error, get_json, make_json, missing_error, require
 from .layout import Layout
 from .messages import Batch
 from .numpy_columns import UNIT, from_numpy, to_numpy, to_python
+from .parquet_in_memory import read_parquet
 from .row_sizes import row_bytes
 
 ROWS_COLUMN = "__rows"  # the column with a unit's number of rows, in the list of units
@@ -213,12 +214,11 @@ def read_batch_rows(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.T
     The files may contain rows of other batches too. Their columns are those of the schema, in its
     order, and then the number of each row's batch.
     """
-    import pyarrow.parquet as pq
 
     wanted = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(schema)))
     tables = []
     for file in files:
-        found = pq.ParquetFile(pa.BufferReader(file)).read()
+        found = read_parquet(file)
         mine = to_numpy(found.column(len(wanted)), False) == batch
         found = found.select(range(len(wanted))).rename_columns(wanted.names)
         for place, field in enumerate(wanted):

@@ -24,6 +24,7 @@ from .batch import form_of_annotation
 from .checksums import require_listed
 from .layout import Layout
 from .numpy_columns import has_large, to_numpy, to_pandas, to_python
+from .parquet_in_memory import read_row_group
 from .result_contract import COLLECTION_ORIGINS
 from .upstream_rows import CachedRowGroups, RowsOfUnits
 
@@ -84,7 +85,7 @@ class UpstreamResults:
         It is the same object for all units, so its arrays are read-only.
         """
         if not self._whole:
-            self._whole.append(self.convert(self.file.read()))
+            self._whole.append(self.convert(self.file.read(use_threads=False)))
         return self._whole[0]
 
     def for_many(self, keys: pa.Table) -> Any:
@@ -104,7 +105,7 @@ def _type_facts(file: pq.ParquetFile) -> tuple[frozenset[str], frozenset[str]]:
     """
     nullable, large = set[str](), set[str]()
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+        table = read_row_group(file, group)
         nullable |= {name for name in table.column_names if table.column(name).null_count}
         large |= {
             name for name in table.column_names if any(map(has_large, table.column(name).chunks))

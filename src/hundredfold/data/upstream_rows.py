@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .numpy_columns import from_numpy, to_numpy, to_python_list
+from .parquet_in_memory import read_row_group
 
 MAX_CACHED_BYTES = 2**25  # of row groups that are cached for the next units
 MAX_WINDOW_BYTES = 2**22  # of rows that are taken out of them at a time, approximately
@@ -34,7 +35,7 @@ class CachedRowGroups:
         return (
             kept.select(list(names))
             if kept is not None
-            else self.file.read_row_group(group, columns=list(names))
+            else read_row_group(self.file, group, names)
         )
 
     def rows(self, group: int) -> pa.Table:
@@ -45,7 +46,7 @@ class CachedRowGroups:
                 and sum(table.nbytes for table in self._cached.values()) > MAX_CACHED_BYTES // 2
             ):
                 del self._cached[next(iter(self._cached))]
-            found = self.file.read_row_group(group)
+            found = read_row_group(self.file, group)
             while (
                 self._cached
                 and sum(table.nbytes for table in self._cached.values()) + found.nbytes

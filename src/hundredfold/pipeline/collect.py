@@ -26,6 +26,7 @@ from ..data.messages import Message
 from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA, UnitStatus, status_table, unpack_results, unpack_statuses
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
+from ..data.parquet_in_memory import read_row_group
 from ..data.result_contract import result_contract
 from ..errors import ConservationError
 from ..job import Model
@@ -445,6 +446,6 @@ def failures(layout: Layout, model: str, store: Store) -> Iterator[dict[str, Any
         pa.BufferReader(get_listed(store, layout.accounts(model), layout.collected(model)))
     )
     for group in range(file.num_row_groups):
-        for row in to_python_rows(file.read_row_group(group)):
+        for row in to_python_rows(read_row_group(file, group)):
             if row["status"] != "ok":
                 yield row

@@ -12,12 +12,12 @@ from itertools import islice
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..data.checksums import get_listed
 from ..data.layout import Layout
 from ..data.numpy_columns import from_numpy, to_numpy
+from ..data.parquet_in_memory import read_parquet
 from ..errors import DamagedFile
 from ..ports.interfaces import Ledger, Record, Store
 from ..sql.queries import UNIT_COST
@@ -87,7 +87,7 @@ def _costs_of(
     data = get_listed(store, layout.accounts(model), layout.collected(model))
     names = keys.column_names
     columns = [*names, "status", "seconds"]
-    before = pq.ParquetFile(pa.BufferReader(data)).read(columns).select(columns)
+    before = read_parquet(data, columns).select(columns)
     if not names or [before.schema.field(n).type for n in names] != [f.type for f in keys.schema]:
         return None
     ok = np.array([status == "ok" for status in before.column("status").to_pylist()])

@@ -14,12 +14,12 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..data.checksums import get_listed, verify_listed
 from ..data.layout import Layout
 from ..data.manifest import Manifest
+from ..data.parquet_in_memory import read_parquet
 from ..errors import NoSuchRun
 from ..job import Job, Model
 from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, Warehouse
@@ -260,7 +260,7 @@ class StageRunner:
             self.layout.accounts(collected.model),
             self.layout.collected(collected.model),
         )
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["status", "attempt"])
+        table = read_parquet(data, ["status", "attempt"])
         attempts = Counter(table.column("attempt").to_pylist())
         attempts.subtract(
             r

@@ -4,12 +4,10 @@ code.
 
 from __future__ import annotations
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..data.checksums import get_listed, missing_error
 from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
+from ..data.parquet_in_memory import read_parquet
 from ..errors import HundredfoldError, StateError
 from ..job import Job, Model
 from ..pipeline.collect import read_collected
@@ -90,11 +88,8 @@ def plan_retry_of_run(home: RunHome, record: Record, job: Job) -> None:
 
 
 def _failed_unit_numbers(units: UnitList, layout: Layout, model: Model, home: RunHome) -> list[int]:
-    table = pq.ParquetFile(
-        pa.BufferReader(
-            get_listed(home.store, layout.accounts(model.name), layout.collected(model.name))
-        )
-    ).read(["status"])
+    statuses = get_listed(home.store, layout.accounts(model.name), layout.collected(model.name))
+    table = read_parquet(statuses, ["status"])
     if table.num_rows != len(units):
         raise HundredfoldError(
             f"the statuses of {model.name} have {table.num_rows:,} rows for {len(units):,} units"

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..data import checksums
 from ..data.checksums import get_listed, get_verified
@@ -18,6 +17,7 @@ from ..data.layout import Layout
 from ..data.manifest import key_text
 from ..data.numpy_columns import to_python_list, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA
+from ..data.parquet_in_memory import read_parquet
 from ..errors import StateError, UsageError
 from ..pipeline import releases as releases_of_job
 from ..pipeline.releases import Release
@@ -290,7 +290,7 @@ def is_collected(record: Record) -> bool:
 
 
 def _read_rows(data: pa.Buffer) -> Rows:
-    return Rows(pq.ParquetFile(pa.BufferReader(data)).read())
+    return Rows(read_parquet(data))
 
 
 def find_run(home: RunHome, run_id: str | None) -> Record:

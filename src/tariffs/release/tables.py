@@ -29,7 +29,9 @@ Bools = npt.NDArray[np.bool_]
 
 def read_parquet(data: pa.Buffer | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the rows of a Parquet file, in its order, without the file's metadata."""
-    rows = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns) if columns else None)
+    names = list(columns) if columns else None
+    # by this thread alone: another one of Arrow's may release `data` when the process is ending
+    rows = pq.ParquetFile(pa.BufferReader(data)).read(names, use_threads=False)
     return (rows.select(list(columns)) if columns else rows).replace_schema_metadata(None)
 
 

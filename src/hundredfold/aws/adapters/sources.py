@@ -26,6 +26,7 @@ from botocore.exceptions import ClientError
 
 from ...contract import Column, quote
 from ...data.checksums import get_json, put_json
+from ...data.parquet_in_memory import read_parquet, read_row_group
 from ...errors import HundredfoldError, QueryError, SourceError
 from ...job import Source
 from ...ports.interfaces import AttachedSource
@@ -226,7 +227,7 @@ def _refuse_sub_millisecond(source: str, o: S3Object, file: pq.ParquetFile) -> N
         if may_have_sub_millisecond(field.type) and field.name not in old
     ]
     for number in range(file.num_row_groups if fine else 0):
-        rows = file.read_row_group(number, columns=fine)
+        rows = read_row_group(file, number, fine)
         too_fine = [name for name in fine if has_sub_millisecond(rows.column(name))]
         if too_fine:
             raise SourceError(
@@ -408,7 +409,7 @@ def _stage(
 def _read_malformed(warehouse: AthenaWarehouse, key: str) -> pa.Table | None:
     """Return the malformed lines of a source, None where it has none."""
     try:
-        return pq.ParquetFile(pa.BufferReader(warehouse.store.get(key))).read()
+        return read_parquet(warehouse.store.get(key))
     except KeyError:
         return None
 
@@ -605,5 +606,5 @@ def _as_snappy(before: Path, after: Path) -> None:
     """
     file = pq.ParquetFile(before)
     with pq.ParquetWriter(after, file.schema_arrow, compression="snappy") as writer:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(use_threads=False):
             writer.write_batch(batch)

@@ -165,7 +165,7 @@ def _read_times(
     """Yield the times of columns, each with its column; INT96 in that unit."""
     with opened() as file:
         for batch in pq.ParquetFile(file, coerce_int96_timestamp_unit=unit).iter_batches(
-            columns=list(columns)
+            columns=list(columns), use_threads=False
         ):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 for leaf in _times(column):

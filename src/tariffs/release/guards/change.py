@@ -200,7 +200,7 @@ def _by_place(
         grouped = (
             rows.select(["kind", "location"])
             .append_column("volume", pa.array(values))
-            .group_by(["kind", "location"])
+            .group_by(["kind", "location"], use_threads=False)
         )
         sums.append(
             {

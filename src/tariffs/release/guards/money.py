@@ -298,7 +298,7 @@ def _losing_locations(ctx: GuardContext, margin: Floats, earned: Floats) -> list
         .append_column("earned", pa.array(earned))
     )
     sums = (
-        rows.group_by(["kind", "location"])
+        rows.group_by(["kind", "location"], use_threads=False)
         .aggregate([("margin", "sum"), ("earned", "sum")])
         .to_pylist()
     )

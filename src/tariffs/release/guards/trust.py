@@ -167,7 +167,7 @@ def _zones(ctx: GuardContext) -> list[tuple[str, dt.datetime, dt.datetime]]:
     )
     rows = (
         table.append_column("zone", zone)
-        .group_by(["zone", "valid_from", "valid_to"])
+        .group_by(["zone", "valid_from", "valid_to"], use_threads=False)
         .aggregate([])
         .to_pylist()
     )
@@ -204,7 +204,7 @@ def _local_time_problems(ctx: GuardContext) -> list[str]:
     for utc, local in (("valid_from", "valid_from_local"), ("valid_to", "valid_to_local")):
         for row in (
             ctx.table.select(["time_zone", utc, local])
-            .group_by(["time_zone", utc, local])
+            .group_by(["time_zone", utc, local], use_threads=False)
             .aggregate([])
             .to_pylist()
         ):
