@@ -9,7 +9,7 @@ EMULATOR := .venv-emulator
 LAMBDA := .venv-lambda
 NODE := .venv-node
 FIND_LAMBDA_PYTHON := for p in python3.14 python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[234]*/bin/python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done
-WORKERS ?= 3
+WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 FAST_PORTS := $(addprefix tests/ports/test_,store_writing.py fault_injector.py store_port.py ledger_port.py queue_port.py)
 FAST_STEPS := $(addprefix tests/pipeline/test_,numbering_and_order.py queries_and_batches.py what_a_function_returns.py)
@@ -37,7 +37,7 @@ help:  ## list these verbs
 demo: $(VENV)/core.done  ## make a mobile operator's data and price all of it
 	@$(BIN)/hundredfold demo
 
-test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried $(NODE)/done compiled  ## run all tests, in three processes (or WORKERS=8)
+test: $(VENV)/dev.done $(EMULATOR)/done $(LAMBDA)/tried $(NODE)/done compiled  ## run all tests, in two processes (or WORKERS=8)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(VENV)/dev.done compiled  ## run the tests of ports, oracle, steps and layers: the inner loop
