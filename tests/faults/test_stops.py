@@ -171,7 +171,10 @@ def test_ctrl_c_during_the_start_of_workers_leaves_no_process_or_traceback(
         )
         os.killpg(driver.pid, signal.SIGINT)
         _, errors = driver.communicate(timeout=HANG_S)
-        assert errors.rstrip().endswith("KeyboardInterrupt")
+        # multiprocessing leaves a socket open if it is interrupted while it makes one
+        _, end, rest = errors.rpartition("KeyboardInterrupt")
+        assert end
+        assert all("ResourceWarning" in line for line in rest.split("\n") if line.strip())
         assert "forkserver" not in errors
         assert "resource_tracker" not in errors
         assert group(driver) == []
