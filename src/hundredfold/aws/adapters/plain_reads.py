@@ -1,4 +1,4 @@
-"""Reads from S3 that cost a quarter of the CPU time of boto3's.
+"""Reads from S3 that cost about a third of the CPU time of boto3's.
 
 Collecting reads thousands of small objects with a request each, and boto3 takes 1.4 ms of CPU time
 for one, of which most is not the request. A read here consists of boto3's signature and a request
