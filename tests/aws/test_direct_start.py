@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import hundredfold
 from hundredfold.aws.adapters.sqs_queue import SqsQueue
 from hundredfold.aws.functions.starting_workers import (
     TIMEOUT_ENV,
     WORKERS_PER_DISPATCHER,
     dispatches,
 )
+from hundredfold.aws.pollers import RunPollers
 from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Message
 from hundredfold.errors import HundredfoldError
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_states import Event, State
+from hundredfold.testing import MemoryLedger
 from support.emulator import wait_until
 from support.stacks import Stack, Tasks, account, direct_stack, published, raised_stack
 
@@ -130,31 +136,86 @@ def test_no_more_workers_start_than_messages_can_feed(
 # ---- pollers that a run raises
 
 
-def test_pollers_are_raised_while_a_run_is_active(raised_stack: Stack, tmp_path: Path) -> None:
-    def pollers() -> dict[str, int]:
-        found = raised_stack.client("lambda").get_event_source_mapping(
-            UUID=raised_stack.outputs["Mapping"]
-        )
-        assert bool(found.get("ScalingConfig")) != bool(found.get("ProvisionedPollerConfig"))
-        return dict(found.get("ProvisionedPollerConfig") or {})
+RAISED = {"MinimumPollers": 2, "MaximumPollers": 3}
 
-    raised = {"MinimumPollers": 2, "MaximumPollers": 3}
-    assert pollers() == {}
+
+def pollers_of(stack: Stack) -> dict[str, int]:
+    """Return the pollers of the mapping; {} if it has none."""
+    found = stack.client("lambda").get_event_source_mapping(UUID=stack.outputs["Mapping"])
+    assert bool(found.get("ScalingConfig")) != bool(found.get("ProvisionedPollerConfig"))
+    return dict(found.get("ProvisionedPollerConfig") or {})
+
+
+def test_pollers_are_raised_while_a_run_is_active(raised_stack: Stack, tmp_path: Path) -> None:
+    assert pollers_of(raised_stack) == {}
     one, two = (Tasks.write(made(tmp_path / name), ["held"] * 2) for name in ("one", "two"))
     for name, tasks in (("first", one), ("second", two)):
         raised_stack.run(tasks, name, "duckdb", batches=1, wait=False)
         raised_stack.wait_for_step(name, "work doubled")
-        assert pollers() == raised
+        assert pollers_of(raised_stack) == RAISED
     one.release()
     raised_stack.wait_for_end("first")
     raised_stack.wait_for_execution("first")
-    assert pollers() == raised  # the second goes on
+    assert pollers_of(raised_stack) == RAISED  # the second goes on
     raised_stack.cli("cancel", "second")
-    assert pollers() == {}
+    assert pollers_of(raised_stack) == {}
     with pytest.raises(HundredfoldError, match="no number"):
         raised_stack.run(Tasks.write(made(tmp_path / "bad"), ["no number"]), "third", "duckdb")
     raised_stack.wait_for_execution("third")
-    assert pollers() == {}
+    assert pollers_of(raised_stack) == {}
+
+
+def test_a_stopped_execution_fails_its_run_and_lowers_its_pollers(
+    raised_stack: Stack, tmp_path: Path
+) -> None:
+    one, two = (Tasks.write(made(tmp_path / name), ["held"] * 2) for name in ("one", "two"))
+    for name, tasks in (("goes-on", one), ("stopped", two)):
+        raised_stack.run(tasks, name, "duckdb", batches=1, wait=False)
+        raised_stack.wait_for_step(name, "work doubled")
+
+    def stop(name: str) -> None:
+        raised_stack.client("stepfunctions").stop_execution(
+            executionArn=raised_stack.record(name).execution
+        )
+
+    stop("stopped")
+    raised_stack.wait_for_end("stopped")
+    record = raised_stack.record("stopped")
+    assert record.state is State.FAILED
+    assert record.reason == "the execution of the run ended before the run did: ABORTED"
+    assert pollers_of(raised_stack) == RAISED  # the other goes on
+    one.release()
+    raised_stack.wait_for_end("goes-on")
+    wait_until(lambda: pollers_of(raised_stack) == {}, raised_stack.emulator.log)
+    hundredfold.resume("stopped", backend="aws", stack=raised_stack.name, wait=False)
+    wait_until(lambda: pollers_of(raised_stack) == RAISED, raised_stack.emulator.log)
+    stop("stopped")  # now the only one
+    wait_until(lambda: pollers_of(raised_stack) == {}, raised_stack.emulator.log)
+    two.release()
+    raised_stack.cli("resume", "stopped")
+    assert raised_stack.record("stopped").state is State.DONE
+
+
+class ResumedMeanwhile(MemoryLedger):
+    """A ledger whose failed run is resumed as soon as the runs are listed."""
+
+    def runs(self, job: str | None = None) -> Sequence[Record]:
+        found = super().runs(job)
+        for record in found:
+            if record.state is State.FAILED:
+                self.move(record.id, Event.START)
+        return found
+
+
+def test_pollers_of_a_run_that_is_resumed_meanwhile_stay_raised(raised_stack: Stack) -> None:
+    pollers = RunPollers(raised_stack.outputs["Mapping"], 2, 3, 30)
+    ledgers: list[tuple[MemoryLedger, bool]] = [(ResumedMeanwhile(), False), (MemoryLedger(), True)]
+    for ledger, lowers in ledgers:
+        now = "2026-01-01T00:00:00+00:00"
+        ledger.create(Record("resumed", "trouble", "", State.NEW, "", now, now))
+        ended = ledger.move("resumed", Event.FAIL)
+        assert pollers.lower_after_run(ended, ledger) is lowers
+        assert pollers_of(raised_stack) == ({} if lowers else RAISED)
 
 
 def made(folder: Path) -> Path:

@@ -24,6 +24,7 @@ from hundredfold.aws.functions.starting_workers import (
 from hundredfold.aws.home import refuse_other_format
 from hundredfold.aws.lambda_platform import FINGERPRINT_FILE, PACKED_FOLDER
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
+from hundredfold.aws.stage_order import ENDED_EXECUTION
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
 from hundredfold.errors import HomeError, UsageError
 from hundredfold.ports.run_facts import HOME_FORMAT
@@ -663,8 +664,10 @@ def test_a_run_may_raise_the_pollers_of_its_mapping_only(templates: dict[str, Te
 def test_an_upload_starts_a_run_with_that_file_as_its_source(
     templates: dict[str, Template],
 ) -> None:
-    assert of_type(templates["pricing"], "AWS::Events::Rule") == {}
-    rule = one(templates["promotions"], "AWS::Events::Rule")
+    assert [
+        name for name in of_type(templates["pricing"], "AWS::Events::Rule") if "Up" in name
+    ] == []
+    rule = one(templates["promotions"], "AWS::Events::Rule", "Upload")
     assert rule["EventPattern"]["detail"]["object"] == {
         "key": [{"prefix": "sources/bundle_sales/"}]
     }
@@ -682,6 +685,21 @@ def test_an_upload_starts_a_run_with_that_file_as_its_source(
         ]["EventBridgeEnabled"]
         is True
     )
+
+
+def test_executions_that_ended_before_their_run_are_recorded_by_step(template: Template) -> None:
+    rule = one(template, "AWS::Events::Rule", "EndedExecutions")
+    pattern = rule["EventPattern"]
+    assert (pattern["source"], pattern["detail-type"]) == (["aws.states"], [ENDED_EXECUTION])
+    (machine_arn,) = pattern["detail"]["stateMachineArn"]
+    assert flat(machine_arn).startswith("<JobMachine")  # those of other stacks are not its own
+    assert pattern["detail"]["status"] == ["ABORTED", "FAILED", "TIMED_OUT"]
+    (target,) = rule["Targets"]
+    assert flat(target["Arn"]).startswith("<JobStep")
+    allowed = one(template, "AWS::Lambda::Permission", "EndedExecutions")
+    assert allowed["FunctionName"] == target["Arn"]
+    assert allowed["Principal"] == "events.amazonaws.com"
+    assert flat(allowed["SourceArn"]).startswith("<JobEndedExecutions")
 
 
 def test_alarms_have_a_description_and_notify_the_topic(templates: dict[str, Template]) -> None:

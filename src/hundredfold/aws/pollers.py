@@ -64,7 +64,8 @@ class RunPollers:
             return False
         most = min(self.workers, MAX_CONCURRENCY)
         self._update(ScalingConfig={"MaximumConcurrency": most}, ProvisionedPollerConfig={})
-        if has_other_run(ended, ledger):  # it began meanwhile, and may have raised them before
+        # it began meanwhile, or this one was resumed, and may have raised them before
+        if has_other_run(ended, ledger) or ledger.read(ended.id).state in ACTIVE:
             self.raise_for_run()
             return False
         return True

@@ -9,6 +9,10 @@ from ..job import Job
 from ..pipeline.stages import Stage, stages
 
 LOWER_STEP = "lower the pollers"  # in place of a step, after an execution that failed
+# in place of a step, the event of EventBridge of an execution that ended before its run: its
+# detail-type, and the statuses of such executions
+ENDED_EXECUTION = "Step Functions Execution Status Change"
+UNFINISHED = ("ABORTED", "FAILED", "TIMED_OUT")
 GROUP_TOKEN = "together"  # in place of the token of one query, after several at the same time
 
 

@@ -27,11 +27,12 @@ from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.statements import QueriesPending, QueryPause, QueryPending, QueryReply
 from ..lambda_platform import function_memory_mb
-from ..pollers import ACTIVE, RunPollers
+from ..pollers import RunPollers
 from ..runs import refuse_other_code
-from ..stage_order import GROUP_TOKEN, LOWER_STEP, query_action
+from ..stage_order import ENDED_EXECUTION, GROUP_TOKEN, LOWER_STEP, query_action
 from ..translation_checks import check_translates
 from ..warehouse_choice import ATHENA, AUTO, choose_warehouse
+from .ended_executions import lower_pollers, record_ended_execution
 from .invocation import SCRATCH_FOLDER, set_log_keys
 from .packed import unpack_distributions
 from .stage_execution import PendingAt, StageContext, execute_stages
@@ -47,14 +48,20 @@ unpack_distributions()
 def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
     """Execute one stage of a run, up to its next pending query, and the stages after it that need
     no other service; return the next action.
+
+    EventBridge calls it too, when an execution has ended before its run.
     """
+    if event.get("detail-type") == ENDED_EXECUTION:
+        set_log_keys(context)
+        record_ended_execution(event["detail"], StackResources.from_environment())
+        return {}
     if event["step"] == LOWER_STEP:  # the execution could not end the run by a stage
         set_log_keys(context, run=event["run"])
-        _lower_pollers(event["run"])
+        lower_pollers(event["run"], StackResources.from_environment())
         return {}
     set_log_keys(context, run=event["run"], step=event["step"], model=event["model"])
     reply = {"token": "", **_reply_of(event, context)}
-    _lower_pollers(event["run"])
+    lower_pollers(event["run"], StackResources.from_environment())
     log.info("step", action=reply["action"])
     return reply
 
@@ -112,22 +119,6 @@ def _raise_pollers(resources: StackResources) -> None:
             pollers.raise_for_run()
         except (BotoCoreError, ClientError) as error:
             log.error("the pollers were not raised", reason=str(error))
-
-
-def _lower_pollers(run: str) -> None:
-    """Lower the pollers if the run has ended, and no other one is active."""
-    resources = StackResources.from_environment()
-    pollers, ledger = RunPollers.of(resources), DynamoLedger(resources.table)
-    if pollers is None:
-        return
-    try:
-        record = ledger.read(run)
-        if record.state not in ACTIVE:
-            pollers.lower_after_run(record, ledger)
-    except NoSuchRun:
-        pass  # uploads are still expected, or another run has taken them
-    except (BotoCoreError, ClientError, HundredfoldError) as error:
-        log.error("the pollers were not lowered, and cost money", reason=str(error))
 
 
 def _pending_reply(waiting: PendingAt, event: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ..functions.starting_workers import (
 )
 from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
+from .ended_executions import record_ended_executions
 from .lambda_functions import (
     MAX_START_AGE_S,
     FunctionSpec,
@@ -114,9 +115,7 @@ class Hundredfold(Construct):
             self.step,
             (names["run"], f"/aws/vendedlogs/states/{self.label}"),
         )
-        rules = start_on_uploads(self, self.machine, uploads)
-        watched = WatchedResources(self.queue, self.dead, self.step, self.machine, rules)
-        make_alarms(self, watched, self.settings)
+        self._watch(uploads)
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
         Tags.of(self).add("hundredfold:stack", stack.stack_name)
@@ -181,6 +180,13 @@ class Hundredfold(Construct):
             worker,
             make(dead_letter, dead_letter_permissions(resources)),
         ]
+
+    def _watch(self, uploads: Mapping[str, Location]) -> None:
+        """Create the rules of EventBridge, and the alarms."""
+        record_ended_executions(self, self.machine, self.step)
+        rules = start_on_uploads(self, self.machine, uploads)
+        watched = WatchedResources(self.queue, self.dead, self.step, self.machine, rules)
+        make_alarms(self, watched, self.settings)
 
     def _raised_pollers(self) -> dict[str, str]:
         """Return the values by which runs raise pollers."""
