@@ -85,11 +85,11 @@ def _keeps_runs(verb: argparse.ArgumentParser, file: str) -> None:
     verb.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="runs of each, interleaved (3)"
     )
-    place = compare.RESULTS / file
+    path = compare.RESULTS / file
     verb.add_argument(
         "--results",
         type=Path,
-        default=place,
+        default=path,
         metavar="FILE",
         help=f"where the runs are written (results/{file})",
     )
@@ -108,12 +108,12 @@ def _known(name: str) -> str:
 
 
 def _do_compare(given: argparse.Namespace) -> None:
-    words = ["python", "-m", "benchmarks", *sys.argv[1:]]
+    command = ["python", "-m", "benchmarks", *sys.argv[1:]]
     if given.quick:
         results = compare.RESULTS / "quick.jsonl"
         quick = compare.Plan(("W1", "tiny"), QUICK, rounds=2, cap=30, slow=5, budget=140)
-        compare.series(quick, results, resume=False, words=words)
-        print(f"\n{report.tell(results)}\n")
+        compare.series(quick, results, resume=False, command=command)
+        print(f"\n{report.summary(results)}\n")
         if missing := compare.not_installed():
             print(
                 f"left out, since not installed: the peers of {', '.join(missing)}\nhint: make "
@@ -121,7 +121,7 @@ def _do_compare(given: argparse.Namespace) -> None:
             )
         return
     plan = compare.Plan(given.workloads, given.engines, given.rounds, given.cap, given.slow)
-    compare.series(plan, given.results, given.resume, words)
+    compare.series(plan, given.results, given.resume, command)
 
 
 def _report(verb: argparse.ArgumentParser) -> None:
@@ -178,7 +178,7 @@ def _scale(verb: argparse.ArgumentParser) -> None:
 
 
 def _do_scale(given: argparse.Namespace) -> None:
-    words = ["python", "-m", "benchmarks", *sys.argv[1:]]
+    command = ["python", "-m", "benchmarks", *sys.argv[1:]]
     scale.series(
         given.units,
         given.rows,
@@ -187,7 +187,7 @@ def _do_scale(given: argparse.Namespace) -> None:
         given.rounds,
         given.results,
         given.resume,
-        words,
+        command,
     )
 
 

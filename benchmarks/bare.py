@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.workloads import KEYS, WORKLOADS, Column
 
-Words = dict[str, list[str]]  # the texts of a column, whose rows hold their places
+Texts = dict[str, list[str]]  # the texts of a column, whose rows hold their places
 
 TASKS = 24
 PROCESSES = os.cpu_count() or 1
@@ -75,7 +75,7 @@ def do(
     path: str,
     runs: list[int],
     columns: list[tuple[str, str]],
-    words: Words,
+    texts: Texts,
 ) -> tuple[Column, list[Any]]:
     """One task: its file sorted by unit, the function called on each; the units that there are, and
     the results by column.
@@ -94,7 +94,7 @@ def do(
     order = np.argsort(code.astype(np.uint16) if last - first <= 2**16 else code, kind="stable")
     taken = [values[name].take(order) for name in workload.columns]
     taken = [
-        np.array(words[name], object).take(column) if name in words else column
+        np.array(texts[name], object).take(column) if name in texts else column
         for name, column in zip(workload.columns, taken, strict=True)
     ]
     there = np.flatnonzero(counts)
@@ -151,13 +151,13 @@ def read_keys(path: str, pool: ThreadPoolExecutor) -> tuple[list[Column], list[A
 
     def number(group: list[Any]) -> Column:
         code = np.zeros(len(group[0][0]), np.int32)
-        for (array, words), key in zip(group, keys, strict=True):
+        for (array, texts), key in zip(group, keys, strict=True):
             code *= np.int32(len(key))
             if isinstance(key, range):
                 code += array.astype(np.int32) - np.int32(key.start)
             else:
-                places = {word: place for place, word in enumerate(key)}
-                code += np.array([places[word] for word in words], np.int32).take(array)
+                positions = {word: position for position, word in enumerate(key)}
+                code += np.array([positions[word] for word in texts], np.int32).take(array)
         return code
 
     size = int(np.prod([len(key) for key in keys]))
@@ -187,7 +187,7 @@ def split(
     edges: Column,
     folder: Path,
     pool: ThreadPoolExecutor,
-) -> tuple[list[list[int]], list[tuple[str, str]], Words]:
+) -> tuple[list[list[int]], list[tuple[str, str]], Texts]:
     """All rows to the files of their tasks, in the order in which they came; the lengths of the
     runs, the columns' types and texts.
     """
@@ -200,7 +200,7 @@ def split(
         (name, plain.get(str(schema.field(name).type), str(schema.field(name).type)))
         for name in columns
     ]
-    places: dict[str, dict[str, int]] = {
+    positions: dict[str, dict[str, int]] = {
         name: {} for name in columns if str(schema.field(name).type) == "string"
     }
     task_of = np.repeat(np.arange(len(edges) - 1, dtype=np.uint16), np.diff(edges))
@@ -211,21 +211,21 @@ def split(
     turn, done = threading.Condition(), [0]
 
     def numbers(name: str, column: Any) -> Column:
-        if name not in places:
+        if name not in positions:
             return whole(column)
-        column, known = column.unify_dictionaries(), places[name]
+        column, known = column.unify_dictionaries(), positions[name]
         with turn:
-            place = np.array(
+            position = np.array(
                 [
                     known.setdefault(word, len(known))
                     for word in column.chunk(0).dictionary.to_pylist()
                 ],
                 np.int32,
             )
-        return place.take(np.concatenate([view(chunk.indices) for chunk in column.chunks]))
+        return position.take(np.concatenate([view(chunk.indices) for chunk in column.chunks]))
 
     def route(group: int) -> None:
-        file = pq.ParquetFile(path, metadata=meta, read_dictionary=list(places))
+        file = pq.ParquetFile(path, metadata=meta, read_dictionary=list(positions))
         table = file.read_row_group(group, columns=columns, use_threads=False)
         task = task_of.take(codes[group])
         order = np.argsort(task, kind="stable")
@@ -249,7 +249,7 @@ def split(
     list(pool.map(route, range(meta.num_row_groups)))
     for file in files:
         os.close(file)
-    return runs, kinds, {name: list(known) for name, known in places.items()}
+    return runs, kinds, {name: list(known) for name, known in positions.items()}
 
 
 def write(path: str, units: Column, keys: list[Any], results: dict[str, Column]) -> None:
@@ -258,15 +258,15 @@ def write(path: str, units: Column, keys: list[Any], results: dict[str, Column])
 
     columns: dict[str, Any] = {}
     for name, key in zip(reversed(KEYS), reversed(keys), strict=True):
-        place, units = units % len(key), units // len(key)
+        position, units = units % len(key), units // len(key)
         if isinstance(key, range):
-            columns[name] = arrow((place + key.start).astype(np.int64))
+            columns[name] = arrow((position + key.start).astype(np.int64))
         else:
             text = "".join(key).encode()
             ends = np.cumsum([0, *(len(word.encode()) for word in key)]).astype(np.int32)
             columns[name] = pa.Array.from_buffers(
                 pa.string(), len(key), [None, pa.py_buffer(ends), pa.py_buffer(text)]
-            ).take(arrow(place))
+            ).take(arrow(position))
     ordered = {name: columns[name] for name in KEYS} | {
         name: arrow(values) for name, values in results.items()
     }
@@ -298,7 +298,7 @@ def main() -> None:
                 (np.bincount(code, minlength=size) for code in codes), np.zeros(size, np.int64)
             )
             edges = cut(counts)
-            runs, kinds, words = split(
+            runs, kinds, texts = split(
                 source, list(WORKLOADS[name].columns), codes, edges, folder, pool
             )
         starting.join()
@@ -317,7 +317,7 @@ def main() -> None:
                         str(folder / str(task)),
                         runs[task],
                         kinds,
-                        words,
+                        texts,
                     )
                 )
             else:

@@ -73,11 +73,11 @@ def engine(name: str) -> Engine:
     )
 
 
-def series(plan: Plan, results: Path, resume: bool, words: Sequence[str]) -> None:
+def series(plan: Plan, results: Path, resume: bool, command: Sequence[str]) -> None:
     """Run the plan, adding each run to the file of results as soon as it is known."""
     if not resume or not results.exists():
         results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(facts(plan, words)) + "\n")
+        results.write_text(json.dumps(facts(plan, command)) + "\n")
     _, before = read(results)
     until = time.monotonic() + plan.budget
     with results.open("a") as log:
@@ -127,9 +127,9 @@ def done_with(run: dict[str, Any], slow: float) -> bool:
 
 def once(workload: Workload, engine: Engine, cap: float, truth: Sequence[str]) -> dict[str, Any]:
     """One run, judged."""
-    said = {"workload": workload.name, "engine": engine.name, "at": now()}
+    result = {"workload": workload.name, "engine": engine.name, "at": now()}
     if engine.python is None:
-        return said | {"status": MISSING, "note": f"not installed here ({engine.environment})"}
+        return result | {"status": MISSING, "note": f"not installed here ({engine.environment})"}
     with scratch() as folder:
         measured = measure(engine.command(workload, folder), folder, cap, engine.pinned)
         verdict = judge(workload, engine, measured, folder, truth, cap)
@@ -140,7 +140,7 @@ def once(workload: Workload, engine: Engine, cap: float, truth: Sequence[str]) -
         "quiet": measured.quiet,
     }
     counted = {"peak": measured.peak, "processes": measured.processes, "left": measured.left}
-    return said | figures | counted | verdict
+    return result | figures | counted | verdict
 
 
 def judge(
@@ -196,7 +196,7 @@ def read(results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return lines[0], lines[1:]
 
 
-def facts(plan: Plan, words: Sequence[str]) -> dict[str, Any]:
+def facts(plan: Plan, command: Sequence[str]) -> dict[str, Any]:
     """What a reader needs to know of the machine, and what was asked of it."""
     chosen = [engine(name) for name in plan.engines]
     found = versions(chosen)
@@ -204,7 +204,7 @@ def facts(plan: Plan, words: Sequence[str]) -> dict[str, Any]:
         found["java"] = java()
     return machine() | {
         "versions": found,
-        "command": " ".join(words),
+        "command": " ".join(command),
         "cap": plan.cap,
         "rounds": plan.rounds,
     }
@@ -241,12 +241,12 @@ def system() -> str:
 
 def java() -> str:
     try:
-        told = subprocess.run(
+        printed = subprocess.run(
             ["java", "-version"], capture_output=True, text=True, check=True
         ).stderr
     except (OSError, subprocess.CalledProcessError):
         return "none"
-    return told.split('"')[1] if '"' in told else told.splitlines()[0]
+    return printed.split('"')[1] if '"' in printed else printed.splitlines()[0]
 
 
 def now() -> str:

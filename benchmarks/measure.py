@@ -36,7 +36,7 @@ LIMIT = int(
     0.7 * psutil.virtual_memory().total
 )  # bytes; a run that takes more is stopped, before the system stops another's
 BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-TOLD = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Killed|Exit)\b.*", re.MULTILINE)
+ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Killed|Exit)\b.*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Measured:
     def why(self) -> str:
         """The last line of the log that names an error, or else its last line."""
         lines = (
-            TOLD.findall(self.log) or self.log.strip().splitlines() or [f"exit code {self.code}"]
+            ERROR_LINE.findall(self.log)
+            or self.log.strip().splitlines()
+            or [f"exit code {self.code}"]
         )
         return lines[-1].strip()[:200]
 
@@ -78,7 +80,7 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def measure(words: Sequence[str], folder: Path, cap: float, pinned: bool = True) -> Measured:
+def measure(command: Sequence[str], folder: Path, cap: float, pinned: bool = True) -> Measured:
     """Run `words` in `folder`, for `cap` seconds at most."""
     adopt_orphans()
     log = folder / "log.txt"
@@ -86,12 +88,12 @@ def measure(words: Sequence[str], folder: Path, cap: float, pinned: bool = True)
     with log.open("wb") as output, Watch() as watch:
         began = time.monotonic()
         process = subprocess.Popen(
-            words,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=folder,
-            env=world(words, folder, pinned),
+            env=environment(command, folder, pinned),
             start_new_session=True,
         )
         try:
@@ -119,21 +121,26 @@ def measure(words: Sequence[str], folder: Path, cap: float, pinned: bool = True)
     )
 
 
-def world(words: Sequence[str], folder: Path, pinned: bool) -> Mapping[str, str]:
+def environment(command: Sequence[str], folder: Path, pinned: bool) -> Mapping[str, str]:
     """The environment of a run: that of its interpreter, as if activated, and
     `folder` as its home.
     """
-    world = {
+    environment = {
         name: value
         for name, value in os.environ.items()
         if name not in BLAS and not name.startswith("HUNDREDFOLD")
     }
-    world |= {
-        "PATH": f"{Path(words[0]).parent}{os.pathsep}{world.get('PATH', '')}",
+    environment |= {
+        "PATH": f"{Path(command[0]).parent}{os.pathsep}{environment.get('PATH', '')}",
         "PYTHONPATH": str(ROOT),
     }
-    world |= {"HOME": str(folder), "TMPDIR": str(folder), "USERNAME": "bench", "DO_NOT_TRACK": "1"}
-    return world | (dict.fromkeys(BLAS, "1") if pinned else {})
+    environment |= {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "USERNAME": "bench",
+        "DO_NOT_TRACK": "1",
+    }
+    return environment | (dict.fromkeys(BLAS, "1") if pinned else {})
 
 
 class Watch:

@@ -81,13 +81,13 @@ class Row:
             return f"does not finish: extrapolated from {last['units']:,} units"
         if last["status"] != OK:
             return str(last["note"]).replace("|", "/")
-        most = max(run["difference"] for run in self.ended)
-        said = [f"equal within {most:.0e}" if most else "equal to the last bit"]
-        said += [last["note"]] * bool(last["note"])
-        said += [
+        tolerance = max(run["difference"] for run in self.ended)
+        notes = [f"equal within {tolerance:.0e}" if tolerance else "equal to the last bit"]
+        notes += [last["note"]] * bool(last["note"])
+        notes += [
             "a process outlives it" if last["left"] == 1 else f"{last['left']} processes outlive it"
         ] * bool(last["left"])
-        return "; ".join(said)
+        return "; ".join(notes)
 
 
 def seconds(value: float) -> str:
@@ -118,11 +118,11 @@ def wall_of(rows: Iterable[Row], name: str) -> float | None:
     return next((row.wall for row in rows if row.engine.name == name), None)
 
 
-def ratio(wall: float | None, to: float | None, places: int = 2) -> str:
+def ratio(wall: float | None, to: float | None, digits: int = 2) -> str:
     if wall is None or to is None:
         return "-"
     found = wall / to
-    return f"{found:.{places}f}" if found < 10 else f"{found:,.0f}"
+    return f"{found:.{digits}f}" if found < 10 else f"{found:,.0f}"
 
 
 HEAD = [
@@ -170,7 +170,7 @@ def sections(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts)
 
 
-def place(facts: dict[str, Any]) -> str:
+def machine_facts(facts: dict[str, Any]) -> str:
     """When, by what command, where, and of what versions."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
     return (
@@ -183,8 +183,8 @@ def place(facts: dict[str, Any]) -> str:
 
 def setting(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     missing = dict.fromkeys(engine(run["engine"]).title for run in runs if run["status"] == MISSING)
-    told = f"\n\nNot installed, so not measured: {', '.join(missing)}." if missing else ""
-    return f"{place(facts)}. A run is stopped after {facts['cap']:,.0f} s.{told}"
+    missing_note = f"\n\nNot installed, so not measured: {', '.join(missing)}." if missing else ""
+    return f"{machine_facts(facts)}. A run is stopped after {facts['cap']:,.0f} s.{missing_note}"
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
@@ -247,14 +247,20 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
     floor = wall_of(rows.values(), "bare") or 1.0
     ratios = {name: row.wall / floor for name, row in rows.items() if row.wall}
     low, high = min(0.5, *ratios.values()) / 1.3, max(ratios.values()) * 6
-    for place, name in enumerate(names):
+    for row, name in enumerate(names):
         kind = ENGINES[name].kind
         if kind == OURS:
-            axis.axhspan(place - 0.5, place + 0.5, color=COLOURS[OURS], alpha=0.09, linewidth=0)
+            axis.axhspan(
+                machine_facts - 0.5,
+                machine_facts + 0.5,
+                color=COLOURS[OURS],
+                alpha=0.09,
+                linewidth=0,
+            )
         if name in ratios:
             rough = rows[name].runs[-1]["status"] == EXTRAPOLATED
             axis.barh(
-                place,
+                row,
                 ratios[name] - low,
                 left=low,
                 height=0.72,
@@ -264,7 +270,7 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
             text = f"{'~' if rough else ''}{ratio(rows[name].wall, floor, 1)}"
             axis.text(
                 ratios[name] * 1.08,
-                place,
+                row,
                 text,
                 va="center",
                 fontsize=8,
@@ -273,7 +279,7 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
         elif name in rows and rows[name].runs[-1]["status"] != MISSING:
             axis.text(
                 low * 1.15,
-                place,
+                row,
                 rows[name].runs[-1]["status"],
                 va="center",
                 fontsize=8,
@@ -281,7 +287,7 @@ def panel(axis: Any, workload: Workload, rows: dict[str, Row], names: Sequence[s
                 color="#b00020",
             )
         else:
-            axis.text(low * 1.15, place, "-", va="center", fontsize=8, color="#999999")
+            axis.text(low * 1.15, row, "-", va="center", fontsize=8, color="#999999")
     axis.set(xscale="log", xlim=(low, high))
     axis.xaxis.set_minor_formatter(
         ""
@@ -326,7 +332,7 @@ def publish(results: Path) -> None:
     )
 
 
-def tell(results: Path) -> str:
+def summary(results: Path) -> str:
     """The same tables, to be read at once."""
     facts, runs = read(results)
     return f"{setting(facts, runs)}\n\n{sections(runs)}"

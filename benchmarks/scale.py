@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.compare import machine, now, read
 from benchmarks.engines import ENGINES, versions
 from benchmarks.measure import CORES, Measured, measure, scratch
-from benchmarks.report import FIGURES, place, put, seconds
+from benchmarks.report import FIGURES, machine_facts, put, seconds
 from benchmarks.workloads import DATA, WORKLOADS, ready, sales
 
 HUNDREDFOLD = ENGINES["hundredfold"]
@@ -31,7 +31,7 @@ def series(
     rounds: int,
     results: Path,
     resume: bool,
-    words: Sequence[str],
+    command: Sequence[str],
 ) -> None:
     """Every size, then every number of workers; each run is added to the results as soon as it is
     known.
@@ -40,7 +40,7 @@ def series(
         results.parent.mkdir(parents=True, exist_ok=True)
         facts = machine() | {
             "versions": {name: versions([HUNDREDFOLD])[name] for name in USED},
-            "command": " ".join(words),
+            "command": " ".join(command),
         }
         results.write_text(json.dumps(facts) + "\n")
     had = Counter(same(run) for run in read(results)[1])
@@ -80,17 +80,17 @@ def once(asked: dict[str, Any]) -> dict[str, Any]:
     by_units = asked["kind"] == "units"
     with scratch() as folder:
         workload = WORKLOADS["W4"] if by_units else ready(asked["workload"])
-        words = HUNDREDFOLD.command(workload, folder)
+        command = HUNDREDFOLD.command(workload, folder)
         if by_units:
-            words += [
+            command += [
                 "--source",
                 f"sales={data(asked['units'], asked['rows'])}",
                 "--memory",
                 asked["memory"],
             ]
         else:
-            words += ["--workers", str(asked["workers"])]
-        measured = measure(words, folder, cap=3600)
+            command += ["--workers", str(asked["workers"])]
+        measured = measure(command, folder, cap=3600)
         check(measured, HUNDREDFOLD.answer(folder), asked["units"] if by_units else workload.units)
     figures = {
         "wall": measured.wall,
@@ -145,7 +145,9 @@ def publish(results: Path) -> None:
     facts, runs = read(results)
     sizes, crews = grouped(runs, "units"), grouped(runs, "workers")
     plot(sizes, crews, FIGURES / "scale.svg")
-    parts = [f"![cost of a unit, memory and speed-up](figures/scale.svg)\n\n{place(facts)}."]
+    parts = [
+        f"![cost of a unit, memory and speed-up](figures/scale.svg)\n\n{machine_facts(facts)}."
+    ]
     if sizes:
         parts.append(
             "| units | rows | wall, s | us a unit | CPU, s | peak MiB | runs/quiet |\n"
@@ -230,8 +232,8 @@ def plot(
                 color=colour,
                 label=WORKLOADS[name].title,
             )
-    most = max((asked[-1] for asked in crews), default=1)
-    speed.plot([1, most], [1, most], ":", color="#5f6b76", label="as many times as workers")
+    largest = max((asked[-1] for asked in crews), default=1)
+    speed.plot([1, largest], [1, largest], ":", color="#5f6b76", label="as many times as workers")
     speed.set(
         title="speed-up of the whole run",
         xlabel="workers",

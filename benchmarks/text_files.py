@@ -132,18 +132,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--forms", default="plain,quoted,odd,json")
-    told = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for form in told.forms.split(","):
-            path = written(folder, told.rows, form)
+        for form in options.forms.split(","):
+            path = written(folder, options.rows, form)
             for contract in (True, False):
                 calls = {
                     "plain": plain(path, folder / "out.parquet", contract),
                     "attach": attached(path, folder, contract),
                 }
                 seconds: dict[str, list[float]] = {each: [] for each in calls}
-                for turn in range(told.turns + 1):
+                for turn in range(options.turns + 1):
                     for each, call in calls.items():
                         took = cpu(call)
                         if turn:  # the first is not counted

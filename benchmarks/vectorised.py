@@ -57,11 +57,11 @@ def by_numpy(workload: Workload, source: str, target: str) -> None:
         (np.from_dlpack(segment.indices), location, product), shape
     ).astype(np.int64)
     there = np.flatnonzero(np.bincount(number, minlength=int(np.prod(shape))))
-    place = np.zeros(int(np.prod(shape)), np.int64)
-    place[there] = np.arange(len(there))
+    position = np.zeros(int(np.prod(shape)), np.int64)
+    position[there] = np.arange(len(there))
     rows = {name: np.from_dlpack(table[name].combine_chunks()) for name in workload.columns}
     done = {"mean_qty": means, "elasticity": elasticities}[workload.results[0]](
-        place[number], len(there), **rows
+        position[number], len(there), **rows
     )
     codes, *rest = np.unravel_index(there, shape)
     keys = {"segment": segment.dictionary.take(pa.array(codes)).cast(pa.string())} | dict(

@@ -41,10 +41,10 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
 def page(name: str, text: str) -> str:
     """Return a page with its generated part up to date."""
     part, made = PAGES[name]
-    place = re.compile(
+    section = re.compile(
         rf"(<!-- {part}: written by docs/from_code.py -->\n).*?(<!-- end of {part} -->)", re.DOTALL
     )
-    return place.sub(lambda found: f"{found[1]}\n{made()}\n\n{found[2]}", text)
+    return section.sub(lambda found: f"{found[1]}\n{made()}\n\n{found[2]}", text)
 
 
 def _row(state: State) -> str:

@@ -49,8 +49,8 @@ def foreach(workload: Workload, source: str, target: str) -> None:
             "target": target,
             "folder": str(folder),
         }
-        words = [word for name, value in given.items() for word in (f"--{name}", value)]
-        sys.argv[1:] = ["--quiet", "--no-pylint", "run", "--max-workers", str(CORES), *words]
+        arguments = [word for name, value in given.items() for word in (f"--{name}", value)]
+        sys.argv[1:] = ["--quiet", "--no-pylint", "run", "--max-workers", str(CORES), *arguments]
         PerUnit()
 
 

@@ -27,16 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--home", type=Path, default=".hundredfold", help="the folder that keeps the runs"
     )
-    words = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     began = time.perf_counter()
-    done = run(job, {"cheese": pd.read_csv(words.data)}, home=words.home)
+    done = run(job, {"cheese": pd.read_csv(options.data)}, home=options.home)
     elasticities = pd.read_parquet(done.published(format="parquet"))
     print(f"{len(elasticities)} retailers in {time.perf_counter() - began:.1f} s\n")
     print(elasticities.describe().loc[["mean", "std", "min", "max"]].round(3).to_string())
-    if words.reference:
+    if options.reference:
         print()
-        show(compare(done, words.reference))
+        show(compare(done, options.reference))
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def fit_alone(rows: pd.DataFrame) -> Own:
 def fit_slopes(own: dict[str, np.ndarray]) -> Slopes:
     """All retailers' slopes at once, by restricted maximum likelihood."""
     noise = float(own["rss"].sum() / (own["weeks"].sum() - 2 * len(own["weeks"])))
-    told = own["sxx"] > 0
-    mean, tau2 = reml(own["slope"][told], noise / own["sxx"][told])
+    informative = own["sxx"] > 0
+    mean, tau2 = reml(own["slope"][informative], noise / own["sxx"][informative])
     return Slopes(mean, float(np.sqrt(tau2)), noise)
 
 

@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--home", type=Path, default=".hundredfold", help="the folder that keeps the runs"
     )
-    words = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
-    weeks = pd.read_parquet(words.data)
+    weeks = pd.read_parquet(options.data)
     began = time.perf_counter()
-    done = run(job, {"yx": weeks}, home=words.home)
+    done = run(job, {"yx": weeks}, home=options.home)
     elasticities = pd.read_parquet(done.published(format="parquet"))
     print(
         f"{len(weeks):,} rows, {len(elasticities):,} units (store, brand) in "
@@ -49,20 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(elasticities.groupby("brand")[FITS].agg(["mean", "std"]).round(3).to_string())
 
-    earlier = run(job, {"yx": weeks[weeks["week"] < words.until]}, home=words.home)
+    earlier = run(job, {"yx": weeks[weeks["week"] < options.until]}, home=options.home)
     print(
-        f"\nforecasts of log units from week {words.until} on, by fits of the weeks before: root "
+        f"\nforecasts of log units from week {options.until} on, by fits of the weeks before: root "
         "mean square error"
     )
     print(
-        held_out(earlier.results("elasticity").pandas(), weeks[weeks["week"] >= words.until])
+        held_out(earlier.results("elasticity").pandas(), weeks[weeks["week"] >= options.until])
         .round(4)
         .to_string()
     )
-    if words.reference:
+    if options.reference:
         print("\nbrand 1 beside R")
         print(
-            compare(elasticities, weeks, words.reference / "ref_oj_brand1_own_R.csv")
+            compare(elasticities, weeks, options.reference / "ref_oj_brand1_own_R.csv")
             .map("{:.4g}".format)
             .to_string()
         )

@@ -346,7 +346,7 @@ def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
         return SIMPLE[annotation]
     if annotation is decimal.Decimal:
         digits = next((c.max_digits for c in constraints if getattr(c, "max_digits", None)), 38)
-        places = next(
+        scale = next(
             (
                 c.decimal_places
                 for c in constraints
@@ -354,7 +354,7 @@ def arrow_type(annotation: Any, constraints: Sequence[Any] = ()) -> pa.DataType:
             ),
             9,
         )
-        return pa.decimal128(digits, places)
+        return pa.decimal128(digits, scale)
     array = _numpy_element(annotation)
     if array is not None:
         return pa.list_(array)

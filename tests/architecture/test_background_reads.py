@@ -37,8 +37,8 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
 
 def test_no_file_is_read_as_a_dataset() -> None:
     found = [
-        place
-        for place, node in nodes()
+        location
+        for location, node in nodes()
         if (isinstance(node, ast.Attribute) and node.attr in DATASET_READERS)
         or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyarrow.dataset"))
         or (
@@ -51,8 +51,8 @@ def test_no_file_is_read_as_a_dataset() -> None:
 
 def test_files_and_tables_in_memory_are_read_by_the_calling_thread() -> None:
     found = [
-        place
-        for place, node in nodes()
+        location
+        for location, node in nodes()
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and (node.func.attr in READS or (node.func.attr == "read" and is_in_memory(node.func)))

@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
         ("l", pa.list_(pa.int64())),
     ]
 )
-words = st.text("ab äÄé%_,'\"\\\n\t\u00a0😀", max_size=6)
+texts = st.text("ab äÄé%_,'\"\\\n\t\u00a0😀", max_size=6)
 halves = st.integers(-4000, 4000).map(lambda n: n / 2)
 reals = (
     st.floats(allow_nan=True, allow_infinity=True)
@@ -98,8 +98,8 @@ rows = st.fixed_dictionaries(
         "x": st.none() | st.integers(-20, 20) | st.integers(-(2**40), 2**40),
         "y": st.none() | reals,
         "f": st.none() | halves,
-        "s": st.none() | words,
-        "t": st.none() | words,
+        "s": st.none() | texts,
+        "t": st.none() | texts,
         "n": st.none() | spellings,
         "d": st.none() | days,
         "e": st.none() | days,

@@ -106,8 +106,8 @@ def test_a_run_starts_more_workers_when_their_number_is_raised(
     try:
         wait_until(lambda: started() > 2, direct_stack.emulator.log)
         assert started() <= 7
-        told = direct_stack.cli("adjust", "adjusted", "--concurrency", "1001", code=2)
-        assert "--concurrency is 1001, expected 2 to 1000" in told.stderr
+        refused = direct_stack.cli("adjust", "adjusted", "--concurrency", "1001", code=2)
+        assert "--concurrency is 1001, expected 2 to 1000" in refused.stderr
     finally:
         direct_stack.cli("adjust", "adjusted", "--concurrency", "4")
     tasks.release()

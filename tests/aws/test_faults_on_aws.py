@@ -357,8 +357,8 @@ def test_a_unit_that_exceeds_a_call_is_crashed_with_that_reason(
     tasks = Tasks.write(tmp_path, ["fine", "sleep", "fine"])
     with trouble.changed_function("Work", Timeout=15):
         trouble.run(tasks, "endless", batches=2, max_failed=1)
-    words = "it took all of the 6 s that a worker has; deploy with a longer --timeout"
-    assert failures(trouble, "endless") == {"1": ("crashed", "WorkerDied", words)}
+    message = "it took all of the 6 s that a worker has; deploy with a longer --timeout"
+    assert failures(trouble, "endless") == {"1": ("crashed", "WorkerDied", message)}
 
 
 # ---- permissions

@@ -64,8 +64,8 @@ def lake(aws_runner: AwsRunner) -> str:
         pq.write_table(pa.Table.from_pylist(rows, schema), sink)
         bucket, key = aws_runner.resources.bucket, f"sources/lake/events/{number}/x.parquet"
         s3.put_object(Bucket=bucket, Key=key, Body=sink.getvalue().to_pybytes())
-        place = {**storage, "Location": f"{at}/{number}/"}
-        part = {"Values": list(values), "StorageDescriptor": place}
+        location = {**storage, "Location": f"{at}/{number}/"}
+        part = {"Values": list(values), "StorageDescriptor": location}
         glue.create_partition(DatabaseName=database, TableName="events", PartitionInput=part)
     return database
 
@@ -115,9 +115,9 @@ def test_a_glue_table_is_a_source_with_its_nested_columns(aws_runner: AwsRunner,
 def test_partitions_of_a_glue_table_are_a_source(
     aws_runner: AwsRunner, lake: str, partitions: str, rows: int
 ) -> None:
-    place = f"glue://{lake}/events/{partitions}"
-    check_location("things", place)
-    (result,) = aws_runner.start(job(), things=place).validate()
+    location = f"glue://{lake}/events/{partitions}"
+    check_location("things", location)
+    (result,) = aws_runner.start(job(), things=location).validate()
     assert (result.rows, result.accepted) == (rows, rows)
 
 
@@ -136,10 +136,10 @@ def test_partitions_of_a_glue_table_are_a_source(
 def test_a_table_or_partition_that_does_not_exist_is_an_error(
     aws_runner: AwsRunner, lake: str, table: str, message: str, problem: str
 ) -> None:
-    place = f"glue://{lake}/{table}"
+    location = f"glue://{lake}/{table}"
     for check in (
-        lambda: check_location("things", place),
-        lambda: aws_runner.start(job(), things=place).validate(),
+        lambda: check_location("things", location),
+        lambda: aws_runner.start(job(), things=location).validate(),
     ):
         with pytest.raises(SourceError, match=re.escape(message.replace("LAKE", lake))) as caught:
             check()
@@ -148,12 +148,12 @@ def test_a_table_or_partition_that_does_not_exist_is_an_error(
 
 
 def test_no_rows_in_a_partition_are_an_error(aws_runner: AwsRunner, lake: str) -> None:
-    place = f"glue://{lake}/events/p=9' OR '1'='1"
+    location = f"glue://{lake}/events/p=9' OR '1'='1"
     with pytest.raises(SourceError, match="is not a value"):
-        aws_runner.start(job(), things=place).validate()
-    place = f"glue://{lake}/events/region=n' OR '1'='1"
+        aws_runner.start(job(), things=location).validate()
+    location = f"glue://{lake}/events/region=n' OR '1'='1"
     with pytest.raises(SourceError, match="is empty"):
-        aws_runner.start(job(), things=place).validate()
+        aws_runner.start(job(), things=location).validate()
 
 
 def test_an_iceberg_table_is_read_without_its_former_columns(
@@ -162,8 +162,8 @@ def test_an_iceberg_table_is_read_without_its_former_columns(
     """The emulator reads it as a table of Parquet; its description is that of Iceberg."""
     former = {"Name": "b", "Type": "int", "Parameters": {"iceberg.field.current": "false"}}
     at = aws_runner.store.where("sources/lake/events/0") + "/"
-    place = iceberg(aws_runner, lake, [*glue_columns({"a": "bigint"}), former], at)
-    run = aws_runner.start(job(), things=place)
+    location = iceberg(aws_runner, lake, [*glue_columns({"a": "bigint"}), former], at)
+    run = aws_runner.start(job(), things=location)
     run.validate()
     assert sorted(row["a"] for row in run.accepted("things")) == [0, 1, 2]
     assert run.accepted("things")[0].keys() == {"a"}
@@ -172,9 +172,9 @@ def test_an_iceberg_table_is_read_without_its_former_columns(
 def test_times_of_an_iceberg_table_are_refused(aws_runner: AwsRunner, lake: str) -> None:
     at = aws_runner.store.where("sources/lake/events/0") + "/"
     columns = glue_columns({"a": "bigint", "t": "timestamp", "u": "array<timestamp>"})
-    place = iceberg(aws_runner, lake, columns, at)
+    location = iceberg(aws_runner, lake, columns, at)
     with pytest.raises(SourceError, match="columns of unsupported types") as caught:
-        aws_runner.start(job(), things=place).validate()
+        aws_runner.start(job(), things=location).validate()
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["t", "u"]
     assert 'CAST("t" AS timestamp(3)) AS "t"' in caught.value.problems[0]
 
@@ -183,7 +183,7 @@ def test_an_iceberg_table_that_changes_while_it_is_read_is_an_error(
     aws_runner: AwsRunner, lake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = aws_runner.store.where("sources/lake/events/0") + "/"
-    place = iceberg(aws_runner, lake, glue_columns({"a": "bigint"}), at)
+    location = iceberg(aws_runner, lake, glue_columns({"a": "bigint"}), at)
     glue = aws_runner.emulator.client("glue")
     described = glue.get_table(DatabaseName=lake, Name="ice_1")["Table"]
     allowed = ("Name", "TableType", "Parameters", "StorageDescriptor")
@@ -197,7 +197,7 @@ def test_an_iceberg_table_that_changes_while_it_is_read_is_an_error(
 
     monkeypatch.setattr(AwsRunner, "run_statement", run_and_change)
     with pytest.raises(SourceError, match="things has changed since the run began") as caught:
-        aws_runner.start(job(), things=place).validate()
+        aws_runner.start(job(), things=location).validate()
     assert caught.value.problems == (f"glue://{lake}/ice_1",)
 
 

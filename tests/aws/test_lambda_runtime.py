@@ -46,9 +46,9 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> ZippedPackage:
 
 
 def version_of(python: Path) -> str:
-    words = "import sys; print('%d.%d' % sys.version_info[:2])"
+    arguments = "import sys; print('%d.%d' % sys.version_info[:2])"
     return subprocess.run(
-        [python, "-c", words], capture_output=True, text=True, check=True
+        [python, "-c", arguments], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
@@ -174,10 +174,10 @@ def test_a_foreign_message_is_dead_lettered_with_its_reason(
     assert messages[0]["MessageAttributes"]["reason"]["StringValue"] == "it is not JSON"
 
 
-def run_module(folder: Path, *words: str, env: Mapping[str, str] = os.environ) -> None:
+def run_module(folder: Path, *arguments: str, env: Mapping[str, str] = os.environ) -> None:
     """Run `python -m WORDS` in a folder; it must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", *arguments],
         cwd=folder,
         env=dict(env),
         capture_output=True,

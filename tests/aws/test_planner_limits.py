@@ -203,12 +203,14 @@ def test_a_query_that_athena_cannot_plan_is_refused_with_its_line(
     assert caught.value.problems[0].startswith("line 2: "), caught.value.problems
 
 
-@pytest.mark.parametrize("words", WITHOUT_REWRITE)
-def test_a_refusal_without_a_rewrite_shows_an_example(words: str, tables: DeclaredTables) -> None:
+@pytest.mark.parametrize("problem_text", WITHOUT_REWRITE)
+def test_a_refusal_without_a_rewrite_shows_an_example(
+    problem_text: str, tables: DeclaredTables
+) -> None:
     with pytest.raises(QueryError) as caught:
-        check_translatable("the query of model m", WITHOUT_REWRITE[words], tables.describe)
+        check_translatable("the query of model m", WITHOUT_REWRITE[problem_text], tables.describe)
     (problem,) = caught.value.problems
-    assert words in problem
+    assert problem_text in problem
     assert problem.startswith("line 2: ")
     shown = (caught.value.hint or "").split("\n\n")[1]
     assert shown in EXAMPLES.values()

@@ -98,10 +98,10 @@ def test_a_long_statement_with_too_many_buckets_has_that_reason(
     aws_runner: AwsRunner, name_of: Callable[[str], str]
 ) -> None:
     name = name_of("buckets")
-    place = aws_runner.store.where(f"processing/{name}") + "/"
+    location = aws_runner.store.where(f"processing/{name}") + "/"
     sql = (
         f'CREATE TABLE "{aws_runner.resources.database}"."{name}" WITH (format = \'PARQUET\', '
-        f"external_location = '{place}', bucketed_by = ARRAY['b'], bucket_count = 200) AS "
+        f"external_location = '{location}', bucketed_by = ARRAY['b'], bucket_count = 200) AS "
         f"SELECT '{'x' * MAX_CAUSE}' AS x, b FROM UNNEST(sequence(0, 199)) AS t(b)"
     )
     with aws_runner.emulator.settings(open_writers=100):

@@ -39,16 +39,18 @@ def tariffs(account: Account) -> Iterator[Stack]:
 
 
 def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Path) -> None:
-    places = demo.make("demo", tmp_path / "data")
+    locations = demo.make("demo", tmp_path / "data")
     home = tmp_path / "home"
-    sources = [word for name, place in places.items() for word in ("--source", f"{name}={place}")]
+    sources = [
+        word for name, location in locations.items() for word in ("--source", f"{name}={location}")
+    ]
     for warehouse in ("athena", "duckdb"):  # in one home each: a release names its parent
         name = f"parity-{warehouse}"
-        words = ("--run-id", name, "--as-of", demo.AS_OF, "--warehouse", warehouse)
-        completed = tariffs.cli("run", demo.JOB, *words, *sources)
+        arguments = ("--run-id", name, "--as-of", demo.AS_OF, "--warehouse", warehouse)
+        completed = tariffs.cli("run", demo.JOB, *arguments, *sources)
         assert "done in" in completed.stdout
         assert "3,960" in completed.stdout
-        here = hundredfold.run(demo.JOB, places, home=home, run_id=name, as_of=demo.AS_OF)
+        here = hundredfold.run(demo.JOB, locations, home=home, run_id=name, as_of=demo.AS_OF)
         there = hundredfold.open_run(name, home=tariffs.home)
         assert published(there) == published(here)
 
@@ -75,10 +77,10 @@ def counted(facts: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def cli_here(home: Path, *words: str) -> str:
+def cli_here(home: Path, *arguments: str) -> str:
     """Return what the same command prints for the runs of this machine."""
     return subprocess.run(
-        [*Stack.program, *words, "--home", str(home)],
+        [*Stack.program, *arguments, "--home", str(home)],
         capture_output=True,
         text=True,
         check=True,
@@ -91,7 +93,7 @@ def cli_here(home: Path, *words: str) -> str:
 
 def test_a_run_continues_when_its_client_is_interrupted(trouble: Stack, tmp_path: Path) -> None:
     tasks = Tasks.write(tmp_path, ["held"] * 12)
-    words = (
+    arguments = (
         "run",
         TROUBLE,
         "--run-id",
@@ -104,7 +106,7 @@ def test_a_run_continues_when_its_client_is_interrupted(trouble: Stack, tmp_path
         f"tasks={tasks.file}",
     )
     client = subprocess.Popen(
-        trouble.command(*words),
+        trouble.command(*arguments),
         env=trouble.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,10 +171,10 @@ def test_a_run_resumes_after_a_rejected_query_is_fixed(trouble: Stack, tmp_path:
     with pytest.raises(HundredfoldError, match="INVALID_CAST_ARGUMENT"):
         trouble.run(tasks, "refused")
     assert "INVALID_CAST_ARGUMENT" in trouble.record("refused").reason
-    mended = {"JOB_IS_MENDED": "yes"}
+    corrected = {"JOB_IS_MENDED": "yes"}
     with (
-        trouble.changed_function("Step", Environment=mended),
-        trouble.changed_function("Work", Environment=mended),
+        trouble.changed_function("Step", Environment=corrected),
+        trouble.changed_function("Work", Environment=corrected),
     ):
         assert (
             len(hundredfold.resume("refused", backend="aws", stack=trouble.name).published_rows())

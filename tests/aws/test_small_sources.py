@@ -98,10 +98,10 @@ def write_parquet(folder: Path, rows: list[dict[str, Any]]) -> None:
 def write_folders(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write a file for each shop, in folders that give its name."""
     for shop in sorted({row["shop"] for row in rows}):
-        place = folder / f"shop={shop}"
-        place.mkdir()
+        location = folder / f"shop={shop}"
+        location.mkdir()
         part = pa.Table.from_pylist([row for row in rows if row["shop"] == shop])
-        pq.write_table(part.drop_columns(["shop"]), place / "rows.parquet")
+        pq.write_table(part.drop_columns(["shop"]), location / "rows.parquet")
 
 
 FORMS: dict[str, Write] = {
@@ -264,8 +264,8 @@ def test_the_warehouse_is_chosen_by_the_size_of_the_sources(
     address = aws_runner.upload("choice", "sales", tmp_path / "sales.csv")
     job = Job("one", [Source("sales")], SALES.models[:1])
 
-    def chosen(memory_mb: int, wanted: str = "auto", place: str = address) -> tuple[str, str]:
-        found = choose_warehouse(wanted, job, {"sales": place}, memory_mb)
+    def chosen(memory_mb: int, wanted: str = "auto", location: str = address) -> tuple[str, str]:
+        found = choose_warehouse(wanted, job, {"sales": location}, memory_mb)
         return found.warehouse, found.reason
 
     assert size > 2**10
@@ -273,9 +273,9 @@ def test_the_warehouse_is_chosen_by_the_size_of_the_sources(
     assert chosen(0)[0] == "athena"
     assert chosen(0, "duckdb") == ("duckdb", "as requested")
     assert chosen(3008, "athena") == ("athena", "as requested")
-    assert chosen(3008, place="glue://db/table") == ("athena", "sales is a Glue table")
+    assert chosen(3008, location="glue://db/table") == ("athena", "sales is a Glue table")
     with pytest.raises(SourceError):
-        chosen(3008, place=address.replace("choice", "nowhere"))
+        chosen(3008, location=address.replace("choice", "nowhere"))
 
 
 def test_a_glue_table_needs_athena(aws_runner: AwsRunner) -> None:
@@ -333,9 +333,9 @@ def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path
     compared = compare_run(trouble.home, name, PlanOptions(), TimingDisplay())
     assert [row["stage"] for row in compared["stages"]] == [*planned["stages"]]
     assert all(row["measured"] > 0 for row in compared["stages"])
-    told = trouble.cli("status", name).stdout
-    assert "  efficiency " in told
-    assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in told
+    shown = trouble.cli("status", name).stdout
+    assert "  efficiency " in shown
+    assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in shown
     assert record.options["warehouse"] == "duckdb"
     assert "of the 250 MiB that one function reads" in record.options["warehouse_reason"]
     calls = steps_of(trouble, name)

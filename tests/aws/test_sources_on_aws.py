@@ -88,16 +88,16 @@ def both(
     runner: InProcessRunner,
     aws_runner: AwsRunner,
     sources: tuple[Source, ...],
-    places: dict[str, Any],
+    locations: dict[str, Any],
 ) -> tuple[InProcessRun, AwsRun]:
     """Start a run of these sources locally, and one on AWS."""
     job = job_of(*sources)
-    for name, location in places.items():
+    for name, location in locations.items():
         if isinstance(location, pa.Table):
-            places[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
-            places[name].parent.mkdir(parents=True)
-            pq.write_table(location, places[name])
-    return runner.start(job, **places), aws_runner.start(job, **places)
+            locations[name] = runner.store.path(f"tables/{uuid4().hex}/rows.parquet")
+            locations[name].parent.mkdir(parents=True)
+            pq.write_table(location, locations[name])
+    return runner.start(job, **locations), aws_runner.start(job, **locations)
 
 
 def comparable_rows(rows: list[dict[str, Any]], exact: bool) -> list[str]:
@@ -213,8 +213,8 @@ def test_text_is_validated_as_by_a_local_run(
     (tmp_path / "shops.csv").write_text("shop\na\nb\nab\n")
     (tmp_path / "sales.csv").write_text(csv_of([*rows, GOOD_TEXT]))
     before = len(aws_runner.queries)
-    places = {"shops": tmp_path / "shops.csv", "sales": tmp_path / "sales.csv"}
-    assert_same_validation(*both(runner, aws_runner, SOURCES, places), exact=True)
+    locations = {"shops": tmp_path / "shops.csv", "sales": tmp_path / "sales.csv"}
+    assert_same_validation(*both(runner, aws_runner, SOURCES, locations), exact=True)
     # Athena was queried for the accepted rows only
     assert all(sql.startswith("SELECT") for sql in aws_runner.queries[before:])
 
@@ -269,7 +269,7 @@ typed = st.fixed_dictionaries(
         "kind": st.none() | st.sampled_from(["new", "used", "old"]),
         "code": st.none() | st.sampled_from(["vx123", "v1", "v\n123"]),
         "price": st.none() | st.sampled_from([1.5, 0.0, -1.0, 999.0, 1e9, float("inf")]),
-        "cost": st.none() | st.decimals(-2, 2, places=2),
+        "cost": st.none() | st.decimals(-2, 2, locations=2),
         "count": st.none() | st.integers(-4, 104),
         "day": st.none() | st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 4)),
         "at": st.none()

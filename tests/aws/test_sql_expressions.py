@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("at", pa.timestamp("ms")),
     ]
 )
-words = st.text("abÄß%_ 1.'", max_size=4)
+texts = st.text("abÄß%_ 1.'", max_size=4)
 days = st.dates(dt.date(1999, 12, 20), dt.date(2024, 3, 10))
 rows = st.fixed_dictionaries(
     {
@@ -44,8 +44,8 @@ rows = st.fixed_dictionaries(
         | st.integers(-60, 60).map(lambda n: n / 8)
         | st.sampled_from([0.1, -0.0, 1e15]),
         "m": st.none() | st.decimals(-99, 99, places=2),
-        "s": st.none() | words,
-        "t": words,
+        "s": st.none() | texts,
+        "t": texts,
         "b": st.none() | st.booleans(),
         "d": st.none() | days,
         "e": days,

@@ -150,13 +150,13 @@ def test_polls_without_progress_back_off_and_count_if_the_queue_is_empty() -> No
 @pytest.mark.parametrize("steady", [True, False])
 def test_a_month_of_work_fits_into_the_history_of_an_execution(steady: bool) -> None:
     month = 30 * 86_400.0
-    look, now, polls = PollState.of(None, 1e9), 1e9, 0
+    poll, now, polls = PollState.of(None, 1e9), 1e9, 0
     while now < 1e9 + month:
-        now += max(look.pause, 1)
+        now += max(poll.pause, 1)
         done = int(1e6 * (now - 1e9) / month) if steady else 0
-        look = look.next(done, now, left=int(1e6) - done, busy=True)
+        poll = poll.next(done, now, left=int(1e6) - done, busy=True)
         polls += 1
-        assert look.pause <= max(MAX_POLL_S, 0.01 * (now - 1e9) + 1)
+        assert poll.pause <= max(MAX_POLL_S, 0.01 * (now - 1e9) + 1)
     assert polls * 9 < 25_000 / 3  # events
 
 

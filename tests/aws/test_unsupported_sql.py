@@ -61,15 +61,15 @@ ON_LINE_3 = {
 }
 
 
-@pytest.mark.parametrize("words", ON_LINE_3)
-def test_sql_that_athena_does_not_support_is_rejected_with_its_line(words: str) -> None:
-    query = ON_LINE_3[words]
+@pytest.mark.parametrize("phrase", ON_LINE_3)
+def test_sql_that_athena_does_not_support_is_rejected_with_its_line(phrase: str) -> None:
+    query = ON_LINE_3[phrase]
     with pytest.raises(
         QueryError, match=r"the query of model prices cannot run on AWS\n"
     ) as caught:
         check_translatable("the query of model prices", query)
     (problem,) = caught.value.problems
-    assert problem.startswith(f"line 3: {words.rstrip(';')}")
+    assert problem.startswith(f"line 3: {phrase.rstrip(';')}")
     assert caught.value.hint
 
 

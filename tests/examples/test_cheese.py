@@ -83,7 +83,7 @@ def test_a_row_that_cannot_be_stops_the_run_and_is_named(
 
 def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) -> None:
     cheese.to_csv(tmp_path / "cheese.csv", index=False)
-    words = [
+    arguments = [
         "run",
         "examples.cheese.job:job",
         "--source",
@@ -92,7 +92,7 @@ def test_the_command_prints_the_summary(cheese: pd.DataFrame, tmp_path: Path) ->
         str(tmp_path / "home"),
     ]
     completed = subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words],
+        [sys.executable, "-m", "hundredfold", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -145,10 +145,10 @@ def test_a_bad_unit_is_reported_with_its_reason_and_the_others_are_done(
     done: Any, how: str
 ) -> None:
     k, (before, bad, after) = neighbours(done, how)
-    status, error, words = BAD[how]
+    status, error, message = BAD[how]
     assert bad["status"] in ({status} if status else {"failed", "crashed"})
     assert bad["error"] == (error or bad["error"])
-    assert words in f"{bad['error']}: {bad['message']}"
+    assert message in f"{bad['error']}: {bad['message']}"
     assert (before["status"], after["status"]) == ("ok", "ok")
     results = by_key(done.results().arrow())
     assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)
@@ -194,14 +194,14 @@ def test_a_bad_unit_among_many_is_found_by_halves(done_together: Any, how: str) 
         "SystemExit": bad["status"],
     }.get(how, "crashed")
     assert bad["status"] != "ok"
-    words = {
+    message = {
         "raise": "ValueError: as it was told to",
         "segfault": "killed by SIGSEGV",
         "exit": "exit code 3",
         "SystemExit": "enough",
     }
     assert (
-        words.get(how, "exceeded its time_limit of 600 s" if how == "sleep" else "MemoryError")
+        message.get(how, "exceeded its time_limit of 600 s" if how == "sleep" else "MemoryError")
         in f"{bad['error']}: {bad['message']}"
     )
     assert (before["status"], after["status"]) == ("ok", "ok")

@@ -42,22 +42,22 @@ JOB = Job(
 
 
 def test_a_run_stops_at_its_budget_and_resumes_with_a_higher_one(tmp_path: Path) -> None:
-    places: Any = {"home": tmp_path, "workers": 1}
+    options: Any = {"home": tmp_path, "workers": 1}
     with pytest.raises(BudgetSpent, match=r"of 8 units of m are done, and kept") as stopped:
-        run(JOB, {"sales": SALES}, run_id="r", budget="0.08s", as_of="2026-01-01", **places)
+        run(JOB, {"sales": SALES}, run_id="r", budget="0.08s", as_of="2026-01-01", **options)
     assert "hundredfold resume r --budget AMOUNT" in str(stopped.value.hint)
     first = open_run("r", home=tmp_path)
     done = summarize(first)["models"]["m"]["done"]
     assert first.state == "failed"
     assert 1 <= done < UNITS
     with pytest.raises(BudgetSpent, match=rf"{done} of 8 units of m are done"):
-        resume("r", job=JOB, **places)
+        resume("r", job=JOB, **options)
     # the first model ends within this budget, or spends more: nothing of the second is done
     spent = first.record.counts["spent"]
     assert spent >= 0.08
     with pytest.raises(BudgetSpent, match=r"units of [mn] are done"):
-        resume("r", job=JOB, budget=f"{spent + 0.05 * (UNITS - done) - 0.04:.3f}s", **places)
-    ended = resume("r", job=JOB, budget="1h", **places)
+        resume("r", job=JOB, budget=f"{spent + 0.05 * (UNITS - done) - 0.04:.3f}s", **options)
+    ended = resume("r", job=JOB, budget="1h", **options)
     assert summarize(ended)["spent"].endswith("s of core time of 3,600.0 s of core time")
     assert ended.units("m").table.column("attempt").to_pylist() == [1] * UNITS
     plain = run(JOB, {"sales": SALES}, run_id="r", as_of="2026-01-01", home=tmp_path / "b")

@@ -73,8 +73,8 @@ def project(folder: Path, **changes: str) -> Path:
     return folder
 
 
-def cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hundredfold", *words]
+def cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hundredfold", *arguments]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False
     )
@@ -382,9 +382,9 @@ def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
     (folder / "pack/value.py").write_text("V = 1\n")
     if kind != "namespace":
         (folder / "pack/__init__.py").write_text("")
-    place = folder
+    location = folder
     if kind == "zip":
-        place = Path(shutil.make_archive(str(tmp_path / "pack"), "zip", folder))
+        location = Path(shutil.make_archive(str(tmp_path / "pack"), "zip", folder))
         shutil.rmtree(folder)
     if kind == "pyc":
         import compileall
@@ -395,13 +395,13 @@ def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
     (tmp_path / "main.py").write_text(
         dedent(f"""
         import sys, os, shutil
-        sys.path.insert(0, {str(place)!r})
+        sys.path.insert(0, {str(location)!r})
         import hundredfold
         from hundredfold import Job, Model, Source
         from hundredfold.pipeline.runner import NullCallbacks
         from pack.inner import f
 
-        PLACE = {str(place)!r}
+        PLACE = {str(location)!r}
 
         class Remove(NullCallbacks):
             def progress(self, progress):

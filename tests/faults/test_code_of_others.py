@@ -52,14 +52,14 @@ def test_a_home_that_exists_keeps_its_mode(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["", "runs", "runs/r", "runs/r/job.pickle"])
 def test_a_pickled_job_that_everyone_may_write_is_refused(home: Path, part: str) -> None:
-    place = home / part
-    place.chmod(place.stat().st_mode | stat.S_IWOTH)
+    path = home / part
+    path.chmod(path.stat().st_mode | stat.S_IWOTH)
     with pytest.raises(HomeError, match="is not executed because another user") as caught:
         hundredfold.replay("m", "1", home=home)
-    assert caught.value.problems == (f"everyone may write {place}",)
+    assert caught.value.problems == (f"everyone may write {path}",)
     assert "job=job" in str(caught.value.hint)
     assert hundredfold.open_run("r", home=home).results().table.num_rows == 2  # no code
-    place.chmod(place.stat().st_mode & ~stat.S_IWOTH)
+    path.chmod(path.stat().st_mode & ~stat.S_IWOTH)
     assert hundredfold.replay("m", "1", home=home) == {"y": 2.0}
 
 

@@ -24,8 +24,8 @@ def test_a_run_killed_at_any_stage_ends_with_the_same_bytes_and_no_process() -> 
         command, cwd=TESTS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as drill:
         try:
-            words, _ = drill.communicate(timeout=HANG_S)
+            output, _ = drill.communicate(timeout=HANG_S)
         finally:
             drill.terminate()
-    assert drill.returncode == 0, words
-    assert "0 faults; 8 files compared" in words
+    assert drill.returncode == 0, output
+    assert "0 faults; 8 files compared" in output

@@ -98,9 +98,9 @@ def test_an_unexpected_error_reaches_the_command_line_as_one_line(tmp_path: Path
     assert "error: unexpected RuntimeError: a fault of our own\n" in done.stderr
 
 
-def hundredfold_cli(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def hundredfold_cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hundredfold", *words],
+        [sys.executable, "-m", "hundredfold", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -331,19 +331,19 @@ def test_a_home_that_cannot_be_written_can_be_read(tmp_path: Path) -> None:
     assert hundredfold_cli(tmp_path, "run", "reading_job.py", "--home", "home").returncode == 0
     home = tmp_path / "home"
     (tmp_path / "reading.py").write_text(READING)
-    places = [home, *home.rglob("*")]
-    before = {place: place.stat().st_mtime_ns for place in places}
-    for place in places:
-        place.chmod(0o555 if place.is_dir() else 0o444)
+    paths = [home, *home.rglob("*")]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
     try:
         command = [*WITHOUT_RIGHTS, sys.executable, str(tmp_path / "reading.py"), str(home)]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False
         )
     finally:
-        for place in places:
-            place.chmod(0o755 if place.is_dir() else 0o644)
+        for path in paths:
+            path.chmod(0o755 if path.is_dir() else 0o644)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("done 2 2 0 2\n{'y': 2.0}\n")
     assert done.stdout.endswith("HomeError\nStateError\n")
-    assert {place: place.stat().st_mtime_ns for place in (home, *home.rglob("*"))} == before
+    assert {path: path.stat().st_mtime_ns for path in (home, *home.rglob("*"))} == before

@@ -169,8 +169,8 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path: Path, work: Any, many
     assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert max(processes(run, "m").values()) <= 20
     assert run.counts["workers_replaced"].keys() == {"max_units_per_worker"}
-    words = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path)]
-    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(r"^  workers replaced: (\d+) \(\1 x max_units_per_worker\)$", shown, re.M)
 
 

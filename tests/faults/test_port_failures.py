@@ -66,7 +66,7 @@ JOB = Job(
 
 
 @dataclass
-class SlowCrew(InProcessPool):
+class SlowPool(InProcessPool):
     """A worker pool that stalls for longer than a lease."""
 
     clock: ManualClock = field(default_factory=ManualClock)
@@ -77,7 +77,7 @@ class SlowCrew(InProcessPool):
 
 
 @dataclass
-class LosingCrew(InProcessPool):
+class LosingPool(InProcessPool):
     """A worker pool whose children die from outside, `times` for each unit in `lost`."""
 
     lost: dict[int, int] = field(default_factory=dict)
@@ -124,16 +124,16 @@ def begun(folder: Path, units: int = FEW) -> Home:
     return home
 
 
-def walk(home: Home, callbacks: RunCallbacks | None = None) -> None:
+def run_stages(home: Home, callbacks: RunCallbacks | None = None) -> None:
     """What a driver does with the run, in this process."""
     record = home.ledger.move("r", states.Event.START)
-    places = {"s": home.folder / "runs/r/staged/s.parquet"}
+    locations = {"s": home.folder / "runs/r/staged/s.parquet"}
     LocalRunner(
         home,
         JOB,
         record,
         Resources(1, 2**30),
-        places,
+        locations,
         callbacks or NullCallbacks(),
         pool_factory=InProcessPool,
     ).run()
@@ -162,14 +162,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A run that is stopped before its first message is sent."""
     home = begun(tmp_path_factory.mktemp("prepared"))
     with suppress(InjectedFault):
-        walk(home, Until("enqueue mean"))
+        run_stages(home, Until("enqueue mean"))
     return home
 
 
 @pytest.fixture(scope="module")
 def wanted(stopped: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     home = copied(stopped, tmp_path_factory.mktemp("undisturbed") / "home")
-    walk(home)
+    run_stages(home)
     return published_bytes(home.folder)
 
 
@@ -190,10 +190,10 @@ def test_whichever_call_fails_the_next_driver_ends_with_the_same_bytes(
         faulty = kind(sound, fail_at=n)
         setattr(home, port, faulty)
         with suppress(InjectedFault):
-            walk(home)
+            run_stages(home)
         setattr(home, port, sound)
         if home.ledger.read("r").state is not states.State.DONE:
-            walk(home)
+            run_stages(home)
         assert published_bytes(home.folder) == wanted, f"call {n} of the {port}"
         assert home.ledger.read("r").state is states.State.DONE
         if faulty.calls < n:
@@ -207,7 +207,7 @@ LAYOUT = Layout("r")
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = begun(tmp_path_factory.mktemp("worked"), MANY)
-    walk(home)
+    run_stages(home)
     return home
 
 
@@ -239,13 +239,13 @@ def dispatcher(
     clock: ManualClock,
     /,
     pool: type[InProcessPool] = InProcessPool,
-    **words: Any,
+    **options: Any,
 ) -> WorkDispatcher:
     manifest = Manifest.read(LAYOUT, "above", home.store)
     messages, coverage = plan_attempt(manifest, LAYOUT, 1, home.store)
     enqueue(messages, coverage, queue)
     units = UnitList.read(LAYOUT, "above", home.store)
-    hired = pool(WorkerContext(JOB, LAYOUT, home.store), 2, **words)
+    started = pool(WorkerContext(JOB, LAYOUT, home.store), 2, **options)
     return WorkDispatcher(
         messages,
         manifest,
@@ -254,7 +254,7 @@ def dispatcher(
         coverage,
         queue,
         home.store,
-        hired,
+        started,
         lambda _: None,
         60.0,
         clock,
@@ -327,7 +327,7 @@ def test_whichever_call_of_the_queue_fails_the_next_driver_does_the_rest(
 def test_a_message_redelivered_during_its_execution_has_one_result(
     home: Home, queue: MemoryQueue, clock: ManualClock
 ) -> None:
-    dispatcher(home, queue, clock, SlowCrew, clock=clock).run()
+    dispatcher(home, queue, clock, SlowPool, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
     assert open_run("r", home=home.folder).results("above").arrow().num_rows == MANY - 1
@@ -399,7 +399,7 @@ def test_messages_that_a_queue_has_lost_are_sent_again(
 def test_a_death_costs_its_unit_unless_it_is_the_first_external_one(
     home: Home, queue: MemoryQueue, clock: ManualClock, times: Any, outside: Any, crashed: Any
 ) -> None:
-    dispatcher(home, queue, clock, LosingCrew, lost={10: times}, outside=outside).run()
+    dispatcher(home, queue, clock, LosingPool, lost={10: times}, outside=outside).run()
     assert not_ok(home) == {1: "failed"} | crashed
 
 

@@ -108,7 +108,7 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the disk know of every sync, rename and removal below its home, before it is done."""
     fsync, replace, unlink = os.fsync, os.replace, os.unlink
 
-    def place(name: Any, dir_fd: int | None = None) -> Path:
+    def resolve(name: Any, dir_fd: int | None = None) -> Path:
         return (
             Path(f"/proc/self/fd/{dir_fd}").readlink() / os.fsdecode(name)
             if dir_fd is not None
@@ -143,14 +143,14 @@ def watched(disk: Disk, patch: pytest.MonkeyPatch) -> Iterator[None]:
                 disk.synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
 
     def watched_replace(source: Any, target: Any, **more: Any) -> None:
-        path = place(target)
+        path = resolve(target)
         with moment("rename to", path) as ours:
             if ours:
                 changed(path)
             replace(source, target, **more)
 
     def watched_unlink(name: Any, *, dir_fd: int | None = None) -> None:
-        path = place(name, dir_fd)
+        path = resolve(name, dir_fd)
         with moment("remove", path) as ours:
             if ours and not any(part in path.name for part in DATABASE):
                 changed(path)

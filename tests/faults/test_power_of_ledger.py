@@ -71,14 +71,14 @@ def killed_writer(path: Path, random: Random) -> int:
     return int(printed.split(b"\n")[-2])
 
 
-def note_in(place: Path, database: bytes, journal: bytes | None) -> tuple[int, bytes]:
+def note_in(target: Path, database: bytes, journal: bytes | None) -> tuple[int, bytes]:
     """Return the note that a ledger of these files has, and what its file is once SQLite has
     recovered it.
     """
-    place.mkdir(exist_ok=True)
-    path = place / "ledger.sqlite"
+    target.mkdir(exist_ok=True)
+    path = target / "ledger.sqlite"
     path.write_bytes(database)
-    hot = place / "ledger.sqlite-journal"
+    hot = target / "ledger.sqlite-journal"
     hot.unlink(missing_ok=True)
     if journal is not None:
         hot.write_bytes(journal)
@@ -140,9 +140,9 @@ def run_and_die(folder: Path, commit: int) -> None:
             if commits[0] == commit:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def connected(place: Any, **how: Any) -> sqlite3.Connection:
-        db: sqlite3.Connection = connect(place, **how)
-        if "ledger.sqlite" in str(place):
+    def connected(target: Any, **how: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(target, **how)
+        if "ledger.sqlite" in str(target):
             db.set_trace_callback(seen)
         return db
 

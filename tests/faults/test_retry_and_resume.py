@@ -76,7 +76,7 @@ BROKEN = job_of(base_broken, apart_broken, max_failed=1)
 HELD = job_of(base_broken, apart_broken)
 
 
-def begun(home: Path, job: Job, **words: Any) -> Any:
+def begun(home: Path, job: Job, **options: Any) -> Any:
     return run(
         job,
         {"s": ROWS},
@@ -85,7 +85,7 @@ def begun(home: Path, job: Job, **words: Any) -> Any:
         workers=1,
         memory="1GB",
         as_of="2026-01-01",
-        **words,
+        **options,
     )
 
 
@@ -262,11 +262,13 @@ def test_a_home_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("place", ["a file", "/proc/home"])
-def test_a_home_that_cannot_be_made_is_reported_with_what_to_do(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("location", ["a file", "/proc/home"])
+def test_a_home_that_cannot_be_made_is_reported_with_what_to_do(
+    tmp_path: Path, location: str
+) -> None:
     (tmp_path / "a file").touch()
     with pytest.raises(HomeError, match=r"cannot be (read or )?written") as error:
-        begun(tmp_path / place, SOUND)
+        begun(tmp_path / location, SOUND)
     assert "--home" in (error.value.hint or "")
 
 

@@ -79,11 +79,11 @@ def removed(path: Path) -> None:
     path.unlink()
 
 
-def go(folder: Path, callbacks: NullCallbacks, place: Path | None = None, job: Job = JOB) -> Any:
+def go(folder: Path, callbacks: NullCallbacks, location: Path | None = None, job: Job = JOB) -> Any:
     home = folder / "home"
     return hundredfold.run(
         job,
-        {"sales": place or folder / "sales.parquet"},
+        {"sales": location or folder / "sales.parquet"},
         home=home,
         run_id="r",
         workers=1,

@@ -95,19 +95,19 @@ def started(path: Path, home: Path, **environment: str) -> Iterator[subprocess.P
 def ran(path: Path, home: Path, **environment: str) -> str:
     """What a script printed; it must end well, and say nothing else."""
     with started(path, home, **environment) as process:
-        words, errors = process.communicate(timeout=HANG_S)
+        output, errors = process.communicate(timeout=HANG_S)
     assert (process.returncode, errors) == (0, "")
-    return words
+    return output
 
 
 def goes_on(process: subprocess.Popen[str]) -> Any:
     """Whether a process has not ended; what it said, if it has."""
 
-    def look() -> bool:
+    def is_running() -> bool:
         assert process.poll() is None, process.communicate()
         return True
 
-    return look
+    return is_running
 
 
 def some_done(home: Path) -> Any:
@@ -306,10 +306,10 @@ def test_a_script_without_a_main_guard_runs_its_functions_and_closures(
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=2, memory="1GB")
         print([done.results(name).arrow().column("y").to_pylist() for name in "abc"])
     """
-    words = ran(
+    output = ran(
         script(tmp_path, dedent(lines), units=3), tmp_path / "home", HUNDREDFOLD_START=method
     )
-    assert words.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
+    assert output.splitlines() == ["once", str([[0.0, 3.0, 6.0]] * 3)]
 
 
 def test_functions_with_a_cache_may_stand_in_a_script(tmp_path: Path) -> None:
@@ -333,8 +333,8 @@ def test_functions_with_a_cache_may_stand_in_a_script(tmp_path: Path) -> None:
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
         print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
     """
-    words = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
-    assert words.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
+    output = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
+    assert output.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
 
 
 def test_generic_functions_may_stand_in_a_script(tmp_path: Path) -> None:
@@ -379,8 +379,8 @@ def test_generic_functions_may_stand_in_a_script(tmp_path: Path) -> None:
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
         print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
     """
-    words = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
-    assert words.splitlines() == [
+    output = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
+    assert output.splitlines() == [
         str([{"size": 3, "kind": "text", "other": "other", "twice": 4}] * 2)
     ]
 

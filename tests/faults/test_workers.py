@@ -274,7 +274,7 @@ def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path: Path) ->
     )  # both, though these units are one message
 
 
-class Dear:
+class Costly:
     """Four dear units side by side among many cheap ones; writes down every call."""
 
     def __init__(self, calls: Any) -> None:
@@ -292,7 +292,7 @@ class Dear:
 
 def test_expensive_neighbours_are_shared_and_none_of_them_is_done_twice(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    job = Job("j", [Source("s")], [Model("m", ("k",), Dear(calls))])
+    job = Job("j", [Source("s")], [Model("m", ("k",), Costly(calls))])
     done = run(
         job,
         {"s": pa.table({"k": range(200)})},

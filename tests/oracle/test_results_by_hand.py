@@ -46,18 +46,18 @@ SCHEMA = pa.schema(
     ]
 )
 UTC = dt.UTC
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
 floats = st.floats(allow_nan=True, width=64) | st.sampled_from(
     [0.0, -0.0, math.inf, -math.inf, 0.1, 0.2, 1e300]
 )
 rows = st.fixed_dictionaries(
     {
-        "place": st.none() | st.sampled_from(["", "a", "ä", "a,b", "Ä\n", "😀", "b"]) | words,
+        "place": st.none() | st.sampled_from(["", "a", "ä", "a,b", "Ä\n", "😀", "b"]) | texts,
         "week": st.integers(-3, 3),
         "x": st.none() | floats,
         "n": st.none() | st.integers(-(2**53), 2**53),
         "flag": st.none() | st.booleans(),
-        "word": st.none() | words,
+        "word": st.none() | texts,
         "day": st.none() | st.dates(dt.date(1900, 1, 1), dt.date(2200, 1, 1)),
         "at": st.none()
         | st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(UTC)),
@@ -387,14 +387,14 @@ def test_a_function_that_ruins_its_rows_harms_no_other_unit(
 
 def several(rows: Unit) -> Any:
     """Return another number of rows and other types from unit to unit."""
-    place, first = rows.key[0], rows["n"][0]
-    if place in (None, ""):
+    location, first = rows.key[0], rows["n"][0]
+    if location in (None, ""):
         return []
     value = (
         None
         if rows.rows % 2
         else int(rows["week"][0])
-        if place < "b"
+        if location < "b"
         else float(rows["week"][0]) / 7
     )
     return [

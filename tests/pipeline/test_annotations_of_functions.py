@@ -343,8 +343,8 @@ class Schema(Generic[Element]):
         (Annotated[dt.datetime, at.Timezone("UTC")], "cannot be checked in SQL"),
     ],
 )
-def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, words: str) -> None:
-    with pytest.raises(JobError, match=words) as caught:
+def test_an_annotation_that_could_be_a_contract_is_refused(annotation: Any, message: str) -> None:
+    with pytest.raises(JobError, match=message) as caught:
         return_type(Model("m", unit=(), work=rows_of(annotation)))
     assert caught.value.hint
 

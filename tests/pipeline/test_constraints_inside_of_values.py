@@ -176,8 +176,8 @@ class Whole(pydantic.BaseModel):
     ids=str,
 )
 def test_a_check_that_sql_cannot_do_is_refused_with_the_declaration(
-    declared: type, words: str
+    declared: type, message: str
 ) -> None:
     with pytest.raises(JobError) as caught:
         read_contract(declared)
-    assert words in f"{caught.value.message} {caught.value.problems}"
+    assert message in f"{caught.value.message} {caught.value.problems}"

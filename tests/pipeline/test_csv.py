@@ -312,8 +312,8 @@ def damaged(draw: st.DrawFn) -> tuple[list[bytes], list[list[str]], bytes, int]:
     torn = draw(
         st.sampled_from([b'"open', b'"a "b" c"', b'"a"b', b"a\0b", b"a\xffb", b"a,b", b"a\rb", b""])
     )
-    place = draw(st.integers(0, width - 1))
-    values[place : place + 1] = [torn] if torn else []
+    position = draw(st.integers(0, width - 1))
+    values[position : position + 1] = [torn] if torn else []
     return (
         written(rows, **how),
         rows,
@@ -411,7 +411,7 @@ def test_rows_between_an_open_quote_and_a_stray_one_are_kept(
             ]
         else:
             assert rows == [(1, "pipe 5,2\n5,pipe 5", 6), (7, "y", 8)]
-            assert [words for facts in result.csv for words in describe_facts(facts)] == [
+            assert [message for facts in result.csv for message in describe_facts(facts)] == [
                 (
                     "CSV: 1 quoted values extend over lines that could be rows; the first begins "
                     f"in line 2 of {tmp_path / 'a.csv'} (if a quote is missing there: "
@@ -488,9 +488,9 @@ def others(folder: Path) -> Iterator[tuple[bytes, str]]:
 def test_a_file_that_is_not_csv_is_refused_with_its_real_type(
     runner: InProcessRunner, tmp_path: Path
 ) -> None:
-    for content, words in others(tmp_path):
+    for content, message in others(tmp_path):
         (tmp_path / "a.csv").write_bytes(content)
-        with pytest.raises(SourceError, match=words) as caught:
+        with pytest.raises(SourceError, match=message) as caught:
             read(runner, tmp_path / "a.csv")
         assert caught.value.hint
         assert str(tmp_path / "a.csv") in str(caught.value)

@@ -80,12 +80,12 @@ OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_file_that_is_not_parquet_is_named_with_its_real_type(
     runner: InProcessRunner, tmp_path: Path, kind: str, several: bool
 ) -> None:
-    change, words = OTHERS[kind]
+    change, message = OTHERS[kind]
     change(written(tmp_path / "b.parquet"))
     if several:
         written(tmp_path / "a.parquet")
         written(tmp_path / "c.parquet")
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         runner.source(Source("s"), tmp_path).validate()
     assert "b.parquet" in str(caught.value)
     assert "a.parquet" not in str(caught.value)

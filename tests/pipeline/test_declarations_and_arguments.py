@@ -68,8 +68,8 @@ TABLE = pa.table({"k": ["a", "b"]})
         ),
     ],
 )
-def test_the_error_for_a_wrong_declaration_has_the_wanted_value(declare: Any, words: str) -> None:
-    with pytest.raises(JobError, match=words):
+def test_the_error_for_a_wrong_declaration_has_the_wanted_value(declare: Any, message: str) -> None:
+    with pytest.raises(JobError, match=message):
         declare()
 
 
@@ -92,9 +92,9 @@ def test_one_source_and_one_model_need_no_list() -> None:
     ],
 )
 def test_the_error_for_a_wrong_argument_of_run_has_the_wanted_value(
-    tmp_path: Path, arguments: dict[str, Any], words: str
+    tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         hundredfold.run(**{"job": JOB, "sources": {"s": TABLE}, "home": tmp_path, **arguments})
 
 
@@ -177,7 +177,7 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
         "[Source('s', path='s.csv')], [Model('m', unit=('k',), work=a)], publish=Publish('out', "
         "query='SELECT run.run_id, m.* FROM m, run'))\n"
     )
-    words = [
+    message = [
         sys.executable,
         "-m",
         "hundredfold",
@@ -191,7 +191,7 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
     ]
     racing = [
         subprocess.Popen(
-            [*words, name], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*message, name], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         for name in ("one", "two", "three")
     ]

@@ -26,9 +26,10 @@ def put(root: Path, *names: str, text: str = "a\n1\n") -> None:
         (root / name).write_text(text)
 
 
-def found(root: Path, place: str = "") -> list[str]:
+def found(root: Path, location: str = "") -> list[str]:
     return [
-        os.path.relpath(path, root) for path in find_files("sales", str(root / place), root).paths
+        os.path.relpath(path, root)
+        for path in find_files("sales", str(root / location), root).paths
     ]
 
 
@@ -121,7 +122,7 @@ TABLES = {
 
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "",
         "lake",
@@ -135,14 +136,14 @@ TABLES = {
     ],
 )
 def test_a_table_of_another_format_is_refused_however_it_is_named(
-    tmp_path: Path, kind: str, place: str
+    tmp_path: Path, kind: str, location: str
 ) -> None:
     put(tmp_path, *(f"lake/t/{name}" for name in TABLES[kind]))
-    place = f"lake/t/{TABLES[kind][0]}" if place == "FILE" else place
-    if place in ("lake/*/*.parquet", "lake/t/*") and kind != "Delta Lake":
-        place = "lake/*/*/*.parquet"
+    location = f"lake/t/{TABLES[kind][0]}" if location == "FILE" else location
+    if location in ("lake/*/*.parquet", "lake/t/*") and kind != "Delta Lake":
+        location = "lake/*/*/*.parquet"
     with pytest.raises(SourceError, match=rf"sales: .*/lake/t/ is a table of {kind}") as caught:
-        find_files("sales", str(tmp_path / place), tmp_path)
+        find_files("sales", str(tmp_path / location), tmp_path)
     assert "glue://" in str(caught.value.hint)
 
 
@@ -297,10 +298,10 @@ class Monthly:
 def test_folders_give_columns_that_no_value_changes_in(
     runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    place = partitioned(
+    location = partitioned(
         tmp_path, form, ["year=2020/month=01", "year=2020/month=02", "year=2021/month=11"]
     )
-    run = runner.source(Source("sales"), place)
+    run = runner.source(Source("sales"), location)
     run.validate()
     assert [(r["k"], r["year"], r["month"]) for r in run.accepted("sales")] == [
         ("v0", 2020, "01"),
@@ -313,13 +314,13 @@ def test_folders_give_columns_that_no_value_changes_in(
         "year=2020/*/*",
         f"year=2020/month=01/x.{form}",
     ):
-        run = runner.source(Source("sales"), place / inner)
+        run = runner.source(Source("sales"), location / inner)
         run.validate()
         assert {(r["year"], r["month"]) for r in run.accepted("sales")} <= {
             (2020, "01"),
             (2020, "02"),
         }
-    run = runner.source(Source("sales", Monthly), place)
+    run = runner.source(Source("sales", Monthly), location)
     run.validate()
     assert [(r["year"], r["month"]) for r in run.accepted("sales")] == [
         (2020, 1),
@@ -378,8 +379,8 @@ class Yearly:
 def test_a_file_without_its_own_key_column_has_its_folders_value(
     runner: InProcessRunner, tmp_path: Path, form: str, contract: type | None, without: str
 ) -> None:
-    place = with_and_without(tmp_path, form, {"2020": 2020, "2021": 2021} | {without: None})
-    run = runner.source(Source("sales", contract), place)
+    location = with_and_without(tmp_path, form, {"2020": 2020, "2021": 2021} | {without: None})
+    run = runner.source(Source("sales", contract), location)
     run.validate()
     years = {2020, 2021} | {None if without.startswith("_") else int(without)}
     assert {row["year"] for row in run.accepted("sales")} == years
@@ -390,23 +391,23 @@ def test_a_file_without_its_own_key_column_has_its_folders_value(
 def test_an_own_key_column_of_nulls_is_another_value(
     runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    place = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
+    location = with_and_without(tmp_path, form, {"2020": 2020, "2021": "null", "2022": None})
     with pytest.raises(
         SourceError, match="is in a folder year=2021, and its own column year has the value None"
     ):
-        runner.source(Source("sales"), place).validate()
+        runner.source(Source("sales"), location).validate()
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_a_folders_value_that_no_column_can_hold_is_refused(
     runner: InProcessRunner, tmp_path: Path, form: str
 ) -> None:
-    place = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
+    location = with_and_without(tmp_path, form, {"2020": 2020, "x": None})
     with pytest.raises(
         SourceError,
         match="is in a folder year=x, and other files have a column year of type BIGINT",
     ):
-        runner.source(Source("sales"), place).validate()
+        runner.source(Source("sales"), location).validate()
 
 
 def test_partitions_are_decoded_and_may_be_null(runner: InProcessRunner, tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def batches_of(done: Run) -> list[tuple[int, int]]:
 
 
 def test_the_unit_that_was_slowest_is_a_batch_of_its_own_and_first(tmp_path: Path) -> None:
-    places: Any = {"home": tmp_path, "workers": 2, "as_of": AS_OF}
-    first = run(JOB, {"sales": sales(0, UNITS)}, run_id="r", **places)
-    again = run(JOB, {"sales": sales(0, UNITS)}, run_id="again", **places)
+    options: Any = {"home": tmp_path, "workers": 2, "as_of": AS_OF}
+    first = run(JOB, {"sales": sales(0, UNITS)}, run_id="r", **options)
+    again = run(JOB, {"sales": sales(0, UNITS)}, run_id="again", **options)
     assert (SLOW, SLOW) not in batches_of(first)
     assert batches_of(again)[0] == (SLOW, SLOW)
     assert first.published().read_bytes() == again.published().read_bytes()
@@ -60,7 +60,7 @@ def test_the_unit_that_was_slowest_is_a_batch_of_its_own_and_first(tmp_path: Pat
     assert f"batches by the seconds of run r: m ({UNITS} of {UNITS} units)" in lines
     assert not any("batches by" in line for line in further_lines(summarize(first)))
     # other units, of which eight are new: those have the cost of their rows
-    moved = run(JOB, {"sales": sales(8, UNITS + 8)}, run_id="moved", **places)
+    moved = run(JOB, {"sales": sales(8, UNITS + 8)}, run_id="moved", **options)
     assert batches_of(moved)[0] == (SLOW - 8, SLOW - 8)
     counts = moved.record.models["m"]
     assert (counts["costs_from"], counts["costs_known"]) == ("again", UNITS - 8)
@@ -87,9 +87,9 @@ def table_of(rows: list[tuple[Any, ...]]) -> pa.Table:
 def test_units_are_found_by_their_keys_whatever_they_are(
     before: list[tuple[Any, ...]], now: list[tuple[Any, ...]]
 ) -> None:
-    places = {same(row): place for place, row in enumerate(before)}
+    options = {same(row): position for position, row in enumerate(before)}
     found = positions(table_of(before), table_of(now))
-    assert found.tolist() == [places.get(same(row), -1) for row in now]
+    assert found.tolist() == [options.get(same(row), -1) for row in now]
 
 
 @given(

@@ -71,8 +71,8 @@ def written(folder: Path, form: str, names: list[str]) -> Path:
     return path
 
 
-def read(runner: InProcessRunner, place: Any, **declared: Any) -> list[dict[str, Any]]:
-    run = runner.source(Source("s", **declared), place)
+def read(runner: InProcessRunner, location: Any, **declared: Any) -> list[dict[str, Any]]:
+    run = runner.source(Source("s", **declared), location)
     run.validate()
     return run.accepted("s")
 
@@ -95,11 +95,11 @@ def test_a_name_is_read_as_it_is_written(
     ids=lambda names: ascii(names[0]) if isinstance(names, list) else "",
 )
 def test_a_name_that_sql_cannot_have_is_refused(
-    runner: InProcessRunner, tmp_path: Path, form: str, names: list[str], words: str
+    runner: InProcessRunner, tmp_path: Path, form: str, names: list[str], message: str
 ) -> None:
     if form == "parquet" and "\0" in names[0]:
         pytest.skip("pyarrow writes no such name")
-    with pytest.raises((SourceError, ContractError), match=words) as caught:
+    with pytest.raises((SourceError, ContractError), match=message) as caught:
         read(runner, written(tmp_path, form, names))
     assert caught.value.hint
 

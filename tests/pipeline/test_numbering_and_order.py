@@ -300,7 +300,7 @@ def batches(draw: st.DrawFn) -> tuple[pa.Table, list[str]]:
     return pa.table({UNIT: pa.array(units, pa.int64()), **columns}), order_by
 
 
-def place(value: Any) -> tuple[Any, ...]:
+def rank(value: Any) -> tuple[Any, ...]:
     """Return the sort key of a value in its column: numbers, then NaN, then null; -0.0 before
     0.0.
     """
@@ -322,7 +322,7 @@ def test_the_canonical_order_is_unit_then_order_by_then_the_rest(
     assert sorted(order.tolist()) == list(range(len(table)))
     names = [*order_by, *(n for n in table.column_names if n not in order_by and n != UNIT)]
     found = [
-        (row[UNIT], *(place(row[n]) for n in names))
+        (row[UNIT], *(rank(row[n]) for n in names))
         for row in plain_rows(table.take(from_numpy(order)))
     ]
     assert found == sorted(found)

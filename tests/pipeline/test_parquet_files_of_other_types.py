@@ -96,11 +96,11 @@ def test_types_that_would_change_a_value_are_refused(
     kind: Any,
     second: Any,
     other: Any,
-    words: str,
+    message: str,
     turned: bool,
 ) -> None:
     columns = [pa.array(first, kind), pa.array(second, other)]
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         read(runner, tmp_path, *(reversed(columns) if turned else columns))
     assert caught.value.hint
     assert ".parquet" in str(caught.value)

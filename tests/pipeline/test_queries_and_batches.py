@@ -73,10 +73,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("query", "declared", "words"), WRONG)
 def test_the_error_of_a_query_has_its_cause(
-    runner: InProcessRunner, query: str, declared: dict[str, Any], words: str
+    runner: InProcessRunner, query: str, declared: dict[str, Any], message: str
 ) -> None:
     run = runner_of(runner, query, **declared)
-    with pytest.raises(QueryError, match=words) as caught:
+    with pytest.raises(QueryError, match=message) as caught:
         run.all()
     assert caught.value.hint or "LINE" in str(caught.value)
 

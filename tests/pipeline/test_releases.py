@@ -186,10 +186,10 @@ def test_the_query_sees_the_run(runner: InProcessRunner) -> None:
     ],
 )
 def test_a_publishing_query_must_have_the_columns_of_the_contract(
-    runner: InProcessRunner, query: str, words: str
+    runner: InProcessRunner, query: str, message: str
 ) -> None:
     run = run_job(runner, "wrong", query)
-    with pytest.raises(QueryError, match=words):
+    with pytest.raises(QueryError, match=message):
         run.publish()
     assert current_version("wrong", runner.store) is None
 
@@ -293,6 +293,6 @@ def test_a_source_with_a_column_twice_is_refused(
 ) -> None:
     table = pa.table([["A"], [1], [2]], names=names)
     pq.write_table(table, tmp_path / "s.parquet")
-    for place in (table, tmp_path / "s.parquet"):
+    for location in (table, tmp_path / "s.parquet"):
         with pytest.raises(SourceError, match="has several columns named"):
-            runner.source(Source("s"), place).validate()
+            runner.source(Source("s"), location).validate()

@@ -90,11 +90,11 @@ def test_row_groups_do_not_depend_on_the_batches_of_fixed_lists(
 ) -> None:
     monkeypatch.setattr(rowgroups, "MAX_ROW_GROUP_BYTES", 4_000)
     rng = np.random.default_rng(7)
-    words = ["x" * int(n) for n in rng.integers(0, 200, 600)]
+    texts = ["x" * int(n) for n in rng.integers(0, 200, 600)]
     kind = pa.list_(pa.string(), 3)
     table = pa.table(
         {
-            "v": pa.array(np.array(words, object).reshape(200, 3).tolist(), kind),
+            "v": pa.array(np.array(texts, object).reshape(200, 3).tolist(), kind),
             "u": [uuid.UUID(int=n).bytes for n in range(200)],
         }
     )

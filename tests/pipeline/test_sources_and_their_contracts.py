@@ -66,8 +66,8 @@ def table(*changes: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist([GOOD | change for change in changes])
 
 
-def check(runner: InProcessRunner, source: Source, place: Any) -> tuple[Any, InProcessRun]:
-    run = runner.source(source, place)
+def check(runner: InProcessRunner, source: Source, location: Any) -> tuple[Any, InProcessRun]:
+    run = runner.source(source, location)
     (result,) = run.validate()
     rejects = run.rejects(source.name) if result.rejected or result.dropped else []
     assert result.rows == result.accepted + result.rejected + result.dropped
@@ -123,8 +123,8 @@ def test_a_folder_or_glob_is_all_its_files_and_each_counts_its_own_rows(
         (tmp_path / f"{name}.csv").write_text(
             HEAD + LINE + (LINE.replace("1.5", "-1") if name != "a" else "")
         )
-    for place in (tmp_path, tmp_path / "*.csv"):
-        result, run = check(runner, Source("sales", Sale, max_rejected=2), place)
+    for location in (tmp_path, tmp_path / "*.csv"):
+        result, run = check(runner, Source("sales", Sale, max_rejected=2), location)
         assert (result.rows, result.accepted) == (5, 3)
         assert [(Path(row["__file"]).name, row["__row"]) for row in run.rejects("sales")] == [
             ("b.csv", 2),
@@ -175,7 +175,7 @@ def test_a_parquet_file_that_breaks_nothing_is_read_in_place(
         run.validate()
 
 
-PLACES = {
+BAD_LOCATIONS = {
     "nope.csv": "there is no file",
     "*.nope": "no file matches",
     "empty": "there is no Parquet, CSV or JSON-lines file in the folder",
@@ -191,9 +191,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("location", BAD_LOCATIONS)
 def test_a_location_that_cannot_be_read_is_an_error(
-    runner: InProcessRunner, tmp_path: Path, place: str
+    runner: InProcessRunner, tmp_path: Path, location: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
@@ -209,8 +209,8 @@ def test_a_location_that_cannot_be_read_is_an_error(
         "bad.parquet": "no",
     }.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(SourceError, match=PLACES[place]) as caught:
-        runner.source(Source("sales"), tmp_path / place).validate()
+    with pytest.raises(SourceError, match=BAD_LOCATIONS[location]) as caught:
+        runner.source(Source("sales"), tmp_path / location).validate()
     assert caught.value.hint
     assert "SELECT" not in str(caught.value)
 
@@ -242,8 +242,8 @@ def test_a_frame_that_would_become_another_is_refused(runner: InProcessRunner) -
             "columns __row, __reason, and names that begin with __ are reserved",
         ),
     ]
-    for frame, words in frames:
-        with pytest.raises(SourceError, match=words) as caught:
+    for frame, message in frames:
+        with pytest.raises(SourceError, match=message) as caught:
             runner.source(Source("sales"), frame).validate()
         assert caught.value.hint
 
@@ -431,11 +431,11 @@ def test_a_time_column_cuts_no_nanoseconds(runner: InProcessRunner, tmp_path: Pa
     (tmp_path / "a.csv").write_text(
         "at\n2020-01-01 00:00:00.123456\n2020-01-01 00:00:00.123456789\n"
     )
-    for place in (
+    for location in (
         pa.table({"at": pa.array([1_000, 1_001], pa.timestamp("ns"))}),
         tmp_path / "a.csv",
     ):
-        _, run = check(runner, Source("s", Row, max_rejected=1), place)
+        _, run = check(runner, Source("s", Row, max_rejected=1), location)
         assert reasons(run, "s") == [(2, "at must be a time of at most 6 decimals")]
 
 
@@ -610,7 +610,7 @@ def test_a_source_may_refer_to_itself(runner: InProcessRunner) -> None:
 
 def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> None:
     rows = pa.table({"k": [1], "word": ["2020-01-01"]})
-    for source, words in [
+    for source, message in [
         (
             Source("s", clean={"prise": "1"}),
             r"its columns are k, word\n  clean: 'prise' is neither a column",
@@ -637,7 +637,7 @@ def test_a_check_that_could_do_nothing_is_refused(runner: InProcessRunner) -> No
             r"its references name missing columns\n  k -> s.nope: s has k, word",
         ),
     ]:
-        with pytest.raises(SourceError, match=words):
+        with pytest.raises(SourceError, match=message):
             runner.source(source, rows).validate()
     check(runner, Source("s", not_future=["word"], clean={"word": "CAST(word AS DATE)"}), rows)
 

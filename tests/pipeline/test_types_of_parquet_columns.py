@@ -221,11 +221,11 @@ def test_a_function_receives_exactly_the_value_of_the_file(
 def test_a_type_that_would_change_is_refused_with_its_column(
     runner: InProcessRunner, tmp_path: Path, name: str
 ) -> None:
-    write, words = REFUSED[name]
+    write, message = REFUSED[name]
     arrow(pa.int64(), 1)(tmp_path / "0.parquet")  # another file, which is not the cause
     (tmp_path / "0.parquet").rename(tmp_path / "other.parquet")
     write(tmp_path / "x.parquet")
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         received(runner, tmp_path / "x.parquet")
     assert "x.parquet" in str(caught.value) or "24:00" in str(caught.value)
     assert caught.value.hint

@@ -156,9 +156,9 @@ def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
     ],
 )
 def test_values_that_no_type_holds_are_refused(
-    runner: InProcessRunner, written: list[str], words: str
+    runner: InProcessRunner, written: list[str], message: str
 ) -> None:
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         values(runner, written)
     assert caught.value.hint
     assert "SELECT" not in str(caught.value)

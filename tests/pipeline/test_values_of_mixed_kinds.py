@@ -164,10 +164,10 @@ def test_values_of_one_kind_are_unchanged(values: list[Any], wanted: list[Any]) 
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_column_that_would_be_another_is_refused_in_a_source(frame: Any, words: str) -> None:
+def test_a_column_that_would_be_another_is_refused_in_a_source(frame: Any, message: str) -> None:
     with pytest.raises(SourceError) as caught:
         frame_to_table("s", frame)
-    assert words in caught.value.message
+    assert message in caught.value.message
 
 
 def test_masked_arrays_and_records_of_a_dict_are_exact() -> None:

@@ -29,10 +29,10 @@ MANY = settings(
 )
 
 
-def accepted(runner: InProcessRunner, kind: Any, place: Any) -> dict[int, Any]:
+def accepted(runner: InProcessRunner, kind: Any, location: Any) -> dict[int, Any]:
     """Return the accepted values of column `it` under a contract, by row number."""
     row = make_dataclass("Row", [("n", int), ("it", kind)])
-    run = runner.source(Source("s", row, max_rejected=10**6), place)
+    run = runner.source(Source("s", row, max_rejected=10**6), location)
     try:
         run.validate()
     except ContractError as error:

@@ -194,13 +194,13 @@ def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
     ],
 )
 def test_an_object_that_is_no_row_fails_only_its_unit_with_a_reason(
-    runner: InProcessRunner, value: Any, words: str
+    runner: InProcessRunner, value: Any, message: str
 ) -> None:
     for single in (False, True):
         run = run_job(runner, [{"a": 1}, value, {"a": 3}], single=single)
         assert [row["a"] for row in rows_of(run)] == [1, 3]
         assert list(why(run)) == [1]
-        assert words in why(run)[1]
+        assert message in why(run)[1]
 
 
 def test_key_columns_in_a_result_are_left_out_where_they_are_right(runner: InProcessRunner) -> None:
@@ -580,11 +580,11 @@ BROKEN = [
 
 @pytest.mark.parametrize(("change", "words"), BROKEN)
 def test_a_row_that_violates_its_contract_fails_its_unit_and_is_named(
-    runner: InProcessRunner, change: dict[str, Any], words: str
+    runner: InProcessRunner, change: dict[str, Any], message: str
 ) -> None:
     run = run_job(runner, [GOOD, GOOD | change, GOOD], returns=Strict)
     assert list(why(run)) == [1]
-    assert words in why(run)[1]
+    assert message in why(run)[1]
     assert [row["u"] for row in rows_of(run)] == [0, 2]
     assert run.results("m").schema.field("price").type == pa.float64()
 
@@ -600,7 +600,7 @@ def test_a_row_that_violates_its_contract_fails_its_unit_and_is_named(
 )
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
 def test_a_table_that_breaks_the_contract_fails_that_unit(
-    runner: InProcessRunner, frame: dict[str, Any], words: str, make: Callable[..., Any]
+    runner: InProcessRunner, frame: dict[str, Any], message: str, make: Callable[..., Any]
 ) -> None:
     @dataclass
     class Row:
@@ -608,7 +608,7 @@ def test_a_table_that_breaks_the_contract_fails_that_unit(
 
     run = run_job(runner, [{"a": 1}, make(frame), make({"a": [2, 3]})], returns=Row)
     assert list(why(run)) == [1]
-    assert words in why(run)[1]
+    assert message in why(run)[1]
     assert [row["a"] for row in rows_of(run)] == [1.0, 2.0, 3.0]
 
 
@@ -807,11 +807,11 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(runner: InProcessRunne
     ],
 )
 def test_the_error_for_a_wrong_batched_result_has_the_wanted_form(
-    runner: InProcessRunner, value: Any, words: str
+    runner: InProcessRunner, value: Any, message: str
 ) -> None:
     job = Job("one", sources=[Source("rows_in")], models=[many(value)])
     run = runner.start(job, rows_in=pa.table({"u": [0], "x": [1.0]})).all()
-    assert words in why(run)[0]
+    assert message in why(run)[0]
 
 
 def test_a_failure_has_the_traceback_of_the_users_own_code(runner: InProcessRunner) -> None:
@@ -847,11 +847,11 @@ class Mute(Exception):
     ],
 )
 def test_a_value_that_cannot_be_described_fails_only_its_unit(
-    runner: InProcessRunner, value: Any, words: str
+    runner: InProcessRunner, value: Any, message: str
 ) -> None:
     run = run_job(runner, [{"a": 1}, value, {"a": 3}])
     assert [row["a"] for row in rows_of(run)] == [1, 3]
-    assert words in why(run)[1]
+    assert message in why(run)[1]
 
 
 def returned(runner: InProcessRunner, value: Any, returns: Any = None) -> Any:
@@ -1050,7 +1050,7 @@ KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.
     ],
 )
 def test_rows_of_many_units_are_matched_by_their_keys(
-    runner: InProcessRunner, value: Any, words: str | None
+    runner: InProcessRunner, value: Any, message: str | None
 ) -> None:
     def work(rows: pd.DataFrame) -> Any:
         return value(rows)
@@ -1059,7 +1059,7 @@ def test_rows_of_many_units_are_matched_by_their_keys(
     run = runner.start(
         Job("one", sources=[Source("rows_in")], models=[model], max_failed=1.0), rows_in=KEYED
     ).all()
-    if words is None:
+    if message is None:
         assert list(run.failures("m")) == []
         assert run.results("m").sort_by("x").column("x").to_pylist() == [1.0, 2.0, 3.0, 4.0]
         assert run.results("m").equals(
@@ -1069,4 +1069,4 @@ def test_rows_of_many_units_are_matched_by_their_keys(
         )
     else:
         messages = [row["message"] for row in run.failures("m")]
-        assert [words in message for message in messages] == [True] * 4
+        assert [message in message for message in messages] == [True] * 4

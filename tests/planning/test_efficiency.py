@@ -85,14 +85,14 @@ class InterruptOnce(NullCallbacks):
 def test_a_run_that_was_interrupted_and_resumed_shows_its_efficiency(tmp_path: Path) -> None:
     rows = pa.table({"k": [n // 3 for n in range(30)], "x": range(30)})
     job = Job("j", [Source("s")], [Model("m", unit=("k",), work=lambda rows: {"n": rows["x"][0]})])
-    places: Any = {"home": tmp_path, "workers": 2}
+    options: Any = {"home": tmp_path, "workers": 2}
     with pytest.raises(KeyboardInterrupt):
-        run(job, {"s": rows}, run_id="r", callbacks=InterruptOnce(), **places)
+        run(job, {"s": rows}, run_id="r", callbacks=InterruptOnce(), **options)
     ledger = Home(tmp_path).ledger
     before = StageTimes.of(ledger.read("r").counts)
     assert before.complete
     assert list(before.seconds) == STEPS[:5]
-    done = resume("r", job=job, **places)
+    done = resume("r", job=job, **options)
     facts = summarize(done)
     found = facts["efficiency"]
     assert found is not None

@@ -18,7 +18,7 @@ from support.emulator import Emulator
 from support.emulator_fixture import emulator as emulator
 from support.faulty_connection import FaultyConnection
 
-NOBODY = 65534
+OTHER_USER_ID = 65534
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def as_a_guest(folder: Path) -> Iterator[None]:
     folder.chmod(0o555)
     was = os.geteuid()
     if was == 0:
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_USER_ID)
     try:
         yield
     finally:

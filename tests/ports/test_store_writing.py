@@ -103,8 +103,8 @@ def test_what_is_no_key_is_refused(store: Any, key: str) -> None:
 
 
 def test_it_states_where_an_object_is(store: Any, tmp_path: Path) -> None:
-    place = store.where("runs/1/a")
-    assert place in (
+    location = store.where("runs/1/a")
+    assert location in (
         str(tmp_path / "home" / "runs" / "1" / "a"),
         f"s3://{getattr(store, 'bucket', '')}/some/where/runs/1/a",
     )

@@ -137,10 +137,10 @@ class Driver:
     def __post_init__(self) -> None:
         self.token = f"{os.getpid()}-{random.getrandbits(48):x}"
         environment = {**os.environ, MARK: self.token, "PYTHONWARNINGS": "error"}
-        with (self.home.parent / "words.txt").open("ab") as words:
+        with (self.home.parent / "output.txt").open("ab") as output:
             command = [sys.executable, "-m", "support.kill_drill", "--drive", str(self.home)]
             self.process = subprocess.Popen(
-                command, cwd=TESTS, env=environment, stdout=words, stderr=words
+                command, cwd=TESTS, env=environment, stdout=output, stderr=output
             )
 
     def family(self) -> list[psutil.Process]:
@@ -249,7 +249,7 @@ def undisturbed(folder: Path) -> tuple[dict[str, bytes], dict[str, float]]:
         for step in watch(driver):
             began.setdefault(step, time.monotonic())
         if driver.process.returncode:
-            raise RuntimeError((folder / "words.txt").read_text())
+            raise RuntimeError((folder / "output.txt").read_text())
     moments = [*began.values(), time.monotonic()]
     return answer(folder / "home"), dict(
         zip(began, (b - a for a, b in pairwise(moments)), strict=True)
@@ -340,7 +340,7 @@ class Drill:
                 if driver.process.wait(PATIENCE):
                     self.faults.append(
                         f"{folder.name} was not resumed: "
-                        f"{(folder / 'words.txt').read_text()[-1500:]}"
+                        f"{(folder / 'output.txt').read_text()[-1500:]}"
                     )
                     return
         found = answer(home)
@@ -360,8 +360,8 @@ class Drill:
             self.faults.append(f"{folder.name} left behind {', '.join(left)}")
 
 
-def report(words: str) -> None:
-    sys.stdout.write(words + "\n")
+def report(text: str) -> None:
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -381,25 +381,25 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.drive:
+    options = parser.parse_args()
+    if options.drive:
         from support import (
             kill_drill as again,  # by its own name, so that workers import what they are to do
         )
 
-        again.drive(words.drive)
+        again.drive(options.drive)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        done = drill(Path(folder), words.kills, words.seed)
+        done = drill(Path(folder), options.kills, options.seed)
     for fault in done.faults:
         report(fault)
-    places = ", ".join(f"{place} {count}" for place, count in sorted(done.struck.items()))
+    counts = ", ".join(f"{stage} {count}" for stage, count in sorted(done.struck.items()))
     killed = ", ".join(f"{who} {count}" for who, count in sorted(done.killed.items()))
     report(
         f"{done.killed.total()} kills in {time.monotonic() - began:.0f} s ({killed}); struck at: "
-        f"{places}"
+        f"{counts}"
     )
     report(
         f"{len(done.faults)} faults; {len(done.wanted)} files compared; the slowest process "

@@ -16,7 +16,7 @@ from tariffs.columns import key_offsets
 from tariffs.job import SOURCES
 from tariffs.pricing import bundles, voice
 from tariffs.pricing import hourly as days
-from tariffs.pricing import locations as places
+from tariffs.pricing import locations as locations
 from tariffs.pricing import portfolio_limits as table
 from tariffs.synthetic import AS_OF
 from tariffs.synthetic.write import Paths
@@ -123,7 +123,7 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
 class PricedRun:
     """A whole run by hand."""
 
-    hand: ManualRun
+    manual: ManualRun
     prior: Any
     bundles: UnitRows
     bundle_prices: dict[str, np.ndarray]
@@ -142,30 +142,32 @@ def each(
     return {name: np.repeat(values, sizes) for name, values in slab.keys.items()} | columns
 
 
-def price_all(hand: ManualRun) -> PricedRun:
-    prior = bundles.fit_prior(hand.ask("prior.sql", bundles.UNIT, ("week",)).columns)
-    slab = hand.ask("bundles.sql", bundles.UNIT, ("week",))
+def price_all(manual: ManualRun) -> PricedRun:
+    prior = bundles.fit_prior(manual.ask("prior.sql", bundles.UNIT, ("week",)).columns)
+    slab = manual.ask("bundles.sql", bundles.UNIT, ("week",))
     prices = bundles.price_bundles(slab, prior)
-    hand.keep("bundles", {**slab.keys, **prices})
-    hand.keep(
+    manual.keep("bundles", {**slab.keys, **prices})
+    manual.keep(
         "ladder",
         each(
-            hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")),
-            places.optimise_location,
+            manual.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")),
+            locations.optimise_location,
         ),
     )
-    voice_prior = voice.fit_voice_prior(hand.ask("voice_prior.sql", voice.UNIT, ("week",)).columns)
-    calls = hand.ask("voice.sql", voice.UNIT, ("week",))
-    discounts = voice.price_voices(calls, voice_prior)
-    hand.keep("voice", {**calls.keys, **discounts})
-    hand.keep(
-        "voice_day",
-        each(hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.smooth_day),
+    voice_prior = voice.fit_voice_prior(
+        manual.ask("voice_prior.sql", voice.UNIT, ("week",)).columns
     )
-    hand.keep(
+    calls = manual.ask("voice.sql", voice.UNIT, ("week",))
+    discounts = voice.price_voices(calls, voice_prior)
+    manual.keep("voice", {**calls.keys, **discounts})
+    manual.keep(
+        "voice_day",
+        each(manual.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.smooth_day),
+    )
+    manual.keep(
         "portfolio",
         each(
-            hand.ask("portfolio.sql", ("kind",), ("chain", "place")), table.apply_portfolio_limits
+            manual.ask("portfolio.sql", ("kind",), ("chain", "place")), table.apply_portfolio_limits
         ),
     )
-    return PricedRun(hand, prior, slab, prices, voice_prior, calls, discounts)
+    return PricedRun(manual, prior, slab, prices, voice_prior, calls, discounts)

@@ -132,25 +132,25 @@ class Stack:
 
     program = (sys.executable, "-m", "hundredfold")
 
-    def command(self, *words: str) -> list[str]:
-        return [*self.program, *words, "--backend", "aws", "--stack", self.name]
+    def command(self, *arguments: str) -> list[str]:
+        return [*self.program, *arguments, "--backend", "aws", "--stack", self.name]
 
     @property
     def environment(self) -> dict[str, str]:
         """Return the environment of a user's shell: the account, and the folder of the job."""
         return self.emulator.environment() | {"PYTHONPATH": str(JOBS_FOLDER), "COLUMNS": "200"}
 
-    def cli(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `hundredfold WORDS --backend aws` to its end; it must have that exit code."""
         done = subprocess.run(
-            self.command(*words),
+            self.command(*arguments),
             env=self.environment,
             capture_output=True,
             text=True,
             timeout=HANG_S,
         )
         assert done.returncode == code, (
-            f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
         )
         return done
 

@@ -70,7 +70,7 @@ class StackHome:
         return Path(mkdtemp(prefix=f"hundredfold-{run}-"))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The name of this home in a sentence."""
         return f"the stack {self.stack}"
 

@@ -132,12 +132,12 @@ class _BaselineProcess:
         """Return how it ended; "" if it has not."""
         if self.process.is_alive():
             return ""
-        words = (
+        ending = (
             describe_exit(self.process.exitcode)
             .replace("ended its process", "ended")
             .replace("killed", "was killed")
         )
-        return f"its process {words}"
+        return f"its process {ending}"
 
     def end(self) -> None:
         self.process.kill()

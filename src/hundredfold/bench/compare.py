@@ -132,9 +132,10 @@ def _time_loops(
         Task("read"),
         *(task for name in names for task in _tasks(job, name, every.models[name])),
     ]
-    places = home.ledger.read(ALL_RUN_ID).source_addresses
+    locations = home.ledger.read(ALL_RUN_ID).source_addresses
     files: dict[str, Files] = {
-        name: find_files(name, place, job.folder or Path()) for name, place in places.items()
+        name: find_files(name, location, job.folder or Path())
+        for name, location in locations.items()
     }
 
     def on_task(task: Task) -> None:

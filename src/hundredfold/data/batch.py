@@ -437,8 +437,8 @@ def form_of_annotation(annotation: Any) -> str | None:
         return "light"
     text = unevaluated(annotation)
     if text is not None:
-        words = re.sub(r"\[.*", "", text).split(".")
-        name, module = words[-1], words[0]
+        parts = re.sub(r"\[.*", "", text).split(".")
+        name, module = parts[-1], parts[0]
         return {
             "DataFrame": "polars" if module in ("pl", "polars") else "pandas",
             "Table": "arrow",

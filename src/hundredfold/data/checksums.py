@@ -232,8 +232,8 @@ def missing_error(store: Store, key: str) -> DamagedFile:
 
 def damage_error(store: Store, key: str, damage: str) -> DamagedFile:
     """Return the error for a damaged object: its name, the damage, and how to repair it."""
-    place = store.where(key) if hasattr(store, "where") else key
-    return DamagedFile(f"{place} is damaged: it {damage}", hint=repair_hint(key), key=key)
+    location = store.where(key) if hasattr(store, "where") else key
+    return DamagedFile(f"{location} is damaged: it {damage}", hint=repair_hint(key), key=key)
 
 
 def keys_to_delete(key: str) -> list[str]:

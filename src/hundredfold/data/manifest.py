@@ -221,9 +221,9 @@ def read_batch_rows(batch: int, files: Sequence[pa.Buffer], schema: str) -> pa.T
         found = read_parquet(file)
         mine = to_numpy(found.column(len(wanted)), False) == batch
         found = found.select(range(len(wanted))).rename_columns(wanted.names)
-        for place, field in enumerate(wanted):
+        for position, field in enumerate(wanted):
             if pa.types.is_null(field.type):  # no other type can be cast to it
-                found = found.set_column(place, field, pa.nulls(found.num_rows))
+                found = found.set_column(position, field, pa.nulls(found.num_rows))
         tables.append((found if mine.all() else found.filter(pa.array(mine))).cast(wanted))
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 

@@ -17,7 +17,7 @@ from .arrow_types import kind_of
 from .numpy_columns import from_numpy, null_mask, to_numpy
 
 
-def has_place_for(kind: pa.DataType, found: pa.DataType) -> bool:
+def can_hold(kind: pa.DataType, found: pa.DataType) -> bool:
     """Return whether each part of `found` is of the kind of its part of `kind`.
 
     Integers and floats are of one kind, and a part that is always null fits any.
@@ -26,10 +26,10 @@ def has_place_for(kind: pa.DataType, found: pa.DataType) -> bool:
     if t.is_null(found):
         return True
     if t.is_struct(kind) and t.is_struct(found):
-        places = {field.name: field.type for field in kind}
-        return all(has_place_for(places.get(field.name, pa.null()), field.type) for field in found)
+        fields = {field.name: field.type for field in kind}
+        return all(can_hold(fields.get(field.name, pa.null()), field.type) for field in found)
     if t.is_list(kind) and t.is_list(found):
-        return has_place_for(kind.value_type, found.value_type)
+        return can_hold(kind.value_type, found.value_type)
     return kind_of(kind) == kind_of(found)
 
 

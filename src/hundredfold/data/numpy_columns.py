@@ -248,12 +248,12 @@ def _to_times(values: pa.Array) -> Array:
 
 
 def _decode_dictionary(values: pa.DictionaryArray) -> Array:
-    words = np.empty(len(values.dictionary) + 1, object)  # the last entry is for nulls
-    words[:-1] = values.dictionary.to_pylist()
+    texts = np.empty(len(values.dictionary) + 1, object)  # the last entry is for nulls
+    texts[:-1] = values.dictionary.to_pylist()
     indices = (
         values.indices.fill_null(len(values.dictionary)) if values.null_count else values.indices
     )
-    return words.take(to_numpy(indices.cast(pa.int64()), False))
+    return texts.take(to_numpy(indices.cast(pa.int64()), False))
 
 
 def buffer_numbers(values: pa.Array, dtype: np.dtype[Any]) -> Array:
@@ -274,7 +274,7 @@ def from_numpy(array: NDArray[Any]) -> pa.Array:
     )
 
 
-def take_rows(values: pa.Array, places: NDArray[Any]) -> pa.Array:
+def take_rows(values: pa.Array, indices: NDArray[Any]) -> pa.Array:
     """Return values.take(places).
 
     Plain types do not use it, since it imports pyarrow.compute, which takes 50 ms.
@@ -285,29 +285,29 @@ def take_rows(values: pa.Array, places: NDArray[Any]) -> pa.Array:
         and len(values)
         and (t.is_integer(kind) or t.is_floating(kind) or t.is_temporal(kind))
     ):
-        moved = buffer_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(places)
+        moved = buffer_numbers(values, np.dtype(f"V{kind.bit_width // 8}")).take(indices)
         return pa.Array.from_buffers(kind, len(moved), [None, pa.py_buffer(moved)])
-    if values.null_count == 0 and t.is_string(kind) and len(values) < len(places):
-        words = [word.encode() for word in values.to_pylist()]
-        longest = max(map(len, words), default=0)
+    if values.null_count == 0 and t.is_string(kind) and len(values) < len(indices):
+        texts = [value.encode() for value in values.to_pylist()]
+        longest = max(map(len, texts), default=0)
         if longest <= 32:
-            return repeat_texts(words, places)
-    return values.take(from_numpy(places))
+            return repeat_texts(texts, indices)
+    return values.take(from_numpy(indices))
 
 
-def repeat_texts(words: Sequence[bytes], places: NDArray[Any]) -> pa.Array:
+def repeat_texts(texts: Sequence[bytes], indices: NDArray[Any]) -> pa.Array:
     """Return a column of a few short texts, each many times."""
-    longest = max(map(len, words), default=0)
-    letters = np.frombuffer(b"".join(word.ljust(longest) for word in words), np.uint8).reshape(
-        len(words), longest
+    longest = max(map(len, texts), default=0)
+    characters = np.frombuffer(b"".join(value.ljust(longest) for value in texts), np.uint8).reshape(
+        len(texts), longest
     )
-    lengths = np.array([len(word) for word in words])
-    ends = np.zeros(len(places) + 1, np.int32)
-    np.cumsum(lengths.take(places), out=ends[1:])
-    text = letters.take(places, axis=0)[np.arange(longest) < lengths.take(places)[:, None]]
+    lengths = np.array([len(value) for value in texts])
+    ends = np.zeros(len(indices) + 1, np.int32)
+    np.cumsum(lengths.take(indices), out=ends[1:])
+    text = characters.take(indices, axis=0)[np.arange(longest) < lengths.take(indices)[:, None]]
     return pa.Array.from_buffers(
         pa.string(),
-        len(places),
+        len(indices),
         [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))],
     )
 

@@ -61,9 +61,9 @@ class RowGroup:
 
     def without(self, units: Container[int]) -> RowGroup:
         rest = RowGroup(self.names)
-        kept = [place for place, unit in enumerate(self.units) if unit not in units]
-        rest.units = [self.units[place] for place in kept]
-        rest.rows = [self.rows[place] for place in kept]
+        kept = [position for position, unit in enumerate(self.units) if unit not in units]
+        rest.units = [self.units[position] for position in kept]
+        rest.rows = [self.rows[position] for position in kept]
         return rest
 
     def columns(self) -> Iterator[Sequence[Any]]:
@@ -213,7 +213,7 @@ class ResultBuilder:
             " that numbers the units from 0"
         )
         if self.keys and len(present) == len(self.keys):
-            places = self._match_keys(first, units, table)
+            positions = self._match_keys(first, units, table)
         elif present:
             missing = ", ".join(name for name in self.keys if name not in present)
             raise ResultError(
@@ -234,8 +234,8 @@ class ResultBuilder:
                 " or one dict of arrays in the order of the units"
             )
         else:
-            places = np.arange(units)
-        self._keep_sorted(table.drop_columns(present), places + first)
+            positions = np.arange(units)
+        self._keep_sorted(table.drop_columns(present), positions + first)
 
     def _add_numbered(self, first: int, units: int, table: pa.Table) -> None:
         if not pa.types.is_integer(table.column("unit").type):
@@ -281,11 +281,11 @@ class ResultBuilder:
                 f"returned {len(strange):,} rows whose key belongs to no unit of this call,"
                 f" such as {_key_text(strange[0])}"
             )
-        places = np.array([whose[key] for key in found], np.int64)
-        counts = np.bincount(places, minlength=units)
+        positions = np.array([whose[key] for key in found], np.int64)
+        counts = np.bincount(positions, minlength=units)
         if (counts == 1).all():
-            return places
-        keys = {place: key for key, place in whose.items()}
+            return positions
+        keys = {position: key for key, position in whose.items()}
         twice, without = np.flatnonzero(counts > 1), np.flatnonzero(counts == 0)
         parts = (
             [f"{len(twice):,} units have several rows, such as {_key_text(keys[int(twice[0])])}"]

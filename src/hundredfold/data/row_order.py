@@ -114,9 +114,9 @@ def _coarse_keys(column: pa.ChunkedArray, bits: int) -> tuple[NDArray[np.uint64]
     over = max((int(plain.max()) - lowest + 2 * len(special)).bit_length() - bits, 0)
     # modulo 2**64, so without overflow
     coarse = (value.astype(np.uint64) - np.uint64(lowest % 2**64)) >> np.uint64(over)
-    for place, rank in reversed(list(enumerate(special, 1))):
+    for position, rank in reversed(list(enumerate(special, 1))):
         # nulls last: a null may also count as NaN
-        coarse[rank] = 2**bits - place
+        coarse[rank] = 2**bits - position
     return coarse, int(over == 0 and not special and not wide)
 
 
@@ -137,12 +137,12 @@ def prefix_ranks(
     time.
     """
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    places = np.arange(len(whole)) if rows is None else rows
+    positions = np.arange(len(whole)) if rows is None else rows
     step = max(1, MAX_BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
     found = [np.zeros((0, count), np.int64)]
     missing = [np.zeros(0, bool)]
-    for start in range(0, len(places), step):
-        part = whole.take(from_numpy(places[start : start + step]))
+    for start in range(0, len(positions), step):
+        part = whole.take(from_numpy(positions[start : start + step]))
         found.append(
             _first_bytes(
                 pa.array(_sortable_texts(part), pa.string())
@@ -169,10 +169,10 @@ def _first_bytes(texts: pa.Array, count: int) -> NDArray[np.int64]:
         np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
     )
     found = np.zeros((len(texts), count), np.int64)
-    for place in range(7 * count):
-        at = ends[:-1] + place
+    for position in range(7 * count):
+        at = ends[:-1] + position
         byte = np.where(at < ends[1:], letters.take(at, mode="clip"), 0)
-        found[:, place // 7] = (found[:, place // 7] << 8) | byte
+        found[:, position // 7] = (found[:, position // 7] << 8) | byte
     return found
 
 

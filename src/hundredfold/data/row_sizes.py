@@ -89,9 +89,9 @@ def _variable_bytes(column: pa.Array) -> NDArray[np.int64]:
         )
         return size
     if t.is_dictionary(kind):
-        words = np.append(_value_bytes(column.dictionary), _OFFSET_BYTES)
-        return words.take(
-            to_numpy(column.indices.cast(pa.int64()).fill_null(len(words) - 1), False)
+        sizes = np.append(_value_bytes(column.dictionary), _OFFSET_BYTES)
+        return sizes.take(
+            to_numpy(column.indices.cast(pa.int64()).fill_null(len(sizes) - 1), False)
         )
     return np.full(len(column), OBJECT_BYTES, np.int64)
 

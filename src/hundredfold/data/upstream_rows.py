@@ -87,10 +87,10 @@ class RowsOfUnits:
         for key in sorted(
             {key for key in keys if key in self._positions}, key=lambda key: self._positions[key][0]
         ):
-            places = self._positions[key]  # consecutive, since results are sorted by their keys
-            spans[key] = begins, len(places)
-            begins += len(places)
-            for group, row in places:
+            positions = self._positions[key]  # consecutive, since results are sorted by their keys
+            spans[key] = begins, len(positions)
+            begins += len(positions)
+            for group, row in positions:
                 by_group.setdefault(group, []).append(row)
         tables = [
             self._groups.rows(group).take(from_numpy(np.array(rows, np.int64)))
@@ -124,7 +124,7 @@ def _row_positions(
     """Return the row group, and the row in it, of each row of a wanted key, in the order of the
     file.
     """
-    places: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    positions: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for group in range(groups.count):
         found = groups.columns(group, unit)
         rows = _candidate_rows(found, keys, unit)
@@ -132,8 +132,8 @@ def _row_positions(
             found = found.take(from_numpy(rows))
         for row, key in zip(rows.tolist(), keys_of(found, unit), strict=True):
             if key in wanted:
-                places.setdefault(key, []).append((group, row))
-    return places
+                positions.setdefault(key, []).append((group, row))
+    return positions
 
 
 def _candidate_rows(found: pa.Table, keys: pa.Table, unit: Sequence[str]) -> NDArray[np.int64]:

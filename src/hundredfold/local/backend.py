@@ -35,7 +35,7 @@ from ..sql.duckdb import fingerprints
 from ..sql.sources.files import find_files, pattern
 from ..workers.pool import WorkerPool
 from .home import Home
-from .new_run import IN_MEMORY, budget_option, create_run, source_place
+from .new_run import IN_MEMORY, budget_option, create_run, source_location
 from .resources import Resources, choose_resources
 from .runner import LocalRunner, fail
 
@@ -263,14 +263,14 @@ def move_sources(home: Home, record: Record, job: Job, sources: Mapping[str, str
     Raises: SourceError or UsageError for a place that cannot be used.
     """
     now = dict(record.source_addresses)
-    for name, place in sources.items():
+    for name, location in sources.items():
         job.source(name)
-        if now[name] == IN_MEMORY or not isinstance(place, str | Path):
+        if now[name] == IN_MEMORY or not isinstance(location, str | Path):
             raise UsageError(
                 f"the source {name} is a table, and a table has no file",
                 hint="its rows are kept with the run: leave it out",
             )
-        now[name] = str(source_place(name, place, name_given=True))
+        now[name] = str(source_location(name, location, name_given=True))
         files = find_files(name, now[name], job.folder or Path())
         if files.kind == "parquet":
             move_source(name, fingerprints(files.paths), pattern, Layout(record.id), home.store)
@@ -321,17 +321,23 @@ def _make_runner(
         verify(home.store, key, wanted)
     staged = {
         name: home.store.path(Layout(record.id).staged(name))
-        for name, place in record.source_addresses.items()
-        if place == IN_MEMORY
+        for name, location in record.source_addresses.items()
+        if location == IN_MEMORY
     }
-    places = {**record.source_addresses, **staged}
+    locations = {**record.source_addresses, **staged}
     snapshot = (
         code.snapshot(str(home.store.path(Layout(record.id).code(code.fingerprint))))
         if code is not None
         else None
     )
     return LocalRunner(
-        home, with_queries(with_limits(job, record)), record, resources, places, callbacks, snapshot
+        home,
+        with_queries(with_limits(job, record)),
+        record,
+        resources,
+        locations,
+        callbacks,
+        snapshot,
     )
 
 

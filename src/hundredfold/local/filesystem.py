@@ -205,17 +205,17 @@ class LocalAppendFiles(FolderAppendFiles):
                 _sync_folder(folder)
 
 
-def home_error(error: OSError, place: Path, done: str, wanted: int = 0) -> HomeError:
+def home_error(error: OSError, path: Path, done: str, wanted: int = 0) -> HomeError:
     """Return the error for a place that cannot be written, read or removed, with a hint."""
     if error.errno in DISK_FULL:
-        free = shutil.disk_usage(_existing(place)).free
+        free = shutil.disk_usage(_existing(path)).free
         return HomeError(
-            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{place}, "
+            f"the disk is full: {f'{wanted:,} bytes wanted at ' if wanted else ''}{path}, "
             f"{free:,} bytes free",
             hint="free some space, or keep the runs elsewhere with --home; then hundredfold resume",
         )
     return HomeError(
-        f"{place} cannot be {done}, in the folder {_existing(place.parent)}: "
+        f"{path} cannot be {done}, in the folder {_existing(path.parent)}: "
         f"{error.strerror or error}",
         hint="let this user write in that folder, or keep the runs elsewhere with --home",
     )
@@ -236,17 +236,17 @@ def acquire(lock: BaseFileLock, timeout: float, store: FileStore) -> None:
     """
     from filelock import Timeout
 
-    place = Path(lock.lock_file)
+    path = Path(lock.lock_file)
     try:
-        store.make(place.parent)
+        store.make(path.parent)
         lock.acquire(timeout=timeout, poll_interval=0.02)
     except Timeout:  # an OSError, too
         raise
     except OSError as error:
-        raise home_error(error, place, "written") from error
+        raise home_error(error, path, "written") from error
     except NotImplementedError as error:
         raise HomeError(
-            f"{place} cannot be locked: {error}",
+            f"{path} cannot be locked: {error}",
             hint="keep the runs on a disk of this machine with --home",
         ) from error
 
@@ -265,28 +265,28 @@ def _reading(key: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def home_errors(place: Path, done: str) -> Iterator[None]:
+def home_errors(path: Path, done: str) -> Iterator[None]:
     """Raise HomeError in place of an OSError about `place`."""
     try:
         yield
     except OSError as error:
-        raise home_error(error, place, done) from error
+        raise home_error(error, path, done) from error
 
 
-def _existing(place: Path) -> Path:
+def _existing(path: Path) -> Path:
     return next(
         folder
-        for folder in (place, *place.parents)
+        for folder in (path, *path.parents)
         if os.access(folder, os.F_OK) or folder == folder.parent
     )
 
 
 def _make_folders(folder: Path) -> None:
     """Create a folder and its missing parents, durably."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        _sync_folder(place.parent)
+    for path in missing:
+        _sync_folder(path.parent)
 
 
 def _write(path: Path, content: memoryview) -> None:

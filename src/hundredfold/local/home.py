@@ -66,8 +66,8 @@ class Home:
         )
 
     @property
-    def words(self) -> str:
-        """The name of the place, for sentences."""
+    def description(self) -> str:
+        """The name of the home, for messages."""
         return str(self.folder)
 
     def holds(self, run: str) -> bool:
@@ -89,8 +89,9 @@ class Home:
             folder of the home above it, belongs to one of them or may be written by everyone.
         """
         path = self.store.path(key)
-        for place in (self.folder, *reversed(path.relative_to(self.folder).parents[:-1]), path):
-            _check_writers_of(self.folder / place, path)
+        above = reversed(path.relative_to(self.folder).parents[:-1])
+        for each in (self.folder, *above, path):
+            _check_writers_of(self.folder / each, path)
 
     def scratch(self, run: str) -> Path:
         """Return the folder of a warehouse, emptied when it is opened and removed when it is
@@ -242,8 +243,8 @@ class Home:
 
 
 def _refuse_no_folder(folder: Path) -> None:
-    """Raise HomeError for a place that is not a folder, or is below one that is not."""
-    above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    """Raise HomeError for a path that is not a folder, or is below one that is not."""
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         mode = above.stat().st_mode
     except OSError as error:
@@ -264,21 +265,21 @@ def _refuse_no_folder(folder: Path) -> None:
     )
 
 
-def _check_writers_of(place: Path, code: Path) -> None:
+def _check_writers_of(path: Path, code: Path) -> None:
     if os.name != "posix":
         return
-    found = place.lstat()
+    found = path.lstat()
     if found.st_uid not in (os.getuid(), 0):
-        problem = f"{place} belongs to {_name_of_user(found.st_uid)}"
+        problem = f"{path} belongs to {_name_of_user(found.st_uid)}"
     elif found.st_mode & stat.S_IWOTH:
-        problem = f"everyone may write {place}"
+        problem = f"everyone may write {path}"
     else:
         return
     raise HomeError(
         f"{code} holds code, which is not executed because another user may have written it",
         problems=[problem],
         hint="in Python, pass the job itself: hundredfold.resume(run_id, job=job)   or, if you "
-        f"trust everything in it: chmod -R o-w {place} (chown -R, if it belongs to another user)",
+        f"trust everything in it: chmod -R o-w {path} (chown -R, if it belongs to another user)",
     )
 
 

@@ -14,7 +14,7 @@ from ..data.layout import Layout
 from ..errors import SourceError, UsageError
 from ..job import Job
 from ..paths import expand_user
-from ..ports.interfaces import Record, SourcePlace
+from ..ports.interfaces import Record, SourceLocation
 from ..ports.run_facts import HOME_FORMAT, RunOptions
 from ..ports.run_states import State
 from ..runs.backend import RunArguments
@@ -49,7 +49,7 @@ def create_run(
     run = check_run_id(run_id) if run_id is not None else new_run_id(created)
     check_names(job, sources, max_rejected)
     check_declared(job)
-    places = _checked_places(job, sources)
+    locations = _checked_locations(job, sources)
     stamp = created.isoformat(timespec="milliseconds")
     options: RunOptions = {
         "format": HOME_FORMAT,
@@ -59,7 +59,8 @@ def create_run(
         if as_of is not None
         else now.replace(tzinfo=None, microsecond=0).isoformat(" "),
         "sources": {
-            name: place if isinstance(place, str) else IN_MEMORY for name, place in places.items()
+            name: location if isinstance(location, str) else IN_MEMORY
+            for name, location in locations.items()
         },
         "folder": str(job.folder),
         "max_rejected": dict(max_rejected),
@@ -73,7 +74,7 @@ def create_run(
     record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
     home.ledger.create(record)
     try:
-        record = _keep_tables(home, record, places)
+        record = _keep_tables(home, record, locations)
         write_record(record, [model.name for model in job.models], home.store)
         put_sealed(home.store, Layout(run).job(), pickled)
         if code is not None:
@@ -91,30 +92,30 @@ def budget_option(arguments: RunArguments) -> RunOptions:
     return {} if arguments.budget is None else {"budget": core_time_budget(arguments.budget)}
 
 
-def _checked_places(job: Job, sources: Mapping[str, object]) -> dict[str, SourcePlace]:
+def _checked_locations(job: Job, sources: Mapping[str, object]) -> dict[str, SourceLocation]:
     """Return the place of each source. Raises: SourceError for an invalid path."""
-    places = {
-        source.name: source_place(
+    locations = {
+        source.name: source_location(
             source.name, sources.get(source.name, source.path), name_given=source.name in sources
         )
         for source in job.sources
     }
-    for name, place in places.items():
-        if isinstance(place, str):
-            find_files(name, place, job.folder or Path())
-    return places
+    for name, location in locations.items():
+        if isinstance(location, str):
+            find_files(name, location, job.folder or Path())
+    return locations
 
 
-def _keep_tables(home: Home, record: Record, places: Mapping[str, SourcePlace]) -> Record:
+def _keep_tables(home: Home, record: Record, locations: Mapping[str, SourceLocation]) -> Record:
     """Write the sources that are in memory as files, and record their checksums."""
     staged: dict[str, str] = {}
-    for name, place in places.items():
-        if not isinstance(place, str):
+    for name, location in locations.items():
+        if not isinstance(location, str):
             from ..sql.sources.frames import frame_to_table
 
             key = Layout(record.id).staged(name)
             with home.store.writing(key) as path:
-                pq.write_table(frame_to_table(name, place), path)
+                pq.write_table(frame_to_table(name, location), path)
             staged[key] = checksum_of(home.store, key)
     return home.ledger.note(record.id, options={"staged": staged}) if staged else record
 
@@ -131,16 +132,16 @@ def _after_all_runs(now: dt.datetime, home: Home) -> dt.datetime:
     return now
 
 
-def source_place(name: str, place: object, name_given: bool) -> SourcePlace:
+def source_location(name: str, location: object, name_given: bool) -> SourceLocation:
     """Return a path made absolute if the caller passed it, or the rows of a table."""
-    if place is None:
+    if location is None:
         raise SourceError(
             f"the source {name} has no path",
             hint=f"name its path: --source {name}=PATH   or in Python: sources={{{name!r}: ...}}",
         )
-    if not isinstance(place, str | Path):
+    if not isinstance(location, str | Path):
         from ..sql.sources.frames import frame_to_table
 
-        return frame_to_table(name, place)
-    text = str(place)
+        return frame_to_table(name, location)
+    text = str(location)
     return str(expand_user(text).absolute()) if name_given else text

@@ -39,7 +39,7 @@ from ..pipeline.prepare import prepare
 from ..pipeline.runner import RunCallbacks, StageRunner
 from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Progress, WorkDispatcher
-from ..ports.interfaces import Record, SourcePlace
+from ..ports.interfaces import Record, SourceLocation
 from ..ports.run_states import Event, State
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import naming_query
@@ -88,7 +88,7 @@ class LocalRunner:
     job: Job
     record: Record
     resources: Resources
-    places: Mapping[str, SourcePlace]
+    locations: Mapping[str, SourceLocation]
     callbacks: RunCallbacks
     code: Snapshot | None = None
     last_cancel_check: float = 0.0
@@ -215,7 +215,7 @@ class LocalRunner:
     def _run_stage(self, stage: Stage, warehouse: DuckWarehouse, pool: WorkerPool) -> None:
         match stage.step, stage.model:
             case "validate", _:
-                self.steps.validate(self.places, warehouse)
+                self.steps.validate(self.locations, warehouse)
             case "prepare", Model() as model:
                 with (
                     self.steps.unchanged_sources(warehouse),

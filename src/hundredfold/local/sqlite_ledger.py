@@ -165,9 +165,9 @@ class SqliteLedger:
         """Open the file, also in a read-only place; where there is none, the ledger is empty."""
         self._refuse_gone()
         with sqlite_errors(self.path, _damaged(self.path)):
-            place = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
+            uri = f"{self.path.absolute().as_uri()}?mode=rw" if self.path.exists() else ":memory:"
             with closing(
-                sqlite3.connect(place, uri=True, timeout=self._patience, isolation_level=None)
+                sqlite3.connect(uri, uri=True, timeout=self._patience, isolation_level=None)
             ) as db:
                 if _format(db, self.path) == 0:
                     db.execute(SCHEMA.replace("CREATE TABLE", "CREATE TEMP TABLE"))
@@ -189,15 +189,15 @@ def sqlite_errors(path: Path, damaged: str) -> Iterator[None]:
         # the primary code of an extended code
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # damage to a schema or a text has many codes
-        words, hint = ERRORS_BY_CODE.get(code, DAMAGED)
+        problem, hint = ERRORS_BY_CODE.get(code, DAMAGED)
         # SQLite does not report this cause
         if code == sqlite3.SQLITE_CANTOPEN and _no_more_files():
-            words, hint = (
+            problem, hint = (
                 "cannot be opened: too many files are open",
                 "raise the limit of open files (ulimit -n), or lower --workers",
             )
         raise (HomeError if hint else DamagedFile)(
-            f"{path} {words}: {error}", hint=hint or damaged
+            f"{path} {problem}: {error}", hint=hint or damaged
         ) from error
     except _Damaged as error:
         raise DamagedFile(f"{path} is damaged: {error}", hint=damaged) from error

@@ -92,12 +92,12 @@ def _costs_of(
         return None
     ok = np.array([status == "ok" for status in before.column("status").to_pylist()])
     measured = to_numpy(before.column("seconds"), False)[ok]
-    place = positions(before.select(names).filter(pa.array(ok)), keys)
-    known = place >= 0
+    position = positions(before.select(names).filter(pa.array(ok)), keys)
+    known = position >= 0
     if not known.any():
         return None
     by_rows = (rows + UNIT_COST).astype(np.float64)
-    seconds = np.where(known, measured[np.maximum(place, 0)], 0.0) + ENGINE_S_PER_UNIT
+    seconds = np.where(known, measured[np.maximum(position, 0)], 0.0) + ENGINE_S_PER_UNIT
     rate = float(seconds[known].sum()) / float(by_rows[known].sum())
     return UnitCosts(np.where(known, seconds, rate * by_rows), run, int(known.sum()))
 

@@ -23,7 +23,7 @@ from ..data.arrow_types import (
     kind_of,
     type_from_hex,
 )
-from ..data.nested_cast import cast, has_place_for, narrowest_type
+from ..data.nested_cast import can_hold, cast, narrowest_type
 from ..data.numpy_columns import UNIT, null_mask, to_numpy
 from ..data.result_contract import VALUE_COLUMN
 from ..ports.interfaces import Warehouse
@@ -160,7 +160,7 @@ def _convert_column(
             )
         return pa.nulls(len(column), kind)
     try:
-        if has_place_for(kind, column.type):
+        if can_hold(kind, column.type):
             return cast(column, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
@@ -187,7 +187,7 @@ def _convert_values(
     for row in range(len(column)):
         value = column.slice(row, 1).combine_chunks()
         try:
-            if has_place_for(kind, narrowest_type(value)):
+            if can_hold(kind, narrowest_type(value)):
                 fitted.append(cast(value, kind))
                 continue
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -22,7 +22,7 @@ from ..data.manifest import Manifest
 from ..data.parquet_in_memory import read_parquet
 from ..errors import NoSuchRun
 from ..job import Job, Model
-from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourcePlace, Warehouse
+from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourceLocation, Warehouse
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
@@ -77,13 +77,13 @@ class StageRunner:
         self.attempt = self.record.attempt
         self.as_of = self.record.as_of
 
-    def validate(self, places: Mapping[str, SourcePlace], warehouse: Warehouse) -> None:
+    def validate(self, locations: Mapping[str, SourceLocation], warehouse: Warehouse) -> None:
         """Check the queries and every source; queries read the accepted rows under the source's
         name.
         """
         check_queries(self.job, warehouse.tables_of)
         self.validation_results = results = validate(
-            self.job, places, self.as_of, self.layout, warehouse, self.store
+            self.job, locations, self.as_of, self.layout, warehouse, self.store
         )
         counts: RunCounts = {"sources": {v.source: v.counts for v in results}}
         dialects = {v.source: v.csv for v in results if v.csv}

@@ -93,11 +93,11 @@ def _broken_rules(checks: Checks, bad_rows: str, warehouse: Warehouse) -> list[i
 
 def _findings_query(checks: Checks, bad_rows: str, rules: Sequence[int]) -> str:
     """Return a query of the number of rows that break each rule, and of the first of them."""
-    place = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
+    position = "__file || lpad(CAST(__row AS VARCHAR), 20, '0')"  # sorts by file, then by row
     each = ", ".join(
-        f"sum(__k{i}) AS k{i}, min({place}) FILTER (WHERE __k{i} = 1) AS p{i}, "
+        f"sum(__k{i}) AS k{i}, min({position}) FILTER (WHERE __k{i} = 1) AS p{i}, "
         f"min_by(coalesce(CAST({_raw_value(checks.rules[i], checks)} AS VARCHAR), 'null'), "
-        f"{place}) FILTER (WHERE __k{i} = 1) AS v{i}"
+        f"{position}) FILTER (WHERE __k{i} = 1) AS v{i}"
         for i in rules
     )
     return f"SELECT {each} FROM {bad_rows} AS j"
@@ -138,14 +138,14 @@ def refuse_too_many(
         return
     several = len({f.file for f in findings}) > 1
     width = max(len(f.column) for f in findings)
-    words = max(len(f.message) for f in findings)
+    widest = max(len(f.message) for f in findings)
     counts = max(len(f"{f.rows:,} row") + (f.rows > 1) for f in findings)
     raise ContractError(
         f"{source.name} cannot be run: {rejected:,} of {rows:,} rows break its contract, and the "
         f"limit is {limit:,}",
         problems=[
             (
-                f"{f.column:<{width}}  {f.message:<{words}}  "
+                f"{f.column:<{width}}  {f.message:<{widest}}  "
                 f"{f'{f.rows:,} row' + ('s' if f.rows > 1 else ''):<{counts}}   first: "
                 f"{_location(f, several)} ({f.value})"
             )

@@ -149,8 +149,8 @@ class Values:
 
     values: pa.Array
 
-    def at(self, places: NDArray[np.int64]) -> pa.Array:
-        return take_rows(self.values, places)
+    def at(self, positions: NDArray[np.int64]) -> pa.Array:
+        return take_rows(self.values, positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,9 @@ class Range:
     lowest: int
     count: int
 
-    def at(self, places: NDArray[np.int64]) -> pa.Array:
-        values = from_numpy((places + self.lowest).astype(str(self.kind)))
-        nulls = places == self.count
+    def at(self, positions: NDArray[np.int64]) -> pa.Array:
+        values = from_numpy((positions + self.lowest).astype(str(self.kind)))
+        nulls = positions == self.count
         if not nulls.any():
             return values
         mask = pa.py_buffer(np.packbits(~nulls, bitorder="little"))
@@ -200,8 +200,8 @@ class DenseIndex:
             keys: dict[str, pa.Array] = {}
             rest = codes
             for column in reversed(self._digits):
-                rest, place = np.divmod(rest, column.cardinality)
-                keys[column.name] = column.values.at(place)
+                rest, position = np.divmod(rest, column.cardinality)
+                keys[column.name] = column.values.at(position)
             if len(codes):
                 columns = {column.name: keys[column.name] for column in self._digits}
                 yield pa.RecordBatch.from_pydict({**columns, ROWS_COLUMN: from_numpy(part[there])})
@@ -280,14 +280,14 @@ def _dense_index(
     if not rows or any(lowest is None for lowest, _, _ in ranges.values()):
         return None
     most, columns_of_key = min(cells, 4 * rows + 2**16), list[KeyColumn]()
-    for place, name in enumerate(unit):
+    for position, name in enumerate(unit):
         lowest, highest, there = ranges.get(name, (0, MAX_COMBINATIONS, 0))
         if highest - lowest < MAX_COMBINATIONS:
             column: KeyColumn | None = _integer_column(
                 name, kinds[name], lowest, highest - lowest + 1, there < rows
             )
         else:
-            column = _value_column(name, kinds[name], select, f"__places_{place}", warehouse)
+            column = _value_column(name, kinds[name], select, f"__places_{position}", warehouse)
         most = most // column.cardinality if column else 0
         if column is None or not most:
             for table in [each.table for each in columns_of_key if each.table]:
@@ -298,7 +298,7 @@ def _dense_index(
 
 
 def _integer_column(
-    name: str, kind: pa.DataType, lowest: int, places: int, nulls: bool
+    name: str, kind: pa.DataType, lowest: int, positions: int, nulls: bool
 ) -> KeyColumn:
     """Return a column of integers in a small range: the position is the distance from the lowest.
 
@@ -306,8 +306,8 @@ def _integer_column(
     """
     sql = f"(CAST(q.{quote(name)} AS BIGINT) - {lowest})"
     if nulls:
-        sql = f"coalesce({sql}, {places})"
-    return KeyColumn(name, places + nulls, sql, Range(kind, lowest, places))
+        sql = f"coalesce({sql}, {positions})"
+    return KeyColumn(name, positions + nulls, sql, Range(kind, lowest, positions))
 
 
 def _value_column(

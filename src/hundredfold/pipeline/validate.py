@@ -17,7 +17,7 @@ from ..data.checksums import checksum_of
 from ..data.layout import Layout
 from ..errors import ConservationError, ContractError, JobError, QueryError, SourceError
 from ..job import Job, Source
-from ..ports.interfaces import AttachedSource, RunStore, SourcePlace, Warehouse
+from ..ports.interfaces import AttachedSource, RunStore, SourceLocation, Warehouse
 from ..sql.checks import Checks, compile_checks, duplicates, refuse_timeless
 from ..sql.sources.changes import check_unchanged
 from .source_findings import (
@@ -39,7 +39,7 @@ from .validation_results import (
 
 def validate(
     job: Job,
-    places: Mapping[str, SourcePlace],
+    locations: Mapping[str, SourceLocation],
     as_of: str,
     layout: Layout,
     warehouse: Warehouse,
@@ -59,7 +59,7 @@ def validate(
                     continue  # a query about the other source has not run yet
                 with block():
                     results += _results_of(
-                        source, places[source.name], job, as_of, layout, warehouse, store
+                        source, locations[source.name], job, as_of, layout, warehouse, store
                     )
                     warehouse.create_view(source.name, _accepted_query(results[-1], warehouse))
         write_results(results, layout.validation_result(), store)
@@ -76,7 +76,7 @@ def _referred(source: Source) -> set[str]:
 
 def _results_of(
     source: Source,
-    place: SourcePlace,
+    location: SourceLocation,
     job: Job,
     as_of: str,
     layout: Layout,
@@ -87,7 +87,7 @@ def _results_of(
     own = layout.source_validation_result(source.name)
     one = read_results(own, store) if warehouse.replays else []
     if not one:
-        one = [_validate_one(source, place, job, as_of, layout, warehouse, store)]
+        one = [_validate_one(source, location, job, as_of, layout, warehouse, store)]
         if warehouse.replays:
             write_results(one, own, store)
     return one
@@ -115,7 +115,7 @@ def in_order_of_reference(sources: Sequence[Source]) -> list[Source]:
 
 def _validate_one(
     source: Source,
-    place: SourcePlace,
+    location: SourceLocation,
     job: Job,
     as_of: str,
     layout: Layout,
@@ -124,9 +124,9 @@ def _validate_one(
 ) -> ValidationResult:
     contract = _contract_of(source)
     wanted = {c.name: c for c in contract.columns} if contract else {}
-    raw = warehouse.attach(source, place, job.folder, wanted, layout.staged(source.name))
+    raw = warehouse.attach(source, location, job.folder, wanted, layout.staged(source.name))
     with naming_damage(source.name, raw.fingerprints, warehouse):
-        return _check_source(source, place, raw, as_of, layout, warehouse, store)
+        return _check_source(source, location, raw, as_of, layout, warehouse, store)
 
 
 def _contract_of(source: Source) -> Contract | None:
@@ -160,7 +160,7 @@ class _Totals:
 
 def _check_source(
     source: Source,
-    place: SourcePlace,
+    location: SourceLocation,
     raw: AttachedSource,
     as_of: str,
     layout: Layout,
@@ -182,7 +182,7 @@ def _check_source(
     if (totals.bad or has_duplicates) and raw.with_row_numbers is not None:
         raw = raw.with_row_numbers()
         checks = compile_checks(source, contract, raw.select, raw.schema, raw.text, as_of, known)
-    _refuse_empty(source, place, totals)
+    _refuse_empty(source, location, totals)
     bad_rows = select_bad_rows(checks, totals.bad, warehouse)
     findings = rule_findings(checks, bad_rows, raw.in_file_order, warehouse) if totals.bad else ()
     if raw.malformed is not None:
@@ -210,12 +210,12 @@ def _check_source(
     return replace(kept, findings=findings)
 
 
-def _refuse_empty(source: Source, place: SourcePlace, totals: _Totals) -> None:
+def _refuse_empty(source: Source, location: SourceLocation, totals: _Totals) -> None:
     if totals.rows == 0:
+        found = location if isinstance(location, str) else "the table"
         raise SourceError(
-            f"{source.name} is empty: {place if isinstance(place, str) else 'the table'} has no "
-            "row",
-            hint=f"name another place with --source {source.name}=PATH",
+            f"{source.name} is empty: {found} has no row",
+            hint=f"name another path with --source {source.name}=PATH",
         )
 
 

@@ -73,8 +73,8 @@ def _plan_now(
     run, job = Run(home, record.id), job_of(home, record)
     folder = Path(str(record.options.get("folder", ".")))
     sources = {
-        name: input_source(run, name) if place == IN_MEMORY else str(folder / place)
-        for name, place in record.source_addresses.items()
+        name: input_source(run, name) if location == IN_MEMORY else str(folder / location)
+        for name, location in record.source_addresses.items()
     }
     facts = plan_run(job, sources, now, listener)
     here: Facts = facts["ways"][0]

@@ -374,9 +374,9 @@ def _largest_child_bytes() -> int:
     return largest
 
 
-def _size_of(source: Source, place: Any, job: Job) -> int:
+def _size_of(source: Source, location: Any, job: Job) -> int:
     """Return the bytes of a source's files; 0 for a table in memory."""
-    if not isinstance(place, str | Path):
+    if not isinstance(location, str | Path):
         return 0
-    found = find_files(source.name, str(place), job.folder or Path())
+    found = find_files(source.name, str(location), job.folder or Path())
     return sum(Path(path).stat().st_size for path in found.paths)

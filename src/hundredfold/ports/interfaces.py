@@ -288,7 +288,7 @@ class Ledger(Protocol):
 
 
 class RunHome(Protocol):
-    """The place where the runs of a backend are kept."""
+    """Where the runs of a backend are kept."""
 
     @property
     def store(self) -> RunStore:
@@ -300,7 +300,7 @@ class RunHome(Protocol):
 
     @property
     def words(self) -> str:
-        """The name of the place, for sentences."""
+        """The name of the home, for messages."""
 
     def publishing(self, job: str) -> AbstractContextManager[None]:
         """Return a lock for making a release of a job, so that a version is made only once."""
@@ -331,7 +331,7 @@ class RunHome(Protocol):
 
 
 # a path, a pattern or an address; or the rows themselves
-SourcePlace: TypeAlias = str | Path | pa.Table
+SourceLocation: TypeAlias = str | Path | pa.Table
 # JSON values: the address of a file, then facts that change with its content
 Fingerprint = list[Any]
 
@@ -359,7 +359,7 @@ class AttachedSource:
 
 
 class Warehouse(Protocol):
-    """SQL over named tables; the only place where all rows of a data set are processed."""
+    """SQL over named tables; where all rows of a data set are processed."""
 
     @property
     def replays(self) -> bool:
@@ -422,7 +422,7 @@ class Warehouse(Protocol):
     def attach(
         self,
         source: Source,
-        place: SourcePlace,
+        location: SourceLocation,
         folder: Path | None,
         contract_columns: Mapping[str, Column],
         staged: str,

@@ -265,11 +265,11 @@ def _module_of_ref(ref: str) -> str:
 
 def _commit(folder: Path | None) -> str:
     """Return the commit that is checked out in a folder's Git repository; "" if there is none."""
-    for place in (folder, *folder.parents) if folder is not None else ():
-        git = place / ".git"
+    for parent in (folder, *folder.parents) if folder is not None else ():
+        git = parent / ".git"
         try:
             if git.is_file():  # a worktree
-                git = (place / git.read_text().removeprefix("gitdir:").strip()).resolve()
+                git = (parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
             if git.is_dir():
                 return _head(git)
         except OSError:
@@ -284,9 +284,9 @@ def _head(git: Path) -> str:
     ref = head.removeprefix("ref:").strip()
     common = git / "commondir"
     shared = (git / common.read_text().strip()).resolve() if common.is_file() else git
-    for place in (git, shared):
-        if (place / ref).is_file():
-            return (place / ref).read_text().strip()
+    for parent in (git, shared):
+        if (parent / ref).is_file():
+            return (parent / ref).read_text().strip()
     packed = shared / "packed-refs"
     lines = packed.read_text().splitlines() if packed.is_file() else []
     return next((line.split()[0] for line in lines if line.endswith(f" {ref}")), "")

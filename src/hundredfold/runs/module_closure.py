@@ -95,7 +95,7 @@ class ModuleClosure:
             or top in (PACKAGE, "__main__", "__mp_main__", "")
         ):
             return False
-        found = _place(top)
+        found = _location(top)
         if found is None:
             return False
         if not _is_installed(found):
@@ -168,7 +168,7 @@ def _holds_distributions(folder: str) -> bool:
         return False
 
 
-def _place(name: str) -> str | None:
+def _location(name: str) -> str | None:
     """Return the file of a module, or the folder of a namespace package; None if there is none."""
     module = sys.modules.get(name)
     if module is not None:
@@ -204,15 +204,15 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
         )
         if found is None:
             return None
-        origin, places, loader = *found, None
+        origin, locations, loader = *found, None
     else:
         origin, loader = (
             getattr(loaded, "__file__", None) or "",
             getattr(loaded, "__loader__", None),
         )
-        places = tuple(map(str, loaded.__path__)) if hasattr(loaded, "__path__") else None
+        locations = tuple(map(str, loaded.__path__)) if hasattr(loaded, "__path__") else None
     if not origin:
-        return (Module(name, "", "", None, "namespace", places), b"") if places else None
+        return (Module(name, "", "", None, "namespace", locations), b"") if locations else None
     archive = getattr(loader, "archive", "")
     kind = (
         "bytecode"
@@ -222,7 +222,7 @@ def _locate(name: str) -> tuple[Module, bytes] | None:
         else "extension"
     )
     found_print, data = _read_file(archive or origin, origin, loader if archive else None)
-    return Module(name, origin, archive or origin, found_print, kind, places), data
+    return Module(name, origin, archive or origin, found_print, kind, locations), data
 
 
 _read_before: dict[

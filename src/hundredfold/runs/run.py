@@ -314,7 +314,7 @@ def newest_run(home: RunHome) -> Record:
     runs: Sequence[Record] = home.ledger.runs()
     if not runs:
         raise UsageError(
-            f"there is no run in {home.words}",
+            f"there is no run in {home.description}",
             hint="hundredfold run MODULE:JOB   or hundredfold demo",
         )
     return runs[0]

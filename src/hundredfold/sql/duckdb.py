@@ -20,7 +20,7 @@ import pyarrow as pa
 from ..contract import Column, quote
 from ..errors import HomeError, HundredfoldError, QueryError, SourceError
 from ..job import Source
-from ..ports.interfaces import AttachedSource, Fingerprint, SourcePlace, Store
+from ..ports.interfaces import AttachedSource, Fingerprint, SourceLocation, Store
 from .duckdb_errors import line_with_mark, query_error, refuse_types, row_group_hint
 from .json_values import json_rows
 from .source_reader import attach_source
@@ -252,7 +252,7 @@ class DuckWarehouse:
     def attach(
         self,
         source: Source,
-        place: SourcePlace,
+        location: SourceLocation,
         folder: Path | None,
         contract_columns: Mapping[str, Column],
         staged: str,
@@ -260,7 +260,7 @@ class DuckWarehouse:
         """Return the raw rows of a source; as text where the format has no types and a contract
         has.
         """
-        return attach_source(self, source, place, folder, contract_columns, staged)
+        return attach_source(self, source, location, folder, contract_columns, staged)
 
     def __enter__(self) -> DuckWarehouse:
         return self

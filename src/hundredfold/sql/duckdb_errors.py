@@ -56,23 +56,25 @@ def _types_in(kind: duckdb.DuckDBPyType) -> Iterator[str]:
 
 def query_error(error: Exception, sql: str) -> HundredfoldError:
     """Return DuckDB's error as one of this package; its text has the line and marks the place."""
-    words = str(error)
-    if "No space left" in words:
+    message = str(error)
+    if "No space left" in message:
         return HomeError(
-            "the disk is full: " + words.split("\n")[0],
+            "the disk is full: " + message.split("\n")[0],
             hint="free some space, or move the runs with --home; then resume the run",
         )
-    if "Too many open files" in words:
+    if "Too many open files" in message:
         return HomeError(
-            "a query cannot open its files: " + words.split("\n")[0],
+            "a query cannot open its files: " + message.split("\n")[0],
             hint="raise the limit of open files (ulimit -n), or use fewer workers with --workers",
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return HomeError(
-            "the query does not fit the memory limit: " + words.split("\n")[0],
+            "the query does not fit the memory limit: " + message.split("\n")[0],
             hint="raise --memory, or use fewer workers with --workers",
         )
-    return QueryError(words, hint=None if "\n" in words else f"in: {' '.join(sql.split())[:200]}")
+    return QueryError(
+        message, hint=None if "\n" in message else f"in: {' '.join(sql.split())[:200]}"
+    )
 
 
 def row_group_hint(sources: Mapping[str, Sequence[str]], memory: int) -> str | None:

@@ -83,14 +83,14 @@ def with_micros(select: str, schema: pa.Schema) -> tuple[str, pa.Schema]:
     spans = {f.name: quote(f.name) for f in schema if pa.types.is_interval(f.type)}
     if not spans:
         return select, schema
-    words = (
+    message = (
         "an interval of months has no length in microseconds: write CAST(... AS VARCHAR), or the "
         "difference of two times"
     )
     each = ", ".join(
         (
             f"CASE WHEN extract(year FROM {c}) = 0 AND extract(month FROM {c}) = 0 THEN "
-            f"epoch_us({c}) WHEN {c} IS NOT NULL THEN CAST(error({literal(f'{name}: {words}')}) "
+            f"epoch_us({c}) WHEN {c} IS NOT NULL THEN CAST(error({literal(f'{name}: {message}')}) "
             f"AS BIGINT) END AS {c}"
         )
         for name, c in spans.items()

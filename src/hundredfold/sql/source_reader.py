@@ -11,7 +11,7 @@ from pathlib import Path
 from ..contract import Column
 from ..errors import SourceError
 from ..job import Source
-from ..ports.interfaces import AttachedSource, SourcePlace
+from ..ports.interfaces import AttachedSource, SourceLocation
 from .sources.engine import Engine, unchanged
 from .sources.files import Files, find_files
 
@@ -19,16 +19,16 @@ from .sources.files import Files, find_files
 def attach_source(
     db: Engine,
     source: Source,
-    place: SourcePlace,
+    location: SourceLocation,
     folder: Path | None,
     contract_columns: Mapping[str, Column],
     staged: str,
 ) -> AttachedSource:
     """Return the raw rows of a source; as text where the format has no types and a contract has."""
     name = source.name
-    if not isinstance(place, str | Path):
-        return _attach_frame(db, name, place, contract_columns, staged)
-    files = find_files(name, str(place), folder or Path())
+    if not isinstance(location, str | Path):
+        return _attach_frame(db, name, location, contract_columns, staged)
+    files = find_files(name, str(location), folder or Path())
     if files.kind == "parquet":
         from .sources.parquet_reader import attach_parquet
 
@@ -36,7 +36,7 @@ def attach_source(
     if not any(Path(p).stat().st_size for p in files.paths):
         raise SourceError(
             f"{name} is empty: {files.paths[0]} has no bytes",
-            hint=f"name another place with --source {name}=PATH",
+            hint=f"name another path with --source {name}=PATH",
         )
     if files.kind == "csv":
         from .sources.csv_reader import attach_csv

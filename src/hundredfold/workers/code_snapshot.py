@@ -109,9 +109,9 @@ class SnapshotFinder(MetaPathFinder):
             return None
         else:
             loader = SnapshotLoader(module, self.snapshot.archive)
-        places = list(module.locations) if module.locations is not None else None
+        locations = list(module.locations) if module.locations is not None else None
         return importlib.util.spec_from_file_location(
-            name, module.origin, loader=loader, submodule_search_locations=places
+            name, module.origin, loader=loader, submodule_search_locations=locations
         )
 
     def _refuse_newer(self, name: str, path: Sequence[str] | None) -> None:

@@ -150,7 +150,7 @@ def open_finished(home: RunHome, run_id: str | None, truth: str | None) -> Finis
         raise UsageError(
             f"run {record.id} is of the job {record.job}, wanted one of tariffs"
             if record
-            else f"there is no run of tariffs in {home.words}",
+            else f"there is no run of tariffs in {home.description}",
             hint="make one: hundredfold demo   or hundredfold run tariffs.job:job",
         )
     run = hundredfold.Run(home, record.id)

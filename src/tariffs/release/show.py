@@ -75,7 +75,9 @@ EVENT_RESULTS = {
 def show_status(facts: Mapping[str, Any], home: Any, folder: str | None) -> None:
     """Print every release with its state, and the active table."""
     if not facts["releases"]:
-        stdout.print(f"no price table is published in {escape(relative_path(home.words))} yet")
+        stdout.print(
+            f"no price table is published in {escape(relative_path(home.description))} yet"
+        )
         return
     grid = grid_of(
         "",

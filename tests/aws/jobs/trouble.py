@@ -139,10 +139,10 @@ def reach() -> list[str]:
     outcome = f"runs/{run}/models/doubled/outcomes/x"
     attempts[f"put {outcome}"] = lambda: s3.put_object(Bucket=bucket, Key=outcome, Body=b"mine")
     done = []
-    for words, action in attempts.items():
+    for name, action in attempts.items():
         with suppress(s3.exceptions.ClientError):
             action()
-            done.append(words)
+            done.append(name)
     return done
 
 

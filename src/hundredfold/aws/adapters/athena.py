@@ -34,7 +34,7 @@ from ...data.checksums import get_json, put_json
 from ...data.layout import Layout
 from ...errors import QueryError, SourceError, StateError
 from ...job import Source
-from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
+from ...ports.interfaces import AttachedSource, Fingerprint, SourceLocation
 from ...sql.athena import to_answer, to_athena, to_table
 from ...sql.duckdb import DuckWarehouse
 from ...sql.sources.files import pattern
@@ -190,7 +190,7 @@ class AthenaWarehouse:
     def attach(
         self,
         source: Source,
-        place: SourcePlace,
+        location: SourceLocation,
         folder: Path | None,
         contract_columns: Mapping[str, Column],
         staged: str,
@@ -199,7 +199,12 @@ class AthenaWarehouse:
         from . import sources
 
         return sources.attach(
-            self, source, str(place), contract_columns, self.scratch / "sources", memory=self.memory
+            self,
+            source,
+            str(location),
+            contract_columns,
+            self.scratch / "sources",
+            memory=self.memory,
         )
 
     def fingerprints(self, paths: Sequence[str]) -> list[Fingerprint]:

@@ -22,7 +22,7 @@ from ...data.append_files import FolderAppendFiles
 from ...data.layout import Layout
 from ...errors import HomeError, HundredfoldError, QueryError, SourceError
 from ...job import Source
-from ...ports.interfaces import AttachedSource, Fingerprint, SourcePlace
+from ...ports.interfaces import AttachedSource, Fingerprint, SourceLocation
 from ...ports.object_keys import checked_key
 from ...sql.duckdb import DuckWarehouse
 from ..tags import BATCH_TAG
@@ -150,23 +150,23 @@ class S3DuckWarehouse(DuckWarehouse):
     def attach(
         self,
         source: Source,
-        place: SourcePlace,
+        location: SourceLocation,
         folder: Path | None,  # noqa: ARG002
         contract_columns: Mapping[str, Column],
         staged: str,
     ) -> AttachedSource:
         """Download the objects of a source, and return their rows."""
-        location = str(place)
-        if parse_address(location):
+        address = str(location)
+        if parse_address(address):
             raise SourceError(
-                f"{source.name}: {location} is a Glue table, which only Athena reads",
+                f"{source.name}: {address} is a Glue table, which only Athena reads",
                 hint="leave out --warehouse, or choose --warehouse athena",
             )
-        objects, _ = objects_of_a_kind(source.name, location)
+        objects, _ = objects_of_a_kind(source.name, address)
         root = self.sources.resolve() / source.name
-        addresses = download(source.name, objects, folders_of(source.name, location, objects), root)
+        addresses = download(source.name, objects, folders_of(source.name, address, objects), root)
         self._addresses |= addresses
-        with name_addresses_in_errors({**addresses, str(root): location.rstrip("/")}):
+        with name_addresses_in_errors({**addresses, str(root): address.rstrip("/")}):
             found = super().attach(source, str(root), root, contract_columns, staged)
         found = replace(found, in_place=False, fingerprints=[o.fingerprint for o in objects])
         return self._with_addresses(source.name, found, addresses)

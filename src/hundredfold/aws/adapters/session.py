@@ -146,13 +146,13 @@ class StackResources:
             "work_function": "workfunction",
             "step_function": "stepfunction",
         }
-        place = cls._from_lookup(
+        resources = cls._from_lookup(
             lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
         )
         return (
-            place
-            if place.code or "workfunction" not in outputs
-            else replace(place, code=image_digest(outputs["workfunction"]))
+            resources
+            if resources.code or "workfunction" not in outputs
+            else replace(resources, code=image_digest(outputs["workfunction"]))
         )
 
     @classmethod

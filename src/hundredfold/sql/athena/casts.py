@@ -256,7 +256,7 @@ def _float(text: exp.Expr, kind: exp.DataType) -> exp.Case:
     return _case(
         text,
         (_like(NUMBER), f"TRY_CAST(replace(t, '_', '') AS {name})"),
-        *((_like(words), f"CAST({value} AS {name})") for words, value in special),
+        *((_like(texts), f"CAST({value} AS {name})") for texts, value in special),
     )
 
 
@@ -280,8 +280,8 @@ def _boolean(text: exp.Expr, _: exp.DataType) -> exp.Case:
     return _case(
         text,
         *(
-            (f"lower(t) IN ({', '.join(map(repr, words))})", value)
-            for words, value in ((TRUE, "TRUE"), (FALSE, "FALSE"))
+            (f"lower(t) IN ({', '.join(map(repr, texts))})", value)
+            for texts, value in ((TRUE, "TRUE"), (FALSE, "FALSE"))
         ),
     )
 

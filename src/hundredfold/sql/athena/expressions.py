@@ -66,5 +66,5 @@ def paren(value: exp.Expr) -> exp.Expr:
     )
 
 
-def untranslatable(node: exp.Expr, words: str, hint: str) -> QueryError:
-    return QueryError(f"{words}, in {' '.join(node.sql('duckdb').split())[:80]}", hint=hint)
+def untranslatable(node: exp.Expr, problem: str, hint: str) -> QueryError:
+    return QueryError(f"{problem}, in {' '.join(node.sql('duckdb').split())[:80]}", hint=hint)

@@ -29,13 +29,13 @@ def full_joins(select: exp.Select) -> Iterator[PlannerLimit]:
             continue
         right = join.this.alias_or_name.lower()
         if not all(_joins_by_equality(c, right) for c in conjuncts(join.args.get("on"))):
-            words = (
+            problem = (
                 "FULL JOIN by another condition than = between a column of each table; use two"
                 " LEFT JOINs and UNION ALL"
             )
             yield PlannerLimit(
                 join,
-                words,
+                problem,
                 "FULL JOIN",
                 "FULL",
                 lambda join=join: _correct_full_join(select, join),  # type: ignore[misc]
@@ -109,8 +109,8 @@ def _correct_full_join(select: exp.Select, join: exp.Join) -> bool:
 
 def _is_alias(column: exp.Column, aliases: set[str]) -> bool:
     """Return whether a name without a table is that of a result column."""
-    place = column.find_ancestor(exp.Order, exp.Having, exp.Group, exp.Qualify, exp.Select)
-    return column.name.lower() in aliases and not isinstance(place, exp.Select)
+    clause = column.find_ancestor(exp.Order, exp.Having, exp.Group, exp.Qualify, exp.Select)
+    return column.name.lower() in aliases and not isinstance(clause, exp.Select)
 
 
 def ordered_distinct(select: exp.Select) -> Iterator[PlannerLimit]:
@@ -189,13 +189,13 @@ def mixed_types(union: exp.SetOperation, describe: Describe) -> Iterator[Planner
     mixed = [number for number, (one, other) in enumerate(pairs) if not _unite(one[1], other[1])]
     if mixed:
         (name, one), (_, other) = left[mixed[0]], right[mixed[0]]
-        words = (
+        problem = (
             f"{type(union).__name__.upper()} of {one} and {other} in the column {name}, which only"
             " DuckDB converts; CAST one of them"
         )
         yield PlannerLimit(
             union.right,
-            words,
+            problem,
             "UNION",
             type(union).__name__,
             lambda: _correct_types(union, [left, right, whole], mixed),

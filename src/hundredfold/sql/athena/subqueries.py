@@ -30,27 +30,27 @@ def subquery_limits(select: exp.Select, outer: list[exp.Column]) -> Iterator[Pla
     read = ", ".join(dict.fromkeys(column.sql("duckdb") for column in outer))
     reads = f"which reads {read} of the query around it"
     if _is_beside(select, outer):
-        words = f"a subquery in FROM, which reads {read} of a table beside it; join it by ON"
-        yield _limit(select, words, "FROM (")
+        problem = f"a subquery in FROM, which reads {read} of a table beside it; join it by ON"
+        yield _limit(select, problem, "FROM (")
     elif isinstance(select.parent, exp.SetOperation):
         kind = type(select.parent).__name__.upper()
         yield _limit(select, f"{kind} in a subquery, {reads}; join the result", kind)
     elif select.args.get("limit") or select.args.get("offset"):
         part = "LIMIT" if select.args.get("limit") else "OFFSET"
-        words = f"a subquery with {part}, {reads}; join and take the first by row_number()"
-        yield PlannerLimit(select, words, "LIMIT", part, lambda: _correct_lookup(select))
+        problem = f"a subquery with {part}, {reads}; join and take the first by row_number()"
+        yield PlannerLimit(select, problem, "LIMIT", part, lambda: _correct_lookup(select))
     elif has_window(select) or select.args.get("qualify"):
-        words = f"a window function in a subquery, {reads}; join the result"
-        yield _limit(select, words, "OVER")
+        problem = f"a window function in a subquery, {reads}; join the result"
+        yield _limit(select, problem, "OVER")
     elif _selects_any(select, outer) and not isinstance(select.parent, exp.Exists):
-        words = f"a subquery that returns {read} of the query around it; use it outside"
-        yield _limit(select, words)
+        problem = f"a subquery that returns {read} of the query around it; use it outside"
+        yield _limit(select, problem)
     elif select.args.get("group") and not _only_equal(select, outer):
-        words = f"GROUP BY in a subquery, {reads} other than by =; join the result"
-        yield _limit(select, words, "GROUP BY")
+        problem = f"GROUP BY in a subquery, {reads} other than by =; join the result"
+        yield _limit(select, problem, "GROUP BY")
     elif any(_outer_join_of(column, select) for column in outer):
-        words = f"{read} of the query around a subquery, in its outer join; use it in WHERE"
-        yield _limit(select, words, "JOIN")
+        problem = f"{read} of the query around a subquery, in its outer join; use it in WHERE"
+        yield _limit(select, problem, "JOIN")
 
 
 def _limit(select: exp.Select, problem: str, phrase: str = "") -> PlannerLimit:
@@ -60,10 +60,10 @@ def _limit(select: exp.Select, problem: str, phrase: str = "") -> PlannerLimit:
 
 def _is_beside(select: exp.Select, outer: list[exp.Column]) -> bool:
     """Return whether a subquery in FROM reads the columns of a table in the same FROM."""
-    place = select.parent
-    while isinstance(place, exp.Subquery | exp.SetOperation):
-        place = place.parent
-    if not isinstance(place, exp.From | exp.Join):
+    clause = select.parent
+    while isinstance(clause, exp.Subquery | exp.SetOperation):
+        clause = clause.parent
+    if not isinstance(clause, exp.From | exp.Join):
         return False
     around = names_of(next(enclosing(select)))
     return any(column.table.lower() in around for column in outer)
@@ -135,10 +135,10 @@ def _join_lookup(select: exp.Select, value: exp.Expr) -> bool:
     around = next(enclosing(select))
     tables = {column.table.lower() for column in outer}
     source = next((s for s in sources_of(around) if s.alias_or_name.lower() in tables), None)
-    place = select.parent
-    if len(tables) != 1 or source is None or place is None or not _keeps_rows(around, source):
+    clause = select.parent
+    if len(tables) != 1 or source is None or clause is None or not _keeps_rows(around, source):
         return False
-    if place.find_ancestor(exp.Join, exp.Select) is not around:
+    if clause.find_ancestor(exp.Join, exp.Select) is not around:
         return False  # in the condition of a join
     if {id(c.find_ancestor(exp.Where, exp.Select)) for c in outer} != {id(select.args["where"])}:
         return False
@@ -163,10 +163,10 @@ def _join_lookup(select: exp.Select, value: exp.Expr) -> bool:
     first = _row_number([exp.column(names[2], table)], keys)
     inner.set("qualify", exp.Qualify(this=exp.EQ(this=first, expression=exp.Literal.number(1))))
     found: exp.Expr = exp.column(names[0], table)
-    if isinstance(place.parent, exp.Select):  # among the columns, without a name of its own
+    if isinstance(clause.parent, exp.Select):  # among the columns, without a name of its own
         found = exp.alias_(found, value.output_name or names[0])
     _hide_from_stars(around, names[0])
-    place.replace(found)
+    clause.replace(found)
     source.replace(named_subquery(inner, table))
     return True
 

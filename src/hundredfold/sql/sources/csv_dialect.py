@@ -208,7 +208,7 @@ def read_error(source: str, path: str, compression: str, error: Exception) -> So
         )
     return SourceError(
         f"{source}: {path} cannot be read: {error}",
-        hint=f"name another place with --source {source}=PATH",
+        hint=f"name another path with --source {source}=PATH",
     )
 
 

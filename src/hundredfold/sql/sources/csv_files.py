@@ -125,7 +125,7 @@ def prepare_csv(
     if not found:
         raise SourceError(
             f"{source} is empty: {paths[0]} has no line",
-            hint=f"name another place with --source {source}=PATH",
+            hint=f"name another path with --source {source}=PATH",
         )
     return found
 

@@ -420,11 +420,11 @@ class _Scanner:
         marks = _marks_outside_quotes(a, is_quote, is_end, is_delimiter)
         if marks is None:
             return None
-        places = np.flatnonzero(marks)
-        ends = places[self.width - 1 :: self.width]
+        positions = np.flatnonzero(marks)
+        ends = positions[self.width - 1 :: self.width]
         if (
             not len(ends)
-            or len(places) != len(ends) * self.width
+            or len(positions) != len(ends) * self.width
             or not is_end[ends].all()
             or np.count_nonzero(is_end) != len(ends)
         ):

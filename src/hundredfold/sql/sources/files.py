@@ -48,14 +48,14 @@ class Files:
         return "[" + ", ".join(map(pattern, self.paths)) + "]"
 
 
-def find_files(source: str, place: str, folder: Path) -> Files:
+def find_files(source: str, location: str, folder: Path) -> Files:
     """Return the files that a path, a glob or a folder names.
 
     Raises:
         SourceError: there are none, they are of several kinds, or they belong to a table of
             Delta Lake, Iceberg or Hudi.
     """
-    path = expand_user(place)
+    path = expand_user(location)
     path = path if path.is_absolute() else expand_user(folder / path)
     full = Path(os.path.abspath(path))  # noqa: PTH100  # links are kept: folders name partitions
     try:

@@ -196,8 +196,8 @@ def text_file_error(source: str, files: Files, error: QueryError) -> SourceError
     """Return the error for text files that cannot be read, with the line if it can be found."""
     refuse_file_column(source, error)
     bad = json_lines.first_invalid_line(files.paths) if files.kind == "json" else None
-    words = bad or error.message.split("\n")[0]  # the rest is a query of the engine
+    message = bad or error.message.split("\n")[0]  # the rest is a query of the engine
     hint = json_lines.hint_for(bad) if bad else "correct the file, or name another"
     return SourceError(
-        f"{source}: {files.paths[0]} cannot be read as {files.kind}: {words}", hint=hint
+        f"{source}: {files.paths[0]} cannot be read as {files.kind}: {message}", hint=hint
     )

@@ -149,12 +149,12 @@ def data_files(names: Iterable[str], pattern: Sequence[str] | None) -> list[str]
     return sorted(name for name in found if kind_of_file(name) or is_unread(name))
 
 
-def reject_unread_files(source: str, place: str, names: Iterable[str]) -> None:
+def reject_unread_files(source: str, location: str, names: Iterable[str]) -> None:
     """Raise SourceError for data in an unsupported format, which would silently be missing."""
     unread = [name for name in names if is_unread(name)]
     if unread:
         raise SourceError(
-            f"{source}: {len(unread)} file(s) at {place} are data that cannot be read",
+            f"{source}: {len(unread)} file(s) at {location} are data that cannot be read",
             problems=unread,
             hint=f"write them in another form, or move them away: {NAMING_HINT}",
         )

@@ -35,9 +35,9 @@ def held(lock: threading.RLock, action: Callable[..., Any]) -> Callable[..., Any
         f"{action} waits: a lock must not be held meanwhile"
     )
 
-    def done(*words: Any, **named: Any) -> Any:
+    def done(*arguments: Any, **named: Any) -> Any:
         with lock:
-            return action(*words, **named)
+            return action(*arguments, **named)
 
     return done
 

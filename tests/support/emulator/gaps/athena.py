@@ -59,8 +59,8 @@ class ExhaustedError(Exception):
 class InvalidRequestError(Exception):
     """The call itself is rejected: no query is started."""
 
-    def __init__(self, words: str, code: str = "INVALID_INPUT") -> None:
-        super().__init__(words)
+    def __init__(self, message: str, code: str = "INVALID_INPUT") -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -265,19 +265,19 @@ class Run:
 
     def _save(self, outcome: Outcome) -> None:
         """Write the result's object, and Athena's other objects next to it."""
-        place = self.execution["ResultConfiguration"]["OutputLocation"]
+        location = self.execution["ResultConfiguration"]["OutputLocation"]
         self.execution["_rows"] = outcome.rows
         self._keep(
-            f"{place}.metadata",
+            f"{location}.metadata",
             json.dumps([_column_info(field) for field in outcome.rows.schema]).encode(),
         )
-        if place.endswith(".csv") and outcome.rows.num_columns:
+        if location.endswith(".csv") and outcome.rows.num_columns:
             lines = zip(*map(values.texts, outcome.rows.columns), strict=True)
-            self._keep(place, values.csv(outcome.rows.column_names, lines))
-        elif place.endswith(".txt"):
-            self._keep(place, b"")
+            self._keep(location, values.csv(outcome.rows.column_names, lines))
+        elif location.endswith(".txt"):
+            self._keep(location, b"")
         if outcome.written or self.statement.result.startswith("tables/"):
-            manifest = f"{place.removesuffix('.csv')}-manifest.csv"
+            manifest = f"{location.removesuffix('.csv')}-manifest.csv"
             self._keep(manifest, "".join(f"{uri}\n" for uri in outcome.written).encode())
             self.statistics["DataManifestLocation"] = manifest
 
@@ -301,24 +301,24 @@ class Run:
         done: asyncio.Future[Any] | Any = asyncio.run_coroutine_threadsafe(_do(action), self.loop)
         return done.result()
 
-    def _fail(self, words: str, *, retryable: bool = False) -> None:
-        name = words.partition(":")[0]
+    def _fail(self, message: str, *, retryable: bool = False) -> None:
+        name = message.partition(":")[0]
         error = {
             "ErrorCategory": 1 if retryable else 2,
             "ErrorType": 100 if retryable else 1001,
             "Retryable": retryable,
-            "ErrorMessage": words,
+            "ErrorMessage": message,
         }
         log.info("query %s failed: %s", self.execution["QueryExecutionId"], name)
-        self._end("FAILED", words, error)
+        self._end("FAILED", message, error)
 
-    def _end(self, state: str, words: str = "", error: Mapping[str, Any] | None = None) -> None:
+    def _end(self, state: str, message: str = "", error: Mapping[str, Any] | None = None) -> None:
         with self.lock:
             if self.over.is_set():
                 return
             self.over.set()
-            if words:
-                self.status["StateChangeReason"] = words
+            if message:
+                self.status["StateChangeReason"] = message
             if error:
                 self.status["AthenaError"] = error
             self.status["CompletionDateTime"] = time.time()

@@ -17,7 +17,7 @@ GONE = "Message does not exist or is not available for visibility timeout change
 need(sqs, "_HANDLERS", "_get_q", "_Err", "time")
 
 
-class HandTime:
+class ManualTime:
     """Replaces the module `time` in SQS: `time()` is the time that the test set, if it did."""
 
     def __getattr__(self, name: str) -> Any:
@@ -29,7 +29,7 @@ class HandTime:
 
 
 def fill() -> None:
-    sqs.time = HandTime()
+    sqs.time = ManualTime()
     sqs._HANDLERS["ChangeMessageVisibility"] = _of_what_is_leased(
         sqs._HANDLERS["ChangeMessageVisibility"]
     )

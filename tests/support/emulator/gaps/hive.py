@@ -54,8 +54,8 @@ SIMPLE = {
 class QueryError(Exception):
     """A failed query: Athena's name of the error, and the message."""
 
-    def __init__(self, name: str, words: str) -> None:
-        super().__init__(f"{name}: {words}")
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ def read_table(database: str, name: str, only: frozenset[str] | None = None) -> 
         Column(column["Name"].lower(), column["Type"])
         for column in found.get("PartitionKeys") or []
     ]
-    places: list[tuple[str, Sequence[Any]]] = [(storage["Location"], [])]
+    locations: list[tuple[str, Sequence[Any]]] = [(storage["Location"], [])]
     if parts:
         partitions = glue._partitions.get(f"{database}/{name}") or []
-        places = [
+        locations = [
             (
                 p["StorageDescriptor"]["Location"],
                 [parsed(text, part.kind) for text, part in zip(p["Values"], parts, strict=True)],
@@ -168,7 +168,7 @@ def read_table(database: str, name: str, only: frozenset[str] | None = None) -> 
     reader = _reader(found)
     schema = pa.schema([*((c.name, c.kind) for c in [*columns, *parts]), ("$path", pa.string())])
     pieces, scanned = [schema.empty_table()], 0
-    for location, values in places:
+    for location, values in locations:
         for uri, size, rows in _objects(location, reader, columns, only):
             for part, value in zip(parts, values, strict=True):
                 rows = rows.append_column(
@@ -484,12 +484,12 @@ def _or_none(text: str, kind: pa.DataType) -> Any:
 def _split(inner: str) -> list[str]:
     """Split at commas outside of brackets."""
     parts, depth = [""], 0
-    for letter in inner:
-        depth += (letter in "<(") - (letter in ">)")
-        if letter == "," and depth == 0:
+    for character in inner:
+        depth += (character in "<(") - (character in ">)")
+        if character == "," and depth == 0:
             parts.append("")
         else:
-            parts[-1] += letter
+            parts[-1] += character
     return parts
 
 

@@ -82,8 +82,8 @@ def _judged(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, A
     failed.
     """
 
-    def executed(*words: Any, **named: Any) -> dict[str, Any]:
-        answer = execute(*words, **named)
+    def executed(*arguments: Any, **named: Any) -> dict[str, Any]:
+        answer = execute(*arguments, **named)
         messages = getattr(here, "messages", None)
         if messages is None or answer.get("error") or is_understood(answer.get("body"), messages):
             return answer

@@ -39,7 +39,7 @@ CHANGING = (
     "ChangeMessageVisibilityBatch",
 )
 LONGEST_POLL = 20  # seconds
-LOOK = 0.05  # seconds between polls of a long poll
+POLL_INTERVAL_S = 0.05  # seconds between polls of a long poll
 
 
 def fill() -> None:
@@ -101,6 +101,6 @@ def _polite_receive(receive: Callable[..., Any]) -> Callable[..., Any]:
             left = end - time.monotonic()
             if answer.get("Messages") or left <= 0:
                 return answer
-            await asyncio.sleep(min(LOOK, left))
+            await asyncio.sleep(min(POLL_INTERVAL_S, left))
 
     return received

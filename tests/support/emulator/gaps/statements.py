@@ -277,12 +277,12 @@ class Database:
         if (name in glue._databases) == self.create:
             if self.lenient:
                 return Outcome()
-            words = (
+            message = (
                 f"Database {name} already exists"
                 if self.create
                 else f"SemanticException [Error 10072]: Database does not exist: {name}"
             )
-            raise QueryError("FAILED", words)
+            raise QueryError("FAILED", message)
         if self.create:
             context.call(lambda: glue._create_database({"DatabaseInput": {"Name": name}}))
             return Outcome()

@@ -31,7 +31,7 @@ need(
 need(app, "call_service_handler_sync", "SERVICE_HANDLERS", "AUTH")
 
 MAX_CAUSE = 32_768  # characters
-LOOK = 0.05  # seconds between polls of a query
+POLL_INTERVAL_S = 0.05  # seconds between polls of a query
 ACTIONS = ("startQueryExecution", "stopQueryExecution", "getQueryExecution", "getQueryResults")
 DENIED = {  # what a state machine catches: the SDK's generic error
     "athena": "Athena.AmazonAthenaException",
@@ -72,7 +72,7 @@ def athena_task(resource: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         if _is_stopped():
             _call("stopQueryExecution", query)
             return found
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _call(action: str, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,10 +72,10 @@ def parse(sql: str) -> exp.Expr:
         tree = sqlglot.parse_one(sql, read="athena")
     except SqlglotError as error:
         where: Mapping[str, Any] = next(iter(getattr(error, "errors", None) or ()), {})
-        place = f"line {where.get('line', 1)}:{where.get('col', 1)}: "
+        position = f"line {where.get('line', 1)}:{where.get('col', 1)}: "
         near = str(where.get("highlight") or "").strip()
         raise QueryError(
-            "SYNTAX_ERROR", f"{place}mismatched input '{near}': {str(error).splitlines()[0]}"
+            "SYNTAX_ERROR", f"{position}mismatched input '{near}': {str(error).splitlines()[0]}"
         ) from error
     if isinstance(tree, exp.Command):
         raise QueryError("SYNTAX_ERROR", f"line 1:1: mismatched input '{sql.split()[0]}'")
@@ -378,14 +378,14 @@ def _is_known(kind: pa.DataType) -> bool:
 
 def _query_error(error: duckdb.Error) -> QueryError:
     """Return DuckDB's error under Athena's name."""
-    words = str(error)
+    message = str(error)
     if isinstance(error, duckdb.InterruptException):
         return QueryError("USER_CANCELED", "Query was canceled")
-    if "Division by zero" in words:
+    if "Division by zero" in message:
         return QueryError("DIVISION_BY_ZERO", "Division by zero")
     names: dict[type[duckdb.Error], str] = {
         duckdb.BinderException: "COLUMN_NOT_FOUND"
-        if "column" in words.lower()
+        if "column" in message.lower()
         else "TYPE_MISMATCH",
         duckdb.CatalogException: "FUNCTION_NOT_FOUND",
         duckdb.ConversionException: "INVALID_CAST_ARGUMENT",
@@ -395,4 +395,4 @@ def _query_error(error: duckdb.Error) -> QueryError:
     name = next(
         (name for kind, name in names.items() if isinstance(error, kind)), "GENERIC_INTERNAL_ERROR"
     )
-    return QueryError(name, words)
+    return QueryError(name, message)

@@ -67,14 +67,14 @@ def java_double(value: float) -> str:
         return "-0.0" if str(value).startswith("-") else "0.0"
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
     assert isinstance(exponent, int)
-    words = "".join(map(str, digits)).rstrip("0") or "0"
+    text = "".join(map(str, digits)).rstrip("0") or "0"
     point = len(digits) + exponent  # position of the decimal point, counted from the first digit
     minus = "-" if sign else ""
     if not 1e-3 <= abs(value) < 1e7:
-        return f"{minus}{words[0]}.{words[1:] or '0'}E{point - 1}"
+        return f"{minus}{text[0]}.{text[1:] or '0'}E{point - 1}"
     if point <= 0:
-        return f"{minus}0.{'0' * -point}{words}"
-    return f"{minus}{words[:point].ljust(point, '0')}.{words[point:] or '0'}"
+        return f"{minus}0.{'0' * -point}{text}"
+    return f"{minus}{text[:point].ljust(point, '0')}.{text[point:] or '0'}"
 
 
 def java_float(value: float) -> str:
