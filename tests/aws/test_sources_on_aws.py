@@ -269,7 +269,7 @@ typed = st.fixed_dictionaries(
         "kind": st.none() | st.sampled_from(["new", "used", "old"]),
         "code": st.none() | st.sampled_from(["vx123", "v1", "v\n123"]),
         "price": st.none() | st.sampled_from([1.5, 0.0, -1.0, 999.0, 1e9, float("inf")]),
-        "cost": st.none() | st.decimals(-2, 2, locations=2),
+        "cost": st.none() | st.decimals(-2, 2, places=2),
         "count": st.none() | st.integers(-4, 104),
         "day": st.none() | st.dates(dt.date(2025, 1, 1), dt.date(2025, 1, 4)),
         "at": st.none()

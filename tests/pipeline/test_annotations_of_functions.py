@@ -313,7 +313,7 @@ class Schema(Generic[Element]):
 
 
 @pytest.mark.parametrize(
-    ("annotation", "words"),
+    ("annotation", "message"),
     [
         ("Missing", "a name in it is not defined"),
         ("list[Missing] | None", "a name in it is not defined"),

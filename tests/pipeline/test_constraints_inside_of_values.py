@@ -142,7 +142,7 @@ class Whole(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("declared", "words"),
+    ("declared", "message"),
     [
         (Validated, "validators in Python"),
         (Whole, "validators in Python"),

@@ -35,7 +35,7 @@ TABLE = pa.table({"k": ["a", "b"]})
 
 
 @pytest.mark.parametrize(
-    ("declare", "words"),
+    ("declare", "message"),
     [
         (lambda: Model("m", unit=("k", "k"), work=count), "names a column twice"),
         (lambda: Model("m", unit=NONE, work=count), "wanted a tuple of names"),
@@ -79,7 +79,7 @@ def test_one_source_and_one_model_need_no_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"job": None}, "wanted a Job"),
         ({"sources": TABLE}, "wanted a mapping"),

@@ -90,7 +90,7 @@ def test_a_name_is_read_as_it_is_written(
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "message"),
     REFUSED,
     ids=lambda names: ascii(names[0]) if isinstance(names, list) else "",
 )

@@ -87,7 +87,7 @@ def test_types_are_put_together_where_no_value_changes(
     assert sorted(map(repr, found)) == sorted(map(repr, wanted)) or sorted(found) == sorted(wanted)
 
 
-@pytest.mark.parametrize(("first", "kind", "second", "other", "words"), APART)
+@pytest.mark.parametrize(("first", "kind", "second", "other", "message"), APART)
 @pytest.mark.parametrize("turned", [False, True])
 def test_types_that_would_change_a_value_are_refused(
     runner: InProcessRunner,

@@ -71,7 +71,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("query", "declared", "words"), WRONG)
+@pytest.mark.parametrize(("query", "declared", "message"), WRONG)
 def test_the_error_of_a_query_has_its_cause(
     runner: InProcessRunner, query: str, declared: dict[str, Any], message: str
 ) -> None:

@@ -174,7 +174,7 @@ def test_the_query_sees_the_run(runner: InProcessRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("query", "message"),
     [
         (
             "SELECT shop FROM prices",

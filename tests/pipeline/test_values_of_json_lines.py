@@ -140,7 +140,7 @@ def test_numbers_keep_every_digit(runner: InProcessRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("written", "message"),
     [
         (["9007199254740993", "1.5"], "a has fractions, and a whole number beyond 2.53"),
         (["1e400", "1"], "a holds a number beyond a double"),

@@ -145,7 +145,7 @@ def test_values_of_one_kind_are_unchanged(values: list[Any], wanted: list[Any]) 
 
 
 @pytest.mark.parametrize(
-    ("frame", "words"),
+    ("frame", "message"),
     [
         (pd.DataFrame({"v": pd.Categorical([DAY, MOMENT])}), "several types"),
         (pd.DataFrame({"v": pd.Categorical([MOMENT, AWARE])}), "cannot hold"),

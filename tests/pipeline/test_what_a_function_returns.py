@@ -154,7 +154,7 @@ def test_all_units_may_return_no_row(runner: InProcessRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         (None, "returned None; most units returned a"),
         (3.5, "other columns than 2 of 3 units: a missing and value too much"),
@@ -578,7 +578,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), BROKEN)
+@pytest.mark.parametrize(("change", "message"), BROKEN)
 def test_a_row_that_violates_its_contract_fails_its_unit_and_is_named(
     runner: InProcessRunner, change: dict[str, Any], message: str
 ) -> None:
@@ -590,7 +590,7 @@ def test_a_row_that_violates_its_contract_fails_its_unit_and_is_named(
 
 
 @pytest.mark.parametrize(
-    ("frame", "words"),
+    ("frame", "message"),
     [
         ({"a": ["1.5"]}, "a is '1.5' (str), wanted double"),
         ({"a": [None]}, "a is null"),
@@ -791,7 +791,7 @@ def test_many_units_are_halved_until_the_bad_one_is_alone(runner: InProcessRunne
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         (lambda rows: {"s": np.zeros(len(rows) + 1)}, "rows for 1 units; wanted one for each"),
         (
@@ -834,7 +834,7 @@ class Mute(Exception):
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         (ValueError("\udcff"), "\\udcff"),
         (Mute(), "whose str raises RuntimeError"),
@@ -1037,7 +1037,7 @@ KEYED = pa.table({"u": [None, 1, 2, 2], "v": ["x", "x", "x", "y"], "x": [1.0, 2.
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         (lambda rows: rows[["u", "v", "x"]][::-1], None),
         (lambda rows: rows.set_index(["u", "v"])[["x"]][::-1], None),

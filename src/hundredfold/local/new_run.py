@@ -58,10 +58,7 @@ def create_run(
         "as_of": parse_as_of(as_of)
         if as_of is not None
         else now.replace(tzinfo=None, microsecond=0).isoformat(" "),
-        "sources": {
-            name: location if isinstance(location, str) else IN_MEMORY
-            for name, location in locations.items()
-        },
+        "sources": _recorded_addresses(locations),
         "folder": str(job.folder),
         "max_rejected": dict(max_rejected),
         "max_failed": arguments.max_failed,
@@ -83,6 +80,13 @@ def create_run(
         fail(home, run, error)
         raise
     return run
+
+
+def _recorded_addresses(locations: Mapping[str, SourceLocation]) -> dict[str, str]:
+    return {
+        name: location if isinstance(location, str) else IN_MEMORY
+        for name, location in locations.items()
+    }
 
 
 def budget_option(arguments: RunArguments) -> RunOptions:

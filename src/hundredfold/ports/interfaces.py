@@ -299,7 +299,7 @@ class RunHome(Protocol):
         """The records of all runs."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The name of the home, for messages."""
 
     def publishing(self, job: str) -> AbstractContextManager[None]:
