@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any
 
 from benchmarks.compare import EXTRAPOLATED, MISSING, OK, engine, read
@@ -181,10 +181,16 @@ def machine_facts(facts: dict[str, Any]) -> str:
     )
 
 
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines as long as those of other pages."""
+    return fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def setting(facts: dict[str, Any], runs: Sequence[Run]) -> str:
     missing = dict.fromkeys(engine(run["engine"]).title for run in runs if run["status"] == MISSING)
     missing_note = f"\n\nNot installed, so not measured: {', '.join(missing)}." if missing else ""
-    return f"{machine_facts(facts)}. A run is stopped after {facts['cap']:,.0f} s.{missing_note}"
+    limit = f"A run is stopped after {facts['cap']:,.0f} s."
+    return wrapped(f"{machine_facts(facts)}. {limit}") + missing_note
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:

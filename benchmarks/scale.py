@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.compare import machine, now, read
 from benchmarks.engines import ENGINES, versions
 from benchmarks.measure import CORES, Measured, measure, scratch
-from benchmarks.report import FIGURES, machine_facts, put, seconds
+from benchmarks.report import FIGURES, machine_facts, put, seconds, wrapped
 from benchmarks.workloads import DATA, WORKLOADS, ready, sales
 
 HUNDREDFOLD = ENGINES["hundredfold"]
@@ -143,11 +143,10 @@ def grouped(runs: Sequence[dict[str, Any]], kind: str) -> dict[tuple[Any, ...], 
 def publish(results: Path) -> None:
     """Tables and plot into README.md."""
     facts, runs = read(results)
-    sizes, crews = grouped(runs, "units"), grouped(runs, "workers")
-    plot(sizes, crews, FIGURES / "scale.svg")
-    parts = [
-        f"![cost of a unit, memory and speed-up](figures/scale.svg)\n\n{machine_facts(facts)}."
-    ]
+    sizes, pool_sizes = grouped(runs, "units"), grouped(runs, "workers")
+    plot(sizes, pool_sizes, FIGURES / "scale.svg")
+    machine_text = wrapped(f"{machine_facts(facts)}.")
+    parts = [f"![cost of a unit, memory and speed-up](figures/scale.svg)\n\n{machine_text}"]
     if sizes:
         parts.append(
             "| units | rows | wall, s | us a unit | CPU, s | peak MiB | runs/quiet |\n"
@@ -159,8 +158,8 @@ def publish(results: Path) -> None:
                 for (units, rows, *_), f in sizes.items()
             )
         )
-    if crews:
-        one = {name: f["wall"] for (*_, name, workers), f in crews.items() if workers == 1}
+    if pool_sizes:
+        one = {name: f["wall"] for (*_, name, workers), f in pool_sizes.items() if workers == 1}
         parts.append(
             "| workload | workers | wall, s | speed-up | CPU, s | peak MiB | runs/quiet |\n"
             "|---|---|---|---|---|---|---|\n"
@@ -168,7 +167,7 @@ def publish(results: Path) -> None:
                 f"| {name} | {workers} | {seconds(f['wall'])} | {one[name] / f['wall']:.2f} | "
                 f"{seconds(f['cpu'])} | {f['peak'] / 2**20:,.0f} | "
                 f"{f['runs']:.0f}/{f['quiet']:.0f} |"
-                for (*_, name, workers), f in crews.items()
+                for (*_, name, workers), f in pool_sizes.items()
                 if name in one
             )
         )
@@ -177,7 +176,7 @@ def publish(results: Path) -> None:
 
 def plot(
     sizes: dict[tuple[Any, ...], dict[str, float]],
-    crews: dict[tuple[Any, ...], dict[str, float]],
+    pool_sizes: dict[tuple[Any, ...], dict[str, float]],
     path: Path,
 ) -> None:
     """Microseconds a unit, memory, and speed-up."""
@@ -222,7 +221,9 @@ def plot(
     )
     for name, style in zip(SPEEDUP, ("o-", "s--"), strict=True):
         found = {
-            workers: f["wall"] for (*_, workload, workers), f in crews.items() if workload == name
+            workers: f["wall"]
+            for (*_, workload, workers), f in pool_sizes.items()
+            if workload == name
         }
         if 1 in found:
             speed.plot(
@@ -232,12 +233,12 @@ def plot(
                 color=colour,
                 label=WORKLOADS[name].title,
             )
-    largest = max((asked[-1] for asked in crews), default=1)
+    largest = max((asked[-1] for asked in pool_sizes), default=1)
     speed.plot([1, largest], [1, largest], ":", color="#5f6b76", label="as many times as workers")
     speed.set(
         title="speed-up of the whole run",
         xlabel="workers",
-        xticks=sorted({asked[-1] for asked in crews}),
+        xticks=sorted({asked[-1] for asked in pool_sizes}),
     )
     speed.legend(fontsize=7, frameon=False)
     for axis in (cost, memory, speed):

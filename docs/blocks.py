@@ -46,6 +46,8 @@ VOLATILE = (
     # the headline of a bench
     (re.compile(r"^(\w+): ~?[\d.,]+ (?:us|ms|s|min|h) as .*$", re.MULTILINE), r"\1: its times"),
     (re.compile(r"~?\b[\d.,]+ (?:us|ms|s|min|h)\b"), "N s"),
+    # shown where units took long enough in an earlier run, such as on a busy machine
+    (re.compile(r"^ *batches by the seconds of run .*\n", re.MULTILINE), ""),
     (re.compile(r"\b[\d.,]+x(?= |$)", re.MULTILINE), "Nx"),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r" +$", re.MULTILINE), ""),

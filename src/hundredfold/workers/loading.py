@@ -20,7 +20,7 @@ from .._package import FOLDER
 
 MAX_LOAD_S = 600.0  # for a worker to import the job's modules
 WAITING_STATES = frozenset({psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP, psutil.STATUS_IDLE})
-MAX_STACK_WAIT_S = 5.0  # for a worker to write its stack
+MAX_STACK_WAIT_S = 30.0  # for a worker to write its stack: a busy machine may run it late
 STACK_SIGNAL = getattr(signal, "SIGUSR2", None)  # requests the stack
 STACK_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
 # the frames below it belong to the start of the process
