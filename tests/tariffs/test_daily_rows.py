@@ -186,6 +186,12 @@ def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths
     assert part["quantity"][~lasting].sum() == pytest.approx(weekly["quantity"][~last].sum())
 
 
+def _steps(query: str) -> str:
+    """Return the steps of a query that sum days to weeks, without its last SELECT."""
+    text = (Path(bundles.__file__).parents[1] / f"queries/{query}.sql").read_text()
+    return text[text.index("dated AS (") : text.rindex("\nSELECT\n")]
+
+
 WEEKS = 6
 DATES = {  # weekday of each row of a week, for weekdays and for weekends: 1 is Monday
     "weekly": ((7,), (7,)),
@@ -194,6 +200,8 @@ DATES = {  # weekday of each row of a week, for weekdays and for weekends: 1 is 
     "weekly, both twice": ((6, 7), (6, 7)),
     "weekly, weekdays twice": ((3, 7), (7,)),
     "weekly, named by two other days": ((1, 2), (1, 2)),
+    "weekly, named by the last day": ((5,), (7,)),
+    "weekly, named by the last day, weekend twice": ((5,), (6, 7)),
     "daily": ((1, 2, 3, 4, 5), (6, 7)),
     "daily, no Sunday": ((1, 2, 3, 4, 5), (6,)),
     "daily, no weekend": ((1, 2, 3, 4, 5), ()),
@@ -215,6 +223,12 @@ DATES = {  # weekday of each row of a week, for weekdays and for weekends: 1 is 
         ("weekly", "weekly, both twice", (4, 5), (-1, -1)),
         ("weekly", "weekly, weekdays twice", range(WEEKS), (-1, 1)),
         ("weekly", "weekly, named by two other days", range(WEEKS), (-1, -1)),
+        (
+            "weekly, named by the last day",
+            "weekly, named by the last day, weekend twice",
+            (2, 5),
+            (1, -1),
+        ),
         ("weekly", "daily", (3, 4, 5), (1, 1)),
         ("daily", "weekly", (3, 4, 5), (1, 1)),
         ("daily", "daily, no Sunday", (2, 3), (1, 1 / 2)),
@@ -230,8 +244,6 @@ def test_dates_show_days_weeks_and_weeks_that_came_twice(
 ) -> None:
     """Weekdays show which the rows of weekends are; the weeks `at` have dates of `other`."""
     with duckdb.connect() as duck:
-        text = (Path(bundles.__file__).parents[1] / f"queries/{query}.sql").read_text()
-        steps = text[text.index("dated AS (") : text.rindex("\nSELECT\n")]
         duck.execute(
             "CREATE TABLE picked AS SELECT 'A' AS cell, 9 AS hour, day_type FROM"
             " (VALUES ('WEEKDAY'), ('WEEKEND')) AS t (day_type)"
@@ -253,7 +265,7 @@ def test_dates_show_days_weeks_and_weeks_that_came_twice(
             ],
         )
         rows = duck.sql(
-            f"WITH {steps} SELECT day_type, week, week_share FROM weeks ORDER BY ALL"
+            f"WITH {_steps(query)} SELECT day_type, week, week_share FROM weeks ORDER BY ALL"
         ).fetchall()
     found = {
         (kind, (week - dt.date(2026, 5, 3)).days // 7 - (week.isoweekday() == 7)): share
@@ -287,6 +299,76 @@ def test_a_week_of_voice_that_came_twice_is_an_error_and_reports_it(
     rows = asked(paths, change)["voice_prior.sql"]
     with pytest.raises(ValueError, match=r"the week that ends on .* has several rows with diff"):
         voice.fit_voice_prior(rows)
+
+
+BUNDLE_DATES = {  # weekday of each row of a week: 1 is Monday
+    "weekly": (7,),
+    "weekly, named by Saturday": (6,),
+    "weekly, twice": (6, 7),
+    "weekly, three times": (2, 5, 7),
+    "daily": (1, 2, 3, 4, 5, 6, 7),
+    "daily, no Sunday": (1, 2, 3, 4, 5, 6),
+    "daily, four days": (1, 2, 3, 4),
+    "daily, two days": (1, 2),
+    "daily, one day": (3,),
+}
+
+
+@pytest.mark.parametrize("query", ["bundles", "prior"])
+@pytest.mark.parametrize(
+    ("usual", "other", "at", "expected"),
+    [
+        ("weekly", "weekly, named by Saturday", (1, 2, 4), 1),
+        ("weekly", "weekly, twice", (2,), -1),
+        ("weekly", "weekly, twice", (0,), -1),
+        ("weekly", "weekly, twice", (5,), -1),
+        ("weekly", "weekly, twice", (2, 3), -1),
+        ("weekly", "weekly, twice", (0, 2, 3, 5), -1),
+        ("weekly", "weekly, twice", range(WEEKS), -1),
+        ("weekly", "weekly, three times", (1, 2), -1),
+        ("weekly", "daily", (3, 4, 5), 1),
+        ("weekly", "daily, four days", (2,), 4 / 7),
+        ("daily", "weekly", (3, 4, 5), 1),
+        ("daily", "daily, no Sunday", (0, 1, 3, 5), 6 / 7),
+        ("daily", "daily, two days", (2,), 2 / 7),
+        ("daily", "daily, two days", (2, 3), 2 / 7),
+        ("daily", "daily, two days", (0, 5), 2 / 7),
+        ("daily", "daily, one day", (2,), 1 / 7),
+    ],
+)
+def test_dates_of_bundles_show_days_weeks_and_doubled_weeks(
+    query: str, usual: str, other: str, at: tuple[int, ...], expected: float
+) -> None:
+    """Check the share of each week; the weeks `at` have the dates of `other`.
+
+    Where a week came twice the run stops, and no share of another week is used.
+    """
+    with duckdb.connect() as duck:
+        duck.execute(
+            "CREATE TABLE picked AS SELECT 'Y' AS segment, 'A' AS location, 'D' AS product"
+        )
+        duck.execute(
+            "CREATE TABLE bundle_sales (week DATE, segment TEXT DEFAULT 'Y', location TEXT DEFAULT"
+            " 'A', product TEXT DEFAULT 'D', price DOUBLE DEFAULT 2, list_price DOUBLE DEFAULT 2,"
+            " units BIGINT DEFAULT 5, active_subs BIGINT DEFAULT 9, explore_eps DOUBLE DEFAULT 0)"
+        )
+        duck.executemany(
+            "INSERT INTO bundle_sales (week) VALUES (?)",
+            [
+                (dt.date(2026, 5, 3) + dt.timedelta(days=7 * n + d),)
+                for n in range(WEEKS)
+                for d in BUNDLE_DATES[other if n in at else usual]
+            ],
+        )
+        rows = duck.sql(f"WITH {_steps(query)} SELECT week, week_share FROM weeks").fetchall()
+    found = {
+        (week - dt.date(2026, 5, 3)).days // 7 - (week.isoweekday() == 7): share
+        for week, share in rows
+    }
+    checked = at if expected < 0 else range(WEEKS)
+    wanted = {n: expected if n in at else 1.0 for n in checked}
+    assert {n: found[n] for n in checked} == pytest.approx(wanted)
+    assert len(found) == WEEKS
 
 
 def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Path) -> None:

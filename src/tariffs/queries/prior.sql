@@ -78,10 +78,7 @@ weeks AS (
       -- a week
       WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
         OR coalesce(before, after) IS NULL) THEN 1e0
-      -- a duplicate week
-      WHEN days < 4 AND days > 1 AND coalesce(before, 1) = 1 AND coalesce(after, 1) = 1
-        AND coalesce(before, after) = 1 THEN -1e0
-      -- several of them in a row, or all of them
+      -- a duplicate week: the nearest other weeks are single rows, or there are no others
       WHEN days < 4 AND days > 1 AND coalesce(substr(earlier, 11), '1') = '1'
         AND coalesce(substr(later, 11), '1') = '1'
         AND (coalesce(earlier, later) IS NOT NULL OR all_weeks > 2) THEN -1e0
