@@ -3,12 +3,12 @@ not be shipped.
 
     HUNDREDFOLD_REFERENCE_DATA=... python -m benchmarks.tariffs_panels
 
-cheese (88 stores), orange juice (11 brands in 83 stores) and avocados (54 places, conventional and
+cheese (88 stores), orange juice (11 brands in 83 stores) and avocados (54 markets, conventional and
 organic), each with stage 1 and 2 as they price bundles. Prices are in logarithms here, so that
 elasticities are constant and can be compared with published ones. `deviance` is
 conditional (given a unit's total and a week's) per week held out; `rmse` is of log volume around
 the unit's mean, with the weeks' effects swept out; `gate` is what the backtest inside the training
-weeks would have chosen, and what it scored where units are told apart by group.
+weeks would have chosen, and what it scored where units are distinguished by group.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def panel_of(
 
 
 def cheese(folder: Path) -> Data:
-    """bayesm's cheese: the weeks are not told; rows of a store are in their order."""
+    """bayesm's cheese: the weeks are not recorded; rows of a store are in their order."""
     data = pd.read_csv(folder / "cheese.csv")
     data["week"] = data.groupby("retailer").cumcount()
     frame = pd.DataFrame(

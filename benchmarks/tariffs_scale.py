@@ -77,12 +77,12 @@ def stage_2(folder: Path) -> dict[str, Any]:
     """
     prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
     duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
-    places = [
+    names = [
         row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()
     ]
     step, seconds, units, error = max(UNITS_PER_BATCH // 54, 1), 0.0, 0, []
-    for first in range(0, len(places), step):
-        low, high = places[first], places[min(first + step, len(places)) - 1]
+    for first in range(0, len(names), step):
+        low, high = names[first], names[min(first + step, len(names)) - 1]
         chosen = (
             f"SELECT * FROM ({sql}) AS q WHERE location BETWEEN '{low}' AND '{high}' ORDER "
             "BY segment, location, product, week"
@@ -144,11 +144,11 @@ def main() -> None:
     )
     words.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    said = words.parse_args()
-    if said.step:
+    asked = words.parse_args()
+    if asked.step:
         print(
             json.dumps(
-                run_step(said.step, size_of(said.size, said.locations, 1, None), said.folder)
+                run_step(asked.step, size_of(asked.size, asked.locations, 1, None), asked.folder)
             )
         )
         return
@@ -159,13 +159,13 @@ def main() -> None:
                 "-m",
                 "benchmarks.tariffs_scale",
                 "--size",
-                said.size,
+                asked.size,
                 "--step",
                 step,
                 "--folder",
                 folder,
             ]
-            command += ["--locations", str(said.locations)] if said.locations else []
+            command += ["--locations", str(asked.locations)] if asked.locations else []
             found = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout
             )

@@ -83,12 +83,12 @@ def stages(size: str, workers: int | None, memory: str | None) -> None:
     """One run, a line for each stage."""
     with scratch() as folder:
         began = time.monotonic()
-        places = demo.make(size, folder / "data")
+        sources = demo.make(size, folder / "data")
         print(f"{size}: made in {time.monotonic() - began:.1f} s", flush=True)
         with Stages() as seen:
             run = hundredfold.run(
                 job,
-                places,
+                sources,
                 home=folder / "home",
                 as_of=demo.AS_OF,
                 workers=workers,
@@ -107,10 +107,10 @@ def _tell(counts: Mapping[str, Any], seen: Stages) -> None:
     print(f"| **all** | **{total:.1f}** | **{max(seen.peak.values(), default=0) / 2**20:,.0f}** |")
     units = {name: counts["models"][name] for name in ("bundles", "voice")}
     rows = sum(source["rows"] for source in counts["sources"].values())
-    told = ", ".join(f"{c['ok']:,} of {c['units']:,} {name}" for name, c in units.items())
+    priced = ", ".join(f"{c['ok']:,} of {c['units']:,} {name}" for name, c in units.items())
     busy = psutil.getloadavg()
     print(
-        f"\n{rows:,} rows in; {told} priced; {counts['release']['rows']['price_table']:,} prices "
+        f"\n{rows:,} rows in; {priced} priced; {counts['release']['rows']['price_table']:,} prices "
         f"published; load of the machine {busy[0]:.1f}"
     )
 
@@ -119,12 +119,12 @@ def bytes_of(size: str, workers: list[int]) -> bool:
     """The hash of the price table for each number of workers and each form; whether all are one."""
     hashes = set()
     with scratch() as folder:
-        places = demo.make(size, folder / "data")
+        sources = demo.make(size, folder / "data")
         for form, declared in FORMS.items():
             for count in workers:
                 home = folder / f"{form}-{count}".replace(" ", "-")
                 run = hundredfold.run(
-                    declared, places, home=home, as_of=demo.AS_OF, workers=count, run_id="one"
+                    declared, sources, home=home, as_of=demo.AS_OF, workers=count, run_id="one"
                 )
                 found = {
                     kind: _hash(run.published("price_table", kind)) for kind in ("csv", "parquet")

@@ -181,16 +181,18 @@ class Market:
 def make(world: World, seed: int) -> Market:
     kind = VOICE if world.cells else BUNDLES
     size = replace(SIZES["demo"], locations=world.locations, weeks=26, cells=max(world.cells, 1))
-    places = pa.concat_tables(
+    locations = pa.concat_tables(
         [
             bundle_generator.location_table(seed, size, b)
             for b in range(bundle_generator.blocks(size))
         ]
     )
-    places = places.set_column(
-        places.column_names.index("control"), "control", pa.array(np.zeros(len(places), dtype=bool))
+    locations = locations.set_column(
+        locations.column_names.index("control"),
+        "control",
+        pa.array(np.zeros(len(locations), dtype=bool)),
     )
-    tables = {"locations": places, "product_catalog": _catalog(), "policy": _policy()}
+    tables = {"locations": locations, "product_catalog": _catalog(), "policy": _policy()}
     if kind is VOICE:
         made = [
             voice_generator.voice_block(seed, size, b, world.switches)
@@ -211,7 +213,7 @@ def make(world: World, seed: int) -> Market:
             _columns(pa.concat_tables([b.truth for b in blocks])),
         )
         if world.drawn:
-            sales, true["beta"] = _draw_from_prior(seed, size, places, sales, true)
+            sales, true["beta"] = _draw_from_prior(seed, size, locations, sales, true)
         if world.rare:
             rare = np.random.default_rng(seed).binomial(sales["units"].to_numpy(), RARE)
             sales, true["level"] = _with(sales, "units", rare), true["level"] + np.log(RARE)
@@ -231,12 +233,12 @@ def make(world: World, seed: int) -> Market:
 
 
 def _draw_from_prior(
-    seed: int, size: Size, places: pa.Table, sales: pa.Table, true: Rows
+    seed: int, size: Size, locations: pa.Table, sales: pa.Table, true: Rows
 ) -> tuple[pa.Table, np.ndarray]:
     """Return sales at elasticities drawn from the estimator's prior, and these elasticities."""
     rng = np.random.default_rng(seed)
     trend = np.log(bundle_generator.LIST_PRICE)
-    tier = dict(zip(places["location"].to_pylist(), places["tier"].to_pylist(), strict=True))
+    tier = dict(zip(locations["location"].to_pylist(), locations["tier"].to_pylist(), strict=True))
     kinds = (true["product"], true["segment"], np.array([tier[at] for at in true["location"]]))
     product = dict(zip(bundle_generator.PRODUCTS, trend - trend.mean(), strict=True))
     slope = rng.normal(0, hyper.THETA_SD)
@@ -263,22 +265,22 @@ def _draw_from_prior(
 def judge(world: World, seed: int) -> Judged:
     market = make(world, seed)
     prior, units, true = market.prior(), market.units(), market.true
-    told = market.kind.price(units, prior)
-    current, price, reference = told["current_price"], told["price"], told["reference_price"]
+    priced = market.kind.price(units, prior)
+    current, price, reference = priced["current_price"], priced["price"], priced["reference_price"]
     scale = units["active_subs"][units.offsets[1:] - 1] * np.exp(true["level"])
-    room = told["capacity"] if market.kind is VOICE else np.inf
+    room = priced["capacity"] if market.kind is VOICE else np.inf
 
     def sold(at: np.ndarray) -> np.ndarray:
         return np.asarray(np.minimum(scale * np.exp(true["beta"] * (at / reference - 1)), room))
 
     def margin(at: np.ndarray) -> np.ndarray:
-        found: np.ndarray = sold(at) * (at - told["unit_cost"])
+        found: np.ndarray = sold(at) * (at - priced["unit_cost"])
         return found
 
-    error, moved, base = told["beta"] - true["beta"], price != current, margin(current).sum()
-    own = np.isclose(told["beta"] * current / reference, told["elasticity"])
+    error, moved, base = priced["beta"] - true["beta"], price != current, margin(current).sum()
+    own = np.isclose(priced["beta"] * current / reference, priced["elasticity"])
     gain = margin(price) - margin(current)
-    found = total(sums(market, told, units.keys), prior, prior)
+    found = total(sums(market, priced, units.keys), prior, prior)
     truths = (
         (sold(price) - sold(current)).sum(),
         (sold(price) * price - sold(current) * current).sum(),
@@ -292,8 +294,10 @@ def judge(world: World, seed: int) -> Judged:
     held = [low <= truth <= high for truth, (low, high) in zip(truths, ends, strict=True)]
     error_of_total = (found.margin_hi - found.margin_lo) / (2 * COVERAGE_90)
     return Judged(
-        cover=float((np.abs(error) <= COVERAGE_90 * told["se"] * reference / current)[own].mean()),
-        promised=float(told["p_gain"][moved].mean()),
+        cover=float(
+            (np.abs(error) <= COVERAGE_90 * priced["se"] * reference / current)[own].mean()
+        ),
+        promised=float(priced["p_gain"][moved].mean()),
         kept=float((gain[moved] > 0).mean()),
         lift=found.margin / base,
         true_lift=float(gain.sum() / base),
@@ -313,11 +317,11 @@ def timed(world: World, seed: int) -> tuple[Judged, float]:
     return judge(world, seed), time.process_time() - began
 
 
-def sums(market: Market, told: Mapping[str, np.ndarray], keys: Mapping[str, np.ndarray]) -> Rows:
+def sums(market: Market, priced: Mapping[str, np.ndarray], keys: Mapping[str, np.ndarray]) -> Rows:
     """What `queries/totals.sql` makes of one kind alone, before the ladder or the day."""
     names = {
         name: pa.array(values.astype(str) if values.dtype == object else values)
-        for name, values in {**told, **keys}.items()
+        for name, values in {**priced, **keys}.items()
     }
     duck = market.duck
     duck.register("priced", pa.table(names))
@@ -357,11 +361,11 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
     assert contract is not None
     columns = read_contract(contract).columns
     given = set(table.column_names)
-    told = [
+    selected = [
         f"CAST({c.name if c.name in given else 'NULL'} AS {c.sql_type}) AS {c.name}"
         for c in columns
     ]
-    return duck.sql(f"SELECT {', '.join(told)} FROM given").to_arrow_table()
+    return duck.sql(f"SELECT {', '.join(selected)} FROM given").to_arrow_table()
 
 
 def _columns(table: pa.Table) -> Rows:

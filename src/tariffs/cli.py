@@ -396,9 +396,7 @@ def measure(
     from tariffs.release.measure import to_json
 
     home, _ = _open(target)
-    given = {
-        name: place for name, place in (("bundle_sales", sales), ("voice_usage", usage)) if place
-    }
+    given = {name: path for name, path in (("bundle_sales", sales), ("voice_usage", usage)) if path}
     found = outcome.outcome(
         version,
         home,

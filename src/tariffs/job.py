@@ -110,7 +110,7 @@ VOICE_DAY = Model(
 PORTFOLIO = Model(
     "portfolio",
     unit=("kind",),
-    order_by=("chain", "place"),
+    order_by=("chain", "position"),
     query="queries/portfolio.sql",
     work=portfolio_limits.apply_portfolio_limits,
     returns=portfolio_limits.Limited,

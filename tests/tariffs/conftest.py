@@ -44,7 +44,7 @@ def bucket() -> Iterator[Callable[[], ReleaseSite]]:
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> ReleaseSite:
     """A site of either kind: both must keep the same promises."""
     if request.param == "disk":
         return on_disk(tmp_path / "home")

@@ -67,7 +67,7 @@ def frame_of(panel: Panel) -> pd.DataFrame:
     }
     odd = panel.unit % 2
     return pd.DataFrame(
-        columns | {"x0": panel.x * (1 - odd), "x1": panel.x * odd, "place": panel.unit // 4}
+        columns | {"x0": panel.x * (1 - odd), "x1": panel.x * odd, "location": panel.unit // 4}
     )
 
 
@@ -99,7 +99,7 @@ def test_stage_one_is_pyfixests_poisson_with_unit_and_week_effects(panel: Panel)
 def test_the_exogeneity_test_is_pyfixests_coefficient_of_the_control(panel: Panel) -> None:
     """Its clustered error takes the control as known; ours includes the error of pi, and is close
     where that is small."""
-    theirs = fepois("y ~ x0 + x1 + v | unit + week", frame_of(panel), clusters="place").loc["v"]
+    theirs = fepois("y ~ x0 + x1 + v | unit + week", frame_of(panel), clusters="location").loc["v"]
     ours = assess_exogeneity(
         panel, np.arange(UNITS) % 2, np.tile(np.arange(WEEKS), UNITS), WEEKS, np.arange(UNITS) // 4
     )

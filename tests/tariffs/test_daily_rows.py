@@ -375,7 +375,7 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
     made = generate(
         Size(locations=4, cells=3, weeks=26, sales_format="csv"), tmp_path / "data", dirt=False
     )
-    places = {
+    weekly = {
         name: files[0] if len(files) == 1 else files[0].parent
         for name, files in made.sources.items()
     }
@@ -388,7 +388,7 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
             )
             duck.execute(f"COPY ({split}) TO '{tmp_path / table}.csv' (HEADER)")
     daily = {table: tmp_path / f"{table}.csv" for table, _ in TABLES}
-    for sources in (places, {**places, **daily}):
+    for sources in (weekly, {**weekly, **daily}):
         hundredfold.run(demo.JOB, sources, home=tmp_path / "home", as_of=demo.AS_OF, workers=1)
     tables = [f"{tmp_path}/home/{release_folder('tariffs', n)}/price_table.parquet" for n in (1, 2)]
     differ = (
@@ -404,7 +404,7 @@ def test_the_demo_with_daily_sales_has_the_prices_of_the_weekly_one(tmp_path: Pa
     with pytest.raises(ContractError, match="rows are superseded by later rows"):
         hundredfold.run(
             demo.JOB,
-            {**places, "bundle_sales": tmp_path / "again.csv"},
+            {**weekly, "bundle_sales": tmp_path / "again.csv"},
             home=tmp_path / "home",
             as_of=demo.AS_OF,
             workers=1,

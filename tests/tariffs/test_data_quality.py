@@ -36,11 +36,13 @@ ENGINES_NAMES = {
 
 
 def run_of(paths: Paths, home: Path) -> hundredfold.Run:
-    places = {
+    sources = {
         name: files[0] if len(files) == 1 else files[0].parent
         for name, files in paths.sources.items()
     }
-    return hundredfold.run(job, places, home=home, workers=1, as_of=AS_OF.isoformat(), run_id="one")
+    return hundredfold.run(
+        job, sources, home=home, workers=1, as_of=AS_OF.isoformat(), run_id="one"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -378,8 +378,8 @@ def _priced(sources: Any, home: Path, lost: bool) -> FinishedRun:
     if lost:
         at = sales.column_names.index("explore_eps")
         sales = sales.set_column(at, "explore_eps", pa.array(np.zeros(sales.num_rows)))
-    places: dict[str, Any] = {name: str(files[0]) for name, files in sources.items()} | {
+    inputs: dict[str, Any] = {name: str(files[0]) for name, files in sources.items()} | {
         "bundle_sales": sales
     }
-    hundredfold.run(demo.JOB, places, home=home, as_of=demo.AS_OF, workers=1)
+    hundredfold.run(demo.JOB, inputs, home=home, as_of=demo.AS_OF, workers=1)
     return open_finished(Home(home, make=False), None, None)

@@ -48,8 +48,8 @@ def run_tariffs(
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folder")
     words = [
         sys.executable,
         "-m",
@@ -67,8 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_demo_names_the_commands_that_hold_its_promises(place: Path) -> None:
-    named = re.findall(r"tariffs evidence (\w+) --home", (place / "demo.txt").read_text())
+def test_the_demo_names_the_commands_that_hold_its_promises(folder: Path) -> None:
+    named = re.findall(r"tariffs evidence (\w+) --home", (folder / "demo.txt").read_text())
     assert named == ["truth", "calibration", "dial"]
     assert set(named) <= set(evidence.commands)
 
@@ -78,22 +78,22 @@ def test_the_demo_names_the_commands_that_hold_its_promises(place: Path) -> None
     [["truth"], ["prior"], ["backtest"], ["loop", "--cycles", "3"]],
     ids=lambda words: words[0],
 )
-def test_a_table_fits_a_terminal_of_80_columns(place: Path, words: list[str]) -> None:
-    lines = run_tariffs(place, "evidence", *words).stdout.splitlines()
+def test_a_table_fits_a_terminal_of_80_columns(folder: Path, words: list[str]) -> None:
+    lines = run_tariffs(folder, "evidence", *words).stdout.splitlines()
     assert len(lines) > 8
     assert [line for line in lines if len(line.rstrip()) > 80] == []
 
 
-def test_rho_is_shown_without_what_neighbours_take(place: Path) -> None:
-    shown = run_tariffs(place, "evidence", "prior").stdout
+def test_rho_is_shown_without_what_neighbours_take(folder: Path) -> None:
+    shown = run_tariffs(folder, "evidence", "prior").stdout
     assert shown.count("sales that neighbouring products take: chi ") == 1  # of bundles
     assert shown.count("with these removed, rho is ") == 1
 
 
-def test_json_states_what_the_table_states(place: Path) -> None:
-    table = run_tariffs(place, "evidence", "truth").stdout
+def test_json_states_what_the_table_states(folder: Path) -> None:
+    table = run_tariffs(folder, "evidence", "truth").stdout
     found: list[dict[str, Any]] = json.loads(
-        run_tariffs(place, "evidence", "truth", "--json").stdout
+        run_tariffs(folder, "evidence", "truth", "--json").stdout
     )
     assert [line["line"] for line in found] == ["bundle", "voice"]
     for line in found:
@@ -101,19 +101,19 @@ def test_json_states_what_the_table_states(place: Path) -> None:
         assert f"{line['scores'][0]['rmse']['shrunk']:.3f}" in table
 
 
-def test_plots_come_as_svg_and_png_beside_the_json(place: Path) -> None:
-    completed = run_tariffs(place, "evidence", "calibration", "--plots", "plots", "--json")
+def test_plots_come_as_svg_and_png_beside_the_json(folder: Path) -> None:
+    completed = run_tariffs(folder, "evidence", "calibration", "--plots", "plots", "--json")
     assert set(json.loads(completed.stdout)) == {"bundle", "voice"}
-    assert sorted(path.name for path in (place / "plots").iterdir()) == [
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == [
         "calibration.png",
         "calibration.svg",
     ]
     assert "plots/calibration.svg" in completed.stderr
 
 
-def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
+def test_without_matplotlib_the_way_to_it_is_reported(folder: Path) -> None:
     completed = run_tariffs(
-        place,
+        folder,
         "evidence",
         "calibration",
         "--plots",
@@ -144,9 +144,9 @@ def test_without_matplotlib_the_way_to_it_is_reported(place: Path) -> None:
     ],
 )
 def test_words_that_cannot_be_are_answered_with_what_to_do(
-    place: Path, words: list[str], error: str, hint: str
+    folder: Path, words: list[str], error: str, hint: str
 ) -> None:
-    completed = run_tariffs(place, "evidence", *words, code=2)
+    completed = run_tariffs(folder, "evidence", *words, code=2)
     assert error in completed.stderr
     assert hint in completed.stderr
     assert "Traceback" not in completed.stderr

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tariffs.optimise.ladder import Rung, best_in_order, best_with_cross_effects, in_order
-from tariffs.pricing import locations as places
+from tariffs.pricing import locations
 
 VOLUMES = (50.0, 150.0, 400.0, 1000.0)
 
@@ -112,8 +112,8 @@ def test_ordering_twice_changes_nothing(demo: Any) -> None:
     groups = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
     for n in range(len(groups)):
         rows = groups.unit(n)
-        once = places.optimise_location(rows)
-        twice = places.optimise_location(
+        once = locations.optimise_location(rows)
+        twice = locations.optimise_location(
             rows | {"price": once["price"], "reason_code": once["reason_code"]}
         )
         assert np.array_equal(once["price"], twice["price"])

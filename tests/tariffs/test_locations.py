@@ -20,11 +20,11 @@ Rows = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def places(demo: Any) -> list[Rows]:
+def locations(demo: Any) -> list[Rows]:
     """The locations that are no control."""
     slab = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
     rows = [slab.unit(n) for n in range(0, len(slab), 3)]
-    return [place for place in rows if not (place["reason_code"] == "HOLD_CONTROL").any()]
+    return [one for one in rows if not (one["reason_code"] == "HOLD_CONTROL").any()]
 
 
 def policy(rows: Rows, **values: float) -> Rows:
@@ -35,9 +35,9 @@ def ladders_of(rows: Rows) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in pairwise(key_offsets(rows, ("segment", "ladder")))]
 
 
-def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: list[Rows]) -> None:
+def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(locations: list[Rows]) -> None:
     """Return the best prices by brute force, with the other ladders' prices and losses fixed."""
-    rows = policy(places[0], diversion=0.4)
+    rows = policy(locations[0], diversion=0.4)
     found = optimise_location(rows)
     for at in ladders_of(rows)[:6]:
         segment = np.flatnonzero(rows["segment"] == rows["segment"][at[0]])
@@ -63,14 +63,16 @@ def test_each_ladder_is_the_best_answer_to_the_others_of_its_segment(places: lis
         assert ordered[got] == pytest.approx(max(ordered.values()), rel=1e-9)
 
 
-def test_the_more_products_take_from_one_another_the_less_is_discounted(places: list[Rows]) -> None:
+def test_the_more_products_take_from_one_another_the_less_is_discounted(
+    locations: list[Rows],
+) -> None:
     means = [
         float(
             np.mean(
                 [
                     optimise_location(policy(rows, diversion=share))["price"].sum()
                     / rows["current_price"].sum()
-                    for rows in places
+                    for rows in locations
                 ]
             )
         )
@@ -80,10 +82,10 @@ def test_the_more_products_take_from_one_another_the_less_is_discounted(places: 
     assert means[0] < means[-1]
 
 
-def test_rungs_that_pull_at_each_other_are_priced_together(places: list[Rows]) -> None:
+def test_rungs_that_pull_at_each_other_are_priced_together(locations: list[Rows]) -> None:
     """Return whether a ladder with cross effects is worth no less than without them."""
     gained = 0
-    for rows in places[:3]:
+    for rows in locations[:3]:
         pulled = policy(rows, cross_effect=0.5)
         apart, together = optimise_location(rows), optimise_location(pulled)
         for at in ladders_of(rows):
@@ -110,8 +112,8 @@ def worth_with_pull(rows: Rows, at: np.ndarray, price: np.ndarray) -> float:
     return float((own * np.exp(beside)).sum())
 
 
-def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[Rows]) -> None:
-    rows = policy(places[0], cross_effect=0.5)
+def test_a_neighbours_new_price_changes_what_a_held_product_sells(locations: list[Rows]) -> None:
+    rows = policy(locations[0], cross_effect=0.5)
     found = optimise_location(rows)
     held = (found["price"] == rows["current_price"]) & (found["neighbour_effect"] != 0)
     assert held.any()
@@ -121,12 +123,12 @@ def test_a_neighbours_new_price_changes_what_a_held_product_sells(places: list[R
 
 
 def test_without_diversion_nothing_costs_anything_and_prices_are_as_before(
-    places: list[Rows],
+    locations: list[Rows],
 ) -> None:
-    found = optimise_location(places[0])
+    found = optimise_location(locations[0])
     assert not found["opportunity_cost"].any()
     assert not found["neighbour_effect"].any()
-    assert (found["price"] != places[0]["price"]).sum() == (
+    assert (found["price"] != locations[0]["price"]).sum() == (
         found["reason_code"] == "LADDER_ADJUSTED"
     ).sum()
 
@@ -156,10 +158,10 @@ def undercut(rows: Rows) -> tuple[Rows, int, int]:
 
 @pytest.mark.parametrize("cross_effect", [0.0, 0.4])
 def test_the_same_size_for_longer_costs_no_less_at_the_best_total_worth(
-    places: list[Rows], cross_effect: float
+    locations: list[Rows], cross_effect: float
 ) -> None:
     """Return the best pair of ladders by brute force over each price of their 1000 MB products."""
-    rows, week, month = undercut(policy(places[0], cross_effect=cross_effect))
+    rows, week, month = undercut(policy(locations[0], cross_effect=cross_effect))
     assert rows["price"][month] < rows["price"][week]
     found = optimise_location(rows)
     pair = [next(at for at in ladders_of(rows) if i in at) for i in (week, month)]
@@ -192,17 +194,17 @@ def best_by_price(rows: Rows, at: np.ndarray, one: int) -> dict[float, float]:
 
 
 def test_what_is_cheaper_for_longer_today_is_left_to_those_who_made_it_so(
-    places: list[Rows],
+    locations: list[Rows],
 ) -> None:
-    rows, week, month = undercut(places[0])
+    rows, week, month = undercut(locations[0])
     rows["current_price"][month] *= 0.9
     found = optimise_location(rows)
     assert found["price"][month] < found["price"][week]
 
 
-def test_no_segment_pays_much_more_than_another_for_the_same(places: list[Rows]) -> None:
+def test_no_segment_pays_much_more_than_another_for_the_same(locations: list[Rows]) -> None:
     adjusted = 0
-    for plain in places:
+    for plain in locations:
         rows = policy(plain, max_segment_ratio=1.2)
         found = optimise_location(rows)
         for name in np.unique(rows["product"].astype(str)):
@@ -247,9 +249,9 @@ def test_the_band_is_what_brute_force_finds(segments: list[dict[int, int]], rati
         assert (found.prices > found.highest).any() or (found.prices < found.lowest).any()
 
 
-def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Rows]) -> None:
-    rows = places[0] | {
-        "as_of": np.full(len(places[0]["price"]), np.datetime64("2026-03-27T23:30", "us"))
+def test_a_table_is_valid_from_midnight_where_its_customers_are(locations: list[Rows]) -> None:
+    rows = locations[0] | {
+        "as_of": np.full(len(locations[0]["price"]), np.datetime64("2026-03-27T23:30", "us"))
     }
     for zone, start, end in (
         ("UTC", "2026-03-28T00:00", "2026-04-04T00:00"),
@@ -270,10 +272,10 @@ def test_a_table_is_valid_from_midnight_where_its_customers_are(places: list[Row
         assert str(found["valid_to_local"][0])[11:19] == "00:00:00"
 
 
-def test_a_time_zone_that_is_none_is_named(places: list[Rows]) -> None:
+def test_a_time_zone_that_is_none_is_named(locations: list[Rows]) -> None:
     with pytest.raises(
         ValueError, match=r"'Accra' is not known; wanted an IANA name such as Africa/Accra"
     ):
         optimise_location(
-            places[0] | {"time_zone": np.full(len(places[0]["price"]), "Accra", dtype=object)}
+            locations[0] | {"time_zone": np.full(len(locations[0]["price"]), "Accra", dtype=object)}
         )

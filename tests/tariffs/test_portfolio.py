@@ -33,7 +33,7 @@ def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
     try:
         for name, value in limits.items():
             duck.execute(f"UPDATE policy SET {name} = ? WHERE kind = ?", [value, kind])
-        slab = priced.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
+        slab = priced.hand.ask("portfolio.sql", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     found: Rows = slab.unit(["bundle", "voice"].index(kind))
@@ -74,7 +74,7 @@ def holds_together(rows: Rows, price: np.ndarray) -> bool:
                 in_order(price[at], rows["volume_mb"][at]) or (price[at] == rows["price"][at]).all()
             )
         else:
-            linked, limit = following_hour(rows["place"][at]), rows["max_cliff"][first]
+            linked, limit = following_hour(rows["position"][at]), rows["max_cliff"][first]
             steep, was = (
                 float((excess(p[at], np.roll(p[at], -1), limit) * linked).sum())
                 for p in (price, rows["price"])
@@ -457,7 +457,7 @@ def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
             "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope,"
             " 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
         )
-        slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "place"))
+        slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     with pytest.raises(

@@ -34,45 +34,45 @@ TOO_DEAR = changed(
 )  # beyond the step, and beyond the change that is allowed
 
 
-def test_a_release_begins_as_a_draft_and_charging_uses_nothing(place: ReleaseSite) -> None:
-    place.publish()
-    assert place.state(1) == "draft"
-    assert actions.status_facts(place.decisions, place.store)["active"] is None
+def test_a_release_begins_as_a_draft_and_charging_uses_nothing(site: ReleaseSite) -> None:
+    site.publish()
+    assert site.state(1) == "draft"
+    assert actions.status_facts(site.decisions, site.store)["active"] is None
 
 
-def test_approved_by_one_and_activated_by_another_charging_uses_it(place: ReleaseSite) -> None:
-    version = place.publish()
-    place.approve(version, by="ama")
-    assert place.state(version) == "approved"
-    assert place.decisions.active is None
-    place.activate(version, by="kofi", reason="week 27")
-    assert place.state(version) == "active"
-    assert place.pointer["folder"] == release_folder(JOB, version)
-    assert (place.pointer["version"], place.pointer["rule"], place.pointer["author"]) == (
+def test_approved_by_one_and_activated_by_another_charging_uses_it(site: ReleaseSite) -> None:
+    version = site.publish()
+    site.approve(version, by="ama")
+    assert site.state(version) == "approved"
+    assert site.decisions.active is None
+    site.activate(version, by="kofi", reason="week 27")
+    assert site.state(version) == "active"
+    assert site.pointer["folder"] == release_folder(JOB, version)
+    assert (site.pointer["version"], site.pointer["rule"], site.pointer["author"]) == (
         version,
         False,
         "kofi",
     )
 
 
-def test_the_pointer_names_the_files_with_their_sums(place: ReleaseSite) -> None:
-    place.use()
-    release = repository.stored_release(1, place.store).release
+def test_the_pointer_names_the_files_with_their_sums(site: ReleaseSite) -> None:
+    site.use()
+    release = repository.stored_release(1, site.store).release
     assert release is not None
-    assert place.pointer["files"] == release.files
+    assert site.pointer["files"] == release.files
 
 
-def test_the_next_one_withdraws_the_one_before_in_the_same_entry(place: ReleaseSite) -> None:
-    place.use()
-    place.use(DEAR)
-    assert (place.state(1), place.state(2)) == ("withdrawn", "active")
-    assert [str(event) for _, event in place.decisions.entries[-1].moves] == ["activate", "replace"]
-    assert len(place.decisions.entries) == 4
+def test_the_next_one_withdraws_the_one_before_in_the_same_entry(site: ReleaseSite) -> None:
+    site.use()
+    site.use(DEAR)
+    assert (site.state(1), site.state(2)) == ("withdrawn", "active")
+    assert [str(event) for _, event in site.decisions.entries[-1].moves] == ["activate", "replace"]
+    assert len(site.decisions.entries) == 4
 
 
-def test_the_log_states_who_when_why_and_from_which_account(place: ReleaseSite) -> None:
-    place.approve(place.publish(), by="ama", reason="looked at all of Tamale")
-    attribution = place.decisions.entries[0].attribution
+def test_the_log_states_who_when_why_and_from_which_account(site: ReleaseSite) -> None:
+    site.approve(site.publish(), by="ama", reason="looked at all of Tamale")
+    attribution = site.decisions.entries[0].attribution
     assert (attribution.author, attribution.login, attribution.at, attribution.reason) == (
         "ama",
         "robot@host",
@@ -81,27 +81,27 @@ def test_the_log_states_who_when_why_and_from_which_account(place: ReleaseSite) 
     )
 
 
-def test_what_the_job_published_stays_as_it_was(place: ReleaseSite) -> None:
-    place.publish()
-    place.publish(DEAR)
+def test_what_the_job_published_stays_as_it_was(site: ReleaseSite) -> None:
+    site.publish()
+    site.publish(DEAR)
     before = {
-        key: place.store.get(key).to_pybytes()
+        key: site.store.get(key).to_pybytes()
         for v in (1, 2)
-        for key in place.store.list(f"{release_folder(JOB, v)}/")
+        for key in site.store.list(f"{release_folder(JOB, v)}/")
     }
-    now = current_version(JOB, place.store)
+    now = current_version(JOB, site.store)
     for version in (1, 2):
-        place.approve(version)
-        place.activate(version)
-    place.kill(RULE)
+        site.approve(version)
+        site.activate(version)
+    site.kill(RULE)
     assert {
-        key: place.store.get(key).to_pybytes()
+        key: site.store.get(key).to_pybytes()
         for v in (1, 2)
-        for key in place.store.list(f"{release_folder(JOB, v)}/")
+        for key in site.store.list(f"{release_folder(JOB, v)}/")
     } == before
-    assert current_version(JOB, place.store) == now == 2
-    rollback(JOB, place.store)  # the job's own pointer is another one
-    assert place.decisions.active == Table(2, rule=True)
+    assert current_version(JOB, site.store) == now == 2
+    rollback(JOB, site.store)  # the job's own pointer is another one
+    assert site.decisions.active == Table(2, rule=True)
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,14 @@ def test_a_release_that_is_not_there_is_reported_with_those_that_are(
 # two people
 
 
-def test_who_approved_it_cannot_activate_it(place: ReleaseSite) -> None:
-    place.approve(place.publish(), by="Ama")
+def test_who_approved_it_cannot_activate_it(site: ReleaseSite) -> None:
+    site.approve(site.publish(), by="Ama")
     with pytest.raises(
         StateError, match=r"was approved by Ama .*, who cannot activate it too"
     ) as refused:
-        place.activate(1, by=" ama")
+        site.activate(1, by=" ama")
     assert "--same-person --reason" in (refused.value.hint or "")
-    assert place.state(1) == "approved"
+    assert site.state(1) == "approved"
 
 
 def test_who_approved_it_can_activate_it_with_a_reason(disk: ReleaseSite) -> None:
@@ -177,18 +177,18 @@ def test_an_approval_of_long_ago_does_not_count_after_a_new_one(disk: ReleaseSit
 # the guards on the way
 
 
-def test_a_guard_that_fails_holds_the_approval_back(place: ReleaseSite) -> None:
-    place.use()
-    place.publish(TOO_DEAR)
+def test_a_guard_that_fails_holds_the_approval_back(site: ReleaseSite) -> None:
+    site.use()
+    site.publish(TOO_DEAR)
     with pytest.raises(
         PublishRefused, match="release 2 is not approved: 2 of 25 guards fail"
     ) as refused:
-        place.approve(2)
+        site.approve(2)
     assert [p.split(":")[0] for p in refused.value.problems] == ["CHANGE_SIZE", "STEP"]
     assert "tariffs approve 2 --override CHANGE_SIZE --override STEP --reason WHY" in (
         refused.value.hint or ""
     )
-    assert place.state(2) == "draft"
+    assert site.state(2) == "draft"
 
 
 def test_it_can_be_set_aside_with_a_reason_and_the_log_reports_it(disk: ReleaseSite) -> None:
@@ -255,15 +255,15 @@ def test_a_release_that_is_not_the_approved_one_any_more_is_not_activated(
         disk.activate(1)
 
 
-def test_a_damaged_release_is_not_approved(place: ReleaseSite) -> None:
-    place.publish()
-    place.damage(1, "csv")
+def test_a_damaged_release_is_not_approved(site: ReleaseSite) -> None:
+    site.publish()
+    site.damage(1, "csv")
     with pytest.raises(
         StateError,
         match=r"release 1 is not what was published\n  price_table\.csv is not what was published:"
         " its SHA-256 differs",
     ):
-        place.approve(1)
+        site.approve(1)
 
 
 def test_what_is_no_price_table_is_reported(disk: ReleaseSite) -> None:
@@ -286,17 +286,17 @@ def test_without_the_catalogue_the_guards_that_need_it_cannot_pass(disk: Release
     ]
 
 
-def test_limits_that_were_set_count_from_then_on_for_everybody(place: ReleaseSite) -> None:
-    place.use()
-    place.publish(TOO_DEAR)
+def test_limits_that_were_set_count_from_then_on_for_everybody(site: ReleaseSite) -> None:
+    site.use()
+    site.publish(TOO_DEAR)
     actions.set_limits(
-        place.attribution(reason="Accra opens"),
+        site.attribution(reason="Accra opens"),
         {"bundle_change": 0.6, "bundle_step": 0.6},
-        place.store,
-        place.once,
+        site.store,
+        site.once,
     )
-    place.approve(2)
-    assert place.decisions.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
+    site.approve(2)
+    assert site.decisions.entries[-2].limits == {"bundle_change": 0.6, "bundle_step": 0.6}
 
 
 @pytest.mark.parametrize(
@@ -317,56 +317,56 @@ def test_a_limit_that_is_none_is_reported(
 # the kill switch
 
 
-def test_the_kill_switch_goes_back_to_the_table_before(place: ReleaseSite) -> None:
-    place.use()
-    place.use(DEAR)
-    done = place.kill(LAST_APPROVED)
-    assert (place.state(1), place.state(2)) == ("active", "withdrawn")
-    assert place.pointer["folder"] == release_folder(JOB, 1)
+def test_the_kill_switch_goes_back_to_the_table_before(site: ReleaseSite) -> None:
+    site.use()
+    site.use(DEAR)
+    done = site.kill(LAST_APPROVED)
+    assert (site.state(1), site.state(2)) == ("active", "withdrawn")
+    assert site.pointer["folder"] == release_folder(JOB, 1)
     assert [str(event) for _, event in done.entry.moves] == ["kill", "restore"]
 
 
-def test_or_to_the_prices_of_the_rule(place: ReleaseSite) -> None:
-    place.use(DEAR)
-    place.kill(RULE)
-    assert place.state(1) == "withdrawn"
-    assert (place.pointer["version"], place.pointer["rule"], place.pointer["folder"]) == (
+def test_or_to_the_prices_of_the_rule(site: ReleaseSite) -> None:
+    site.use(DEAR)
+    site.kill(RULE)
+    assert site.state(1) == "withdrawn"
+    assert (site.pointer["version"], site.pointer["rule"], site.pointer["folder"]) == (
         1,
         True,
         "releases/tariffs/rule/000001",
     )
-    rows = read_parquet(place.store.get(f"{place.pointer['folder']}/price_table.parquet"))
+    rows = read_parquet(site.store.get(f"{site.pointer['folder']}/price_table.parquet"))
     assert rows.filter(pc.equal(rows["unit_key"], "YOUTH/ACCRA/DAY"))["price"].to_pylist() == [2.0]
-    assert set(place.pointer["files"]) == {
-        f"{place.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")
+    assert set(site.pointer["files"]) == {
+        f"{site.pointer['folder']}/price_table.{f}" for f in ("csv", "parquet")
     }
 
 
 @pytest.mark.parametrize("to", [LAST_APPROVED, RULE])
 @pytest.mark.parametrize("broken", ["release.json", "price_table.parquet", "everything"])
 def test_it_works_when_the_newest_and_the_active_release_are_broken(
-    place: ReleaseSite, to: str, broken: str
+    site: ReleaseSite, to: str, broken: str
 ) -> None:
-    place.use()
-    place.use(DEAR)
-    place.publish()
+    site.use()
+    site.use(DEAR)
+    site.publish()
     for version in (2, 3):
-        for key in list(place.store.list(f"{release_folder(JOB, version)}/")):
+        for key in list(site.store.list(f"{release_folder(JOB, version)}/")):
             if broken == "everything":
-                place.store.delete(key)
+                site.store.delete(key)
             elif key.endswith(broken):
-                place.store.put(key, b"{half")
-    place.kill(to)
-    assert place.decisions.active == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
+                site.store.put(key, b"{half")
+    site.kill(to)
+    assert site.decisions.active == (Table(1) if to == LAST_APPROVED else Table(2, rule=True))
 
 
-def test_it_passes_over_a_table_that_is_damaged_and_reports_it(place: ReleaseSite) -> None:
-    place.use()
-    place.use(DEAR)
-    place.use()
-    place.damage(2)
-    done = place.kill(LAST_APPROVED)
-    assert place.decisions.active == Table(1)
+def test_it_passes_over_a_table_that_is_damaged_and_reports_it(site: ReleaseSite) -> None:
+    site.use()
+    site.use(DEAR)
+    site.use()
+    site.damage(2)
+    done = site.kill(LAST_APPROVED)
+    assert site.decisions.active == Table(1)
     assert done.skipped == (
         "release 2: price_table.parquet is not what was published: its SHA-256 differs",
     )
@@ -449,55 +449,53 @@ def test_without_rule_table_and_release_it_states_where_else_to_go(disk: Release
 # the log and the pointer
 
 
-def test_a_log_that_was_changed_is_refused(place: ReleaseSite) -> None:
-    place.use()
+def test_a_log_that_was_changed_is_refused(site: ReleaseSite) -> None:
+    site.use()
     key = f"{repository.LOG}/000001.json"
-    place.store.put(key, place.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
+    site.store.put(key, site.store.get(key).to_pybytes().replace(b'"ama"', b'"esi"'))
     with pytest.raises(
         HomeError,
         match="the decision log cannot be trusted: entry 1 was changed after entry 2 was written",
     ):
-        place.decisions  # noqa: B018
+        site.decisions  # noqa: B018
     with pytest.raises(HomeError, match="cannot be trusted"):
-        place.kill(RULE)
+        site.kill(RULE)
 
 
 @pytest.mark.parametrize("folder", [repository.OLD_LOG, repository.LOG])
-def test_a_log_of_an_earlier_format_is_refused(place: ReleaseSite, folder: str) -> None:
+def test_a_log_of_an_earlier_format_is_refused(site: ReleaseSite, folder: str) -> None:
     old = json.dumps({"number": 1, "verb": "approve", "said": {"by": "ama"}, "charging": None})
-    place.store.put(f"{folder}/000001.json", old.encode())
+    site.store.put(f"{folder}/000001.json", old.encode())
     with pytest.raises(HomeError, match="the decision log has another format than 2") as refused:
-        place.approve(place.publish())
+        site.approve(site.publish())
     assert f"{folder}/000001.json" in refused.value.message
     assert "a log in a new home" in str(refused.value.hint)
 
 
-def test_entries_that_were_cut_off_its_end_are_missed(place: ReleaseSite) -> None:
-    place.use()
-    place.store.delete(f"{repository.LOG}/000002.json")
+def test_entries_that_were_cut_off_its_end_are_missed(site: ReleaseSite) -> None:
+    site.use()
+    site.store.delete(f"{repository.LOG}/000002.json")
     with pytest.raises(
         HomeError,
         match=r"ends with entry 1, and releases/tariffs/active\.json was made from entry 2:"
         " entries are missing",
     ):
-        place.withdraw(1)
+        site.withdraw(1)
 
 
-def test_no_one_writes_over_an_entry(place: ReleaseSite) -> None:
-    place.publish()
-    one, other = (
-        place.decisions.entry("withdraw", place.attribution(by)) for by in ("ama", "kofi")
-    )
-    assert repository.append(one, place.once)
-    assert not repository.append(other, place.once)
-    assert not repository.append(one, place.once)
-    assert place.decisions.entries[0].attribution.author == "ama"
+def test_no_one_writes_over_an_entry(site: ReleaseSite) -> None:
+    site.publish()
+    one, other = (site.decisions.entry("withdraw", site.attribution(by)) for by in ("ama", "kofi"))
+    assert repository.append(one, site.once)
+    assert not repository.append(other, site.once)
+    assert not repository.append(one, site.once)
+    assert site.decisions.entries[0].attribution.author == "ama"
 
 
 def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
-    place: ReleaseSite,
+    site: ReleaseSite,
 ) -> None:
-    place.publish()
+    site.publish()
 
     class Overtaken:
         """Somebody else approves the release just before our entry is written."""
@@ -508,38 +506,38 @@ def test_a_decision_is_made_anew_upon_what_somebody_else_decided_meanwhile(
         def put_if_absent(self, key: str, data: bytes) -> bool:
             self.calls += 1
             if self.calls == 1:
-                place.approve(1, by="kofi")
-            return place.once.put_if_absent(key, data)
+                site.approve(1, by="kofi")
+            return site.once.put_if_absent(key, data)
 
     with pytest.raises(StateError, match="release 1 cannot be approved: it is approved already"):
-        actions.approve(1, place.attribution("ama"), place.store, Overtaken(), place.sources, NOW)
-    assert [e.attribution.author for e in place.decisions.entries] == ["kofi"]
+        actions.approve(1, site.attribution("ama"), site.store, Overtaken(), site.sources, NOW)
+    assert [e.attribution.author for e in site.decisions.entries] == ["kofi"]
 
 
 @pytest.mark.parametrize("first", [1, 2])
 def test_concurrent_activations_leave_one_active_and_the_pointer_on_it(
-    place: ReleaseSite, first: int
+    site: ReleaseSite, first: int
 ) -> None:
-    place.publish()
-    place.publish(DEAR)
+    site.publish()
+    site.publish(DEAR)
     for version in (1, 2):
-        place.approve(version)
+        site.approve(version)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(place.activate, (first, 3 - first)))
-    active = [v for v in (1, 2) if place.state(v) == "active"]
+        list(pool.map(site.activate, (first, 3 - first)))
+    active = [v for v in (1, 2) if site.state(v) == "active"]
     assert len(active) == 1
-    charging = place.decisions.active
+    charging = site.decisions.active
     assert charging is not None
-    assert place.pointer["version"] == active[0] == charging.version
-    assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
+    assert site.pointer["version"] == active[0] == charging.version
+    assert site.pointer["entry"] == site.decisions.since().number  # type: ignore[union-attr]
 
 
-def test_many_at_once_lose_no_entry(place: ReleaseSite) -> None:
+def test_many_at_once_lose_no_entry(site: ReleaseSite) -> None:
     for _ in range(4):
-        place.publish()
+        site.publish()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: place.withdraw(n % 4 + 1, reason=f"reason {n}"), range(12)))
-    entries = place.decisions.entries
+        list(pool.map(lambda n: site.withdraw(n % 4 + 1, reason=f"reason {n}"), range(12)))
+    entries = site.decisions.entries
     assert [e.number for e in entries] == list(range(1, 13))
     assert {e.attribution.reason for e in entries} == {f"reason {n}" for n in range(12)}
 
@@ -548,8 +546,8 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: ReleaseSite, tmp_
     disk.publish()
     program = (
         "import sys; from pathlib import Path; from support.price_tables import on_disk\n"
-        "place = on_disk(Path(sys.argv[1]))\n"
-        "for n in range(8): place.withdraw(1, reason=f'{sys.argv[2]} {n}')\n"
+        "site = on_disk(Path(sys.argv[1]))\n"
+        "for n in range(8): site.withdraw(1, reason=f'{sys.argv[2]} {n}')\n"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     running = [
@@ -566,11 +564,11 @@ def test_processes_at_once_lose_no_entry_on_this_machine(disk: ReleaseSite, tmp_
 
 
 STEPS: dict[str, Callable[[ReleaseSite], Any]] = {
-    "approve": lambda place: place.approve(3),
-    "activate": lambda place: (place.approve(3), place.activate(3)),
-    "withdraw": lambda place: place.withdraw(3),
-    "kill to the last approved": lambda place: place.kill(LAST_APPROVED),
-    "kill to the rule": lambda place: place.kill(RULE),
+    "approve": lambda site: site.approve(3),
+    "activate": lambda site: (site.approve(3), site.activate(3)),
+    "withdraw": lambda site: site.withdraw(3),
+    "kill to the last approved": lambda site: site.kill(LAST_APPROVED),
+    "kill to the rule": lambda site: site.kill(RULE),
 }
 
 
@@ -583,25 +581,25 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
     before.publish()
     wanted = None
     for stop in itertools.count(0):
-        place = in_memory(before)
-        store = place.store
+        site = in_memory(before)
+        store = site.store
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, faulty
+        site.store, site.once = faulty, faulty
         with suppress(InjectedFault):
-            STEPS[what](place)
-        place.store, place.once = store, store
-        whole(place)
-        if place.decisions.active == Table(2):
+            STEPS[what](site)
+        site.store, site.once = store, store
+        whole(site)
+        if site.decisions.active == Table(2):
             with suppress(StateError):  # "it is approved already": it was
-                STEPS[what](place)
-        if what == "activate" and place.state(3) == "approved":
-            place.activate(3)
-        repository.repair_pointer(place.store)
-        whole(place)
+                STEPS[what](site)
+        if what == "activate" and site.state(3) == "approved":
+            site.activate(3)
+        repository.repair_pointer(site.store)
+        whole(site)
         answer = (
-            {v: place.state(v) for v in (1, 2, 3)},
-            place.decisions.active,
-            place.pointer["folder"],
+            {v: site.state(v) for v in (1, 2, 3)},
+            site.decisions.active,
+            site.pointer["folder"],
         )
         wanted = wanted or answer
         assert answer == wanted, f"stopped at call {stop}"
@@ -611,20 +609,19 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
 
 
 def in_memory(like: ReleaseSite | None = None) -> ReleaseSite:
-    """A place in a dict, with all that another has."""
+    """A site in a dict, with all that another has."""
     store = MemoryStore()
     for key in like.store.list("") if like else ():
         store.put(key, like.store.get(key))  # type: ignore[union-attr]
     return ReleaseSite(store, store)
 
 
-def whole(place: ReleaseSite) -> None:
+def whole(site: ReleaseSite) -> None:
     """What charging is told is always a table that is all there."""
-    for key, sum_ in place.pointer["files"].items():
-        assert not repository._file_damage(key, sum_, place.store)
+    for key, sum_ in site.pointer["files"].items():
+        assert not repository._file_damage(key, sum_, site.store)
     assert (
-        read_parquet(place.store.get(f"{place.pointer['folder']}/price_table.parquet")).num_rows
-        == 6
+        read_parquet(site.store.get(f"{site.pointer['folder']}/price_table.parquet")).num_rows == 6
     )
 
 
@@ -641,42 +638,42 @@ def test_a_clock_that_runs_backwards_changes_only_the_times_reported(disk: Relea
 
 
 def test_a_concurrent_kill_and_activation_leave_the_logs_last_state(
-    place: ReleaseSite,
+    site: ReleaseSite,
 ) -> None:
-    place.use()
-    place.use(DEAR)
-    place.approve(place.publish())
+    site.use()
+    site.use(DEAR)
+    site.approve(site.publish())
     with ThreadPoolExecutor(3) as pool:
         done = [
-            pool.submit(place.activate, 3),
-            pool.submit(place.kill, RULE),
-            pool.submit(place.kill, LAST_APPROVED),
+            pool.submit(site.activate, 3),
+            pool.submit(site.kill, RULE),
+            pool.submit(site.kill, LAST_APPROVED),
         ]
     assert not [
         e for d in done if (e := d.exception()) is not None and not isinstance(e, StateError)
     ]
-    assert place.pointer["version"] == place.decisions.active.version  # type: ignore[union-attr]
-    assert place.pointer["entry"] == place.decisions.since().number  # type: ignore[union-attr]
-    assert sum(place.state(v) == "active" for v in (1, 2, 3)) == (0 if place.pointer["rule"] else 1)
+    assert site.pointer["version"] == site.decisions.active.version  # type: ignore[union-attr]
+    assert site.pointer["entry"] == site.decisions.since().number  # type: ignore[union-attr]
+    assert sum(site.state(v) == "active" for v in (1, 2, 3)) == (0 if site.pointer["rule"] else 1)
 
 
-def test_a_pointer_that_lags_behind_is_put_right_by_the_next_action(place: ReleaseSite) -> None:
-    place.use()
-    old = place.store.get(repository.POINTER).to_pybytes()
-    place.use(DEAR)
-    place.store.put(
+def test_a_pointer_that_lags_behind_is_put_right_by_the_next_action(site: ReleaseSite) -> None:
+    site.use()
+    old = site.store.get(repository.POINTER).to_pybytes()
+    site.use(DEAR)
+    site.store.put(
         repository.POINTER, old
     )  # a command was killed between its entry and the pointer
-    assert repository.repair_pointer(place.store)
-    assert place.pointer["version"] == 2
-    assert not repository.repair_pointer(place.store)
+    assert repository.repair_pointer(site.store)
+    assert site.pointer["version"] == 2
+    assert not repository.repair_pointer(site.store)
 
 
-def test_a_pointer_that_is_half_there_is_made_again(place: ReleaseSite) -> None:
-    place.use()
-    place.store.put(repository.POINTER, b'{"entry"')
-    assert repository.repair_pointer(place.store)
-    assert place.pointer["version"] == 1
+def test_a_pointer_that_is_half_there_is_made_again(site: ReleaseSite) -> None:
+    site.use()
+    site.store.put(repository.POINTER, b'{"entry"')
+    assert repository.repair_pointer(site.store)
+    assert site.pointer["version"] == 1
 
 
 # what is reported

@@ -21,63 +21,61 @@ from tariffs.release.tables import read_parquet
 NEW = changed(changed(table(), "YOUTH/ACCRA/DAY", price=2.2), "YOUTH/TEMA/DAY", price=2.2)
 
 
-def begun(place: ReleaseSite) -> ReleaseSite:
+def begun(site: ReleaseSite) -> ReleaseSite:
     """Release 1 is active, release 2 is tried in Accra."""
-    place.use()
-    place.approve(place.publish(NEW))
-    place.start_canary(2, ["ACCRA"])
-    return place
+    site.use()
+    site.approve(site.publish(NEW))
+    site.start_canary(2, ["ACCRA"])
+    return site
 
 
-def asked(place: ReleaseSite) -> dict[str, float]:
+def asked(site: ReleaseSite) -> dict[str, float]:
     """What charging asks of each bundle, read as charging reads it."""
-    files = place.pointer["files"]
+    files = site.pointer["files"]
     assert not [
         words
         for key, wanted in files.items()
-        if (words := repository._file_damage(key, wanted, place.store))
+        if (words := repository._file_damage(key, wanted, site.store))
     ]
-    rows = read_parquet(
-        place.store.get(f"{place.pointer['folder']}/price_table.parquet")
-    ).to_pylist()
+    rows = read_parquet(site.store.get(f"{site.pointer['folder']}/price_table.parquet")).to_pylist()
     return {
         r["unit_key"]: r["price"] for r in rows if r["kind"] == "bundle" and r["product"] == "DAY"
     }
 
 
 def test_charging_uses_new_prices_in_a_canarys_locations_and_old_elsewhere(
-    place: ReleaseSite,
+    site: ReleaseSite,
 ) -> None:
-    begun(place)
-    assert asked(place) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
-    assert (place.state(1), place.state(2)) == ("active", "canary")
-    assert (place.pointer["version"], place.pointer["canary"], place.pointer["locations"]) == (
+    begun(site)
+    assert asked(site) == {"YOUTH/ACCRA/DAY": 2.2, "YOUTH/HO/DAY": 2.0, "YOUTH/TEMA/DAY": 2.0}
+    assert (site.state(1), site.state(2)) == ("active", "canary")
+    assert (site.pointer["version"], site.pointer["canary"], site.pointer["locations"]) == (
         1,
         2,
         ["ACCRA"],
     )
-    assert place.decisions.active == Table(1, canary=2, locations=("ACCRA",))
+    assert site.decisions.active == Table(1, canary=2, locations=("ACCRA",))
 
 
-def test_then_it_is_activated_everywhere(place: ReleaseSite) -> None:
-    begun(place).activate(2)
-    assert asked(place)["YOUTH/TEMA/DAY"] == 2.2
-    assert (place.state(1), place.state(2), place.decisions.active) == (
+def test_then_it_is_activated_everywhere(site: ReleaseSite) -> None:
+    begun(site).activate(2)
+    assert asked(site)["YOUTH/TEMA/DAY"] == 2.2
+    assert (site.state(1), site.state(2), site.decisions.active) == (
         "withdrawn",
         "active",
         Table(2),
     )
 
 
-def test_or_taken_back_in_one_step_and_never_gone_back_to(place: ReleaseSite) -> None:
-    begun(place).kill(LAST_APPROVED)
-    assert asked(place)["YOUTH/ACCRA/DAY"] == 2.0
-    assert (place.state(1), place.state(2), place.decisions.active) == (
+def test_or_taken_back_in_one_step_and_never_gone_back_to(site: ReleaseSite) -> None:
+    begun(site).kill(LAST_APPROVED)
+    assert asked(site)["YOUTH/ACCRA/DAY"] == 2.0
+    assert (site.state(1), site.state(2), site.decisions.active) == (
         "active",
         "withdrawn",
         Table(1),
     )
-    assert place.decisions.fallbacks() == []
+    assert site.decisions.fallbacks() == []
 
 
 def test_the_rule_takes_both_away(disk: ReleaseSite) -> None:
@@ -152,7 +150,7 @@ def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "words"),
+    ("locations", "words"),
     [
         (["HO"], "cannot be tried in HO: they are control"),
         (["LAGOS"], "cannot be tried in LAGOS: there are none of these names"),
@@ -160,11 +158,13 @@ def test_it_grows_and_another_one_takes_its_place(disk: ReleaseSite) -> None:
         (1.0, "a share is between"),
     ],
 )
-def test_where_it_cannot_be_tried_is_reported(disk: ReleaseSite, places: Any, words: str) -> None:
+def test_where_it_cannot_be_tried_is_reported(
+    disk: ReleaseSite, locations: Any, words: str
+) -> None:
     disk.use()
     disk.approve(disk.publish(NEW))
     with pytest.raises(UsageError, match=words):
-        disk.start_canary(2, places)
+        disk.start_canary(2, locations)
 
 
 def test_a_canary_needs_approval_another_person_and_guards(disk: ReleaseSite) -> None:
@@ -225,21 +225,21 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
     wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
     for stop in itertools.count(0):
         store = MemoryStore()
-        place = ReleaseSite(store, store)
-        place.use()
-        place.approve(place.publish(NEW))
+        site = ReleaseSite(store, store)
+        site.use()
+        site.approve(site.publish(NEW))
         if what != "try":
-            place.start_canary(2, ["ACCRA"])
+            site.start_canary(2, ["ACCRA"])
         faulty = kind(store, fail_at=stop)
-        place.store, place.once = faulty, faulty
+        site.store, site.once = faulty, faulty
         with suppress(InjectedFault):
-            steps[what](place)
-        place.store, place.once = store, store
-        asked(place)
+            steps[what](site)
+        site.store, site.once = store, store
+        asked(site)
         with suppress(StateError):
-            steps[what](place)
-        repository.repair_pointer(place.store)
-        assert asked(place)["YOUTH/ACCRA/DAY"] == wanted, f"stopped at call {stop}"
+            steps[what](site)
+        repository.repair_pointer(site.store)
+        assert asked(site)["YOUTH/ACCRA/DAY"] == wanted, f"stopped at call {stop}"
         if faulty.calls < stop:
             assert stop > 5
             return

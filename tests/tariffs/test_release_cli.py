@@ -89,12 +89,12 @@ def cli_of(home: Path, folder: Path) -> Cli:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home with two releases of the job: the demo's, and one with a lower z."""
     home = tmp_path_factory.mktemp("published") / "home"
-    places = demo.make("demo", home.parent / "data")
+    sources = demo.make("demo", home.parent / "data")
     bolder = home.parent / "policy.csv"
-    bolder.write_text(places["policy"].read_text().replace("0.84", "0.5"))
-    for policy in (places["policy"], bolder):
+    bolder.write_text(sources["policy"].read_text().replace("0.84", "0.5"))
+    for policy in (sources["policy"], bolder):
         hundredfold.run(
-            demo.JOB, {**places, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1
+            demo.JOB, {**sources, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1
         )
     return home
 
@@ -170,10 +170,10 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
     assert tried.out.splitlines()[0] == "release 2 is tried in some locations"
     assert "charging uses release 1, with release 2 in 2 locations" in tried.out
     assert "2  canary" in in_use("status").out
-    places = in_use("status", "--json").json["active"]["locations"]
+    locations = in_use("status", "--json").json["active"]["locations"]
     pointer = json.loads((home / "releases/tariffs/active.json").read_text())
     rows = read_parquet((home / pointer["folder"] / "price_table.parquet").read_bytes()).to_pylist()
-    assert {r["location"] for r in rows if r["table_version"] == 2} == set(places)
+    assert {r["location"] for r in rows if r["table_version"] == 2} == set(locations)
     assert len(rows) == 3960
     killed = in_use("kill", "--to", "last-approved")
     assert "\nrelease 2 is killed, and so withdrawn\ncharging uses release 1\n" in killed.out
@@ -662,9 +662,9 @@ def test_the_same_on_aws(stack: str, tmp_path: Path) -> None:
     from hundredfold.aws.home import StackHome
 
     store = StackHome(stack).store
-    place = ReleaseSite(store, store)
-    place.publish()
-    place.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
+    site = ReleaseSite(store, store)
+    site.publish()
+    site.publish(changed(table(), "YOUTH/ACCRA/DAY", price=2.2))
     cli, there, then = (
         cli_of(tmp_path / "none", tmp_path),
         ("--backend", "aws"),

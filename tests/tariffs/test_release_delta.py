@@ -16,7 +16,7 @@ from tariffs.contracts import CHARGING_COLUMNS
 from tariffs.release.delta import InvalidTable, apply_delta, delta
 from tariffs.release.tables import in_published_order, read_parquet, to_csv, to_parquet
 
-KEYS = [("bundle", f"YOUTH/{place}/DAY") for place in ("ACCRA", "HO", "TEMA", "Töme")] + [
+KEYS = [("bundle", f"YOUTH/{location}/DAY") for location in ("ACCRA", "HO", "TEMA", "Töme")] + [
     ("voice", f"C1/{hour:02d}/WEEKDAY") for hour in range(4)
 ]
 PRICES = st.sampled_from([0.05, 0.1, 2.0, 2.3, 0.1 + 0.2, 4.0])

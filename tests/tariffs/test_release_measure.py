@@ -30,30 +30,30 @@ COST = {b.product: float(c) for b, c in zip(BUNDLES, UNIT_COST, strict=True)}
 
 def cells(
     rng: np.random.Generator,
-    places: int = 12,
+    locations: int = 12,
     held: int = 4,
     units: int = 6,
     delta: float = 0.1,
     shock: float = 0.0,
 ) -> Cells:
     """Return four weeks before and after, two groups with seasons, gaps, and location shocks."""
-    place = np.repeat(np.arange(places), units)
-    group = np.arange(len(place)) % 2
+    location = np.repeat(np.arange(locations), units)
+    group = np.arange(len(location)) % 2
     treated = np.broadcast_to(
-        (place >= held)[:, None] & (np.arange(8) >= 4)[None, :], (len(place), 8)
+        (location >= held)[:, None] & (np.arange(8) >= 4)[None, :], (len(location), 8)
     )
-    exposure = rng.integers(50, 150, (len(place), 8)).astype(float)
-    season = rng.normal(0, 0.2, (2, 8))[group] + (rng.normal(0, shock, places)[place])[:, None] * (
-        np.arange(8) >= 4
-    )
+    exposure = rng.integers(50, 150, (len(location), 8)).astype(float)
+    season = rng.normal(0, 0.2, (2, 8))[group] + (rng.normal(0, shock, locations)[location])[
+        :, None
+    ] * (np.arange(8) >= 4)
     mu = (
         exposure
-        * np.exp(-1.5 + rng.normal(0, 0.7, len(place)))[:, None]
+        * np.exp(-1.5 + rng.normal(0, 0.7, len(location)))[:, None]
         * np.exp(season + delta * treated)
     )
     y = rng.poisson(rng.gamma(mu, 1.0)).astype(float)
     y[rng.random(y.shape) < 0.05] = np.nan
-    return Cells(y, exposure, treated, group, place)
+    return Cells(y, exposure, treated, group, location)
 
 
 def textbook(c: Cells) -> float:
@@ -84,9 +84,9 @@ def test_the_effect_equals_a_poisson_regression_with_unit_and_week_dummies() -> 
 
 def test_it_does_not_depend_on_the_order_of_the_units() -> None:
     c = cells(np.random.default_rng(4))
-    order = np.random.default_rng(5).permutation(len(c.place))
+    order = np.random.default_rng(5).permutation(len(c.location))
     other = effect(
-        Cells(c.y[order], c.exposure[order], c.treated[order], c.group[order], c.place[order])
+        Cells(c.y[order], c.exposure[order], c.treated[order], c.group[order], c.location[order])
     )
     one = effect(c)
     assert one is not None
@@ -110,18 +110,20 @@ def test_its_interval_holds_the_truth_as_often_as_it_states(held: int, shock: fl
 
 def test_what_cannot_be_reported_is_not_reported() -> None:
     c = cells(np.random.default_rng(6))
-    nobody = Cells(c.y, c.exposure, np.zeros_like(c.treated), c.group, c.place)
+    nobody = Cells(c.y, c.exposure, np.zeros_like(c.treated), c.group, c.location)
     assert effect(nobody) is None
     everybody = Cells(
-        c.y, c.exposure, np.broadcast_to(np.arange(8) >= 4, c.y.shape), c.group, c.place
+        c.y, c.exposure, np.broadcast_to(np.arange(8) >= 4, c.y.shape), c.group, c.location
     )
     assert effect(everybody) is None
-    unsold = Cells(np.where(np.arange(8) >= 4, 0.0, c.y), c.exposure, c.treated, c.group, c.place)
+    unsold = Cells(
+        np.where(np.arange(8) >= 4, 0.0, c.y), c.exposure, c.treated, c.group, c.location
+    )
     assert effect(unsold) is None
 
 
 def test_with_few_locations_there_is_no_interval() -> None:
-    found = effect(cells(np.random.default_rng(7), places=4, held=2))
+    found = effect(cells(np.random.default_rng(7), locations=4, held=2))
     assert found is not None
     assert math.isnan(found.lo)
 
@@ -293,7 +295,7 @@ def test_the_weeks_before_show_no_effect_and_figures_name_their_units() -> None:
     assert placebo.effect.lo < 0 < placebo.effect.hi
     assert (len(found.before), len(found.after)) == (8, 8)
     e = kpi(found, "revenue")
-    assert (e.control_places, e.places) == (25, 100)
+    assert (e.control_locations, e.locations) == (25, 100)
     assert 4000 < e.units + e.held <= 5400
     assert found.moved == pytest.approx(0.75, abs=0.01)
     assert [(b.lo, b.units) for b in found.bands] == [(0.95, 4050)]

@@ -28,12 +28,12 @@ Change = Callable[[Any], Any]
 def good(tmp_path_factory: pytest.TempPathFactory) -> GuardContext:
     """The demo's own table, with its catalogue, and nothing else to hold it against."""
     folder = tmp_path_factory.mktemp("good")
-    places = demo.make("demo", folder / "data")
-    hundredfold.run(demo.JOB, places, home=folder / "home", as_of=demo.AS_OF, workers=1)
-    return subject_of(folder, places)
+    sources = demo.make("demo", folder / "data")
+    hundredfold.run(demo.JOB, sources, home=folder / "home", as_of=demo.AS_OF, workers=1)
+    return subject_of(folder, sources)
 
 
-def subject_of(folder: Path, places: Any) -> GuardContext:
+def subject_of(folder: Path, sources: Any) -> GuardContext:
     table = read_parquet(
         (folder / "home" / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
     )
@@ -46,7 +46,7 @@ def subject_of(folder: Path, places: Any) -> GuardContext:
     return GuardContext(
         table,
         None,
-        pacsv.read_csv(places["product_catalog"]),
+        pacsv.read_csv(sources["product_catalog"]),
         NOW,
         release=dict(zip(("table_version", "run_id"), entry, strict=True)),
     )
@@ -252,7 +252,7 @@ def test_todays_price_is_the_one_that_was_posted_or_charged(good: GuardContext) 
 
 def test_units_of_two_zones_begin_each_at_its_own_midnight(good: GuardContext) -> None:
     table = good.table
-    there = np.flatnonzero([place < "LOC_00010" for place in table["location"].to_pylist()])
+    there = np.flatnonzero([name < "LOC_00010" for name in table["location"].to_pylist()])
     abroad = with_column(table, "time_zone", lambda _: "Africa/Maputo", there)
     for name in ("valid_from", "valid_to"):
         assert "VALIDITY" in failing(good, abroad)

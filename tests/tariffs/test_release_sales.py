@@ -89,12 +89,12 @@ def test_voice_is_read_as_a_share_of_its_tariff_from_a_folder_of_csv(tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("place", ["nowhere.parquet", "wrong.parquet", "empty"])
-def test_sales_that_cannot_be_read_are_reported(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["nowhere.parquet", "wrong.parquet", "empty"])
+def test_sales_that_cannot_be_read_are_reported(tmp_path: Path, name: str) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "wrong.parquet")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"cannot be read|there are no sales in"):
-        Sales({BUNDLES: str(tmp_path / place)}).after(WEEK)
+        Sales({BUNDLES: str(tmp_path / name)}).after(WEEK)
 
 
 # in the guards
@@ -124,70 +124,68 @@ def sold(tmp_path: Path, factor: float, weeks: int = 6) -> Sales:
     )
 
 
-def sources(place: ReleaseSite, sales: Sales) -> Sources:
-    return Sources(place.catalogue, lambda _: sales)
+def sources(site: ReleaseSite, sales: Sales) -> Sources:
+    return Sources(site.catalogue, lambda _: sales)
 
 
 def test_a_release_is_held_back_while_demand_drifts(
     tmp_path: Path,
 ) -> None:
-    place = on_disk(tmp_path / "home")
-    place.use(many())
-    version = place.publish(many())
+    site = on_disk(tmp_path / "home")
+    site.use(many())
+    version = site.publish(many())
     with pytest.raises(PublishRefused, match="DRIFT"):
         actions.approve(
             version,
-            place.attribution(),
-            place.store,
-            place.once,
-            sources(place, sold(tmp_path, 0.8)),
+            site.attribution(),
+            site.store,
+            site.once,
+            sources(site, sold(tmp_path, 0.8)),
             NOW,
         )
     fine = actions.check(
-        version, place.decisions, place.store, sources(place, sold(tmp_path, 1.0)), NOW
+        version, site.decisions, site.store, sources(site, sold(tmp_path, 1.0)), NOW
     )
     (drift,) = [f for f in fine.findings if f.code == "DRIFT"]
     assert (drift.passed, drift.found[:8]) == (True, "6 weeks ")
 
 
 def test_weeks_that_began_before_the_table_counted_are_no_evidence_of_it(tmp_path: Path) -> None:
-    place = on_disk(tmp_path / "home")
-    place.use(many())  # valid from Tuesday, 30 June
-    version = place.publish(many())
+    site = on_disk(tmp_path / "home")
+    site.use(many())  # valid from Tuesday, 30 June
+    version = site.publish(many())
     early = written(
         tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)]
     )
-    found = actions.check(version, place.decisions, place.store, sources(place, early), NOW)
+    found = actions.check(version, site.decisions, site.store, sources(site, early), NOW)
     assert next(f for f in found.findings if f.code == "DRIFT").found.startswith(
         "nothing was sold yet"
     )
 
 
 def test_what_was_paid_is_taken_from_the_table_itself_where_it_reports_it(tmp_path: Path) -> None:
-    place = on_disk(tmp_path / "home")
+    site = on_disk(tmp_path / "home")
     sales = written(tmp_path, *[row(location=f"L{n:02d}", price="1.0") for n in range(60)])
     rows = many(price=2.2)
-    assert not passes(place, rows, sales, "SUPPORT")
+    assert not passes(site, rows, sales, "SUPPORT")
     ranged = rows.append_column("support_lo", pa.array([2.0] * 60)).append_column(
         "support_hi", pa.array([2.1] * 60)
     )
-    assert passes(place, ranged, sales, "SUPPORT")
+    assert passes(site, ranged, sales, "SUPPORT")
 
 
-def passes(place: ReleaseSite, rows: pa.Table, sales: Sales, code: str) -> bool:
-    found = actions.check(
-        place.publish(rows), place.decisions, place.store, sources(place, sales), NOW
-    )
+def passes(site: ReleaseSite, rows: pa.Table, sales: Sales, code: str) -> bool:
+    found = actions.check(site.publish(rows), site.decisions, site.store, sources(site, sales), NOW)
     return next(f.passed for f in found.findings if f.code == code)
 
 
 def test_after_a_kill_to_the_rule_volume_is_compared_with_the_expectation(
     tmp_path: Path,
 ) -> None:
-    place = on_disk(tmp_path / "home")
-    place.use(many())
-    place.kill(RULE)
+    site = on_disk(tmp_path / "home")
+    site.use(many())
+    site.kill(RULE)
     less = many(expected_volume_delta=-20.0)
-    found = actions.check(place.publish(less), place.decisions, place.store, place.sources, NOW)
+    found = actions.check(site.publish(less), site.decisions, site.store, site.sources, NOW)
     volume = next(f for f in found.findings if f.code == "VOLUME")
     assert (volume.passed, volume.found[:40]) == (False, "expected against the active table: bundl")

@@ -33,11 +33,11 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def run(cross: float) -> Path:
         home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("operator")
         made = generate("demo", data, dirt=True, switches=Switches(cross=cross))
-        places = {
+        sources = {
             name: files[0] if len(files) == 1 else files[0].parent
             for name, files in made.sources.items()
         }
-        hundredfold.run(demo.JOB, places, home=home, as_of=demo.AS_OF, workers=1)
+        hundredfold.run(demo.JOB, sources, home=home, as_of=demo.AS_OF, workers=1)
         return home
 
     return run

@@ -116,7 +116,7 @@ class Prior:
             dict(zip(self.factor_names, self.level_variance, strict=True)),
         )
         variance = np.full(len(next(iter(labels.values()))), self.covariance[0])
-        places: list[tuple[Ints, Bools]] = []
+        before: list[tuple[Ints, Bools]] = []
         for factor, values in labels.items():
             at, known = _positions(self.levels, values, f"{factor}=")
             at = at + 1
@@ -125,11 +125,11 @@ class Prior:
                 2.0 * self.covariance[at] + self.covariance[at * columns + at],
                 unseen[factor],
             )
-            for other, both in places:
+            for other, both in before:
                 variance = variance + np.where(
                     known & both, 2.0 * self.covariance[at * columns + other], 0.0
                 )
-            places.append((at, known))
+            before.append((at, known))
         return np.asarray(np.maximum(variance, 0.0), dtype=np.float64)
 
     def variance(self, labels: Mapping[str, Labels]) -> Floats:

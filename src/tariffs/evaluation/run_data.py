@@ -123,11 +123,11 @@ class FinishedRun:
 
     def table(self, source: str) -> pa.Table:
         """Return a small source of the run as given."""
-        place = input_source(self.run, source)
+        rows = input_source(self.run, source)
         return (
-            place
-            if isinstance(place, pa.Table)
-            else query(f"SELECT * FROM '{str(place).replace(chr(39), chr(39) * 2)}'")
+            rows
+            if isinstance(rows, pa.Table)
+            else query(f"SELECT * FROM '{str(rows).replace(chr(39), chr(39) * 2)}'")
         )
 
 

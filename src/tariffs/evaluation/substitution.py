@@ -117,12 +117,12 @@ def neighbour_price(keys: Rows, catalogue: pa.Table) -> Ints:
             *(catalogue[n].to_pylist() for n in ("product", "ladder", "rung")), strict=True
         )
     }
-    places = list(
+    rungs = list(
         zip(keys["segment"], keys["location"], _rungs(keys["product"], rung_of), strict=True)
     )
     at = {
         (segment, location, *rung): number
-        for number, (segment, location, rung) in enumerate(places)
+        for number, (segment, location, rung) in enumerate(rungs)
         if rung[0] is not None
     }
     return np.array(
@@ -131,7 +131,7 @@ def neighbour_price(keys: Rows, catalogue: pa.Table) -> Ints:
                 at.get((s, p, ladder, rung + step), -1) if ladder is not None else -1
                 for step in (-1, 1)
             ]
-            for s, p, (ladder, rung) in places
+            for s, p, (ladder, rung) in rungs
         ]
     )
 

@@ -67,36 +67,36 @@ def optimise_location(rows: Rows) -> dict[str, np.ndarray]:
     price, lowest, highest, reason = (
         rows[name].copy() for name in ("price", "lowest", "highest", "reason_code")
     )
-    place = LocationPrices(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
+    table = LocationPrices(price, lowest, highest, reason, np.full(len(price), "", dtype=object))
     if np.any(rows["max_segment_ratio"] < UNLIMITED):
-        _limit_segment_ratio(rows, place)
-    cost, cross_effect = np.zeros(len(place.price)), np.zeros(len(place.price))
+        _limit_segment_ratio(rows, table)
+    cost, cross_effect = np.zeros(len(table.price)), np.zeros(len(table.price))
     for first, end in pairwise(key_offsets(rows, ("segment",))):
-        cost[first:end], cross_effect[first:end] = _optimise_segment(rows, place, first, end)
-    reason = np.where(rows["explore_flag"], rows["reason_code"], place.reason).astype(
+        cost[first:end], cross_effect[first:end] = _optimise_segment(rows, table, first, end)
+    reason = np.where(rows["explore_flag"], rows["reason_code"], table.reason).astype(
         object
     )  # a trial keeps its reason
     named = {
         "segment": rows["segment"],
         "product": rows["product"],
-        "price": place.price,
+        "price": table.price,
         "reason_code": reason,
     }
     limits = {
-        "ladder_bound": place.bound,
-        "lowest": place.lowest,
-        "highest": place.highest,
+        "ladder_bound": table.bound,
+        "lowest": table.lowest,
+        "highest": table.highest,
         "neighbour_effect": cross_effect,
     }
-    return named | limits | with_effects(rows, place.price, cost, cross_effect) | validity(rows)
+    return named | limits | with_effects(rows, table.price, cost, cross_effect) | validity(rows)
 
 
-def _limit_segment_ratio(rows: Columns, place: LocationPrices) -> None:
+def _limit_segment_ratio(rows: Columns, table: LocationPrices) -> None:
     """Narrow each product's limits to the one band for all segments that is worth most."""
     for product in np.unique(rows["product"].astype(str)):
         at = np.flatnonzero(rows["product"] == product)
         points = [
-            price_points(rows, i, place.lowest[i], place.highest[i], place.price[i])
+            price_points(rows, i, table.lowest[i], table.highest[i], table.price[i])
             for i in at.tolist()
         ]
         found = band(
@@ -104,23 +104,23 @@ def _limit_segment_ratio(rows: Columns, place: LocationPrices) -> None:
             [robust_worth(rows, i, p) for i, p in zip(at.tolist(), points, strict=True)],
             float(rows["max_segment_ratio"][at].min()),
         )
-        inside = (place.price[at] >= found.lowest) & (place.price[at] <= found.highest)
-        place.move(
-            at, np.where(inside, place.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS"
+        inside = (table.price[at] >= found.lowest) & (table.price[at] <= found.highest)
+        table.move(
+            at, np.where(inside, table.price[at], found.prices), FAIRNESS_ADJUSTED, "FAIRNESS"
         )
-        out = (place.price[at] < found.lowest) | (place.price[at] > found.highest)
-        place.lowest[at] = np.where(
-            out, place.price[at], np.maximum(place.lowest[at], found.lowest)
+        out = (table.price[at] < found.lowest) | (table.price[at] > found.highest)
+        table.lowest[at] = np.where(
+            out, table.price[at], np.maximum(table.lowest[at], found.lowest)
         )
-        place.highest[at] = np.where(
-            out, place.price[at], np.minimum(place.highest[at], found.highest)
+        table.highest[at] = np.where(
+            out, table.price[at], np.minimum(table.highest[at], found.highest)
         )
         if out.any():
-            place.bound[at] = "FAIRNESS_OUT_OF_REACH"
+            table.bound[at] = "FAIRNESS_OUT_OF_REACH"
 
 
 def _optimise_segment(
-    rows: Columns, place: LocationPrices, first: int, end: int
+    rows: Columns, table: LocationPrices, first: int, end: int
 ) -> tuple[Floats, Floats]:
     """Adjust one segment; return opportunity costs (money per unit) and cross effects (log sales).
 
@@ -133,51 +133,51 @@ def _optimise_segment(
     tied = bool(
         np.any(rows["diversion"][first:end] > 0) or np.any(rows["cross_effect"][first:end] > 0)
     )
-    _sweep(rows, place, ladders, first, end, tied)
-    if _order_by_validity(rows, place, ladders, first, end, tied):
-        _sweep(rows, place, ladders, first, end, tied)
+    _sweep(rows, table, ladders, first, end, tied)
+    if _order_by_validity(rows, table, ladders, first, end, tied):
+        _sweep(rows, table, ladders, first, end, tied)
     if not tied:
         return np.zeros(end - first), np.zeros(end - first)
-    parts = [_neighbour_effects(rows, place.price, at) for at in ladders]
-    lost = [_diverted(rows, place.price, at, first, end) for at in ladders]
+    parts = [_neighbour_effects(rows, table.price, at) for at in ladders]
+    lost = [_diverted(rows, table.price, at, first, end) for at in ladders]
     return np.concatenate([cost for cost, _ in parts]) + np.concatenate(lost), np.concatenate(
         [cross_effect for _, cross_effect in parts]
     )
 
 
 def _sweep(
-    rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
+    rows: Columns, table: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> None:
     """Adjust ladder by ladder until no price moves (Gauss-Seidel)."""
     for _ in range(MAX_SWEEPS if tied else 1):
-        before = place.price[first:end].copy()
+        before = table.price[first:end].copy()
         for at in ladders:
-            _optimise_ladder(rows, place, at, first, end, tied)
-        if np.array_equal(place.price[first:end], before):
+            _optimise_ladder(rows, table, at, first, end, tied)
+        if np.array_equal(table.price[first:end], before):
             break
 
 
 def _optimise_ladder(
-    rows: Columns, place: LocationPrices, at: Ints, first: int, end: int, tied: bool
+    rows: Columns, table: LocationPrices, at: Ints, first: int, end: int, tied: bool
 ) -> None:
-    ordered = in_order(place.price[at], rows["volume_mb"][at])
+    ordered = in_order(table.price[at], rows["volume_mb"][at])
     if ordered and not tied:
         return
-    cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
+    cost = _diverted(rows, table.price, at, first, end) if tied else np.zeros(len(at))
     rungs = [
-        _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
+        _rung(rows, table, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
     ]
     best = _best_in_order(rows, rungs, at)
     if best is None:
-        place.move(
+        table.move(
             at,
-            np.clip(rows["current_price"][at], place.lowest[at], place.highest[at]),
+            np.clip(rows["current_price"][at], table.lowest[at], table.highest[at]),
             LADDER_ADJUSTED,
             "",
         )
-        place.bound[at] = "LADDER_OUT_OF_REACH"
+        table.bound[at] = "LADDER_OUT_OF_REACH"
     else:
-        place.move(
+        table.move(
             at,
             best,
             *((DIVERSION_ADJUSTED, "DIVERSION") if ordered else (LADDER_ADJUSTED, "LADDER")),
@@ -193,7 +193,7 @@ def _best_in_order(rows: Columns, rungs: list[Rung], at: Ints) -> Floats | None:
 
 
 def _order_by_validity(
-    rows: Columns, place: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
+    rows: Columns, table: LocationPrices, ladders: list[Ints], first: int, end: int, tied: bool
 ) -> bool:
     """Let the longer of two validities of one size cost no less; return whether a price changed.
 
@@ -201,12 +201,12 @@ def _order_by_validity(
     a price between them, so that later steps (sweeps, limits on the whole table) keep the order.
     Where no such price is within the limits, the prices stay.
     """
-    before = place.price[first:end].copy()
+    before = table.price[first:end].copy()
     for short, longer in _validities(rows, first, end):
-        if place.price[longer] < place.price[short] - SLACK:
+        if table.price[longer] < table.price[short] - SLACK:
             _optimise_pair(
                 rows,
-                place,
+                table,
                 [at for at in ladders if short in at or longer in at],
                 short,
                 longer,
@@ -214,9 +214,9 @@ def _order_by_validity(
                 first,
                 end,
             )
-        if place.price[longer] >= place.price[short] - SLACK:
-            _separate(rows, place, short, longer)
-    return not np.array_equal(place.price[first:end], before)
+        if table.price[longer] >= table.price[short] - SLACK:
+            _separate(rows, table, short, longer)
+    return not np.array_equal(table.price[first:end], before)
 
 
 def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
@@ -234,7 +234,7 @@ def _validities(rows: Columns, first: int, end: int) -> list[tuple[int, int]]:
 
 def _optimise_pair(
     rows: Columns,
-    place: LocationPrices,
+    table: LocationPrices,
     ladders: list[Ints],
     short: int,
     longer: int,
@@ -244,57 +244,57 @@ def _optimise_pair(
 ) -> None:
     """Choose the two ladders of a pair together: the best prices with the shorter at or below, and
     the longer at or above, a common price."""
-    limits = place.highest[short], place.lowest[longer]
+    limits = table.highest[short], table.lowest[longer]
     points = [
-        price_points(rows, i, place.lowest[i], place.highest[i], place.price[i])
+        price_points(rows, i, table.lowest[i], table.highest[i], table.price[i])
         for i in (short, longer)
     ]
     best, most = None, -np.inf
     for cut in np.unique(np.concatenate(points)):
-        if place.lowest[short] <= cut <= place.highest[longer]:
-            place.highest[short], place.lowest[longer] = min(limits[0], cut), max(limits[1], cut)
-            found = [_best_ladder(rows, place, at, first, end, tied) for at in ladders]
+        if table.lowest[short] <= cut <= table.highest[longer]:
+            table.highest[short], table.lowest[longer] = min(limits[0], cut), max(limits[1], cut)
+            found = [_best_ladder(rows, table, at, first, end, tied) for at in ladders]
             total = sum(value for _, value in found)
             if total > most:
                 best, most = [prices for prices, _ in found], total
-    place.highest[short], place.lowest[longer] = limits
+    table.highest[short], table.lowest[longer] = limits
     for at, prices in zip(ladders, best or [], strict=False):
-        place.move(at, prices, LADDER_ADJUSTED, "LADDER")
+        table.move(at, prices, LADDER_ADJUSTED, "LADDER")
 
 
 def _best_ladder(
-    rows: Columns, place: LocationPrices, at: Ints, first: int, end: int, tied: bool
+    rows: Columns, table: LocationPrices, at: Ints, first: int, end: int, tied: bool
 ) -> tuple[Floats, float]:
     """Return the best prices in order within the limits, and their worth: -inf if there are none.
 
     A ladder without prices in order keeps its prices.
     """
-    if place.bound[at[0]] == "LADDER_OUT_OF_REACH":
-        inside = (place.price[at] >= place.lowest[at] - SLACK) & (
-            place.price[at] <= place.highest[at] + SLACK
+    if table.bound[at[0]] == "LADDER_OUT_OF_REACH":
+        inside = (table.price[at] >= table.lowest[at] - SLACK) & (
+            table.price[at] <= table.highest[at] + SLACK
         )
-        return place.price[at], 0.0 if inside.all() else -np.inf
-    cost = _diverted(rows, place.price, at, first, end) if tied else np.zeros(len(at))
+        return table.price[at], 0.0 if inside.all() else -np.inf
+    cost = _diverted(rows, table.price, at, first, end) if tied else np.zeros(len(at))
     rungs = [
-        _rung(rows, place, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
+        _rung(rows, table, i, lost) for i, lost in zip(at.tolist(), cost.tolist(), strict=True)
     ]
     best = _best_in_order(rows, rungs, at)
-    return (place.price[at], -np.inf) if best is None else (best, worth(rungs, best))
+    return (table.price[at], -np.inf) if best is None else (best, worth(rungs, best))
 
 
-def _separate(rows: Columns, place: LocationPrices, short: int, longer: int) -> None:
+def _separate(rows: Columns, table: LocationPrices, short: int, longer: int) -> None:
     """Separate the limits of two prices, and keep today's prices within if possible."""
-    low, high = place.price[short], place.price[longer]
+    low, high = table.price[short], table.price[longer]
     inner = max(low, rows["current_price"][short]), min(high, rows["current_price"][longer])
     cut = sum(inner) / 2.0 if inner[0] <= inner[1] else (low + high) / 2.0
-    place.highest[short], place.lowest[longer] = (
-        min(place.highest[short], max(cut, low)),
-        max(place.lowest[longer], min(cut, high)),
+    table.highest[short], table.lowest[longer] = (
+        min(table.highest[short], max(cut, low)),
+        max(table.lowest[longer], min(cut, high)),
     )
 
 
-def _rung(rows: Columns, place: LocationPrices, at: int, cost: float) -> Rung:
-    prices = price_points(rows, at, place.lowest[at], place.highest[at], place.price[at])
+def _rung(rows: Columns, table: LocationPrices, at: int, cost: float) -> Rung:
+    prices = price_points(rows, at, table.lowest[at], table.highest[at], table.price[at])
     cross_effect = np.exp(
         rows["cross_effect"][at]
         * (prices - rows["current_price"][at])

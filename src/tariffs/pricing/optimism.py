@@ -113,7 +113,7 @@ def _market(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Market:
         labels,
         design_of(labels),
         prior.mean(labels),
-        _own_variance(column("own"), prior),
+        own_variance(column("own"), prior),
         terms,
         np.minimum(column("lowest"), current),
         np.maximum(column("highest"), current),
@@ -122,7 +122,7 @@ def _market(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Market:
     )
 
 
-def _own_variance(own: Floats, prior: Prior) -> Floats:
+def own_variance(own: Floats, prior: Prior) -> Floats:
     """Return the variance of each unit's own estimate, from the prior's share of the information.
 
     It is infinite where stage 1 would not use the estimate.

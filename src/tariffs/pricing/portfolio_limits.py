@@ -90,7 +90,9 @@ def apply_portfolio_limits(rows: Rows) -> dict[str, np.ndarray]:
 
 
 def within_limits(rows: Rows) -> dict[str, np.ndarray]:
-    """Return the prices that change, in columns of `Limited`; rows of one kind by chain and place.
+    """Return the prices that change, in columns of `Limited`.
+
+    rows  of one kind, by chain and position
 
     Raises LimitsNotMet, naming the limits and the best possible value, if they cannot be met.
     Raises ValueError if the policy limits only a part of the table, which is not supported.
@@ -257,7 +259,7 @@ def chains_of(rows: Columns, prices: Floats, there: Bools) -> Chains:
     offsets = key_offsets(rows, ("chain",))
     tie: Constraint = LadderConstraint(rows["volume_mb"])
     if rows["kind"][0] == "voice":
-        tie = DayConstraint(rows["place"], rows["max_cliff"])
+        tie = DayConstraint(rows["position"], rows["max_cliff"])
     loose = np.array(
         [str(bound).startswith("LADDER_OUT") for bound in rows["group_bound"][offsets[:-1]]]
     )

@@ -17,7 +17,7 @@ priced AS (
   SELECT
     'bundle' AS kind, b.segment || '/' || b.location || '/' || b.product AS unit_key,
     b.segment || '/' || b.location || '/' || coalesce(p.ladder, p.product) AS chain,
-      coalesce(p.rung, 1) AS place,
+      coalesce(p.rung, 1) AS position,
     coalesce(p.volume_mb, 1e0) AS volume_mb, 1e9 AS max_cliff, p.price_tick,
     a.price, b.current_price, b.reference_price, b.unit_cost, b.usage_value, a.opportunity_cost,
       a.neighbour_effect,
@@ -30,7 +30,7 @@ priced AS (
   SELECT
     'voice' AS kind, v.cell || '/' || lpad(CAST(v.hour AS VARCHAR), 2, '0') || '/' ||
       v.day_type AS unit_key,
-    v.cell || '/' || v.day_type AS chain, v.hour AS place,
+    v.cell || '/' || v.day_type AS chain, v.hour AS position,
     1e0 AS volume_mb, coalesce(own.max_cliff, every.max_cliff, 0.2e0) *
       v.reference_price AS max_cliff, p.price_tick,
     a.price, v.current_price, v.reference_price, v.unit_cost, v.usage_value, a.opportunity_cost,

@@ -10,10 +10,10 @@ WITH lines AS (
 )
 SELECT line, amount, now, change, 100 * change / now AS "%"
 FROM (
-  SELECT line, kind, 1 AS place, 'revenue' AS amount, revenue AS now,
+  SELECT line, kind, 1 AS position, 'revenue' AS amount, revenue AS now,
     revenue_change AS change FROM lines
   UNION ALL
-  SELECT line, kind, 2 AS place, 'margin' AS amount, margin AS now,
+  SELECT line, kind, 2 AS position, 'margin' AS amount, margin AS now,
     margin_change AS change FROM lines
 ) AS both_of_them
-ORDER BY kind ASC NULLS LAST, place
+ORDER BY kind ASC NULLS LAST, position

@@ -95,11 +95,11 @@ def _read_file(path: Path) -> pa.Table:
         ) from error
 
 
-def _typed(table: pa.Table, place: str) -> pa.Table:
+def _typed(table: pa.Table, source: str) -> pa.Table:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise UsageError(
-            f"the catalogue {place} lacks {', '.join(missing)}",
+            f"the catalogue {source} lacks {', '.join(missing)}",
             hint=f"wanted the columns {', '.join(COLUMNS)}: --catalogue FILE",
         )
     try:
@@ -111,6 +111,6 @@ def _typed(table: pa.Table, place: str) -> pa.Table:
         return pa.table([table[name].cast(kind) for name, kind in kinds.items()], names=list(kinds))
     except pa.ArrowException as error:
         raise UsageError(
-            f"the catalogue {place} holds a value that is no price: {error}",
+            f"the catalogue {source} holds a value that is no price: {error}",
             hint="--catalogue FILE",
         ) from error

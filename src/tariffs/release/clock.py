@@ -78,12 +78,12 @@ def _is_demo_data(release: Release, home: RunHome) -> bool:
     """Return whether the sales of the release's run are in a folder that a demo made."""
     try:
         options: Mapping[str, Any] = home.ledger.read(release.run).options
-        place = str(options["sources"]["bundle_sales"])
+        source = str(options["sources"]["bundle_sales"])
     except (HundredfoldError, KeyError, OSError, TypeError):
         return False
-    if "://" in place:
+    if "://" in source:
         return False
-    path = Path(str(options.get("folder", "."))) / place
+    path = Path(str(options.get("folder", "."))) / source
     return any((up / DEMO_CLOCK).is_file() for up in list(path.parents)[:2])
 
 

@@ -38,7 +38,7 @@ class Effect:
 
     The interval is NaN with too few locations.
 
-    units, held, control_places, places   units repriced and held, locations held and in all
+    units, held, control_locations, locations   units repriced and held, locations held and in all
     extra      the weekly part of the repriced units' `y` that is due to the new prices
     """
 
@@ -49,21 +49,21 @@ class Effect:
     se: float
     units: int
     held: int
-    control_places: int
-    places: int
+    control_locations: int
+    locations: int
     extra: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
     """The data: y, exposure (units, weeks), NaN or 0 for no data; treated (units, weeks);
-    group, place (units,)."""
+    group, location (units,)."""
 
     y: Floats
     exposure: Floats
     treated: Bools
     group: Ints
-    place: Ints
+    location: Ints
 
 
 def effect(cells: Cells) -> Effect | None:
@@ -76,18 +76,18 @@ def effect(cells: Cells) -> Effect | None:
         _identified(c),
         np.zeros_like(c.group),
     ):  # if a group is too small for a season of its own, all share one
-        c = Cells(c.y, c.exposure, c.treated, group, c.place)
+        c = Cells(c.y, c.exposure, c.treated, group, c.location)
         delta, residual, mu = _fit(c)
         if math.isfinite(delta):
             break
     else:
         return None
     lean, score = _score(c, residual, mu)
-    se, freedom = _standard_error(c.place, lean, score)
+    se, freedom = _standard_error(c.location, lean, score)
     width = t_quantile(0.975, freedom) * se if freedom >= MIN_LOCATIONS - 2 else math.nan
     post = np.where(c.treated & (c.exposure > 0), c.y, 0.0)
     weeks = int((post != 0).any(axis=0).sum()) or 1
-    places, held = len(np.unique(c.place)), len(np.unique(c.place[~ever]))
+    locations, held = len(np.unique(c.location)), len(np.unique(c.location[~ever]))
     extra = float(post.sum()) * -math.expm1(-delta) / weeks
     return Effect(
         math.expm1(delta),
@@ -98,7 +98,7 @@ def effect(cells: Cells) -> Effect | None:
         int(ever.sum()),
         int((~ever).sum()),
         held,
-        places,
+        locations,
         extra,
     )
 
@@ -123,7 +123,9 @@ def _informative(c: Cells) -> Cells:
     there = np.isfinite(c.y) & np.isfinite(c.exposure) & (np.nan_to_num(c.exposure) > 0)
     y, exposure = np.where(there, c.y, 0.0), np.where(there, c.exposure, 0.0)
     keep = (there.sum(axis=1) > 1) & (y.sum(axis=1) > 0)
-    return Cells(y[keep], exposure[keep], (c.treated & there)[keep], c.group[keep], c.place[keep])
+    return Cells(
+        y[keep], exposure[keep], (c.treated & there)[keep], c.group[keep], c.location[keep]
+    )
 
 
 def _identified(c: Cells) -> Ints:
@@ -216,9 +218,9 @@ def _season_part(mu: Floats, total: Floats, treated: Floats, group: Ints, free: 
     return np.concatenate(found)
 
 
-def _standard_error(place: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
+def _standard_error(location: Ints, lean: Floats, score: Floats) -> tuple[float, float]:
     """Return the larger standard error of delta, and its degrees of freedom."""
-    _, number = np.unique(place, return_inverse=True)
+    _, number = np.unique(location, return_inverse=True)
     information, sums = np.bincount(number, lean), np.bincount(number, score)
     telling = information > 1e-12 * information.max()
     count, all_of_it = int(telling.sum()), float(information.sum())

@@ -90,12 +90,12 @@ def write_delta(new: str, old: str, home: RunHome, out: str | None, *, whole: bo
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     files[f"{DELTA_FILE}.json"] = json.dumps(facts, indent=1).encode() + b"\n"
-    places = (
+    paths = (
         _write_to_folder(files, Path(out))
         if out
         else _write_to_store(files, repository.delta_folder(before, after, whole=whole), home)
     )
-    return WrittenDelta(before, after, change, rows.num_rows, tuple(places))
+    return WrittenDelta(before, after, change, rows.num_rows, tuple(paths))
 
 
 def export(word: str, format: str, home: RunHome, out: Path | None, base: str | None) -> int:

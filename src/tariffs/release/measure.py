@@ -141,7 +141,7 @@ class _Units:
         self.price, self.current = floats(table, "price"), floats(table, "current_price")
         self.cost, self.capacity, self.optimism = facts.cost, facts.capacity, facts.optimism
         self.voice, self.control = is_voice(table), bools(table, "control_flag")
-        self.place = category_codes(table, "location")[1]
+        self.location = category_codes(table, "location")[1]
         segment = category_codes(table, "segment")[1]
         area = (
             np.unique(np.asarray(facts.region, dtype=str), return_inverse=True)[1]
@@ -167,7 +167,7 @@ class _Units:
                 exposure[where],
                 np.broadcast_to(given, y.shape)[where],
                 self.group[where],
-                self.place[where],
+                self.location[where],
             )
         )
 

@@ -186,15 +186,17 @@ def _capacity(rows: pa.Table, release: Release, home: RunHome) -> Floats:
 
 def _region(rows: pa.Table, release: Release, home: RunHome) -> list[str] | None:
     """Return the region of each unit's location, '' if unknown."""
-    places = _source("locations", ("location", "region"), release, home)
-    if places is None:
+    locations = _source("locations", ("location", "region"), release, home)
+    if locations is None:
         return None
     at = pc.index_in(
         rows["location"].combine_chunks(),
-        value_set=places["location"].cast(pa.string()).combine_chunks(),
+        value_set=locations["location"].cast(pa.string()).combine_chunks(),
     )
     return list(
-        pc.fill_null(places["region"].cast(pa.string()).combine_chunks().take(at), "").to_pylist()
+        pc.fill_null(
+            locations["region"].cast(pa.string()).combine_chunks().take(at), ""
+        ).to_pylist()
     )
 
 
@@ -203,9 +205,9 @@ def _source(
 ) -> pa.Table | None:
     import duckdb
 
-    place = sales_location(name, release, home)
-    if place is None:
+    location = sales_location(name, release, home)
+    if location is None:
         return None
     with duckdb.connect() as duck:
-        create_sales_view(duck, place)
+        create_sales_view(duck, location)
         return duck.sql(f"SELECT {', '.join(columns)} FROM sales").to_arrow_table()

@@ -43,9 +43,9 @@ SALES_AFTER_SQL = f"""
 WITH days AS (
   SELECT *, CAST(date_trunc('week', week) + INTERVAL 6 DAY AS DATE) AS ends FROM (
     SELECT *, row_number() OVER (
-      PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS place
+      PARTITION BY unit_key, week ORDER BY loaded_at DESC, quantity, price) AS nth
     FROM (FROM ({{rows}}) WHERE {VALID_SALE_SQL})
-  ) WHERE place = 1
+  ) WHERE nth = 1
 ),
 fill AS (SELECT ends, count(*) / count(DISTINCT unit_key) AS days FROM days GROUP BY ends),
 beside AS (SELECT *, max(days) OVER () AS most, lag(days) OVER (ORDER BY ends) AS before FROM fill),
@@ -78,7 +78,7 @@ SUPPORT_SQL = (
 class Sales:
     """The locations of the sales: of each source a file or folder, or its rows."""
 
-    places: Mapping[str, Any]
+    locations: Mapping[str, Any]
 
     def after(self, day: dt.date) -> pa.Table:
         """Return the weeks that end after that day.
@@ -107,9 +107,9 @@ class Sales:
 
         found = []
         with duckdb.connect() as duck:
-            for source, place in self.places.items():
+            for source, location in self.locations.items():
                 try:
-                    create_sales_view(duck, place)
+                    create_sales_view(duck, location)
                     found.append(
                         duck.sql(
                             query.format(rows=ROWS_SQL[source], with_posted=_with_posted(source)),
@@ -118,8 +118,8 @@ class Sales:
                     )
                 except duckdb.Error as error:
                     raise UsageError(
-                        f"the sales in {place if isinstance(place, str) else source} cannot be"
-                        f" read: {str(error).splitlines()[0]}",
+                        f"the sales in {location if isinstance(location, str) else source}"
+                        f" cannot be read: {str(error).splitlines()[0]}",
                         hint=f"wanted a CSV or Parquet file with the columns of {source}",
                     ) from error
         return pa.concat_tables(found)
@@ -136,13 +136,13 @@ def sales_of(
 ) -> Sales | None:
     """Return the sales of the given files, or of the release's run; None if these are gone."""
     if given:
-        return Sales({name: str(Path(place).expanduser()) for name, place in given.items()})
-    places = {
-        name: place
+        return Sales({name: str(Path(location).expanduser()) for name, location in given.items()})
+    locations = {
+        name: location
         for name in ROWS_SQL
-        if (place := sales_location(name, release, home)) is not None
+        if (location := sales_location(name, release, home)) is not None
     }
-    return Sales(places) if places else None
+    return Sales(locations) if locations else None
 
 
 def sales_location(source: str, release: Release, home: RunHome) -> Any:
@@ -155,23 +155,23 @@ def sales_location(source: str, release: Release, home: RunHome) -> Any:
     return found
 
 
-def create_sales_view(duck: Any, place: Any) -> None:
+def create_sales_view(duck: Any, location: Any) -> None:
     """Create the view `sales` of a file, a folder, or rows."""
-    if not isinstance(place, str):
+    if not isinstance(location, str):
         duck.execute("DROP VIEW IF EXISTS sales")
-        duck.register("sales", place)
+        duck.register("sales", location)
         return
-    path = Path(place)
+    path = Path(location)
     files = (
         sorted(str(f) for f in path.rglob("*") if f.suffix in (".csv", ".parquet", ".pq"))
         if path.is_dir()
-        else [place]
+        else [location]
     )
     reader = (
         "read_parquet" if files and Path(files[0]).suffix in (".parquet", ".pq") else "read_csv"
     )
     if not files:
-        raise UsageError(f"there are no sales in {place}", hint="wanted CSV or Parquet files")
+        raise UsageError(f"there are no sales in {location}", hint="wanted CSV or Parquet files")
     quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     duck.execute(
         f"CREATE OR REPLACE VIEW sales AS FROM {reader}"

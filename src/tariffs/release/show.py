@@ -229,8 +229,8 @@ def show_decision(done: Done, folder: str | None) -> None:
     if entry.action in ("activate", "canary", "kill") and entry.active:
         stdout.print(f"[bold]charging uses {entry.active}[/]")
         if entry.active.locations:
-            places = escape(_first_names(entry.active.locations))
-            stdout.print(f"  release {entry.active.canary} in {places}")
+            locations = escape(_first_names(entry.active.locations))
+            stdout.print(f"  release {entry.active.canary} in {locations}")
         if folder:
             stdout.print(f"  {escape(relative_path(folder))}")
     stdout.print(

@@ -80,9 +80,9 @@ def notes(m: Measured) -> list[str]:
         e = next(k.effect for k in m.kpis if k.kind == kind)
         remarks.append(
             f"{kind}: {e.units:,} units repriced and {e.held:,} held,"
-            f" {e.control_places:,} of {e.places:,} locations are control"
+            f" {e.control_locations:,} of {e.locations:,} locations are control"
         )
-        if e.control_places < MIN_CONTROL_LOCATIONS:
+        if e.control_locations < MIN_CONTROL_LOCATIONS:
             remarks.append(
                 f"{kind}: with few control locations, the interval assumes the same variation"
                 " there as elsewhere"

@@ -60,14 +60,14 @@ def words() -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = words()
-    said = parser.parse_args()
+    asked = parser.parse_args()
     try:
-        size = size_of(said.size, said.locations, said.cells, said.weeks)
-        switches = Switches(said.endog, said.ar, said.cross, said.cap, said.shift)
+        size = size_of(asked.size, asked.locations, asked.cells, asked.weeks)
+        switches = Switches(asked.endog, asked.ar, asked.cross, asked.cap, asked.shift)
     except ValueError as error:
         parser.error(str(error))
-    made = generate(size, said.out, said.seed, said.dirt, switches, said.workers)
-    write_demo_clock(said.out, AS_OF.isoformat())
+    made = generate(size, asked.out, asked.seed, asked.dirt, switches, asked.workers)
+    write_demo_clock(asked.out, AS_OF.isoformat())
     for name, files in made.sources.items():
         sys.stdout.write(f"{name}={files[0] if len(files) == 1 else files[0].parent}\n")
 

@@ -154,9 +154,9 @@ def _elasticities(tier: np.ndarray, shape: tuple[int, ...], rng: np.random.Gener
     """Return m_product + d_segment + d_tier + N(0, TAU), bounded away from 0."""
     product = np.array([b.elasticity for b in BUNDLES])[None, None, :]
     segment = np.array(list(SEGMENTS.values()))[:, None, None]
-    place = np.array([TIERS[t] for t in tier])[None, :, None]
+    location = np.array([TIERS[t] for t in tier])[None, :, None]
     return np.asarray(
-        np.minimum(product + segment + place + rng.normal(0, TAU, shape), LEAST_ELASTIC)
+        np.minimum(product + segment + location + rng.normal(0, TAU, shape), LEAST_ELASTIC)
     )
 
 

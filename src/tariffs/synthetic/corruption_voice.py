@@ -98,9 +98,9 @@ def _capacities(
     return _with(cells, "capacity_minutes", kept), ledger
 
 
-def corrupt_locations(places: pa.Table) -> tuple[pa.Table, pa.Table]:
+def corrupt_locations(locations: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Return names in decomposed form, and with a mark of direction at the end."""
-    names, codes = places["name"].to_pylist(), places["location"].to_pylist()
+    names, codes = locations["name"].to_pylist(), locations["location"].to_pylist()
     taken_apart = {
         i: unicodedata.normalize("NFD", name)
         for i, name in enumerate(names)
@@ -116,7 +116,7 @@ def corrupt_locations(places: pa.Table) -> tuple[pa.Table, pa.Table]:
         ledger_of_keys("locations", [codes[i] for i in rows], kind, "REPAIR")
         for kind, rows in (("name_taken_apart", taken_apart), ("name_with_marks", marked))
     ]
-    return _with(places, "name", spoilt), pa.concat_tables(ledger)
+    return _with(locations, "name", spoilt), pa.concat_tables(ledger)
 
 
 def as_windows_writes(text: bytes) -> bytes:

@@ -213,11 +213,11 @@ def _voice_tables(
     return corrupt_voice(block, seed, number) if dirty else (block, NO_LEDGER)
 
 
-def _write_locations(places: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:
+def _write_locations(locations: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:
     if dirty:
-        places, entries = corrupt_locations(places)
+        locations, entries = corrupt_locations(locations)
         ledger.add(entries)
-    _write_csv(places, path)
+    _write_csv(locations, path)
     if dirty:
         path.write_bytes(as_windows_writes(path.read_bytes()))
     return path

@@ -159,13 +159,13 @@ def volume(ctx: GuardContext) -> Finding:
         for kind, change in fell.items()
         if change < -ctx.limits.volume_drop - SLACK
     ]
-    places = _by_place(ctx.table, now, old, before)
+    changes = _by_location(ctx.table, now, old, before)
     cases += [
-        f"{place}: {change:+.1%}"
-        for place, change in places
+        f"{location}: {change:+.1%}"
+        for location, change in changes
         if change < -ctx.limits.place_drop - SLACK
     ]
-    worst = min((change for _, change in places), default=0.0)
+    worst = min((change for _, change in changes), default=0.0)
     base = "the active table" if known else "no change"
     words = (
         f"expected against {base}: bundles {fell['bundles']:+.1%}, voice {fell['voice']:+.1%},"
@@ -191,7 +191,7 @@ def _change(now: float, before: float) -> float:
     return now / before - 1.0 if before > 0 else 0.0
 
 
-def _by_place(
+def _by_location(
     table: pa.Table, now: Floats, active: pa.Table, before: Floats
 ) -> list[tuple[str, float]]:
     """Return the change of expected volume of each location and kind that both tables have."""
@@ -210,6 +210,6 @@ def _by_place(
         )
     both = sorted((key for key in sums[0] if key in sums[1]), key=str)
     return [
-        (f"{kind} in {place}", _change(sums[0][kind, place], sums[1][kind, place]))
-        for kind, place in both
+        (f"{kind} in {location}", _change(sums[0][kind, location], sums[1][kind, location]))
+        for kind, location in both
     ]

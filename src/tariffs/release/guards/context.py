@@ -147,10 +147,10 @@ class GuardContext:
 Guard = Callable[[GuardContext], Finding]
 
 
-def limits_with(said: Mapping[str, float]) -> Limits:
+def limits_with(changed: Mapping[str, float]) -> Limits:
     """Return the limits, with those that were set to other values."""
     known = {field.name for field in fields(Limits)}
-    return Limits(**{name: value for name, value in said.items() if name in known})
+    return Limits(**{name: value for name, value in changed.items() if name in known})
 
 
 def moves_against(table: pa.Table, active: pa.Table) -> tuple[pa.Table, Floats]:

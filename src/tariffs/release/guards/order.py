@@ -42,12 +42,12 @@ def ladder(ctx: GuardContext) -> Finding:
         catalogued(ctx.table, ctx.catalogue, name)
         for name in ("rung", "volume_mb", "validity_days")
     )
-    place = _location_codes(ctx)
-    sizes = _neighbours((place, ladders(ctx.table, ctx.catalogue)), rung)
+    location = _location_codes(ctx)
+    sizes = _neighbours((location, ladders(ctx.table, ctx.catalogue)), rung)
     broken = _out_of_order(price, size, *sizes) & (
         (price != current)[sizes[0]] | (price != current)[sizes[1]]
     )
-    low, high = _neighbours((place, np.nan_to_num(size, nan=-1.0)), days)
+    low, high = _neighbours((location, np.nan_to_num(size, nan=-1.0)), days)
     undercut = (price[high] < price[low] - ROUNDING_SLACK) & ~(
         current[high] < current[low] - ROUNDING_SLACK
     )
@@ -179,10 +179,10 @@ def _neighbours(group: tuple[Ints, Ints | Floats], at: Floats) -> tuple[Ints, In
 def _next_hours(group: tuple[Ints, Ints], hour: Floats) -> tuple[Ints, Ints]:
     """Return each hour and the next one, the last with the first, where both exist."""
     order = np.lexsort((hour, group[1], group[0]))
-    place = _pair_codes(group)[order] * HOURS + hour[order].astype(np.int64)
-    following = place - place % HOURS + (place + 1) % HOURS
-    at = np.searchsorted(place, following)
-    there = (at < len(place)) & (place[np.minimum(at, len(place) - 1)] == following)
+    position = _pair_codes(group)[order] * HOURS + hour[order].astype(np.int64)
+    following = position - position % HOURS + (position + 1) % HOURS
+    at = np.searchsorted(position, following)
+    there = (at < len(position)) & (position[np.minimum(at, len(position) - 1)] == following)
     return order[there], order[at[there]]
 
 

@@ -79,9 +79,9 @@ def control(ctx: GuardContext) -> Finding:
 
 def _control_group_hint(ctx: GuardContext, rows: npt.NDArray[np.bool_]) -> str:
     """Return the remedy for a kind without a control group."""
-    places = len(pc.unique(ctx.table["location"].filter(pa.array(rows))))
-    if places > 1:
-        return f"mark one of its {places:,} locations as control in `locations`, and run again"
+    locations = len(pc.unique(ctx.table["location"].filter(pa.array(rows))))
+    if locations > 1:
+        return f"mark one of its {locations:,} locations as control in `locations`, and run again"
     return (
         "it has one location, too few for a control group;"
         " --override CONTROL goes without, and `measure` cannot compare then"
