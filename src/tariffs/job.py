@@ -7,8 +7,7 @@ are equal to the last bit.
 from __future__ import annotations
 
 from hundredfold import Job, Model, Publish, Source
-from tariffs.contracts import (
-    LIMITS_TITLE,
+from tariffs.cleaning import (
     SCOPE_OF,
     TIDY_CAPACITY,
     TIDY_LOCATION,
@@ -16,6 +15,10 @@ from tariffs.contracts import (
     TIDY_PRICE,
     TIDY_PRODUCT,
     TIDY_SHARE,
+    tidy,
+)
+from tariffs.contracts import (
+    LIMITS_TITLE,
     TOTALS_TITLE,
     BundleSales,
     CellLoad,
@@ -24,7 +27,6 @@ from tariffs.contracts import (
     PriceRow,
     Product,
     VoiceUsage,
-    tidy,
 )
 from tariffs.pricing import bundles, hourly, locations, portfolio_limits, totals, voice
 

@@ -19,11 +19,6 @@ LONG_SIGNATURES = {
     "hundredfold/aws/adapters/sources.py _read_files",
     "hundredfold/aws/adapters/sources.py _read_locally",
     "hundredfold/aws/adapters/sources.py _stage",
-    "tariffs/demand/conditional.py fit_censored_unit",
-    "tariffs/pricing/locations.py _optimise_pair",
-    "tariffs/release/actions.py _checked_again",
-    "tariffs/synthetic/write.py _write_bundles",
-    "tariffs/synthetic/write.py _write_voice",
 }
 # Files with one subject that is long, or with two that nobody has split yet.
 LONG_FILES = {
@@ -57,13 +52,6 @@ LONG_FILES = {
     "hundredfold/sql/sources/json_lines.py",
     "hundredfold/workers/pool.py",
     "hundredfold/workers/unit_runner.py",
-    "tariffs/cli.py",
-    "tariffs/contracts.py",
-    "tariffs/demand/prior.py",
-    "tariffs/optimise/portfolio.py",
-    "tariffs/release/actions.py",
-    "tariffs/release/guards/rows.py",
-    "tariffs/release/show.py",
 }
 
 

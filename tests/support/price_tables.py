@@ -27,8 +27,9 @@ from hundredfold.errors import NoSuchRun
 from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
 from tariffs.contracts import PriceRow
-from tariffs.release import actions, repository
+from tariffs.release import actions, checks, kill_switch, repository
 from tariffs.release.catalogue import catalogue_of
+from tariffs.release.decide import Done
 from tariffs.release.decision_log import Attribution, DecisionLog
 from tariffs.release.repository import JOB, PutIfAbsent
 from tariffs.release.tables import NAME, in_published_order, to_csv, to_parquet
@@ -252,7 +253,7 @@ class ReleaseSite:
             account=f"account of {by.strip().casefold()}",
         )
 
-    def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> actions.Done:
+    def approve(self, version: int, by: str = "ama", reason: str = "", **how: Any) -> Done:
         return actions.approve(
             version,
             self.attribution(by, reason),
@@ -263,9 +264,7 @@ class ReleaseSite:
             **how,
         )
 
-    def activate(
-        self, version: int, by: str = "kofi", reason: str = "", **how: Any
-    ) -> actions.Done:
+    def activate(self, version: int, by: str = "kofi", reason: str = "", **how: Any) -> Done:
         return actions.activate(
             version,
             self.attribution(by, reason),
@@ -285,7 +284,7 @@ class ReleaseSite:
 
     def start_canary(
         self, version: int, places: Any, by: str = "kofi", reason: str = "", **how: Any
-    ) -> actions.Done:
+    ) -> Done:
         return actions.start_canary(
             version,
             places,
@@ -297,10 +296,10 @@ class ReleaseSite:
             **how,
         )
 
-    def kill(self, to: Any, by: str = "esi") -> actions.Done:
-        return actions.kill(to, self.attribution(by, "kill switch"), self.store, self.once)
+    def kill(self, to: Any, by: str = "esi") -> Done:
+        return kill_switch.kill(to, self.attribution(by, "kill switch"), self.store, self.once)
 
-    def withdraw(self, version: int, reason: str = "wrong week") -> actions.Done:
+    def withdraw(self, version: int, reason: str = "wrong week") -> Done:
         return actions.withdraw(version, self.attribution(reason=reason), self.store, self.once)
 
     def catalogue(self, release: Release) -> pa.Table | None:
@@ -308,8 +307,8 @@ class ReleaseSite:
         return catalogue_of(release, home)
 
     @property
-    def sources(self) -> actions.Sources:
-        return actions.Sources(self.catalogue)
+    def sources(self) -> checks.Sources:
+        return checks.Sources(self.catalogue)
 
     @property
     def decisions(self) -> DecisionLog:

@@ -85,11 +85,8 @@ def test_full_units_are_fitted_alone_as_in_the_batch_to_the_last_bit(
         np.linspace(2.5, 4.0, len(units)),
     )
     together = fit_censored_units(panel, mean, 0.12, noise, np.full(len(units), PHI))
-    for u, (y, x, exposure, _) in enumerate(units):
-        rows = panel.unit == u
-        alone = fit_censored_unit(
-            y, x, exposure, panel.full()[rows], float(mean[u]), 0.12, float(noise[u]), PHI
-        )
+    for u, unit in enumerate(units):
+        alone = fit_censored_unit(panel_of([unit]), float(mean[u]), 0.12, float(noise[u]), PHI)
         assert [getattr(alone, f.name) for f in fields(alone)] == [
             getattr(together, f.name)[u] for f in fields(alone)
         ]
@@ -120,7 +117,9 @@ def test_full_weeks_do_not_bias_elasticities_and_inform_less_than_others() -> No
         y, x, exposure, ceiling = hot_unit(seed)
         free, *_ = hot_unit(seed, full=0.0)
         naive.append(fit_unit(y, x, exposure, -1.5, 0.25, PHI))
-        careful.append(fit_censored_unit(y, x, exposure, y == ceiling, -1.5, 0.25, PHI, PHI))
+        careful.append(
+            fit_censored_unit(panel_of([(y, x, exposure, ceiling)]), -1.5, 0.25, PHI, PHI)
+        )
         uncensored.append(fit_unit(free, x, exposure, -1.5, 0.25, PHI))
     bias = [np.mean([fit.beta for fit in fits]) + 1.5 for fits in (naive, careful, uncensored)]
     assert bias[0] > 0.5
@@ -130,9 +129,10 @@ def test_full_weeks_do_not_bias_elasticities_and_inform_less_than_others() -> No
 
 
 def test_a_cell_that_is_always_full_keeps_the_prior() -> None:
-    y, x, exposure, _ = hot_unit(5, full=1.0)
-    fit = fit_censored_unit(y, x, exposure, np.ones(len(y), dtype=bool), -1.5, 0.25, PHI, PHI)
-    assert (fit.beta, fit.sd, fit.shrink, fit.demand) == (-1.5, 0.5, 1.0, y.sum())
+    panel = panel_of([hot_unit(5, full=1.0)])
+    fit = fit_censored_unit(panel, -1.5, 0.25, PHI, PHI)
+    assert panel.full().all()
+    assert (fit.beta, fit.sd, fit.shrink, fit.demand) == (-1.5, 0.5, 1.0, panel.quantity.sum())
 
 
 @dataclass

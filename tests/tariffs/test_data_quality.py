@@ -19,7 +19,7 @@ import hundredfold
 from hundredfold.data.checksums import checksum_of, get_json, put_json
 from hundredfold.data.layout import Layout
 from hundredfold.local.filesystem import FileStore
-from tariffs.contracts import TIDY_PRICE
+from tariffs.cleaning import TIDY_PRICE
 from tariffs.data_quality.reconciliation import SourceBalance, reconcile
 from tariffs.data_quality.repair_kinds import kind_of
 from tariffs.data_quality.show import tallied

@@ -13,7 +13,7 @@ from tariffs.demand.prior import Prior
 from tariffs.pricing import bundles
 from tariffs.pricing.optimism import CHANGES, optimism
 from tariffs.pricing.totals import Totals, total
-from tariffs.release.actions import Checked
+from tariffs.release.checks import Checked
 from tariffs.release.show import show_checked
 
 Found = tuple[Rows, Prior]

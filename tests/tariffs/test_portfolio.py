@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tariffs.columns import key_offsets
 from tariffs.optimise.chains import Chains, DayConstraint, LadderConstraint
+from tariffs.optimise.column_generation import Limit, LimitsNotMet
 from tariffs.optimise.ladder import in_order
-from tariffs.optimise.portfolio import Limit, LimitsNotMet, solve
+from tariffs.optimise.portfolio import solve
 from tariffs.optimise.smooth import cliffs, excess, following_hour
 from tariffs.pricing.portfolio_limits import (
     apply_portfolio_limits,

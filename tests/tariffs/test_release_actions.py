@@ -22,9 +22,10 @@ from hundredfold.pipeline.releases import current_version, release_folder, rollb
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, table
 from support.waits import HANG_S
-from tariffs.release import actions, repository
-from tariffs.release.actions import LAST_APPROVED, RULE
+from tariffs.release import actions, kill_switch, repository, status
+from tariffs.release.decide import LAST_APPROVED
 from tariffs.release.decision_log import Attribution, Table
+from tariffs.release.kill_switch import RULE
 from tariffs.release.repository import JOB
 from tariffs.release.tables import read_parquet
 
@@ -37,7 +38,7 @@ TOO_DEAR = changed(
 def test_a_release_begins_as_a_draft_and_charging_uses_nothing(site: ReleaseSite) -> None:
     site.publish()
     assert site.state(1) == "draft"
-    assert actions.status_facts(site.decisions, site.store)["active"] is None
+    assert status.status_facts(site.decisions, site.store)["active"] is None
 
 
 def test_approved_by_one_and_activated_by_another_charging_uses_it(site: ReleaseSite) -> None:
@@ -629,7 +630,7 @@ def test_a_clock_that_runs_backwards_changes_only_the_times_reported(disk: Relea
     disk.use()
     early = Attribution("esi", "robot@host", "1999-01-01T00:00:00Z", "kill switch", "1f")
     disk.use(DEAR)
-    actions.kill(LAST_APPROVED, early, disk.store, disk.once)
+    kill_switch.kill(LAST_APPROVED, early, disk.store, disk.once)
     assert (disk.decisions.active, disk.pointer["version"], disk.pointer["since"]) == (
         Table(1),
         1,
@@ -685,7 +686,7 @@ def test_the_facts_list_every_release_with_its_last_decision(disk: ReleaseSite) 
     disk.publish()
     disk.damage(3)
     disk.store.put(f"{release_folder(JOB, 4)}/release.json", b"{half")
-    facts = actions.status_facts(disk.decisions, disk.store)
+    facts = status.status_facts(disk.decisions, disk.store)
     assert facts["active"] == {
         "version": 2,
         "rule": False,
@@ -713,7 +714,7 @@ def test_a_release_that_the_log_knows_and_no_one_finds_is_reported(disk: Release
     disk.use(DEAR)
     disk.store.delete(release_folder(JOB, 1))
     (one,) = [
-        r for r in actions.status_facts(disk.decisions, disk.store)["releases"] if r["version"] == 1
+        r for r in status.status_facts(disk.decisions, disk.store)["releases"] if r["version"] == 1
     ]
     assert (one["state"], one["damage"]) == ("withdrawn", ["its folder is gone"])
 

@@ -13,9 +13,11 @@ import pytest
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
 from support.price_tables import ReleaseSite, bundle, changed, table
-from tariffs.release import actions, repository
-from tariffs.release.actions import LAST_APPROVED, RULE, UNCHANGED, canary_locations
+from tariffs.release import kill_switch, repository
+from tariffs.release.actions import canary_locations
+from tariffs.release.decide import LAST_APPROVED
 from tariffs.release.decision_log import Table
+from tariffs.release.kill_switch import RULE, UNCHANGED
 from tariffs.release.tables import read_parquet
 
 NEW = changed(changed(table(), "YOUTH/ACCRA/DAY", price=2.2), "YOUTH/TEMA/DAY", price=2.2)
@@ -90,7 +92,7 @@ def test_the_rule_takes_both_away(disk: ReleaseSite) -> None:
 
 def test_frozen_are_the_prices_of_both_tables_where_each_is_asked(disk: ReleaseSite) -> None:
     before = asked(begun(disk))
-    shown = actions.preview_kill(UNCHANGED, disk.store)
+    shown = kill_switch.preview_kill(UNCHANGED, disk.store)
     assert [(m.raised, m.lowered, m.margin) for m in shown.moves] == [(0, 0, 0.0)] * 2
     done = disk.kill(UNCHANGED)
     assert done.entry.active == shown.table

@@ -13,8 +13,9 @@ import pytest
 
 from hundredfold.errors import PublishRefused, UsageError
 from support.price_tables import NOW, ReleaseSite, bundle, on_disk, table
-from tariffs.release import actions
-from tariffs.release.actions import RULE, Sources
+from tariffs.release import actions, checks
+from tariffs.release.checks import Sources
+from tariffs.release.kill_switch import RULE
 from tariffs.release.sales import BUNDLES, VOICE, Sales
 
 WEEK = dt.date(2026, 7, 12)
@@ -143,7 +144,7 @@ def test_a_release_is_held_back_while_demand_drifts(
             sources(site, sold(tmp_path, 0.8)),
             NOW,
         )
-    fine = actions.check(
+    fine = checks.check(
         version, site.decisions, site.store, sources(site, sold(tmp_path, 1.0)), NOW
     )
     (drift,) = [f for f in fine.findings if f.code == "DRIFT"]
@@ -157,7 +158,7 @@ def test_weeks_that_began_before_the_table_counted_are_no_evidence_of_it(tmp_pat
     early = written(
         tmp_path, *[row(location=f"L{n:02d}", week="2026-07-05", units="900") for n in range(60)]
     )
-    found = actions.check(version, site.decisions, site.store, sources(site, early), NOW)
+    found = checks.check(version, site.decisions, site.store, sources(site, early), NOW)
     assert next(f for f in found.findings if f.code == "DRIFT").found.startswith(
         "nothing was sold yet"
     )
@@ -175,7 +176,7 @@ def test_what_was_paid_is_taken_from_the_table_itself_where_it_reports_it(tmp_pa
 
 
 def passes(site: ReleaseSite, rows: pa.Table, sales: Sales, code: str) -> bool:
-    found = actions.check(site.publish(rows), site.decisions, site.store, sources(site, sales), NOW)
+    found = checks.check(site.publish(rows), site.decisions, site.store, sources(site, sales), NOW)
     return next(f.passed for f in found.findings if f.code == code)
 
 
@@ -186,6 +187,6 @@ def test_after_a_kill_to_the_rule_volume_is_compared_with_the_expectation(
     site.use(many())
     site.kill(RULE)
     less = many(expected_volume_delta=-20.0)
-    found = actions.check(site.publish(less), site.decisions, site.store, site.sources, NOW)
+    found = checks.check(site.publish(less), site.decisions, site.store, site.sources, NOW)
     volume = next(f for f in found.findings if f.code == "VOLUME")
     assert (volume.passed, volume.found[:40]) == (False, "expected against the active table: bundl")

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tariffs.contracts import RENAMED_PRODUCTS
+from tariffs.cleaning import RENAMED_PRODUCTS
 from tariffs.demand.panel import plausible
 from tariffs.synthetic import AS_OF, SIZES
 from tariffs.synthetic.bundles import LIST_PRICE, bundle_block, location_table

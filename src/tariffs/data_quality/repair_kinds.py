@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
-from tariffs.contracts import APOSTROPHES, HYPHENS, LATIN, RENAMED_PRODUCTS, UNSEEN
+from tariffs.cleaning import APOSTROPHES, HYPHENS, LATIN, RENAMED_PRODUCTS, UNSEEN
 
 CODES = ("segment", "location", "product")
 LOOK_ALIKES = "".join(LATIN) + "".join(LATIN).lower()

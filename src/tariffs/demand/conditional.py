@@ -129,16 +129,9 @@ def fit_units(panel: Panel, mean: Floats, tau2: float, noise: Floats) -> Fit:
 
 
 def fit_censored_unit(
-    quantity: Floats,
-    x: Floats,
-    exposure: Floats,
-    full: Bools,
-    mean: float,
-    tau2: float,
-    noise: float,
-    dispersion: float,
+    panel: Panel, mean: float, tau2: float, noise: float, dispersion: float
 ) -> UnitFit:
-    """Return `fit_unit` with the weeks in `full` (weeks,) censored.
+    """Return `fit_unit` of a panel of one unit, with its full weeks censored.
 
     It is the fixed point of EM, at which the demand of full weeks equals its expectation, given
     that it exceeded the sales.  Newton's method on level and elasticity reaches it in ten steps; EM
@@ -146,6 +139,7 @@ def fit_censored_unit(
     of a censored week, not that of an observed one.  A unit that is always full keeps the prior,
     and one that never is has the result of `fit_unit` to the last bit.
     """
+    quantity, x, exposure, full = panel.quantity, panel.x, panel.exposure, panel.full()
     fit = fit_unit(quantity, x, exposure, mean, tau2, math.inf if full.all() else noise)
     if full.all() or not full.any():
         return fit

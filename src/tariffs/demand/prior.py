@@ -12,8 +12,9 @@ import numpy as np
 from tariffs.columns import Bools, Floats, Ints, Labels, distinct
 from tariffs.demand.backtest import POOLED, Gate, backtest
 from tariffs.demand.conditional import Fit
+from tariffs.demand.design import Names, lay_out
 from tariffs.demand.endogeneity import NO_TRIALS, Exogeneity, assess_exogeneity, remove_foresight
-from tariffs.demand.hyper import EffectsPrior, average_over_tau, discount_information
+from tariffs.demand.hyper import average_over_tau, discount_information
 from tariffs.demand.panel import Panel, group_sums
 from tariffs.demand.pooling import Layout, Pooled, fit_season_imputed, learn
 from tariffs.demand.season import season_share
@@ -232,31 +233,15 @@ def fit_pooled_prior(
             f"found no sale in {len(panel.quantity):,} weeks of {panel.units:,} units;"
             " wanted units with sales to fit the prior to"
         )
-    layout, names = _lay_out(factors, group_factor, season_group, days, size)
+    layout, names = lay_out(factors, group_factor, season_group, days, size)
     found = _examine(panel, layout, factors, cluster)
     free = remove_foresight(panel, found.pi, found.rho_used)
     learnt = learn(free, layout)
     return _assemble(panel, layout, names, found, learnt, backtest(free, layout))
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """The names behind a layout's numbers.
-
-    columns  of the design, without the intercept
-    periods  days since 1970-01-01
-    """
-
-    factors: Labels
-    columns: Labels
-    group_factor: str
-    groups: Labels
-    season_groups: Labels
-    periods: Ints
-
-
 def _assemble(
-    panel: Panel, layout: Layout, names: _Names, found: Exogeneity, learnt: Pooled, gate: Gate
+    panel: Panel, layout: Layout, names: Names, found: Exogeneity, learnt: Pooled, gate: Gate
 ) -> Prior:
     hyper, fit = learnt.hyper, learnt.fit
     shape, rate = _level_prior(fit.demand, fit.exposed, learnt.dispersion, layout.group)
@@ -320,32 +305,6 @@ def expected_level(
     return (shape + sales / dispersion) / (shape / rate + exposed / dispersion)
 
 
-def _lay_out(
-    factors: Mapping[str, Labels],
-    group_factor: str,
-    season_group: Labels,
-    days: Ints,
-    size: Floats | None = None,
-) -> tuple[Layout, _Names]:
-    """Return the layout, and the names behind its numbers."""
-    groups, group = distinct(factors[group_factor])
-    seasons, season_of_unit = distinct(season_group)
-    periods, when = np.unique(days, return_inverse=True)
-    rank = 1 + sum(len(distinct(values)[0]) - 1 for values in factors.values())
-    layout = Layout(
-        design_of(factors),
-        rank,
-        group,
-        season_of_unit,
-        when,
-        len(periods),
-        effects_prior_of(factors, group_factor, size),
-    )
-    names = np.array(list(factors), dtype=object)
-    columns = _column_names(factors)
-    return layout, _Names(names, columns, group_factor, groups, seasons, periods)
-
-
 def _examine(
     panel: Panel, layout: Layout, factors: Mapping[str, Labels], cluster: Labels | None
 ) -> Exogeneity:
@@ -365,43 +324,6 @@ def _examine(
     return assess_exogeneity(filled, kind, layout.cell(panel), layout.periods, together)
 
 
-def _column_names(factors: Mapping[str, Labels]) -> Labels:
-    """Return the names of the design's columns, such as 'product=DAY_50', without the intercept."""
-    return np.concatenate(
-        [_level_names(factor, distinct(values)[0]) for factor, values in factors.items()]
-    )
-
-
-def design_of(factors: Mapping[str, Labels]) -> Floats:
-    """Return the intercept and all levels' dummies (units, columns).
-
-    The prior of the effects identifies them.
-    """
-    blocks = [np.ones((len(next(iter(factors.values()))), 1))]
-    for values in factors.values():
-        levels, code = distinct(values)
-        blocks.append((code[:, None] == np.arange(len(levels))).astype(np.float64))
-    return np.hstack(blocks)
-
-
-def effects_prior_of(
-    factors: Mapping[str, Labels], group_factor: str, size: Floats | None
-) -> EffectsPrior:
-    """Return the prior of the effects: the columns' factors and trend.
-
-    The trend of the group factor's levels is the centred log of their size.
-    """
-    factor, trend = [np.array([-1])], [np.zeros(1)]
-    for f, (name, values) in enumerate(factors.items()):
-        levels, code = distinct(values)
-        factor.append(np.full(len(levels), f))
-        mean = np.zeros(len(levels))
-        if size is not None and name == group_factor:
-            mean = group_sums(code, np.log(size), len(levels)) / np.bincount(code)
-        trend.append(mean - mean.mean())
-    return EffectsPrior(np.concatenate(factor).astype(np.int64), np.concatenate(trend))
-
-
 def _level_prior(
     sales: Floats, exposed: Floats, dispersion: Floats, group: Ints
 ) -> tuple[Floats, Floats]:
@@ -417,10 +339,6 @@ def _level_prior(
         weight - group_sums(group, exposed * exposed, groups) / weight, np.finfo(float).tiny
     )
     return rate * rate / np.maximum(variance, 1e-6 * rate * rate), rate
-
-
-def _level_names(factor: str, values: Labels) -> Labels:
-    return np.array([f"{factor}={value}" for value in values], dtype=object)
 
 
 def _positions(names: Labels, wanted: Labels, prefix: str = "") -> tuple[Ints, Bools]:

@@ -95,9 +95,7 @@ def learn_unit(
         float(values[0])
         for values in (prior.mean(labels), prior.noise(labels), _dispersion(prior, labels))
     )
-    fit = fit_censored_unit(
-        panel.quantity, panel.x, panel.exposure, panel.full(), mean, prior.tau2, noise, dispersion
-    )
+    fit = fit_censored_unit(panel, mean, prior.tau2, noise, dispersion)
     return _learnt(panel, _as_arrays(fit), prior, labels, season, min_weeks, seen.set_aside)
 
 

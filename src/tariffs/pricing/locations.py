@@ -208,11 +208,9 @@ def _order_by_validity(
                 rows,
                 table,
                 [at for at in ladders if short in at or longer in at],
-                short,
-                longer,
+                (short, longer),
+                (first, end),
                 tied,
-                first,
-                end,
             )
         if table.price[longer] >= table.price[short] - SLACK:
             _separate(rows, table, short, longer)
@@ -236,14 +234,19 @@ def _optimise_pair(
     rows: Columns,
     table: LocationPrices,
     ladders: list[Ints],
-    short: int,
-    longer: int,
+    pair: tuple[int, int],
+    segment: tuple[int, int],
     tied: bool,
-    first: int,
-    end: int,
 ) -> None:
-    """Choose the two ladders of a pair together: the best prices with the shorter at or below, and
-    the longer at or above, a common price."""
+    """Choose the two ladders of a pair together.
+
+    These are the best prices with the shorter at or below, and the longer at or above, a common
+    price.
+
+    pair     the rows of the shorter and the longer validity
+    segment  the first row of the segment, and the end of its rows
+    """
+    (short, longer), (first, end) = pair, segment
     limits = table.highest[short], table.lowest[longer]
     points = [
         price_points(rows, i, table.lowest[i], table.highest[i], table.price[i])

@@ -30,9 +30,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Labels
+from tariffs.demand.design import design_of, effects_prior_of
 from tariffs.demand.hyper import HyperPosterior, integrate
 from tariffs.demand.pooling import MAX_GATE_SE, mean_variance
-from tariffs.demand.prior import Prior, design_of, effects_prior_of
+from tariffs.demand.prior import Prior
 from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand, Terms, changes, robust_ratio
 
 PAIRS = 8  # of copies

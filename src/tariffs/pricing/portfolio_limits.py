@@ -14,7 +14,8 @@ import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels, PriceEffects, Rows, key_offsets
 from tariffs.optimise.chains import Chains, Constraint, DayConstraint, LadderConstraint
-from tariffs.optimise.portfolio import Limit, LimitsNotMet, WithinLimits, duals_of, solve
+from tariffs.optimise.column_generation import Limit, LimitsNotMet
+from tariffs.optimise.portfolio import WithinLimits, duals_of, solve
 from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT, PORTFOLIO_RESTORED
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
 from tariffs.pricing.joint import (

@@ -23,11 +23,11 @@ from hundredfold.cli.display import (
     stdout,
 )
 from tariffs.contracts import TOTALS_TITLE
-from tariffs.release.actions import Checked, Done
+from tariffs.release.checks import Checked
+from tariffs.release.decide import Done
 from tariffs.release.decision_log import DecisionLog, Finding, LogEntry, Table
 from tariffs.release.delta import Delta
 from tariffs.release.guards import UNITS_OF
-from tariffs.release.preview import Moves, Preview
 from tariffs.release.states import Event
 
 PIPE_WIDTH_CHARACTERS = 120  # of a line without a terminal
@@ -240,66 +240,6 @@ def show_decision(done: Done, folder: str | None) -> None:
     )
 
 
-def show_preview(found: Preview, *, done: bool = False) -> None:
-    """Print the effect of another table on prices, and its expectations."""
-    print_indented(
-        "",
-        f"From {found.before} to {found.table}"
-        + ("" if done else ": a preview, nothing is changed"),
-        "bold",
-    )
-    _print_moves(found.moves)
-    print_indented(
-        "",
-        f"control units that move: {found.control:,};"
-        " changes of volume, revenue and margin are expected ones, a week",
-    )
-    if found.most and not done:
-        stdout.print()
-        grid = grid_of(
-            "most margin lost and gained",
-            "now",
-            "then",
-            "margin a week",
-            right={"now", "then", "margin a week"},
-        )
-        for key, old, new, margin in found.most:
-            grid.add_row(escape(key), _money(old), _money(new), f"{margin:+,.2f}")
-        print_grid(grid)
-
-
-MOVE_COLUMNS = ("prices", "raised", "lowered", "stay", "largest", "volume", "revenue", "margin")
-
-
-def _print_moves(moves: Sequence[Moves]) -> None:
-    grid = grid_of("", *MOVE_COLUMNS, right=set(MOVE_COLUMNS))
-    for m in moves:
-        far = f"{m.largest:+.4g} points" if m.kind == "voice" else f"{m.largest:+.1%}"
-        changes = (
-            _change(a, b)
-            for a, b in (
-                (m.volume, m.of_volume),
-                (m.revenue, m.of_revenue),
-                (m.margin, m.of_margin),
-            )
-        )
-        stay = m.prices - m.raised - m.lowered
-        grid.add_row(
-            m.kind, f"{m.prices:,}", f"{m.raised:,}", f"{m.lowered:,}", f"{stay:,}", far, *changes
-        )
-    print_grid(grid)
-
-
-def _change(change: float | None, of: float) -> str:
-    return (
-        "not known"
-        if change is None
-        else f"{change:+,.0f} ({change / of:+.1%})"
-        if of
-        else f"{change:+,.0f}"
-    )
-
-
 def show_log(entries: Sequence[LogEntry], version: int | None) -> None:
     if not entries:
         stdout.print(
@@ -349,8 +289,8 @@ def show_delta(old: Table, new: Table, change: Delta, files: Sequence[str], rows
             grid.add_row(
                 escape(row["unit_key"]),
                 row["change"],
-                _money(row["old_price"]),
-                _money(row["new_price"]),
+                money(row["old_price"]),
+                money(row["new_price"]),
             )
         print_grid(grid)
         if change.rows.num_rows > len(moved):
@@ -401,7 +341,7 @@ def _minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def _money(value: float | None) -> str:
+def money(value: float | None) -> str:
     return (
         "-"
         if value is None

@@ -63,13 +63,13 @@ def generate(
     workers  processes; files consist of independent blocks, so the bytes do not depend on it
     """
     what, root = SIZES[size] if isinstance(size, str) else size, Path(out)
-    truth = root / "truth"
+    recipe, truth = _Recipe(what, seed, dirt, switches), root / "truth"
     truth.mkdir(parents=True, exist_ok=True)
     with _executor(workers) as each, _Parquet(truth / "dirt.parquet") as ledger:
         ledger.add(NO_LEDGER)
         sources = {
-            "bundle_sales": _write_bundles(what, root, truth, seed, dirt, switches, each, ledger),
-            "voice_usage": _write_voice(what, root, truth, seed, dirt, switches, each, ledger),
+            "bundle_sales": _write_bundles(recipe, root, truth, each, ledger),
+            "voice_usage": _write_voice(recipe, root, truth, each, ledger),
             "cell_load": [root / "cell_load.parquet"],
             "product_catalog": [_write_csv(_catalog(), root / "product_catalog.csv")],
             "locations": [
@@ -110,31 +110,27 @@ def _in_order(
         yield waiting.popleft().result()
 
 
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What determines the data: their size and seed, whether they are dirty, and the scenario."""
+
+    size: Size
+    seed: int
+    dirty: bool
+    switches: Switches
+
+
 def _write_bundles(
-    size: Size,
-    root: Path,
-    truth: Path,
-    seed: int,
-    dirty: bool,
-    switches: Switches,
-    each: Each,
-    ledger: _Parquet,
+    recipe: _Recipe, root: Path, truth: Path, each: Each, ledger: _Parquet
 ) -> list[Path]:
-    folder = root / "bundle_sales"
+    size, folder = recipe.size, root / "bundle_sales"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, bundles.blocks(size), BLOCKS_PER_FILE)
     files = [
         folder / f"part-{first // BLOCKS_PER_FILE:04d}.{size.sales_format}" for first in firsts
     ]
     tasks = (
-        (
-            size,
-            range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))),
-            seed,
-            dirty,
-            switches,
-            file,
-        )
+        (recipe, range(first, min(first + BLOCKS_PER_FILE, bundles.blocks(size))), file)
         for first, file in zip(firsts, files, strict=True)
     )
     with _Parquet(truth / "bundles.parquet") as units:
@@ -146,44 +142,29 @@ def _write_bundles(
     return files
 
 
-def _write_part(
-    size: Size, which: range, seed: int, dirty: bool, switches: Switches, file: Path
-) -> tuple[list[pa.Table], list[pa.Table]]:
+def _write_part(recipe: _Recipe, which: range, file: Path) -> tuple[list[pa.Table], list[pa.Table]]:
     """Write one file of sales; return the truth of its blocks, and their dirt."""
     known: list[pa.Table] = []
     entries: list[pa.Table] = []
-    _write(
-        _bundle_tables(size, which, seed, dirty, switches, known, entries), file, size.sales_format
-    )
+    _write(_bundle_tables(recipe, which, known, entries), file, recipe.size.sales_format)
     return known, entries
 
 
 def _bundle_tables(
-    size: Size,
-    which: Iterable[int],
-    seed: int,
-    dirty: bool,
-    switches: Switches,
-    known: list[pa.Table],
-    entries: list[pa.Table],
+    recipe: _Recipe, which: Iterable[int], known: list[pa.Table], entries: list[pa.Table]
 ) -> Iterator[pa.Table]:
     for number in which:
-        block = bundles.bundle_block(seed, size, number, switches)
+        block = bundles.bundle_block(recipe.seed, recipe.size, number, recipe.switches)
         known.append(block.truth)
-        sales, ledger = corrupt(block, seed, number) if dirty else (block.sales, NO_LEDGER)
+        sales, ledger = (
+            corrupt(block, recipe.seed, number) if recipe.dirty else (block.sales, NO_LEDGER)
+        )
         entries.append(ledger)
         yield sales
 
 
 def _write_voice(
-    size: Size,
-    root: Path,
-    truth: Path,
-    seed: int,
-    dirty: bool,
-    switches: Switches,
-    each: Each,
-    ledger: _Parquet,
+    recipe: _Recipe, root: Path, truth: Path, each: Each, ledger: _Parquet
 ) -> list[Path]:
     target = root / "voice_usage.parquet"
     files = {
@@ -197,7 +178,7 @@ def _write_voice(
         open_files = {name: stack.enter_context(_Parquet(path)) for name, path in files.items()}
         for block, entries in each(
             _voice_tables,
-            ((seed, size, number, dirty, switches) for number in range(voice.blocks(size))),
+            ((recipe, number) for number in range(voice.blocks(recipe.size))),
         ):
             ledger.add(entries)
             for name, file in open_files.items():
@@ -206,11 +187,9 @@ def _write_voice(
     return [target]
 
 
-def _voice_tables(
-    seed: int, size: Size, number: int, dirty: bool, switches: Switches
-) -> tuple[voice.VoiceBlock, pa.Table]:
-    block = voice.voice_block(seed, size, number, switches)
-    return corrupt_voice(block, seed, number) if dirty else (block, NO_LEDGER)
+def _voice_tables(recipe: _Recipe, number: int) -> tuple[voice.VoiceBlock, pa.Table]:
+    block = voice.voice_block(recipe.seed, recipe.size, number, recipe.switches)
+    return corrupt_voice(block, recipe.seed, number) if recipe.dirty else (block, NO_LEDGER)
 
 
 def _write_locations(locations: pa.Table, path: Path, dirty: bool, ledger: _Parquet) -> Path:

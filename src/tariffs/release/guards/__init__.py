@@ -7,7 +7,8 @@ the table was priced, the sales, and the time.
   context   the inputs and the limits of the guards, and the form of a finding
   change    changes against the active table
   price     each price by itself
-  rows      each row: its values, its currency, its current price
+  rows      each row: its values, its current price
+  currency  one currency
   money     the expected earnings
   order     prices relative to one another
   trust     the foundations: control group, age of the data, validity, drift, prior
@@ -30,6 +31,7 @@ from tariffs.release.guards.change import (
     volume,
 )
 from tariffs.release.guards.context import UNITS_OF, Guard, GuardContext, Limits, limits_with
+from tariffs.release.guards.currency import CURRENCY, currency
 from tariffs.release.guards.money import COST, GAIN, MONEY, cost, gain, money
 from tariffs.release.guards.order import FAIRNESS, LADDER, SMOOTH, fairness, ladder, smooth
 from tariffs.release.guards.price import (
@@ -46,7 +48,7 @@ from tariffs.release.guards.price import (
     step,
     support,
 )
-from tariffs.release.guards.rows import CURRENCY, TODAY, VALUES, currency, today, values
+from tariffs.release.guards.rows import TODAY, VALUES, today, values
 from tariffs.release.guards.trust import (
     CONTROL,
     DRIFT,

@@ -1,4 +1,4 @@
-"""Each row by itself: valid values, one currency, and the current price that customers pay."""
+"""Each row by itself: valid values, and the current price that customers pay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tariffs.release.decision_log import Finding
 from tariffs.release.guards.context import (
     GuardContext,
     catalogued,
-    in_catalogue,
     is_text,
     row_finding,
     text_equals,
@@ -32,7 +31,7 @@ from tariffs.release.tables import (
     missing_columns,
 )
 
-VALUES, CURRENCY, TODAY = "VALUES", "CURRENCY", "TODAY"
+VALUES, TODAY = "VALUES", "TODAY"
 MAX_DISCOUNT_POINTS = 95
 PAID_TOLERANCE = 0.002  # relative: a discount of six digits times a tariff
 HALF_POINT = 0.5 + 1e-6  # a discount class is a whole number; a held price may be between two
@@ -119,35 +118,6 @@ def values(ctx: GuardContext) -> Finding:
         "; ".join(counts) or "every row is whole",
         allowed,
         lambda row: str(first[row]),
-    )
-
-
-def currency(ctx: GuardContext) -> Finding:
-    """All prices are in one currency: that of the catalogue, and of the active table."""
-    allowed = "one currency, that of the catalogue and of the active table"
-    named = sorted({str(value) for value in pc.unique(ctx.table["currency"]).to_pylist()})
-    usual = _expected_currency(ctx)
-    broken = ~is_text(ctx.table, "currency", usual)
-    if ctx.catalogue is not None and "currency" in ctx.catalogue.column_names:
-        broken |= ~text_equals(
-            ctx.table["currency"], in_catalogue(ctx.table, ctx.catalogue, "currency")
-        )
-    if ctx.active is not None and "currency" in ctx.active.column_names:
-        row = match_rows(ctx.table, ctx.active)
-        was = ctx.active["currency"].take(pa.array(row, mask=row < 0))
-        broken |= (row >= 0) & ~text_equals(ctx.table["currency"], was)
-    words = (
-        f"prices in {', '.join(named) or 'no currency'};"
-        f" in another currency than wanted: {int(broken.sum()):,}"
-    )
-    shown = ctx.table["currency"]
-    return row_finding(
-        CURRENCY,
-        ctx.table,
-        broken,
-        words,
-        allowed,
-        lambda row: f"{shown[row].as_py()}, wanted {usual}",
     )
 
 
@@ -412,23 +382,6 @@ def _missing(table: pa.Table, name: str) -> Bools:
         pc.is_null(table[name]).to_numpy(zero_copy_only=False) | is_text(table, name, ""),
         dtype=np.bool_,
     )
-
-
-def _expected_currency(ctx: GuardContext) -> str:
-    """Return the currency of the active table, of the catalogue, or of most rows."""
-    for table in (ctx.active, ctx.catalogue, ctx.table):
-        if (
-            table is not None
-            and "currency" in table.column_names
-            and table.num_rows > table["currency"].null_count
-        ):
-            return _most_frequent(table)
-    return ""
-
-
-def _most_frequent(table: pa.Table) -> str:
-    counts = pc.value_counts(table["currency"].drop_null().combine_chunks())
-    return str(counts[int(np.argmax(counts.field("counts").to_numpy()))]["values"].as_py())
 
 
 def _posted(ctx: GuardContext) -> Floats | None:
