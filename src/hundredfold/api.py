@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, needing
 from .job import Job
@@ -23,6 +23,11 @@ from .ports.interfaces import Record, RunHome
 from .runs.backend import Backend, RunArguments
 from .runs.names import check_job_name
 from .runs.run import Run, find_run
+
+if TYPE_CHECKING:
+    from .runs.difference import Difference
+
+DIFF_MEMORY = 2**30  # bytes of DuckDB, which writes to a file what exceeds them
 
 
 def run(
@@ -251,6 +256,51 @@ def replay(
     from .runs.replay import replay_unit
 
     return replay_unit(model, key, _open(backend, home, stack), run_id=run_id, job=job, call=call)
+
+
+def diff(
+    a: Any,
+    b: Any,
+    *,
+    model: str | None = None,
+    published: str | None = None,
+    key: Sequence[str] = (),
+    relative: float = 0.0,
+    absolute: float = 0.0,
+    examples: int = 20,
+    backend: str = "local",
+    home: str | Path | RunHome | None = DEFAULT_HOME,
+    stack: str | None = None,
+) -> Difference:
+    """Return how table B differs from table A, by key: rows added, removed and changed.
+
+    a, b         id of a run, a Run, a file (.parquet, .csv, .jsonl), or a frame
+    model        compare its results (default: those of the last model)
+    published    compare this published table instead; "" is the first
+    key          columns that identify a row (default: the unit of the model)
+    relative, absolute   numbers are equal within `relative` times the larger one, or `absolute`
+    examples     number of rows in `Difference.examples`; `Difference.rows` has all that differ
+
+    Raises UsageError for tables that cannot be compared, NoSuchRun for an unknown run.
+    """
+    from tempfile import TemporaryDirectory
+
+    from .local.filesystem import FileStore
+    from .runs.compared_tables import DiffOptions, compare_tables, names_run
+    from .runs.difference import Tolerance
+    from .sql.duckdb import DuckWarehouse
+
+    options = DiffOptions(model, published, tuple(key), Tolerance(relative, absolute), examples)
+    opened = None
+    if home is not None and (names_run(a) or names_run(b)):
+        opened = _open(backend, home, stack)
+    with (
+        TemporaryDirectory(prefix="hundredfold-diff-") as folder,
+        DuckWarehouse(
+            FileStore(Path(folder)), Path(folder) / "scratch", memory=DIFF_MEMORY, threads=2
+        ) as warehouse,
+    ):
+        return compare_tables(a, b, opened, options, warehouse)
 
 
 def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None = None) -> Backend:

@@ -35,6 +35,7 @@ from typing import Any
 BACKEND_COMMANDS = (
     "adjust",
     "cancel",
+    "diff",
     "failures",
     "plan",
     "publish",

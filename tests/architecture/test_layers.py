@@ -60,6 +60,7 @@ PUBLIC = [
     "Units",
     "adjust",
     "cancel",
+    "diff",
     "open_run",
     "publish",
     "replay",

@@ -231,6 +231,7 @@ COMMANDS = (
     "bench",
     "init",
     "demo",
+    "diff",
     "plan",
     "deploy",
     "destroy",

@@ -228,7 +228,7 @@ def complete_files(
     return [CompletionItem(incomplete, type="file")]
 
 
-def _complete_run_ids(
+def complete_run_ids(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[Any]:
     """Return the ids of local runs, newest first, for completion by the shell."""
@@ -257,7 +257,7 @@ run_argument = argument(
     "run",
     "Id of the run; the newest run if omitted.",
     required=False,
-    shell_complete=_complete_run_ids,
+    shell_complete=complete_run_ids,
 )
 source_option = click.option(
     "--source",
