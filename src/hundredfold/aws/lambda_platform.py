@@ -19,6 +19,7 @@ MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
 # the number of its cores follows
 MAX_SOURCE_BYTES_PER_MB = 2**20 // 12
 FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of its other files
+BYTECODE_FOLDER = "__pycache__"  # beside modules
 PACKED_FOLDER = "hundredfold-packed"  # in a package: distributions as zips
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
 MAPPED_FRACTION = 10  # one worker in this many belongs to the mapping, where runs start workers

@@ -408,6 +408,14 @@ def _show_sizes(built: Any) -> None:
         f"({built.pruned / BYTES_PER_MB:.0f} MB were pruned)",
         markup=False,
     )
+    if not built.compiled_by:
+        display.stderr.print(
+            "without bytecode, so that functions start slower: the Python of the functions is not "
+            "installed here",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
+        )
     for name in built.left_out:
         display.stderr.print(f"left out: {name}", style="dim", markup=False, soft_wrap=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import (
+    BYTECODE_FOLDER,
     FINGERPRINT_DIGITS,
     FINGERPRINT_FILE,
     PACKED_FOLDER,
@@ -29,6 +30,18 @@ def write_files(folder: Path, paths: Iterable[Path], archive: Path) -> None:
     with _new_zip(archive) as file:
         for path in sorted(paths, key=lambda p: p.relative_to(folder).as_posix()):
             _add_to_zip(file, path, path.relative_to(folder).as_posix())
+
+
+@defer_interrupts()
+def remove_from_zip(archive: Path, folder: str) -> None:
+    """Write a zip anew without the files in folders of that name."""
+    fresh = archive.with_suffix(".new")
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(fresh, "w") as new:
+        for entry in old.infolist():
+            if folder not in entry.filename.split("/")[:-1]:
+                with old.open(entry) as source, new.open(entry, "w") as target:
+                    shutil.copyfileobj(source, target, 2**20)
+    fresh.replace(archive)
 
 
 @defer_interrupts()
@@ -78,9 +91,13 @@ def fingerprint_of(code: object) -> str:
 
 
 def _content_digest(folder: Path) -> str:
+    """Return the fingerprint of a folder's files without bytecode, which not every machine writes.
+
+    It follows from the modules.
+    """
     digest = hashlib.sha256()
     for file in sorted(
-        (p for p in folder.rglob("*") if p.is_file()),
+        (p for p in folder.rglob("*") if p.is_file() and p.parent.name != BYTECODE_FOLDER),
         key=lambda p: p.relative_to(folder).as_posix(),
     ):
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())

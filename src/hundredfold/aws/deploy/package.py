@@ -4,7 +4,7 @@ Docker.
 The package contains Hundredfold, the user's own code, and wheels of their imports for Lambda's
 processor, in the versions installed on this machine, so that a function behaves the same on both.
 boto3 is left to the runtime, which includes it. The same input gives the same bytes: sorted names,
-one date, one mode, no bytecode.
+one date, one mode. It has bytecode where the Python of the functions is installed on this machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
 from ..lambda_platform import (
-    GLIBC_MINOR,
+    BYTECODE_FOLDER,
     MAX_UNZIPPED_BYTES,
     PACKED_FOLDER,
     PYTHON,
@@ -36,7 +36,8 @@ from ..lambda_platform import (
     WHEEL_ARCHITECTURES,
     platforms,
 )
-from .archive import seal, sha256_of, write_contents, write_zip
+from .archive import remove_from_zip, seal, sha256_of, write_contents, write_zip
+from .bytecode import bytecode_owners, compile_modules, find_interpreter, remove_bytecode
 from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
 from .distributions import (
     copy_without,
@@ -46,6 +47,7 @@ from .distributions import (
     unneeded_by_workers,
 )
 from .prune import prune
+from .uv import uv_command, uv_environment, uv_program
 
 OWN_REQUIREMENTS = (
     "annotated-types",
@@ -121,6 +123,7 @@ class BuiltPackage:
     `owners`    the distribution of each file
     `own`       top-level names of the user's code
     `only_steps`  the distributions that workers do not need
+    `compiled_by`  the Python that compiled its modules; "" if it contains no bytecode
     """
 
     ref: str
@@ -132,6 +135,7 @@ class BuiltPackage:
     owners: Mapping[Path, tuple[str, str]] = field(default_factory=dict, repr=False)
     own: tuple[str, ...] = ()
     only_steps: frozenset[str] = frozenset()
+    compiled_by: str = ""
 
     @property
     def size(self) -> int:
@@ -182,7 +186,7 @@ def package(
     seal(built.folder)
     worker = _worker_package(built, out / "worker")
     zipped = [
-        _zipped(_packed(each), ref, each.folder.with_suffix(".zip")) for each in (built, worker)
+        _zipped(_fitting(each), ref, each.folder.with_suffix(".zip")) for each in (built, worker)
     ]
     write_contents(built.folder, out / CONTENTS_FILE)
     write_contents(worker.folder, out / f"worker-{CONTENTS_FILE}")
@@ -198,8 +202,11 @@ def _worker_package(built: BuiltPackage, folder: Path) -> BuiltPackage:
     return replace(built, folder=folder, sizes=_sizes(folder, owners), owners=owners)
 
 
-def _packed(built: BuiltPackage) -> BuiltPackage:
-    """Pack the largest distributions of a package that is too large for a function."""
+def _fitting(built: BuiltPackage) -> BuiltPackage:
+    """Pack the largest distributions of a package that is too large for a function.
+
+    One that is too large even so loses bytecode: first that of the others.
+    """
     if built.size <= MAX_UNZIPPED_BYTES - RESERVED_BYTES:
         return built
     pack_distributions(
@@ -209,6 +216,12 @@ def _packed(built: BuiltPackage) -> BuiltPackage:
         keep=required(built.folder, OWN_REQUIREMENTS),
         own=built.own,
     )
+    for archive in (None, *sorted(built.folder.glob(f"{PACKED_FOLDER}/*.zip"))):
+        if _total(built.folder) > MAX_UNZIPPED_BYTES - RESERVED_BYTES:
+            if archive is None:
+                remove_bytecode(built.folder)
+            else:
+                remove_from_zip(archive, BYTECODE_FOLDER)
     return replace(built, sizes=_sizes(built.folder, built.owners))
 
 
@@ -271,17 +284,23 @@ def build(
     owners = dict(files_with_distribution(folder))
     before = _total(folder)
     kept = prune(folder, spare=found.modules, own=found.code)
+    pruned = before - _total(folder)
+    interpreter = find_interpreter(python)
+    if interpreter:
+        compile_modules(folder, interpreter)
+        owners |= bytecode_owners(folder, owners)
     named = {*found.installed, *_requirement_names(requirements)}
     return BuiltPackage(
         found.ref,
         folder,
         _sizes(folder, owners),
-        before - _total(folder),
+        pruned,
         kept,
         left_out,
         owners,
         tuple(found.code),
         unneeded_by_workers(folder, named, found.modules),
+        interpreter,
     )
 
 
@@ -375,34 +394,6 @@ def _move_new(site: Path, folder: Path) -> None:
 
 def _requirement_words(text: str) -> tuple[str, ...]:
     return ("--requirement", text) if _is_file(text) else (text,)
-
-
-def uv_program() -> str | None:
-    """Return the uv of this environment, or of the PATH."""
-    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
-    return beside or shutil.which("uv")
-
-
-def uv_command(uv: str, python: str, architecture: str) -> list[str]:
-    """Return the command by which uv installs wheels for a function."""
-    platform = f"{WHEEL_ARCHITECTURES[architecture]}-manylinux_2_{GLIBC_MINOR}"
-    command = [uv, "pip", "install", "--quiet", "--no-progress", "--only-binary", ":all:"]
-    # the Python of this environment: without one, uv looks for an environment in the folder
-    interpreter = ["--python", sys.executable]
-    return [*command, *interpreter, "--python-platform", platform, "--python-version", python]
-
-
-def uv_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which uv uses the index, the certificates and the wheels that are
-    named for pip, unless they are named for uv too.
-    """
-    named = {
-        "SSL_CERT_FILE": base.get("PIP_CERT", ""),
-        "UV_DEFAULT_INDEX": base.get("PIP_INDEX_URL", ""),
-        "UV_INDEX": base.get("PIP_EXTRA_INDEX_URL", ""),
-        "UV_FIND_LINKS": ",".join(base.get("PIP_FIND_LINKS", "").split()),
-    }
-    return {name: value for name, value in named.items() if value} | dict(base)
 
 
 def pip_command(python: str, architecture: str) -> list[str]:
