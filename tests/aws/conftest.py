@@ -4,16 +4,15 @@ names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
 
-from support import javascript
 from support.emulator import Emulator
 from support.emulator_fixture import emulator as emulator
 from support.in_process_aws import AwsRunner
+from support.javascript import check_statements
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +31,8 @@ def name_of() -> Callable[[str], str]:
     return lambda kind: f"{kind}-{uuid4().hex[:12]}"
 
 
-@pytest.fixture(scope="session")
-def checked_shapes() -> set[str]:
-    """The shapes of statements that were compared with the grammar of Trino."""
-    return set()
-
-
 @pytest.fixture(scope="module")
-def aws_runner(
-    aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory, checked_shapes: set[str]
-) -> Iterator[AwsRunner]:
+def aws_runner(aws_env: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsRunner]:
     """A stack without functions in that account: runs execute step by step, and functions in this
     process.
 
@@ -49,13 +40,4 @@ def aws_runner(
     """
     runner = AwsRunner(aws_env, tmp_path_factory.mktemp("aws"))
     yield runner
-    shapes = {shape_of(sql): sql for sql in runner.queries}
-    new = {shape: sql for shape, sql in shapes.items() if shape not in checked_shapes}
-    checked_shapes.update(new)
-    if new and javascript.DONE.exists():
-        assert javascript.problems_of(sorted(new.values())) == {}
-
-
-def shape_of(sql: str) -> str:
-    """Return a statement without its literals, and without the digits of its names."""
-    return re.sub(r"\b[0-9a-f]{8,}\b|\d+", "0", re.sub(r"'(?:[^']|'')*'", "''", sql))
+    check_statements(runner.queries)

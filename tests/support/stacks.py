@@ -35,6 +35,7 @@ from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
 from support.emulator import DONE, HANG_S, MISSING, Emulator, wait_until
 from support.emulator.deploy import deploy
+from support.javascript import check_statements
 
 JOBS_FOLDER = Path(__file__).parent.parent / "aws"
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
@@ -391,6 +392,18 @@ class Account:
             )
         return self.stacks[name]
 
+    def queries(self) -> Iterator[str]:
+        """Yield the statements that the functions of the stacks have sent to Athena."""
+        client = self.emulator.client("athena")
+        for stack in self.stacks.values():
+            pages = client.get_paginator("list_query_executions").paginate(
+                WorkGroup=stack.outputs["Workgroup"]
+            )
+            for page in pages:
+                ids = page["QueryExecutionIds"]  # 50 at most, as one call may ask for
+                found = client.batch_get_query_execution(QueryExecutionIds=ids)
+                yield from (query["Query"] for query in found["QueryExecutions"])
+
 
 def assembly(name: str, shared: Path) -> Path:
     """Return the synthesized stack, made by the first test process that needs it.
@@ -435,12 +448,19 @@ def _synthesize(name: str, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """The account of a test process.
+
+    At its end, the statements that deployed functions have sent are compared with the grammar of
+    Trino, where the checkers are installed.
+    """
     if not DONE.exists():
         pytest.skip(MISSING)
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with Emulator(auth=True, wait_scale=0.05) as emulator:
-        yield Account(emulator, shared)
+        account = Account(emulator, shared)
+        yield account
+        check_statements(account.queries())
 
 
 @pytest.fixture
