@@ -44,6 +44,10 @@ RICH: dict[str, Any] = {
     "alarm_topic": "arn:aws:sns:eu-west-1:123456789012:operations",
     "scan_limit": 10**12,
     "architecture": "x86_64",
+    "subnets": ("subnet-0123456a", "subnet-0123456b"),
+    "security_groups": ("sg-0123456c",),
+    "permissions_boundary": "arn:aws:iam::123456789012:policy/team",
+    "dashboard": True,
 }
 NAMED: dict[str, Any] = {
     "job": JOB,
@@ -51,6 +55,7 @@ NAMED: dict[str, Any] = {
     "tracing": False,
     "python": "3.13",
     "trigger": "messages",
+    "key": "arn:aws:kms:eu-west-1:123456789012:key/0b",
 }
 RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
@@ -405,7 +410,15 @@ def test_no_action_has_a_star(template: Template) -> None:
     ] == []
 
 
-NAMELESS = {  # permissions that AWS grants for all resources or none
+NETWORK = {
+    "ec2:CreateNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:DeleteNetworkInterface",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+}
+NAMELESS = NETWORK | {  # permissions that AWS grants for all resources or none
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
     "xray:GetSamplingRules",
@@ -706,12 +719,75 @@ def test_alarms_have_a_description_and_notify_the_topic(templates: dict[str, Tem
     plain, rich = (
         of_type(templates[name], "AWS::CloudWatch::Alarm") for name in ("pricing", "promotions")
     )
-    assert len(plain) == 5
-    assert len(rich) == 6  # and one for the rule
+    assert len(plain) == 7
+    assert len(rich) == 8  # and one for the rule
     assert all(len(alarm["AlarmDescription"]) > 40 for alarm in (plain | rich).values())
     assert all("AlarmActions" not in alarm for alarm in plain.values())
     assert all(alarm["AlarmActions"] == [RICH["alarm_topic"]] for alarm in rich.values())
     assert {alarm["TreatMissingData"] for alarm in (plain | rich).values()} == {"notBreaching"}
+
+
+def test_an_alarm_counts_failed_calls_against_all_calls(templates: dict[str, Template]) -> None:
+    alarm = one(templates["pricing"], "AWS::CloudWatch::Alarm", "WorkErrors")
+    (formula,) = [each["Expression"] for each in alarm["Metrics"] if "Expression" in each]
+    assert formula == "IF(calls > 0, 100 * errors / calls, 0)"
+    assert alarm["Threshold"] == 1
+    found = {e["Id"]: e["MetricStat"]["Metric"] for e in alarm["Metrics"] if "MetricStat" in e}
+    assert {name: metric["MetricName"] for name, metric in found.items()} == {
+        "errors": "Errors",
+        "calls": "Invocations",
+    }
+
+
+def test_functions_run_in_the_given_subnets_only(templates: dict[str, Template]) -> None:
+    for name, inside in (("promotions", True), ("pricing", False)):
+        functions = of_type(templates[name], "AWS::Lambda::Function").values()
+        network = {
+            "SubnetIds": ["subnet-0123456a", "subnet-0123456b"],
+            "SecurityGroupIds": ["sg-0123456c"],
+        }
+        assert all(f.get("VpcConfig") == (network if inside else None) for f in functions)
+        allowed = {a for s in statements(templates[name]) for a in s["Action"]}
+        assert allowed & NETWORK == (NETWORK if inside else set())
+    of_machine = statements(templates["promotions"], "Machine")
+    assert not {action for each in of_machine for action in each["Action"]} & NETWORK
+
+
+def test_a_boundary_bounds_every_role(templates: dict[str, Template]) -> None:
+    for name, boundary in (("promotions", RICH["permissions_boundary"]), ("pricing", None)):
+        roles = of_type(templates[name], "AWS::IAM::Role").values()
+        assert {role.get("PermissionsBoundary") for role in roles} == {boundary}
+
+
+def test_a_key_of_the_customer_encrypts_all_data(templates: dict[str, Template]) -> None:
+    named, key = templates["named"], NAMED["key"]
+    (bucket,) = one(named, "AWS::S3::Bucket")["BucketEncryption"][
+        "ServerSideEncryptionConfiguration"
+    ]
+    by_default = bucket["ServerSideEncryptionByDefault"]
+    assert (by_default["SSEAlgorithm"], by_default["KMSMasterKeyID"]) == ("aws:kms", key)
+    assert bucket["BucketKeyEnabled"]
+    queues = of_type(named, "AWS::SQS::Queue").values()
+    assert [queue["KmsMasterKeyId"] for queue in queues] == [key, key]
+    table = one(named, "AWS::DynamoDB::Table")["SSESpecification"]
+    assert table == {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": key}
+    logs = of_type(named, "AWS::Logs::LogGroup").values()
+    assert {group["KmsKeyId"] for group in logs} == {key}
+    results = one(named, "AWS::Athena::WorkGroup")["WorkGroupConfiguration"]["ResultConfiguration"]
+    assert results["EncryptionConfiguration"] == {"EncryptionOption": "SSE_KMS", "KmsKey": key}
+    for role in ("StepRole", "WorkRole", "DeadLetterRole", "MachineRole"):
+        (used,) = [s for s in statements(named, role) if "kms:Decrypt" in s["Action"]]
+        assert used["Resource"] == [key]
+    assert not any("kms" in a for s in statements(templates["pricing"]) for a in s["Action"])
+
+
+def test_a_dashboard_shows_this_stack_only(templates: dict[str, Template]) -> None:
+    assert of_type(templates["pricing"], "AWS::CloudWatch::Dashboard") == {}
+    text = flat(one(templates["promotions"], "AWS::CloudWatch::Dashboard")["DashboardBody"])
+    body = json.loads(text)
+    shown = [metric for widget in body["widgets"] for metric in widget["properties"]["metrics"]]
+    assert {metric[0] for metric in shown} == {"AWS/SQS", "AWS/Lambda", "AWS/States"}
+    assert all(metric[2] in ("QueueName", "FunctionName", "StateMachineArn") for metric in shown)
 
 
 def test_every_resource_has_tags_of_its_job_and_stack(template: Template) -> None:
@@ -827,6 +903,11 @@ def test_all_invalid_settings_are_reported_at_once() -> None:
         ("raise_pollers", True),  # which pollers
         ("start_on_upload", {"sales": "lake/"}),
         ("layers", ("AWSSDKPandas",)),
+        ("subnets", ("subnet-0123456a",)),  # without security groups
+        ("subnets", ("vpc-0123456a",)),
+        ("key", "alias/own"),
+        ("permissions_boundary", "team"),
+        ("dashboard", "yes"),
     ],
 )
 def test_an_invalid_setting_is_rejected(name: str, value: Any) -> None:

@@ -75,6 +75,8 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
         None,
         "Prefix of every name; CloudFormation makes names if omitted.",
     ),
+    "key": ("ARN", str, None, "KMS key that encrypts all data of the stack."),
+    "permissions_boundary": ("ARN", str, None, "Policy that bounds the permissions of all roles."),
 }
 REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "sources": (
@@ -84,6 +86,12 @@ REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
         "its files. Repeatable.",
     ),
     "source_keys": ("--source-key", "ARN", "KMS key that encrypts such a location. Repeatable."),
+    "subnets": ("--subnet", "ID", "Private subnet in which the functions run. Repeatable."),
+    "security_groups": (
+        "--security-group",
+        "ID",
+        "Security group of the functions in those subnets. Repeatable.",
+    ),
     "layers": (
         "--layer",
         "ARN",
@@ -149,6 +157,7 @@ def package_options(command: Any) -> Any:
     show_default=True,
     help="Trace the functions and the state machine with X-Ray.",
 )
+@click.option("--dashboard", is_flag=True, help="Create a dashboard of CloudWatch for the runs.")
 @package_options
 @click.option("--image", metavar="ADDRESS", help="Container image in ECR, instead of a package.")
 @click.option(

@@ -34,7 +34,7 @@ def write_files(folder: Path, paths: Iterable[Path], archive: Path) -> None:
 
 @defer_interrupts()
 def remove_from_zip(archive: Path, folder: str) -> None:
-    """Write a zip anew without the files in folders of that name."""
+    """Remove the files in folders of that name from a zip."""
     fresh = archive.with_suffix(".new")
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(fresh, "w") as new:
         for entry in old.infolist():

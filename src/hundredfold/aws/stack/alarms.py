@@ -20,6 +20,8 @@ PERIOD = Duration.minutes(5)
 Alarm = tuple[str, Any, float, str]  # name, metric, threshold, description
 
 MAX_DEAD_LETTER_AGE_S = 900
+# a mapping loses a fifth of its throughput where this fraction of calls fails
+MAX_FAILED_CALLS_PERCENT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class WatchedResources:
     queue: Any
     dead: Any
     step: Any
+    work: Any
     machine: Any
     rules: tuple[Any, ...]
 
@@ -40,7 +43,7 @@ def make_alarms(scope: Construct, watched: WatchedResources, settings: Settings)
         else None
     )
     for name, metric, threshold, description in chain(
-        _alarms(watched, settings), _upload_alarms(watched)
+        _alarms(watched, settings), _worker_alarms(watched), _upload_alarms(watched)
     ):
         alarm = aws_cloudwatch.Alarm(
             scope,
@@ -92,6 +95,32 @@ def _alarms(watched: WatchedResources, settings: Settings) -> Iterator[Alarm]:
         0,
         "The function step raised an error, ran out of memory, or timed out. The state machine "
         "retries it; see the function's log.",
+    )
+
+
+def _worker_alarms(watched: WatchedResources) -> Iterator[Alarm]:
+    yield (
+        "WorkErrors",
+        aws_cloudwatch.MathExpression(
+            expression="IF(calls > 0, 100 * errors / calls, 0)",
+            using_metrics={
+                "errors": watched.work.metric_errors(period=PERIOD, statistic="Sum"),
+                "calls": watched.work.metric_invocations(period=PERIOD, statistic="Sum"),
+            },
+            period=PERIOD,
+            label="failed calls of workers, %",
+        ),
+        MAX_FAILED_CALLS_PERCENT,
+        "More than 1 % of the workers' calls failed: they crashed, timed out or ran out of memory "
+        "as a whole, and the queue starts fewer workers. See the function's log; failed units are "
+        "no failed calls.",
+    )
+    yield (
+        "WorkThrottles",
+        watched.work.metric_throttles(period=PERIOD, statistic="Sum"),
+        0,
+        "Lambda refused calls of workers, so that runs take longer: the account's concurrency is "
+        "used up. hundredfold doctor reports it.",
     )
 
 

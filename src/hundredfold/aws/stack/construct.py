@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
-from aws_cdk import ArnFormat, CfnOutput, Duration, Names, Stack, Tags
+from aws_cdk import ArnFormat, CfnOutput, Duration, Names, Stack, Tags, aws_iam
 from constructs import Construct
 
 from ..._package import VERSION
@@ -31,6 +31,7 @@ from ..functions.starting_workers import (
 )
 from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
+from .dashboard import make_dashboard
 from .ended_executions import record_ended_executions
 from .lambda_functions import (
     MAX_START_AGE_S,
@@ -94,6 +95,7 @@ class Hundredfold(Construct):
             name: f"{prefix}-{name.replace('_', '-')}" if prefix else None
             for name in ("step", "work", "dead_letter", "dispatch", "dead", "runs", "run")
         }
+        self._apply_boundary()
         uploads = self._make_storage(names)
         resources = Resources(
             self,
@@ -115,7 +117,7 @@ class Hundredfold(Construct):
             self.step,
             (names["run"], f"/aws/vendedlogs/states/{self.label}"),
         )
-        self._watch(uploads)
+        self._watch(uploads, names["runs"])
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
         Tags.of(self).add("hundredfold:stack", stack.stack_name)
@@ -123,7 +125,7 @@ class Hundredfold(Construct):
     def _make_storage(self, names: Mapping[str, str | None]) -> Mapping[str, Location]:
         """Create the bucket, table, queues, database and workgroup; return the upload locations."""
         self.bucket = make_bucket(self, self.settings)
-        self.table = make_table(self, names["runs"])
+        self.table = make_table(self, self.settings, names["runs"])
         self.queue, self.dead = make_queues(self, self.settings, (names["work"], names["dead"]))
         make_database(self, self.database)
         make_workgroup(self, self.label, self.bucket, self.settings)
@@ -181,12 +183,22 @@ class Hundredfold(Construct):
             make(dead_letter, dead_letter_permissions(resources)),
         ]
 
-    def _watch(self, uploads: Mapping[str, Location]) -> None:
-        """Create the rules of EventBridge, and the alarms."""
+    def _apply_boundary(self) -> None:
+        """Bound the permissions of every role."""
+        if self.settings.permissions_boundary:
+            boundary = aws_iam.ManagedPolicy.from_managed_policy_arn(
+                self, "Boundary", self.settings.permissions_boundary
+            )
+            aws_iam.PermissionsBoundary.of(self).apply(boundary)
+
+    def _watch(self, uploads: Mapping[str, Location], dashboard: str | None) -> None:
+        """Create the rules of EventBridge, the alarms and the dashboard of a name."""
         record_ended_executions(self, self.machine, self.step)
         rules = start_on_uploads(self, self.machine, uploads)
-        watched = WatchedResources(self.queue, self.dead, self.step, self.machine, rules)
+        watched = WatchedResources(self.queue, self.dead, self.step, self.work, self.machine, rules)
         make_alarms(self, watched, self.settings)
+        if self.settings.dashboard:
+            make_dashboard(self, watched, dashboard)
 
     def _raised_pollers(self) -> dict[str, str]:
         """Return the values by which runs raise pollers."""

@@ -27,8 +27,9 @@ from constructs import Construct
 from ...workers.interrupts import defer_interrupts
 from ..deploy.archive import unpacked_bytes
 from ..lambda_platform import PYTHON
+from .encryption import key_of
 from .nag_suppressions import accept_finding, acknowledge
-from .permissions import Grant, accept_tracing_wildcard, allow, role
+from .permissions import Grant, accept_tracing_wildcard, allow, network_permissions, role
 from .queues import DEAD_LETTER_TIMEOUT_S
 from .settings import Settings
 
@@ -191,6 +192,7 @@ def make_function(
         [
             Grant("Logs", ("logs:CreateLogStream", "logs:PutLogEvents"), (logs.log_group_arn,)),
             *grants,
+            *(network_permissions() if settings.subnets else ()),
         ],
     )
     handler = f"{spec.module}.{spec.name}"
@@ -237,6 +239,12 @@ def _configure(
 ) -> None:
     if settings.tracing:
         accept_tracing_wildcard(function_role)
+    if settings.subnets:
+        network = {
+            "SubnetIds": list(settings.subnets),
+            "SecurityGroupIds": list(settings.security_groups),
+        }
+        function.node.default_child.add_property_override("VpcConfig", network)
     if code.is_image:
         # one image contains three handlers
         function.node.default_child.add_property_override("ImageConfig.Command", [handler])
@@ -247,7 +255,13 @@ def _configure(
 
 
 def make_log_group(scope: Construct, id: str, settings: Settings, name: str | None = None) -> Any:
-    logs = aws_logs.LogGroup(scope, id, log_group_name=name, removal_policy=RemovalPolicy.DESTROY)
+    logs = aws_logs.LogGroup(
+        scope,
+        id,
+        log_group_name=name,
+        removal_policy=RemovalPolicy.DESTROY,
+        encryption_key=key_of(scope, settings),
+    )
     # CDK has an enum for these numbers
     cast(aws_logs.CfnLogGroup, logs.node.default_child).retention_in_days = settings.log_days
     return logs

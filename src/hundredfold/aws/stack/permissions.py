@@ -28,6 +28,9 @@ OUTCOMES_REASON = (
 )
 BATCHES_REASON = "the runs and their models are not known yet: only batches can be tagged"
 TABLES_REASON = "a run's tables are created during the run, and this database holds no others"
+NETWORK_REASON = (
+    "Lambda creates the network interfaces of a function, whose names are not known before"
+)
 SOURCES_REASON = "the owner of the stack named this location, and its files change"
 
 READ_GLUE = (
@@ -139,6 +142,7 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
     )
     yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
     yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
+    yield from _key_permissions(resources)
 
 
 def _query_permissions(resources: Resources) -> Iterator[Grant]:
@@ -165,6 +169,40 @@ def _query_permissions(resources: Resources) -> Iterator[Grant]:
         ),
         (resources.arn("athena", "workgroup", resources.workgroup),),
     )
+
+
+def network_permissions() -> Iterator[Grant]:
+    """Yield the permissions by which Lambda connects a function with subnets."""
+    yield Grant(
+        "Network",
+        (
+            "ec2:CreateNetworkInterface",
+            "ec2:DescribeNetworkInterfaces",
+            "ec2:DescribeSubnets",
+            "ec2:DeleteNetworkInterface",
+            "ec2:AssignPrivateIpAddresses",
+            "ec2:UnassignPrivateIpAddresses",
+        ),
+        ("*",),
+        NETWORK_REASON,
+    )
+
+
+def _key_permissions(resources: Resources) -> Iterator[Grant]:
+    """Yield the permission to use the key of the stack's data, if it has one of its own."""
+    if resources.settings.key:
+        yield Grant(
+            "Key",
+            (
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:Encrypt",
+                "kms:GenerateDataKey",
+                "kms:ReEncryptFrom",
+                "kms:ReEncryptTo",
+            ),
+            (resources.settings.key,),
+        )
 
 
 def start_permissions(function_arn: str) -> Iterator[Grant]:
@@ -263,6 +301,7 @@ def machine_permissions(resources: Resources, step_arn: str) -> Iterator[Grant]:
         (resources.arn("glue", "catalog"), resources.arn("glue", "database", "default")),
     )
     yield Grant("Failure", ("dynamodb:UpdateItem",), (resources.table.table_arn,))
+    yield from _key_permissions(resources)
 
 
 def _outcome_permissions(resources: Resources) -> Iterator[Grant]:
@@ -280,6 +319,7 @@ def _outcome_permissions(resources: Resources) -> Iterator[Grant]:
     yield Grant("Record", ("dynamodb:GetItem",), (resources.table.table_arn,))
     # for the error that lists the runs if one is not found
     yield Grant("Records", ("dynamodb:Query",), (f"{resources.table.table_arn}/index/by_time",))
+    yield from _key_permissions(resources)
 
 
 def _source_permissions(resources: Resources) -> Iterator[Grant]:

@@ -7,6 +7,7 @@ from typing import Any
 from aws_cdk import Duration, Stack, aws_iam, aws_sqs
 from constructs import Construct
 
+from .encryption import key_of
 from .settings import Settings
 
 DEAD_LETTER_TIMEOUT_S = 60  # seconds
@@ -16,6 +17,9 @@ def make_queues(
     scope: Construct, settings: Settings, names: tuple[str | None, str | None]
 ) -> tuple[Any, Any]:
     """Create the queue of messages and its dead-letter queue."""
+    key = key_of(scope, settings)
+    kinds = aws_sqs.QueueEncryption
+    encryption = kinds.KMS if key else kinds.SQS_MANAGED
     # the maximum; the age of a message counts from when it was first sent
     dead = aws_sqs.Queue(
         scope,
@@ -24,7 +28,8 @@ def make_queues(
         retention_period=Duration.days(14),
         visibility_timeout=Duration.seconds(6 * DEAD_LETTER_TIMEOUT_S),
         receive_message_wait_time=Duration.seconds(20),
-        encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
+        encryption=encryption,
+        encryption_master_key=key,
         enforce_ssl=True,
     )
     work = aws_sqs.Queue(
@@ -34,7 +39,8 @@ def make_queues(
         retention_period=Duration.days(4),  # so that a dead-lettered message still has ten days
         visibility_timeout=Duration.seconds(settings.visibility_timeout_s),
         receive_message_wait_time=Duration.seconds(20),
-        encryption=aws_sqs.QueueEncryption.SQS_MANAGED,
+        encryption=encryption,
+        encryption_master_key=key,
         enforce_ssl=True,
         dead_letter_queue=aws_sqs.DeadLetterQueue(
             queue=dead, max_receive_count=settings.max_receives

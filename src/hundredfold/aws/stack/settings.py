@@ -33,6 +33,9 @@ TABLE = re.compile(r"glue://(?P<database>[a-z0-9_-]+)/(?P<table>[a-z0-9_-]+)")
 PREFIX = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
+POLICY = re.compile(rf"arn:[a-z-]+:iam::[^:]*:policy/.+|{TOKEN}")
+SUBNET = re.compile(rf"subnet-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
+SECURITY_GROUP = re.compile(rf"sg-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
 # the environment variable with the path of the file by which `hundredfold deploy` passes the
@@ -111,6 +114,13 @@ class Settings:
                       CloudFormation generates the names
     `tracing`         X-Ray for the functions and the state machine
     `layers`          ARNs of Lambda layers, for dependencies that the package leaves out
+    `subnets`         ids of private subnets in which the functions run, with `security_groups`:
+                      they need endpoints of S3, DynamoDB, SQS, Athena, Glue and Lambda, or a NAT
+    `security_groups` ids of the security groups of the functions in those subnets
+    `key`             ARN of the KMS key that encrypts the bucket, the queues, the table, the logs
+                      and the query results, in place of keys of AWS
+    `permissions_boundary`  ARN of the policy that bounds the permissions of every role
+    `dashboard`       a dashboard of CloudWatch with the progress of runs
     """
 
     job: str
@@ -137,10 +147,15 @@ class Settings:
     name_prefix: str | None = None
     tracing: bool = True
     layers: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+    key: str | None = None
+    permissions_boundary: str | None = None
+    dashboard: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError with all invalid settings."""
-        for name in ("sources", "source_keys", "layers"):
+        for name in ("sources", "source_keys", "layers", "subnets", "security_groups"):
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
@@ -148,7 +163,8 @@ class Settings:
             object.__setattr__(self, "trigger", "direct" if self.pollers is None else "messages")
         if not isinstance(self.start_on_upload, bool | Mapping):
             object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
-        problems = [*_check_numbers(self), *_check_texts(self), *_check_locations(self)]
+        checks = (_check_numbers, _check_texts, _check_locations, _check_network)
+        problems = [problem for check in checks for problem in check(self)]
         if problems:
             raise UsageError(
                 "the settings of the stack are invalid",
@@ -282,6 +298,11 @@ class SettingsKeywords(TypedDict, total=False):
     name_prefix: str | None
     tracing: bool
     layers: tuple[str, ...]
+    subnets: tuple[str, ...]
+    security_groups: tuple[str, ...]
+    key: str | None
+    permissions_boundary: str | None
+    dashboard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,8 +418,22 @@ def _check_texts(settings: Settings) -> Iterator[str]:
         "2 to 40 lower-case letters, digits and -, beginning with a letter",
     )
     yield from _check_pattern("alarm_topic", settings.alarm_topic, TOPIC, "the ARN of an SNS topic")
-    if not isinstance(settings.tracing, bool):
-        yield f"tracing is {settings.tracing!r}, expected True or False"
+    yield from _check_pattern("key", settings.key, KEY, "the ARN of a KMS key")
+    yield from _check_pattern(
+        "permissions_boundary", settings.permissions_boundary, POLICY, "the ARN of an IAM policy"
+    )
+    for name in ("tracing", "dashboard"):
+        if not isinstance(value := getattr(settings, name), bool):
+            yield f"{name} is {value!r}, expected True or False"
+
+
+def _check_network(settings: Settings) -> Iterator[str]:
+    for text in settings.subnets:
+        yield from _check_pattern("a subnet", text, SUBNET, "its id, subnet-...")
+    for text in settings.security_groups:
+        yield from _check_pattern("a security group", text, SECURITY_GROUP, "its id, sg-...")
+    if bool(settings.subnets) != bool(settings.security_groups):
+        yield "subnets and security_groups are given together or not at all"
 
 
 def _check_locations(settings: Settings) -> Iterator[str]:

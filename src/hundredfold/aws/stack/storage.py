@@ -8,6 +8,7 @@ from aws_cdk import Duration, RemovalPolicy, Stack, aws_athena, aws_dynamodb, aw
 from constructs import Construct
 
 from ..tags import BATCH_TAG_NAME, BATCH_TAG_VALUE
+from .encryption import key_of
 from .nag_suppressions import accept_finding
 from .settings import Settings
 
@@ -25,11 +26,14 @@ def make_bucket(scope: Construct, settings: Settings) -> Any:
     It outlives the stack, to keep the releases.
     """
     days = Duration.days(settings.keep_days)
+    key, kinds = key_of(scope, settings), aws_s3.BucketEncryption
     bucket = aws_s3.Bucket(
         scope,
         # never named: a fixed name would conflict with the next stack, since the bucket is retained
         "Bucket",
-        encryption=aws_s3.BucketEncryption.S3_MANAGED,
+        encryption=kinds.KMS if key else kinds.S3_MANAGED,
+        encryption_key=key,
+        bucket_key_enabled=True if key else None,
         enforce_ssl=True,
         block_public_access=aws_s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=aws_s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
@@ -101,9 +105,10 @@ def configure_notifications(bucket: Any, queue: Any | None, *, event_bridge: boo
         )
 
 
-def make_table(scope: Construct, name: str | None) -> Any:
+def make_table(scope: Construct, settings: Settings, name: str | None) -> Any:
     """Create the table of the runs' records, with indexes by job and by time."""
     text = aws_dynamodb.AttributeType.STRING
+    key = key_of(scope, settings)
     table = aws_dynamodb.Table(
         scope,
         "Runs",
@@ -113,13 +118,15 @@ def make_table(scope: Construct, name: str | None) -> Any:
         point_in_time_recovery_specification=aws_dynamodb.PointInTimeRecoverySpecification(
             point_in_time_recovery_enabled=True
         ),
+        encryption=aws_dynamodb.TableEncryption.CUSTOMER_MANAGED if key else None,
+        encryption_key=key,
         # point-in-time recovery keeps a copy of a deleted table for 35 days
         removal_policy=RemovalPolicy.DESTROY,
     )
-    for index, key in (("by_job", "job"), ("by_time", "kind")):
+    for index, attribute in (("by_job", "job"), ("by_time", "kind")):
         table.add_global_secondary_index(
             index_name=index,
-            partition_key=aws_dynamodb.Attribute(name=key, type=text),
+            partition_key=aws_dynamodb.Attribute(name=attribute, type=text),
             sort_key=aws_dynamodb.Attribute(name="created", type=text),
         )
     return table
@@ -158,7 +165,8 @@ def make_workgroup(scope: Construct, name: str, bucket: Any, settings: Settings)
             result_configuration=aws_athena.CfnWorkGroup.ResultConfigurationProperty(
                 output_location=f"s3://{bucket.bucket_name}/athena/",
                 encryption_configuration=aws_athena.CfnWorkGroup.EncryptionConfigurationProperty(
-                    encryption_option="SSE_S3"
+                    encryption_option="SSE_KMS" if settings.key else "SSE_S3",
+                    kms_key=settings.key,
                 ),
             ),
         ),

@@ -1,0 +1,69 @@
+"""A dashboard of CloudWatch with the progress of runs: disabled unless enabled in the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_cdk import Duration, aws_cloudwatch
+from constructs import Construct
+
+from .alarms import WatchedResources
+
+PERIOD = Duration.minutes(1)
+WIDTH = 12  # of 24: two widgets in a row
+
+
+def make_dashboard(scope: Construct, watched: WatchedResources, name: str | None) -> None:
+    """Create the dashboard: messages, workers, steps, and executions."""
+    queue, dead, work, step = watched.queue, watched.dead, watched.work, watched.step
+    rows = [
+        [
+            _graph(
+                "Messages: waiting, and with workers",
+                queue.metric_approximate_number_of_messages_visible(period=PERIOD),
+                queue.metric_approximate_number_of_messages_not_visible(period=PERIOD),
+            ),
+            _graph(
+                "Age of the oldest message, seconds",
+                queue.metric_approximate_age_of_oldest_message(period=PERIOD),
+            ),
+        ],
+        [
+            _graph(
+                "Workers at a time",
+                work.metric("ConcurrentExecutions", period=PERIOD, statistic="Maximum"),
+            ),
+            _graph(
+                "Calls of workers: all, failed, refused",
+                work.metric_invocations(period=PERIOD),
+                work.metric_errors(period=PERIOD),
+                work.metric_throttles(period=PERIOD),
+            ),
+        ],
+        [
+            _graph(
+                "Duration of a call of a worker: median, and longest",
+                work.metric_duration(period=PERIOD, statistic="p50"),
+                work.metric_duration(period=PERIOD, statistic="Maximum"),
+            ),
+            _graph(
+                "Steps: failed calls, and dead-lettered messages",
+                step.metric_errors(period=PERIOD),
+                dead.metric_number_of_messages_received(period=PERIOD, statistic="Sum"),
+            ),
+        ],
+        [
+            _graph(
+                "Executions: started, succeeded, failed, stopped",
+                watched.machine.metric_started(period=PERIOD),
+                watched.machine.metric_succeeded(period=PERIOD),
+                watched.machine.metric_failed(period=PERIOD),
+                watched.machine.metric_aborted(period=PERIOD),
+            )
+        ],
+    ]
+    aws_cloudwatch.Dashboard(scope, "Dashboard", dashboard_name=name, widgets=rows)
+
+
+def _graph(title: str, *metrics: Any) -> Any:
+    return aws_cloudwatch.GraphWidget(title=title, left=list(metrics), width=WIDTH)
