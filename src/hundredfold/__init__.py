@@ -17,7 +17,19 @@ from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
 
 if TYPE_CHECKING:
-    from .api import adjust, cancel, diff, open_run, publish, replay, resume, retry, rollback, run
+    from .api import (
+        adjust,
+        cancel,
+        clean,
+        diff,
+        open_run,
+        publish,
+        replay,
+        resume,
+        retry,
+        rollback,
+        run,
+    )
     from .data.batch import Unit, Units
     from .runs.run import Rows, Run
 
@@ -35,6 +47,7 @@ __all__ = [
     "Units",
     "adjust",
     "cancel",
+    "clean",
     "diff",
     "open_run",
     "publish",
@@ -52,6 +65,7 @@ _MODULE_OF = {  # modules of the names that are loaded at their first use
     "Run": "runs.run",
     "adjust": "api",
     "cancel": "api",
+    "clean": "api",
     "diff": "api",
     "open_run": "api",
     "publish": "api",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UsageError, needing
 from .job import Job
 from .local.backend import DEFAULT_HOME, LocalBackend
-from .local.home import as_home
+from .local.home import Home, as_home
 from .pipeline.releases import Release
 from .pipeline.releases import rollback as roll_back
 from .pipeline.runner import NullCallbacks, RunCallbacks
@@ -25,6 +25,7 @@ from .runs.names import check_job_name
 from .runs.run import Run, find_run
 
 if TYPE_CHECKING:
+    from .local.cleaning import CleanedRun
     from .runs.difference import Difference
 
 DIFF_MEMORY = 2**30  # bytes of DuckDB, which writes to a file what exceeds them
@@ -256,6 +257,34 @@ def replay(
     from .runs.replay import replay_unit
 
     return replay_unit(model, key, _open(backend, home, stack), run_id=run_id, job=job, call=call)
+
+
+def clean(
+    *,
+    home: str | Path = DEFAULT_HOME,
+    keep: int = 10,
+    older_than: float = 0.0,
+    job: str | None = None,
+    unfinished: bool = False,
+    rows_only: bool = False,
+    dry_run: bool = False,
+) -> list[CleanedRun]:
+    """Remove the files of old runs of a local home, and return what was removed, oldest first.
+
+    Records and releases stay. Kept are the newest `keep` runs of each job, the runs of its current
+    release and of that release's parent, and runs that are executed now.
+
+    older_than   seconds since the last change of a run, below which it is kept
+    job          only runs of this job
+    unfinished   failed, held and stopped runs too, which could be resumed
+    rows_only    only the rows of units and the outcomes, of runs that are done
+    dry_run      remove nothing
+    """
+    from .local.cleaning import CleanOptions, clean_home
+
+    opened = Home(home, make=False)
+    options = CleanOptions(keep, older_than, job, unfinished, rows_only, dry_run)
+    return clean_home(opened, options, dt.datetime.now(dt.UTC))
 
 
 def diff(

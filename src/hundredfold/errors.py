@@ -46,7 +46,7 @@ BACKEND_COMMANDS = (
     "run",
     "status",
 )
-HOME_COMMANDS = (*BACKEND_COMMANDS, "demo")
+HOME_COMMANDS = (*BACKEND_COMMANDS, "clean", "demo")
 NEW_CODE = "--accept-new-code"
 TRACEBACK_HINT = "its traceback is kept in "  # begins the note of an unexpected exception
 MAX_PROBLEMS_SHOWN = 5  # the others are counted

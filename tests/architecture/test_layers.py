@@ -60,6 +60,7 @@ PUBLIC = [
     "Units",
     "adjust",
     "cancel",
+    "clean",
     "diff",
     "open_run",
     "publish",

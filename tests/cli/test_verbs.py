@@ -231,6 +231,7 @@ COMMANDS = (
     "bench",
     "init",
     "demo",
+    "clean",
     "diff",
     "plan",
     "deploy",

@@ -272,14 +272,15 @@ def test_a_deadline_chooses_the_cheapest_and_a_budget_the_fastest() -> None:
 
 
 def test_durations_and_dollars_are_read_and_written_briefly() -> None:
-    assert [parse_duration(text) for text in ("30s", "1.5m", "2h", "90", " 5 min ")] == [
+    assert [parse_duration(text) for text in ("30s", "1.5m", "2h", "90", " 5 min ", "1d")] == [
         30,
         90,
         7_200,
         90,
         300,
+        86_400,
     ]
-    for text in ("", "0s", "-1s", "1d", "s"):
+    for text in ("", "0s", "-1s", "1w", "s"):
         with pytest.raises(UsageError):
             parse_duration(text)
     assert [money(d) for d in (0, 0.00042, 0.0555, 2.5, 1234.5)] == [

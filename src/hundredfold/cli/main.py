@@ -19,6 +19,7 @@ from .._package import VERSION
 from ..errors import NEW_CODE, PublishRefused, UsageError
 from ..workers.start_method import prestart_forkserver
 from .aws import COMMANDS
+from .clean import clean
 from .diff import diff
 from .options import (
     Group,
@@ -516,7 +517,7 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **opt
     )
 
 
-for _command_of_a_module in (diff, plan, *COMMANDS):
+for _command_of_a_module in (clean, diff, plan, *COMMANDS):
     app.add_command(_command_of_a_module)
 
 

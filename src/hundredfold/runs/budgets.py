@@ -10,15 +10,15 @@ from ..errors import UsageError
 from ..ports.run_facts import BudgetFacts
 from .prices import Prices
 
-SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 ARCHITECTURES = ("arm64", "x86_64")  # of Lambda
 
 
 def parse_time(option: str, text: str) -> float:
-    """Return the seconds of 30s, 1.5m, 1h or a number. Raises: UsageError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|min|h)?\s*", text)
+    """Return the seconds of 30s, 1.5m, 1h, 7d or a number. Raises: UsageError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|min|h|d)?\s*", text)
     if found is None or not float(found[1]):
-        raise UsageError(f"{option} is {text!r}, wanted a time", hint="such as 30s, 5m or 1h")
+        raise UsageError(f"{option} is {text!r}, wanted a time", hint="such as 30s, 5m, 1h or 7d")
     return float(found[1]) * SECONDS[found[2] or "s"]
 
 
