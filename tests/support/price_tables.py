@@ -26,6 +26,7 @@ from hundredfold.data.layout import Layout
 from hundredfold.errors import NoSuchRun
 from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
+from hundredfold.testing import MemoryStore
 from tariffs.contracts import PriceRow
 from tariffs.release import actions, checks, kill_switch, repository
 from tariffs.release.catalogue import catalogue_of
@@ -329,6 +330,14 @@ class ReleaseSite:
 def on_disk(folder: Path) -> ReleaseSite:
     home = Home(folder)
     return ReleaseSite(home.store, home.store)
+
+
+def in_memory(like: ReleaseSite | None = None) -> ReleaseSite:
+    """A place in a dict, with all that another has."""
+    store = MemoryStore()
+    for key in like.store.list("") if like else ():
+        store.put(key, like.store.get(key))  # type: ignore[union-attr]
+    return ReleaseSite(store, store)
 
 
 @contextmanager

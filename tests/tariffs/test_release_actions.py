@@ -19,8 +19,8 @@ import pytest
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
 from hundredfold.pipeline.releases import current_version, release_folder, rollback
-from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
-from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, table
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault
+from support.price_tables import CATALOGUE, NOW, ReleaseSite, bundle, changed, in_memory, table
 from support.waits import HANG_S
 from tariffs.release import actions, kill_switch, repository, status
 from tariffs.release.decide import LAST_APPROVED
@@ -607,14 +607,6 @@ def test_stopped_at_any_call_and_begun_again_it_comes_to_the_same(what: str, kin
         if faulty.calls < stop:
             assert stop > 10
             return
-
-
-def in_memory(like: ReleaseSite | None = None) -> ReleaseSite:
-    """A site in a dict, with all that another has."""
-    store = MemoryStore()
-    for key in like.store.list("") if like else ():
-        store.put(key, like.store.get(key))  # type: ignore[union-attr]
-    return ReleaseSite(store, store)
 
 
 def whole(site: ReleaseSite) -> None:

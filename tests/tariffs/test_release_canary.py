@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from hundredfold.errors import HomeError, PublishRefused, StateError, UsageError
-from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault, MemoryStore
-from support.price_tables import ReleaseSite, bundle, changed, table
+from hundredfold.testing import FaultInjector, FaultInjectorAfter, InjectedFault
+from support.price_tables import ReleaseSite, bundle, changed, in_memory, table
 from tariffs.release import kill_switch, repository
 from tariffs.release.actions import canary_locations
 from tariffs.release.decide import LAST_APPROVED
@@ -225,13 +225,14 @@ def test_stopped_at_any_call_charging_reads_a_whole_table(what: str, kind: Any) 
         "activate": lambda p: p.activate(2),
     }
     wanted = {"try": 2.2, "kill": 2.0, "activate": 2.2}[what]
+    before = in_memory()
+    before.use()
+    before.approve(before.publish(NEW))
+    if what != "try":
+        before.start_canary(2, ["ACCRA"])
     for stop in itertools.count(0):
-        store = MemoryStore()
-        site = ReleaseSite(store, store)
-        site.use()
-        site.approve(site.publish(NEW))
-        if what != "try":
-            site.start_canary(2, ["ACCRA"])
+        site = in_memory(before)
+        store = site.store
         faulty = kind(store, fail_at=stop)
         site.store, site.once = faulty, faulty
         with suppress(InjectedFault):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tariffs.contracts import PRICE_COLUMNS
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 KEY = "unit_key"
 NAME = "price_table"  # of a release's files
@@ -43,13 +47,19 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def to_csv(table: pa.Table) -> bytes:
     """Return CSV as the job publishes it: a header, times in UTC, nothing for null."""
-    import duckdb  # expensive, and only needed for writing
-
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(config={"threads": 1}) as duck:
+    with tempfile.TemporaryDirectory() as folder, _duckdb().cursor() as duck:
         path = Path(folder) / "table.csv"
         duck.register("rows_out", table)
         duck.sql("SELECT * FROM rows_out").write_csv(str(path), header=True)
         return path.read_bytes()
+
+
+@cache
+def _duckdb() -> DuckDBPyConnection:
+    """Return the connection of this process; its start takes as long as many small tables."""
+    import duckdb  # expensive, and only needed for writing
+
+    return duckdb.connect(config={"threads": 1})
 
 
 def in_published_order(table: pa.Table) -> pa.Table:
@@ -59,7 +69,8 @@ def in_published_order(table: pa.Table) -> pa.Table:
 
 def missing_columns(table: pa.Table) -> list[str]:
     """Return the columns of the contract that a table lacks."""
-    return [name for name in PRICE_COLUMNS if name not in table.column_names]
+    found = set(table.column_names)
+    return [name for name in PRICE_COLUMNS if name not in found]
 
 
 def single_value(table: pa.Table, name: str) -> tuple[bool, Any]:
