@@ -5,42 +5,26 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import pytest
-
 import hundredfold
+from support.demo_operator import RUN, demo_home, demo_operator
 from tariffs import demo
 from tariffs.job import job, per_unit
 
+__all__ = ["demo_home", "demo_operator"]
 FILES = ("price_table.csv", "price_table.parquet")
 
 
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return dict(demo.make("demo", tmp_path_factory.mktemp("operator")))
-
-
-def prices(
-    home: Path, declared: hundredfold.Job, operator: dict[str, Path], workers: int
-) -> tuple[hundredfold.Run, list[str]]:
-    run = hundredfold.run(
-        declared, operator, home=home, workers=workers, as_of=demo.AS_OF, run_id="one"
-    )
+def digests(home: Path) -> list[str]:
+    """Return the digests of the first release of a home."""
     folder = home / "releases" / "tariffs" / "000001"
-    return run, [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
-
-
-@pytest.fixture(scope="module")
-def priced(
-    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[hundredfold.Run, list[str]]:
-    """Return a run by two workers, with many units per call, and the digests of its files."""
-    return prices(tmp_path_factory.mktemp("priced"), job, operator, 2)
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
 
 
 def test_the_price_table_has_the_same_bytes_for_any_workers_and_form(
-    operator: dict[str, Path], priced: tuple[hundredfold.Run, list[str]], tmp_path: Path
+    demo_operator: dict[str, Path], demo_home: Path, tmp_path: Path
 ) -> None:
-    run, expected = priced
+    """The shared run has two workers, and many units per call."""
+    run = hundredfold.open_run(RUN, home=demo_home)
     assert run.counts["models"]["bundles"]["ok"] == 1080
     assert run.counts["models"]["voice"]["ok"] == 2880
     for name, declared, workers in (
@@ -50,21 +34,22 @@ def test_the_price_table_has_the_same_bytes_for_any_workers_and_form(
         ("each-2", per_unit, 2),
         ("each-8", per_unit, 8),
     ):
-        assert prices(tmp_path / name, declared, operator, workers)[1] == expected, name
+        home = tmp_path / name
+        hundredfold.run(
+            declared, demo_operator, home=home, workers=workers, as_of=demo.AS_OF, run_id=RUN
+        )
+        assert digests(home) == digests(demo_home), name
 
 
-def test_every_row_of_the_operator_is_accounted_for(
-    priced: tuple[hundredfold.Run, list[str]],
-) -> None:
-    run, _ = priced
+def test_every_row_of_the_operator_is_accounted_for(demo_home: Path) -> None:
+    run = hundredfold.open_run(RUN, home=demo_home)
     sales = run.counts["sources"]["bundle_sales"]
     assert sales["rows"] == sales["accepted"] + sales["rejected"] + sales["dropped"]
     assert len(run.rejects("bundle_sales")) == sales["rejected"] + sales["dropped"]
-    table = hundredfold.open_run("one", home=run.folder.parents[1])
-    assert table.release is not None
-    assert table.release.rows == {"price_table": 1080 + 2880}
-    assert len(table.failures()) == 0
-    assert [r["line"] for r in next(iter(table.release.summaries.values()))] == [
+    assert run.release is not None
+    assert run.release.rows == {"price_table": 1080 + 2880}
+    assert len(run.failures()) == 0
+    assert [r["line"] for r in next(iter(run.release.summaries.values()))] == [
         "bundle",
         "voice",
         "all",

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from support.demo_operator import demo_home, demo_operator
 from support.manual_pricing import ManualRun, PricedRun, price_all
 from support.price_tables import ReleaseSite, in_s3, on_disk
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
+
+__all__ = ["demo_home", "demo_operator"]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +39,9 @@ from tariffs.synthetic.write import generate
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The demo operator, with its dirt, through the whole job."""
-    home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("operator")
-    hundredfold.run(demo.JOB, demo.make("demo", data), home=home, as_of=demo.AS_OF, workers=2)
+    home = shutil.copytree(demo_home, tmp_path_factory.mktemp("evaluated") / "home")
     return open_finished(Home(home, make=False), None, None)
 
 

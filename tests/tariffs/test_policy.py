@@ -23,11 +23,6 @@ from tariffs.job import job, per_unit
 from tariffs.pricing import bundles
 
 
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return dict(demo.make("demo", tmp_path_factory.mktemp("operator")))
-
-
 def with_columns(path: Path, to: Path, drop: tuple[str, ...] = (), **values: list[Any]) -> Path:
     """A CSV with other columns."""
     table = pacsv.read_csv(path)
@@ -42,21 +37,24 @@ def published(
     declared: hundredfold.Job, sources: dict[str, Path], home: Path
 ) -> tuple[hundredfold.Run, dict[str, np.ndarray]]:
     run = hundredfold.run(declared, sources, home=home, workers=2, as_of=demo.AS_OF, run_id="one")
+    return run, columns_of(home)
+
+
+def columns_of(home: Path) -> dict[str, np.ndarray]:
+    """Return the columns of the first price table in a home."""
     table = pq.read_table(home / "releases" / "tariffs" / "000001" / "price_table.parquet")
-    return run, {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
 @pytest.fixture(scope="module")
-def plain(
-    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, np.ndarray]:
-    return published(job, operator, tmp_path_factory.mktemp("plain"))[1]
+def plain(demo_home: Path) -> dict[str, np.ndarray]:
+    return columns_of(demo_home)
 
 
 def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(
-    operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
+    demo_operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    old = with_columns(operator["policy"], tmp_path / "policy.csv", drop=("max_cliff",))
+    old = with_columns(demo_operator["policy"], tmp_path / "policy.csv", drop=("max_cliff",))
     assert set(pacsv.read_csv(old).column_names) == {
         "kind",
         "scope",
@@ -65,7 +63,7 @@ def test_a_policy_that_is_older_than_a_rule_gives_the_same_table(
         "min_weeks",
         "load_limit",
     }
-    table = published(job, operator | {"policy": old}, tmp_path / "home")[1]
+    table = published(job, demo_operator | {"policy": old}, tmp_path / "home")[1]
     for name, values in plain.items():
         assert np.array_equal(table[name].astype(str), values.astype(str)), name
 
@@ -83,17 +81,17 @@ EVERYTHING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def demanding(
-    operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    demo_operator: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Every rule at once: competitors, usage values and time zones too."""
     folder = tmp_path_factory.mktemp("demanding")
-    catalogue = pacsv.read_csv(operator["product_catalog"])
+    catalogue = pacsv.read_csv(demo_operator["product_catalog"])
     price = catalogue["list_price"].to_numpy()
     bundle = np.array(catalogue["family"].to_pylist()) == "DATA"
-    return operator | {
-        "policy": with_columns(operator["policy"], folder / "policy.csv", **EVERYTHING),
+    return demo_operator | {
+        "policy": with_columns(demo_operator["policy"], folder / "policy.csv", **EVERYTHING),
         "product_catalog": with_columns(
-            operator["product_catalog"],
+            demo_operator["product_catalog"],
             folder / "catalogue.csv",
             competitor_min=[
                 float(p) if b else None for p, b in zip(price * 0.8, bundle, strict=True)
@@ -104,7 +102,7 @@ def demanding(
             usage_value=[0.05 if b else 0.001 for b in bundle],
         ),
         "locations": with_columns(
-            operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20
+            demo_operator["locations"], folder / "locations.csv", time_zone=["Africa/Lagos"] * 20
         ),
     }
 
@@ -147,16 +145,16 @@ def test_all_rules_hold_together_in_the_published_table_in_both_forms(
 
 
 def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
-    operator: dict[str, Path], tmp_path: Path
+    demo_operator: dict[str, Path], tmp_path: Path
 ) -> None:
     """Bundles keep today's prices, voice is priced within its limit, and all outputs show it."""
     policy = with_columns(
-        operator["policy"],
+        demo_operator["policy"],
         tmp_path / "policy.csv",
         min_volume=[3.0, None],
         max_moved_share=[None, 0.5],
     )
-    run, table = published(job, operator | {"policy": policy}, tmp_path / "home")
+    run, table = published(job, demo_operator | {"policy": policy}, tmp_path / "home")
     bundle, moved = table["kind"] == "bundle", table["price"] != table["current_price"]
     assert set(table["constraint_bound"][bundle & moved]) <= {"LIMITS_NOT_MET", "FLOOR", "CEILING"}
     assert moved[bundle].mean() < 0.01  # today's price of one lies beyond a floor or a ceiling
@@ -208,10 +206,10 @@ def test_a_limit_that_cannot_be_met_holds_its_kind_and_not_the_other(
 
 
 def test_a_table_whose_limits_no_one_could_look_at_is_not_published(
-    operator: dict[str, Path], tmp_path: Path
+    demo_operator: dict[str, Path], tmp_path: Path
 ) -> None:
     policy = pacsv.read_csv(
-        with_columns(operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None])
+        with_columns(demo_operator["policy"], tmp_path / "policy.csv", max_moved_share=[None, None])
     )
     part = pa.Table.from_pylist(
         [*policy.to_pylist(), policy.to_pylist()[0] | {"scope": "YOUTH", "max_moved_share": 0.1}]
@@ -220,7 +218,7 @@ def test_a_table_whose_limits_no_one_could_look_at_is_not_published(
     with pytest.raises(hundredfold.HundredfoldError, match="portfolio: 1 of 2 units"):
         hundredfold.run(
             job,
-            operator | {"policy": tmp_path / "policy.csv"},
+            demo_operator | {"policy": tmp_path / "policy.csv"},
             home=tmp_path / "home",
             workers=1,
             as_of=demo.AS_OF,
@@ -245,30 +243,31 @@ def prices_with(demo: Any, **columns: Any) -> dict[str, np.ndarray]:
     [("bundle", "YUOTH", "segment must be one of"), ("voice", "ASHANTY", "region must be in")],
 )
 def test_a_dial_for_no_one_stops_the_run(
-    operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, message: str
+    demo_operator: dict[str, Path], tmp_path: Path, kind: str, scope: str, message: str
 ) -> None:
     """A row whose scope is misspelt would turn nothing, and nobody would notice."""
-    lines = operator["policy"].read_text().splitlines()
+    lines = demo_operator["policy"].read_text().splitlines()
     (tmp_path / "policy.csv").write_text(
         "\n".join([*lines, next(line for line in lines if kind in line).replace("*", scope)])
     )
     with pytest.raises(hundredfold.HundredfoldError) as stopped:
-        published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")
+        published(job, demo_operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")
     words = " ".join([str(stopped.value), *stopped.value.problems]).replace("  ", " ")
     assert message in words
     assert scope in words
 
 
 def test_a_dial_for_a_segment_and_for_a_region_turns_that_part_alone(
-    operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
+    demo_operator: dict[str, Path], plain: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    lines = operator["policy"].read_text().splitlines()
+    lines = demo_operator["policy"].read_text().splitlines()
     own = [
         lines[1].replace("*", "YOUTH").replace("0.84", "5"),
         lines[2].replace("*", "ASHANTI").replace("0.84", "5"),
     ]
     (tmp_path / "policy.csv").write_text("\n".join([*lines, *own]))
-    table = published(job, operator | {"policy": tmp_path / "policy.csv"}, tmp_path / "home")[1]
+    sources = demo_operator | {"policy": tmp_path / "policy.csv"}
+    table = published(job, sources, tmp_path / "home")[1]
     changed = table["price"] != plain["price"]
     assert set(table["segment"][changed & (table["kind"] == "bundle")]) == {"YOUTH"}
     assert 0 < (changed & (table["kind"] == "voice")).sum() < (table["kind"] == "voice").sum() / 2

@@ -25,8 +25,10 @@ from click import Option
 import hundredfold
 from hundredfold.pipeline.releases import release_folder
 from hundredfold.ports.run_facts import HOME_FORMAT
+from support.demo_operator import RUN
 from support.price_tables import ReleaseSite, changed, in_s3, table
 from support.sales_after_release import bundles_after, voice_after
+from support.shared_folders import filled_once, shared_folder
 from support.tmf620_schema import SCHEMA, violations
 from support.waits import HANG_S
 from tariffs import demo
@@ -86,17 +88,31 @@ def cli_of(home: Path, folder: Path) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(
+    demo_operator: dict[str, Path], demo_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return a home with two releases of the job: the demo's, and one with a lower z."""
-    home = tmp_path_factory.mktemp("published") / "home"
-    sources = demo.make("demo", home.parent / "data")
-    bolder = home.parent / "policy.csv"
-    bolder.write_text(sources["policy"].read_text().replace("0.84", "0.5"))
-    for policy in (sources["policy"], bolder):
-        hundredfold.run(
-            demo.JOB, {**sources, "policy": policy}, home=home, as_of=demo.AS_OF, workers=1
-        )
-    return home
+
+    def make(folder: Path) -> None:
+        home = shutil.copytree(demo_home, folder / "home")
+        bolder = folder / "policy.csv"
+        bolder.write_text(demo_operator["policy"].read_text().replace("0.84", "0.5"))
+        sources = {**demo_operator, "policy": bolder}
+        hundredfold.run(demo.JOB, sources, home=home, as_of=demo.AS_OF, workers=1)
+
+    return filled_once(shared_folder(tmp_path_factory) / "published", make) / "home"
+
+
+@pytest.fixture(scope="session")
+def charged(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home of which release 1 is active."""
+
+    def make(folder: Path) -> None:
+        cli = cli_of(Path(shutil.copytree(published, folder / "home")), folder)
+        assert cli("approve", "1", "--author", "ama").code == 0
+        assert cli("activate", "1", "--author", "kofi", *ALONE).code == 0
+
+    return filled_once(shared_folder(tmp_path_factory) / "charged", make) / "home"
 
 
 @pytest.fixture
@@ -110,10 +126,10 @@ def cli(home: Path, tmp_path: Path) -> Cli:
 
 
 @pytest.fixture
-def in_use(cli: Cli) -> Cli:
+def in_use(charged: Path, home: Path, cli: Cli) -> Cli:
     """Release 1 is active."""
-    assert cli("approve", "1", "--author", "ama").code == 0
-    assert cli("activate", "1", "--author", "kofi", *ALONE).code == 0
+    shutil.rmtree(home)
+    shutil.copytree(charged, home)
     return cli
 
 
@@ -180,9 +196,9 @@ def test_a_canary_is_tried_in_a_share_of_the_places_and_killed_in_one_step(
 
 
 def test_what_a_table_did_is_measured_on_newer_sales(
-    in_use: Cli, published: Path, tmp_path: Path
+    in_use: Cli, demo_operator: dict[str, Path], demo_home: Path, tmp_path: Path
 ) -> None:
-    sales, usage = later(published)
+    sales, usage = later(demo_operator["voice_usage"].parent, demo_home)
     nothing = pa.nulls(1, sales.schema.field("price").type)
     none = sales.slice(0, 1).set_column(sales.schema.get_field_index("price"), "price", nothing)
     pq.write_table(pa.concat_tables([sales, none]), tmp_path / "sales.parquet")
@@ -219,14 +235,13 @@ def test_what_a_table_did_is_measured_on_newer_sales(
     assert in_use("measure", "2").code == 2  # it was never in use
 
 
-def later(published: Path) -> tuple[pa.Table, pa.Table]:
+def later(data: Path, home: Path) -> tuple[pa.Table, pa.Table]:
     """The demo's sales with four weeks at the prices of release 1 behind them."""
-    data, run = published.parent / "data", sorted((published / "runs").iterdir())[0]
     rows = read_parquet(
-        (published / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
+        (home / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
     ).to_pylist()
     sales, usage = (
-        read_parquet((run / "sources/bundle_sales.parquet").read_bytes()),
+        read_parquet((home / f"runs/{RUN}/sources/bundle_sales.parquet").read_bytes()),
         read_parquet((data / "voice_usage.parquet").read_bytes()),
     )
     price = {
@@ -509,11 +524,10 @@ def test_what_is_printed_fits_a_narrow_terminal(in_use: Cli, home: Path) -> None
 def test_a_digest_fits_the_terminal_and_stays_whole_in_a_pipe(
     home: Path, tmp_path: Path, columns: str | None
 ) -> None:
-    run = sorted((home / "runs").iterdir())[0].name
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {
         "NO_COLOR": "1"
     }
-    words = [sys.executable, "-m", "hundredfold", "status", run, "--home", str(home)]
+    words = [sys.executable, "-m", "hundredfold", "status", RUN, "--home", str(home)]
     out = subprocess.run(
         words,
         cwd=tmp_path,

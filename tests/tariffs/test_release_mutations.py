@@ -13,9 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pytest
 
-import hundredfold
 from hundredfold.pipeline.releases import release_folder
-from tariffs import demo
 from tariffs.release.guards import run_guards
 from tariffs.release.guards.context import GuardContext
 from tariffs.release.tables import read_parquet
@@ -25,17 +23,10 @@ Change = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> GuardContext:
+def good(demo_operator: dict[str, Path], demo_home: Path) -> GuardContext:
     """The demo's own table, with its catalogue, and nothing else to hold it against."""
-    folder = tmp_path_factory.mktemp("good")
-    sources = demo.make("demo", folder / "data")
-    hundredfold.run(demo.JOB, sources, home=folder / "home", as_of=demo.AS_OF, workers=1)
-    return subject_of(folder, sources)
-
-
-def subject_of(folder: Path, sources: Any) -> GuardContext:
     table = read_parquet(
-        (folder / "home" / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
+        (demo_home / release_folder("tariffs", 1) / "price_table.parquet").read_bytes()
     )
     [entry] = {
         (version, run)
@@ -46,7 +37,7 @@ def subject_of(folder: Path, sources: Any) -> GuardContext:
     return GuardContext(
         table,
         None,
-        pacsv.read_csv(sources["product_catalog"]),
+        pacsv.read_csv(demo_operator["product_catalog"]),
         NOW,
         release=dict(zip(("table_version", "run_id"), entry, strict=True)),
     )
