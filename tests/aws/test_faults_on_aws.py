@@ -244,6 +244,21 @@ def test_a_call_with_a_duplicate_message_processes_the_others_too(
     assert tasks.calls() == dict.fromkeys(range(6), 1)
 
 
+def test_no_unit_makes_the_call_of_its_worker_fail(trouble: Stack, tmp_path: Path) -> None:
+    # a mapping starts fewer workers where calls fail: at 1 % of them a fifth fewer
+    bad = ["raise", "segfault", "exit"]
+    tasks, run = Tasks.write(tmp_path, ["fine", *bad, "fine"]), f"bad-{uuid4().hex[:6]}"
+    with trouble.changed_mapping(Enabled=False):
+        trouble.run(tasks, run, "duckdb", batches=2, max_failed=len(bad), wait=False)
+        trouble.wait_for_step(run, "work doubled")
+        batches = Manifest.read(Layout(run), "doubled", trouble.home.store).batches
+        messages = [Message(run, "doubled", b.number, b.first, b.last) for b in batches]
+        with trouble.as_function("Work", tmp_path / "function"):
+            assert handlers.work(records(*messages), Context()) == {"batchItemFailures": []}
+    trouble.wait_for_end(run)
+    assert failures(trouble, run) == {str(n): BAD[how] for n, how in enumerate(bad, 1)}
+
+
 def test_an_error_of_the_job_dead_letters_the_third_delivery(
     trouble: Stack,
     waiting: tuple[Tasks, list[Message]],

@@ -401,6 +401,8 @@ class Account:
             )
             for page in pages:
                 ids = page["QueryExecutionIds"]  # 50 at most, as one call may ask for
+                if not ids:  # every run of this stack used DuckDB
+                    continue
                 found = client.batch_get_query_execution(QueryExecutionIds=ids)
                 yield from (query["Query"] for query in found["QueryExecutions"])
 
