@@ -5,7 +5,6 @@ enforces IAM.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from filelock import FileLock
 
 import hundredfold
 from hundredfold import Run
-from hundredfold.aws.deploy.node import NodeError, find_node
 from hundredfold.aws.functions import handlers, stage_execution, step_handler
 from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
@@ -36,6 +33,8 @@ from hundredfold.ports.run_states import State
 from support.emulator import DONE, HANG_S, MISSING, Emulator, wait_until
 from support.emulator.deploy import deploy
 from support.javascript import check_statements
+from support.shared_folders import shared_folder
+from support.synthesis import cdk_app
 
 JOBS_FOLDER = Path(__file__).parent.parent / "aws"
 ENDED = (State.DONE, State.HELD, State.FAILED, State.CANCELLED)
@@ -111,6 +110,7 @@ class Tasks:
                 home=self.file.parent / "home",
                 run_id=name,
                 as_of=AS_OF,
+                workers=1,  # the bytes are the same for any number
                 **limits,
             )
         )
@@ -428,24 +428,10 @@ def assembly(name: str, shared: Path) -> Path:
 
 
 def _synthesize(name: str, folder: Path) -> None:
-    if find_spec("aws_cdk") is None:
-        pytest.skip("the CDK is not installed: pip install 'hundredfold[deploy]'")
-    try:
-        node = find_node()
-    except NodeError as error:
-        pytest.skip(str(error))
-    stack_file = folder / "stack.json"
-    stack_file.write_text(
-        json.dumps({"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]})
-    )
-    environment = node.environment() | {
-        "HUNDREDFOLD_STACK_FILE": str(stack_file),
-        "CDK_OUTDIR": str(folder / "cdk.out"),
-        "PYTHONPATH": str(JOBS_FOLDER),
-    }
-    command = [sys.executable, "-m", "hundredfold.aws.stack.app"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """Write the assembly from this process: the CDK is loaded once, which takes longest."""
+    settings = {"stack": name, "code": str(folder / "code"), "settings": SHARED | WANTED[name]}
+    with cdk_app() as app:
+        app.make_app(settings, outdir=str(folder / "cdk.out")).synth()
 
 
 @pytest.fixture(scope="session")
@@ -457,10 +443,8 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """
     if not DONE.exists():
         pytest.skip(MISSING)
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with Emulator(auth=True, wait_scale=0.05) as emulator:
-        account = Account(emulator, shared)
+        account = Account(emulator, shared_folder(tmp_path_factory))
         yield account
         check_statements(account.queries())
 

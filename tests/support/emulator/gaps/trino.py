@@ -11,7 +11,8 @@ sqlglot translates; this module adds what it cannot know or leaves out:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ COMPARISONS = (
     exp.Div,
 )
 PATH = "$path"
+IDLE_DATABASES: list[duckdb.DuckDBPyConnection] = []  # with the macros and without tables
 Finds = Callable[[str, str, frozenset[str] | None], Table]
 
 
@@ -100,14 +102,8 @@ def run(
     _name_columns(tree)
     _hide_path(tree, found)
     _typed(tree, found)
-    with duckdb.connect(
-        ":memory:", config={"threads": 2, "autoinstall_known_extensions": False}
-    ) as connection:
+    with _connected() as connection:
         running(connection)
-        connection.execute(
-            "SET TimeZone = 'UTC'; SET integer_division = true; SET enable_progress_bar = false"
-        )
-        connection.execute(MACROS)
         for number, ((schema, name), one) in enumerate(found.items()):
             connection.register(f"rows_{number}", one.rows)
             connection.execute(
@@ -120,8 +116,36 @@ def run(
             rows = relation.to_arrow_table()
         except duckdb.Error as error:
             raise _query_error(error) from error
+        for schema, name in found:
+            connection.execute(f'DROP VIEW "{schema}"."{name}"')
     columns = [_column(column, kind) for column, kind in zip(rows.columns, kinds, strict=True)]
     return pa.table(columns, rows.column_names), sum(one.scanned for one in found.values())
+
+
+@contextmanager
+def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Return a connection to a database of one's own until the block ends.
+
+    The start of a database takes longer than most queries, so it serves another query after one
+    without an error. The connection is new: who stops a query late stops no other one.
+    """
+    try:
+        database = IDLE_DATABASES.pop()
+    except IndexError:
+        database = duckdb.connect(
+            ":memory:", config={"threads": 2, "autoinstall_known_extensions": False}
+        )
+        database.execute(MACROS)
+    try:
+        with database.cursor() as connection:
+            connection.execute(
+                "SET TimeZone = 'UTC'; SET integer_division = true; SET enable_progress_bar = false"
+            )
+            yield connection
+    except BaseException:
+        database.close()
+        raise
+    IDLE_DATABASES.append(database)
 
 
 def outputs(tree: exp.Expr) -> list[exp.Expr]:
