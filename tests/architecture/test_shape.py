@@ -30,7 +30,6 @@ LONG_FILES = {
     "hundredfold/aws/deploy/package.py",
     "hundredfold/aws/doctor/checks.py",
     "hundredfold/aws/functions/stage_execution.py",
-    "hundredfold/aws/functions/worker.py",
     "hundredfold/aws/stack/settings.py",
     "hundredfold/cli/aws.py",
     "hundredfold/cli/display.py",

@@ -14,7 +14,7 @@ import pytest
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
 from hundredfold.aws.functions import handlers
-from hundredfold.aws.functions.worker import MAX_RETURNS
+from hundredfold.aws.work.processing import MAX_RETURNS
 from hundredfold.data.layout import Layout
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Message

@@ -9,7 +9,7 @@ import pytest
 
 import hundredfold
 from hundredfold.aws.backend import AwsBackend
-from hundredfold.aws.functions.messages import event_key
+from hundredfold.aws.work.messages import event_key
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Message
 from hundredfold.pipeline.runner import NullCallbacks

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hundredfold.aws.functions.messages import S3Event, SqsMessage, event_key, parse_body, to_slice
+from hundredfold.aws.work.messages import S3Event, SqsMessage, event_key, parse_body, to_slice
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Batch, Message
 

@@ -31,7 +31,7 @@ MODULES = [
     "hundredfold.sql.queries",
     "hundredfold.contract",
     "hundredfold.job",
-    "hundredfold.local.resources",
+    "hundredfold.runs.resources",
 ]
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")

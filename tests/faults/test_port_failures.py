@@ -21,7 +21,6 @@ from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.data.messages import Message
 from hundredfold.local.home import Home
 from hundredfold.local.new_run import create_run
-from hundredfold.local.resources import Resources
 from hundredfold.local.runner import LocalRunner
 from hundredfold.pipeline.collect import collect
 from hundredfold.pipeline.enqueue import enqueue, plan_attempt
@@ -30,6 +29,7 @@ from hundredfold.pipeline.work import WorkDispatcher
 from hundredfold.ports import run_states as states
 from hundredfold.ports.interfaces import Depth
 from hundredfold.runs.backend import RunArguments
+from hundredfold.runs.resources import Resources
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.testing import (
     FaultInjector,

@@ -20,7 +20,9 @@ class InProcessPool(WorkerPool):
 
     def __post_init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
-        self.slots = [WorkerSlot(number) for number in range(self.size)]
+        self.slots = [
+            WorkerSlot(number, progress=[NO_UNIT, 0, NO_STOP]) for number in range(self.size)
+        ]
         self.unit_runner = UnitRunner(self.context, [NO_UNIT, 0, NO_STOP], self.sent.append)
         self._starting, self._failed = None, None
         self.replaced = Counter()

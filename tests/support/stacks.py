@@ -155,6 +155,20 @@ class Stack:
         )
         return done
 
+    def credentials_of_workers(self) -> dict[str, str]:
+        """Return an environment with the credentials of the role of the workers."""
+        function = self.client("lambda").get_function_configuration(
+            FunctionName=self.outputs["WorkFunction"]
+        )
+        found = self.client("sts").assume_role(
+            RoleArn=function["Role"], RoleSessionName="container"
+        )["Credentials"]
+        return {
+            "AWS_ACCESS_KEY_ID": found["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": found["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": found["SessionToken"],
+        }
+
     @cached_property
     def home(self) -> StackHome:
         """The home as the API opens it; valid only while this process reaches the account."""

@@ -17,11 +17,11 @@ from hundredfold.errors import HundredfoldError
 from hundredfold.local import backend
 from hundredfold.local.home import Home
 from hundredfold.local.new_run import create_run
-from hundredfold.local.resources import Resources
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import stages
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.backend import RunArguments
+from hundredfold.runs.resources import Resources
 from hundredfold.runs.retry import plan_retry_of_run
 from support.in_process_pool import InProcessPool
 

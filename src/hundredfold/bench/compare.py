@@ -19,8 +19,8 @@ from ..data.layout import Layout
 from ..errors import HundredfoldError, UsageError
 from ..job import Job
 from ..local.home import Home
-from ..local.resources import choose_resources
 from ..runs.job_loader import load_job
+from ..runs.resources import choose_resources
 from ..sql.sources.files import Files, find_files
 from ..workers.protocol import WorkerContext
 from .baseline import BaselineTiming, Task

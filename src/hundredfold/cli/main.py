@@ -43,6 +43,7 @@ from .options import (
     target_options,
 )
 from .plan import plan
+from .worker import worker
 
 if TYPE_CHECKING:
     from ..ports.interfaces import RunHome
@@ -517,7 +518,7 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **opt
     )
 
 
-for _command_of_a_module in (clean, diff, plan, *COMMANDS):
+for _command_of_a_module in (clean, diff, plan, *COMMANDS, worker):
     app.add_command(_command_of_a_module)
 
 

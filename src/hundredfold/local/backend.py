@@ -21,6 +21,7 @@ from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, pl
 from ..runs.job_code import JobCode, read_job_code, with_queries
 from ..runs.job_loader import absolute_ref, job_of, load_job
 from ..runs.plans import take_plan
+from ..runs.resources import Resources, choose_resources
 from ..runs.retry import discard, plan_retry_of_run
 from ..runs.run import Run, find_run
 from ..runs.start import (
@@ -36,7 +37,6 @@ from ..sql.sources.files import find_files, pattern
 from ..workers.pool import WorkerPool
 from .home import Home
 from .new_run import IN_MEMORY, budget_option, create_run, source_location
-from .resources import Resources, choose_resources
 from .runner import LocalRunner, fail
 
 DEFAULT_HOME = ".hundredfold"

@@ -41,6 +41,7 @@ from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Progress, WorkDispatcher
 from ..ports.interfaces import Record, SourceLocation
 from ..ports.run_states import Event, State
+from ..runs.resources import Resources
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import naming_query
 from ..workers.code_snapshot import Snapshot
@@ -50,7 +51,6 @@ from ..workers.pool import WorkerPool
 from ..workers.protocol import WorkerContext
 from .filesystem import home_gone_error
 from .home import Home
-from .resources import Resources
 from .sqlite_queue import AttendedClock, SqliteQueue
 
 MAX_RECOMPUTATIONS = 4  # executions of the stages, if files of models are damaged again and again

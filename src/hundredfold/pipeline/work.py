@@ -8,7 +8,8 @@ which is tried again. Nor is a lack of memory: earlier units may have kept the m
 units of the batch need it. So the unit is tried again alone, in a fresh child.
 
 A worker process that vanishes sends nothing: the queue delivers its message to another, and from
-the third delivery on in two halves.
+the third delivery on in two halves. If a lease is lost while its worker lives, another worker gets
+the message; this one ends its current unit, and stores nothing more of the message.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class InFlight:
     # since memory ran out, only the units that are needed are read from the batch
     narrow: bool = False
     retried_units: set[int] = field(default_factory=set)  # units that were tried a second time
+    lost: bool = False  # its lease: another worker gets the message
 
 
 @dataclass
@@ -111,6 +113,7 @@ class WorkDispatcher:
     retried_alone: set[int] = field(default_factory=set)
     failed_retries: int = 0  # consecutive retries that ran out of memory again
     meter: Meter | None = None  # of the seconds of units, for a run with a budget
+    units_stored: int = 0  # by this dispatcher
 
     def run(self) -> None:
         """Return when every unit of the messages has an outcome.
@@ -139,7 +142,9 @@ class WorkDispatcher:
                 self._await_writes(MAX_WRITES)
                 self._keep_leases()
             # their outcomes exist, only the messages are left
-            self.pending_writes.extend({doing.receipt for doing in self.in_flight.values()})
+            self.pending_writes.extend(
+                {doing.receipt for doing in self.in_flight.values() if not doing.lost}
+            )
             self._await_writes(0)
             # their last events would be taken for those of the next call
             while self.stop_when_empty and not self.pool.is_idle:
@@ -147,6 +152,10 @@ class WorkDispatcher:
                 for _ in self.pool.events(0.05):
                     pass
         self._report()
+
+    def settle(self) -> None:
+        """Wait for the writes of a run that was stopped. Raises: the error of the store."""
+        self._await_writes(0)
 
     def _wait_for_current_units(self, meter: Meter) -> None:
         """Assign nothing more, and let every slot end its current unit; then raise BudgetSpent."""
@@ -183,10 +192,12 @@ class WorkDispatcher:
         fed = False
         for slot in self.pool.idle():
             doing = self.in_flight.get(slot)
-            if doing is not None and not doing.todo:
+            if doing is not None and (doing.lost or not doing.todo):
                 del self.in_flight[slot]
                 # no other slot has a part of it
-                if all(other.receipt != doing.receipt for other in self.in_flight.values()):
+                if not doing.lost and all(
+                    other.receipt != doing.receipt for other in self.in_flight.values()
+                ):
                     self.pending_writes.append(doing.receipt)
                 doing = None
             if doing is None:
@@ -246,7 +257,7 @@ class WorkDispatcher:
         is longer. The second value is the unit after which the slot should stop, to give half away.
         """
         # a function that takes a whole slice cannot share it
-        if not doing.todo or self.pool.context.model(self.manifest.model).batched:
+        if not doing.todo or doing.lost or self.pool.context.model(self.manifest.model).batched:
             return 0.0, 0
         slice_, took = doing.todo[0], self.clock() - doing.started
         if took < MIN_SHARED_S:  # too early to estimate
@@ -313,6 +324,10 @@ class WorkDispatcher:
         doing = self.in_flight.get(slot)
         # the last event of a slice of the previous model, all of whose units are done
         if doing is None:
+            return
+        if doing.lost:  # another worker reports its units
+            if not isinstance(event, ChunkDone):
+                doing.todo.clear()
             return
         match event:
             case ChunkDone(message, results, accounts):
@@ -443,6 +458,7 @@ class WorkDispatcher:
         self.pending_bytes += len(results) + len(accounts)
         self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
         self.coverage.add(message.first, message.last)
+        self.units_stored += message.units
         statuses = unpack_statuses(pa.py_buffer(accounts))
         if self.meter is not None:
             self.meter.add(float(statuses.seconds.sum()))
@@ -465,10 +481,18 @@ class WorkDispatcher:
 
     def _keep_leases(self) -> None:
         now = self.clock()
-        for doing in self.in_flight.values():
-            if now - doing.lease_extended > self.visibility / 3:
-                self.queue.extend(doing.receipt, self.visibility)
+        for slot, doing in self.in_flight.items():
+            if not doing.lost and now - doing.lease_extended > self.visibility / 3:
+                if not self.queue.extend(doing.receipt, self.visibility):
+                    self._abandon(slot, doing)
                 doing.lease_extended = now
+
+    def _abandon(self, slot: WorkerSlot, doing: InFlight) -> None:
+        """Let a slot end a message whose lease was lost, and store nothing more of it."""
+        doing.lost = True
+        while len(doing.todo) > 1:
+            doing.todo.pop()
+        self.pool.stop_after(slot, 0)
 
     def _report(self) -> None:
         self.report(

@@ -11,9 +11,9 @@ from typing import Any
 from ..bench.engine import Listener
 from ..errors import UsageError
 from ..job import Job
-from ..local.resources import choose_resources
 from ..runs.job_loader import load_job
 from ..runs.prices import read_prices
+from ..runs.resources import choose_resources
 from .outlooks import LOCAL, Outlook, Wishes, outlook_here, outlook_of
 from .pilot import ModelPilot, Pilot, run_pilot
 from .ways import QUOTAS, ways

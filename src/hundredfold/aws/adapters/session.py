@@ -69,6 +69,15 @@ def image_digest(function: str) -> str:
     return digest_in_address(str(found.get("ResolvedImageUri", "")))
 
 
+def sealed_code(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the fingerprint that the package of this process holds; "" where there is none.
+
+    It is right while a deployment changes the function and its environment.
+    """
+    sealed = Path(environment.get("LAMBDA_TASK_ROOT", "")) / FINGERPRINT_FILE
+    return sealed.read_text("ascii") if sealed.is_file() else ""
+
+
 def _after_fork() -> None:
     global _client_lock
     _client_lock = Lock()
@@ -114,9 +123,7 @@ class StackResources:
             lambda name: environment.get(f"HUNDREDFOLD_{name.upper()}"),
             "the environment of the function",
         )
-        # the package's own file is right while a deployment changes the function
-        sealed = Path(environment.get("LAMBDA_TASK_ROOT", "")) / FINGERPRINT_FILE
-        return replace(found, code=sealed.read_text("ascii")) if sealed.is_file() else found
+        return replace(found, code=sealed_code(environment) or found.code)
 
     @classmethod
     def from_stack(cls, stack: str) -> StackResources:

@@ -115,10 +115,15 @@ class SqsQueue:
             if left <= 0:
                 return None
 
-    def receive_records(self, limit: int, wait: int) -> list[dict[str, Any]]:
+    def receive_records(
+        self, limit: int, wait: int, lease: float | None = None
+    ) -> list[dict[str, Any]]:
         """Lease up to 10 messages, in the form in which Lambda delivers them; wait up to `wait`
         seconds for one.
+
+        `lease`: the seconds that replace the queue's visibility timeout.
         """
+        visibility = {} if lease is None else {"VisibilityTimeout": ceil(lease)}
         with self._translate_errors("read"):
             answer = client("sqs").receive_message(
                 QueueUrl=self.url,
@@ -126,6 +131,7 @@ class SqsQueue:
                 WaitTimeSeconds=min(wait, MAX_POLL_S),
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
                 MessageAttributeNames=["returned"],
+                **visibility,
             )
         return [
             {

@@ -20,7 +20,7 @@ from ...ports.run_states import Event
 from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
 from ..adapters.session import StackResources
 from ..pollers import ACTIVE, RunPollers
-from .worker import log
+from ..work.json_log import log
 
 MAX_REASON_CHARACTERS = 20_000
 

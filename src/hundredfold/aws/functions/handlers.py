@@ -14,10 +14,13 @@ from typing import Any
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
+from ..work.json_log import log
+from ..work.messages import SqsMessage
+from ..work.slices import record_crashed_units
+from ..work.sources import DeliveredMessages, TakenMessages
 from .invocation import SCRATCH_FOLDER, emit_metrics, set_log_keys, work_queue
-from .messages import SqsMessage
 from .packed import unpack_distributions
-from .worker import Invocation, log, pull, record_crashed_units
+from .worker import Deadline, processor_of_call, pull
 
 unpack_distributions()
 
@@ -29,23 +32,23 @@ def work(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """
     set_log_keys(context)
     resources = StackResources.from_environment()
-    store, ledger = S3Store(resources.bucket), DynamoLedger(resources.table)
-    invocation = Invocation(
-        store,
-        ledger,
-        work_queue(resources),
-        resources.job,
+    queue = work_queue(resources)
+    deadline = Deadline(lambda: context.get_remaining_time_in_millis() / 1000)
+    taken = TakenMessages(queue, may_take=deadline.may_pull)
+    processor = processor_of_call(
+        resources,
+        queue,
+        taken if "pull" in event else DeliveredMessages(),
+        deadline,
         SCRATCH_FOLDER / "work",
-        lambda: context.get_remaining_time_in_millis() / 1000,
-        resources.code,
     )
     try:
         if "pull" in event:
-            pull(invocation, event["pull"])
+            pull(processor, taken, event["pull"])
             return {}
-        return _batch_item_failures(invocation.process(event["Records"]))
+        return _batch_item_failures(processor.process(event["Records"]))
     finally:
-        counts = invocation.counts
+        counts = processor.counts
         emit_metrics(
             resources.job,
             UnitsDone=counts.done,

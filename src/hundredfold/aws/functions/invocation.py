@@ -11,7 +11,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
-from .worker import log
+from ..work.json_log import log
 
 # the only folder that a function may write to
 SCRATCH_FOLDER = Path(tempfile.gettempdir()) / "hundredfold"

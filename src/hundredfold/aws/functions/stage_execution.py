@@ -42,11 +42,11 @@ from ..adapters.statements import QueriesPending, QueryPending, QueryReply
 from ..lambda_platform import MAX_SOURCE_BYTES_PER_MB, MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
+from ..work.json_log import log
+from ..work.messages import FIRST_ATTEMPT, event_key
 from .invocation import SCRATCH_FOLDER, work_queue
-from .messages import FIRST_ATTEMPT, event_key
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart
-from .worker import log
 
 MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
 # ... and longer in proportion to the time since the workers began: an execution has at most 25,000

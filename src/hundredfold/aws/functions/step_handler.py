@@ -32,13 +32,13 @@ from ..runs import refuse_other_code
 from ..stage_order import ENDED_EXECUTION, GROUP_TOKEN, LOWER_STEP, query_action
 from ..translation_checks import check_translates
 from ..warehouse_choice import ATHENA, AUTO, choose_warehouse
+from ..work.json_log import log
 from .ended_executions import lower_pollers, record_ended_execution
 from .invocation import SCRATCH_FOLDER, set_log_keys
 from .packed import unpack_distributions
 from .stage_execution import PendingAt, StageContext, execute_stages
 from .starting_workers import DirectStart
 from .uploads import UploadsExpected, start_run_of_uploads
-from .worker import log
 
 MAX_REASON_CHARACTERS = 20_000  # of a reason that is passed to the state machine
 

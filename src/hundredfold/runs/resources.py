@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ MEMORY_SHARE = 0.7  # fraction of the machine's memory, if no limit is given
 MIN_MEMORY_BYTES = 512 * 2**20
 # an interpreter with NumPy, Arrow and pandas, and some data
 MIN_WORKER_BYTES = 256 * 2**20
+CGROUPS = Path("/sys/fs/cgroup")  # the limits of this process's container
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,7 @@ class Resources:
 
 def choose_resources(workers: int | None, memory: str | int | None) -> Resources:
     """Return the resources that were asked for, or those of the machine. Raises: UsageError."""
-    count = (
-        workers
-        if workers is not None
-        else len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    count = machine_cores() if workers is None else workers
     if count < 1:
         raise UsageError(f"--workers is {count}, wanted 1 or more")
     total = parse_size(memory) if memory is not None else int(MEMORY_SHARE * machine_memory())
@@ -89,12 +85,34 @@ def parse_size(text: str | int) -> int:
     return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
 
 
+def machine_cores(cgroups: Path = CGROUPS) -> int:
+    """Return the cores of this process: those it may run on, or its container's if those are
+    fewer.
+    """
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, int(min(count, _cpu_quota(cgroups))))
+
+
+def _cpu_quota(cgroups: Path) -> float:
+    """Return the cores that the container's limit allows; infinity without one."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroups / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        # "max", or -1, means none
+        return int(quota) / int(period) if quota.isdigit() else math.inf
+    return math.inf
+
+
 def machine_memory() -> int:
     """Return the memory of this process: the machine's, or its container's if that is less."""
     total = int(psutil.virtual_memory().total)
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
-            limit = Path(name).read_text().strip()
+            limit = (CGROUPS / name).read_text().strip()
         except OSError:
             continue
         if limit.isdigit():
