@@ -10,6 +10,7 @@ from benchmarks.tariffs_worlds import BUNDLES, WORLDS, World, make, sums
 
 from tariffs.columns import Labels, Rows
 from tariffs.demand.prior import Prior
+from tariffs.optimise.rule import COVERAGE_90
 from tariffs.pricing import bundles
 from tariffs.pricing.optimism import CHANGES, optimism
 from tariffs.pricing.totals import Totals, total
@@ -42,7 +43,7 @@ def few() -> list[Found]:
 
 def test_a_total_of_few_units_promises_less_than_their_sum(few: list[Found]) -> None:
     for rows, prior in few:
-        share = optimism(rows, prior, labels_of(rows))
+        share = optimism(rows, prior, labels_of(rows)).share
         found = total(rows, prior, prior)
         assert len(rows["units"]) == 54
         assert found.optimism == share["margin"]
@@ -57,28 +58,32 @@ def test_more_units_are_less_optimistic(few: list[Found]) -> None:
     assert 0 <= more < 0.5 * np.mean([totals_of(each).optimism for each in few])
 
 
-def test_the_interval_keeps_its_width_around_the_corrected_total(few: list[Found]) -> None:
-    rows, prior = few[0]
-    plain = total({**rows, "units": rows["units"] + 1}, prior, prior)
-    found = total(rows, prior, prior)
-    for name in CHANGES:
-        widths = [getattr(t, f"{name}_hi") - getattr(t, f"{name}_lo") for t in (found, plain)]
-        assert widths[0] == pytest.approx(widths[1])
+def test_the_interval_is_as_wide_as_the_errors_of_copies_or_wider(few: list[Found]) -> None:
+    wider = 0
+    for rows, prior in few:
+        plain = total({**rows, "units": rows["units"] + 1}, prior, prior)
+        found, copies = total(rows, prior, prior), optimism(rows, prior, labels_of(rows))
+        for name in CHANGES:
+            widths = [getattr(t, f"{name}_hi") - getattr(t, f"{name}_lo") for t in (found, plain)]
+            of_copies = 2 * COVERAGE_90 * copies.error[name] * np.abs(rows[name]).sum()
+            assert widths[0] == pytest.approx(max(widths[1], of_copies))
+            wider += widths[0] > 1.05 * widths[1]
+    assert wider > 0
 
 
 def test_sums_over_several_units_have_no_optimism(few: list[Found]) -> None:
     rows, prior = few[0]
     several = {**rows, "units": np.full(len(rows["units"]), 2)}
-    assert optimism(several, prior, labels_of(rows)) == dict.fromkeys(CHANGES, 0.0)
+    assert optimism(several, prior, labels_of(rows)).share == dict.fromkeys(CHANGES, 0.0)
 
 
 def test_units_without_information_or_moves_have_no_optimism(few: list[Found]) -> None:
     rows, prior = few[0]
     nothing = dict.fromkeys(CHANGES, 0.0)
     unknown = {**rows, "own": np.ones(len(rows["own"]))}
-    assert optimism(unknown, prior, labels_of(rows)) == nothing
+    assert optimism(unknown, prior, labels_of(rows)).share == nothing
     held = {**rows, "lowest": rows["current_price"], "highest": rows["current_price"]}
-    assert optimism(held, prior, labels_of(rows)) == nothing
+    assert optimism(held, prior, labels_of(rows)).share == nothing
 
 
 def test_optimism_is_the_same_to_the_last_bit_each_time(few: list[Found]) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.tariffs_exact import fractions_held, make_grid
 from benchmarks.tariffs_worlds import WORLDS, Judged, World, judge, make, summary
 
-from tariffs.demand.hyper import integrate, quadrature
+from tariffs.demand.hyper import exchangeable_effects, integrate, quadrature
 from tariffs.pricing import bundles
 
 SEEDS = range(100, 106)
@@ -56,3 +57,15 @@ def test_where_nothing_is_seen_of_tau_its_mode_is_zero_and_below_its_error() -> 
     found = integrate(-1.5 + 0.4 * rng.standard_normal(40), np.ones(40), np.ones((40, 1)))
     assert found.mode == 0.0
     assert found.se > 0.05
+
+
+def test_exact_intervals_are_calibrated_and_the_shipped_ones_are_near_them() -> None:
+    """Parameters, elasticities and estimates are drawn from the prior: three kinds of eight."""
+    design, effects = (
+        np.hstack([np.ones((24, 1)), np.tile(np.eye(3), (8, 1))]),
+        exchangeable_effects(4),
+    )
+    rng, grid, variance = np.random.default_rng(5), make_grid(effects), np.full(24, 0.3)
+    held = np.array([fractions_held(rng, grid, effects, design, variance) for _ in range(60)])
+    assert held[:, 0].mean() == pytest.approx(0.90, abs=0.03)
+    assert held[:, 1].mean() == pytest.approx(held[:, 0].mean(), abs=0.015)

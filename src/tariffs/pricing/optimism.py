@@ -19,6 +19,10 @@ optimism, as a share of the sum of the changes' absolute values.  `totals` subtr
 its own changes: of volume, revenue and margin each.  Copies come in pairs with opposite errors,
 which cancels most of their own chance.
 
+The standard deviation of that difference between copies is the total's bootstrap standard error.
+It includes three facts that the delta method of `totals` leaves out: the moves are chosen by the
+same errors, omega and tau are estimated, and changes are not linear in the elasticities.
+
 The share falls as units are added; beyond 2,000 units of a kind none is subtracted, and the query
 (`queries/totals.sql`) sends sums in place of units.
 """
@@ -70,27 +74,44 @@ class Market:
         return Demand(beta * ratio, sd * ratio, self.volume, self.capacity)
 
 
-def optimism(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> dict[str, float]:
-    """Return the share of the absolute changes that is optimism, for each of `CHANGES`.
+@dataclass(frozen=True, slots=True)
+class Optimism:
+    """Of each of `CHANGES`, as shares of the sum of the absolute changes.
+
+    share  the excess of the promised sum over the kept one
+    error  the bootstrap standard error of the sum
+    """
+
+    share: dict[str, float]
+    error: dict[str, float]
+
+
+def optimism(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Optimism:
+    """Return the optimism of a total; none where units are too many for copies.
 
     rows    one per unit (`queries/totals.sql`); if they are sums over several units, it is 0
     labels  of each row, by factor
     """
-    none = dict.fromkeys(CHANGES, 0.0)
+    none = Optimism(dict.fromkeys(CHANGES, 0.0), dict.fromkeys(CHANGES, 0.0))
     if np.any(np.asarray(rows["units"]) != 1):
         return none
     market = _market(rows, prior, labels)
     if not market.informed.any():
         return none
     rng = np.random.default_rng(SEED)
-    promised, kept, size = np.zeros(3), np.zeros(3), np.zeros(3)
+    excess, size = [], []
     for _ in range(PAIRS):
         truth, noise = rng.standard_normal((2, len(market.mean)))
         for sign in (1.0, -1.0):
             copy = _copy(market, prior, sign * truth, sign * noise)
-            promised, kept, size = promised + copy[0], kept + copy[1], size + copy[2]
-    excess = np.divide(promised - kept, size, out=np.zeros(3), where=size > 0)
-    return dict(zip(CHANGES, np.clip(excess, 0.0, 1.0).tolist(), strict=True))
+            excess.append(copy[0] - copy[1])
+            size.append(copy[2])
+    usual = np.mean(size, axis=0)
+    shares = np.divide(excess, usual, out=np.zeros((len(size), 3)), where=usual > 0)
+    return Optimism(
+        dict(zip(CHANGES, np.clip(shares.mean(axis=0), 0.0, 1.0).tolist(), strict=True)),
+        dict(zip(CHANGES, shares.std(axis=0, ddof=1).tolist(), strict=True)),
+    )
 
 
 def _market(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Market:
@@ -136,7 +157,7 @@ def own_variance(own: Floats, prior: Prior) -> Floats:
 def _copy(
     market: Market, prior: Prior, truth: Floats, noise: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Return what a copy promises, what it yields, and the size of the promised changes; (3,)."""
+    """Return a copy's promise, its yield, and the size of the promised changes; each (3,)."""
     beta = np.minimum(market.mean + np.sqrt(prior.tau2) * truth, LEAST_ELASTIC)
     informed = market.informed
     estimate = beta + np.sqrt(np.where(informed, market.variance, 0.0)) * noise
@@ -148,7 +169,7 @@ def _copy(
         effects_prior_of(market.labels, prior.group_factor, size),
         approximate=True,
     )
-    found, sd = _posterior(estimate, market.variance, market.design, hyper)
+    found, sd = posterior(estimate, market.variance, market.design, hyper)
     promised = market.demand(found, sd)
     kappa = market.terms.cost / market.terms.current
     price = np.clip(
@@ -162,7 +183,7 @@ def _copy(
     return each[0].sum(axis=1), each[1].sum(axis=1), np.abs(each[0]).sum(axis=1)
 
 
-def _posterior(
+def posterior(
     estimate: Floats, variance: Floats, design: Floats, hyper: HyperPosterior
 ) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of each elasticity, averaged over tau; (units,).
