@@ -68,7 +68,8 @@ def run(
     max_rejected, max_failed   limits for this run instead of the declared ones
     budget       what the run may spend before it stops: locally core time ("30m"), on AWS dollars
     prices       aws: TOML file with prices for the budget, which override the package's
-    plan         file of `hundredfold plan --json`, whose workers or batches the run takes
+    plan         file of `hundredfold plan --output`: the run takes its workers and the results of
+                 its pilot, or on AWS its batches
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After

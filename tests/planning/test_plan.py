@@ -164,6 +164,51 @@ def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> 
         assert "hint:" in refused.err
 
 
+def test_a_run_takes_the_results_of_the_pilot_of_a_plan_that_was_kept(folder: Path) -> None:
+    own = folder / "kept"
+    own.mkdir()
+    done = plan(folder, "jobs.py:job", "--json", "--workers", "2", "--output", "kept/plan.json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    assert json.loads((own / "plan.json").read_text()) == facts
+    assert facts["pilot"] == "plan.pilot"
+    assert sorted(p.name for p in own.iterdir()) == ["plan.json", "plan.pilot"]
+    options = ("--run-id", "r", "--max-failed", "1", "--home", str(own / "home"), "--json")
+    ran = run_hundredfold(
+        "run", "jobs.py:job", "--plan", "kept/plan.json", *options, folder=folder, environment={}
+    )
+    assert ran.code == 0, ran.err
+    models = json.loads(ran.out)["models"]
+    assert (models["m"]["pilot_units"], models["m"]["failed"]) == (UNITS - 1, 1)
+    assert (models["n"]["pilot_units"], models["n"]["pilot_refused"]) == (UNITS - 1, "")
+    compared = json.loads(plan(folder, "--compare", "r", "--home", str(own / "home"), "--json").out)
+    assert compared["from_pilot"] == 2 * (UNITS - 1)
+    before = {s["stage"]: s["predicted"] for s in compared["stages"]}
+    assert before["work n"] == pytest.approx(0.0, abs=1e-6)
+    assert before["collect n"] == pytest.approx(facts["ways"][0]["stages"]["collect n"])
+    again = plan(folder, "--compare", "r", "--home", str(own / "home"))
+    assert "198 units were taken from the pilot of the plan" in again.out
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("plan.pilot", "wanted a file, such as plan.json"),
+        (".", "wanted a file, such as plan.json"),
+        ("none/plan.json", "there is no folder"),
+        ("taken.json", "and it has other files"),
+    ],
+)
+def test_a_plan_is_not_written_over_other_files(
+    output: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.pilot").mkdir()
+    (tmp_path / "taken.pilot" / "thesis.tex").write_text("all of it")
+    with pytest.raises(UsageError, match=message):
+        PlanOptions(output=output).check()
+
+
 def test_of_a_way_on_aws_the_steps_beside_the_work_are_compared_together() -> None:
     measured = {"validate": 2.0, "prepare m": 1.0, "enqueue m": 0.5, "work m": 7.0, "publish": 1.5}
     way = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from hundredfold.cli.confirmation import confirm_cost
 from hundredfold.cli.plan_plot import HEIGHT, check_plot_file, plot_lines, write_plot
 from hundredfold.errors import UsageError
 from hundredfold.runs.backend import RunArguments
-from hundredfold.runs.plans import deploy_options, read_plan, recommended, take_plan, way_of
+from hundredfold.runs.plans import (
+    deploy_options,
+    read_plan,
+    recommended,
+    setting_problems,
+    take_plan,
+    way_of,
+)
 
 
 def way(name: str, seconds: float, **options: Any) -> dict[str, Any]:
@@ -73,6 +81,16 @@ def test_a_plan_recommends_the_chosen_way_or_the_fastest() -> None:
     assert deploy_options(DIRECT)[4:] == ["--concurrency", "3", "--trigger", "direct"]
 
 
+def test_a_stack_with_other_settings_than_the_plan_is_described() -> None:
+    assert setting_problems(DIRECT, "direct", 1769, 60) == []
+    assert setting_problems(DIRECT, "direct", 1769, 900) == []  # never reached
+    assert setting_problems(DIRECT, "messages", 8845, 30) == [
+        "trigger: the plan has direct, the stack messages",
+        "memory of a worker: the plan has 1,769 MB, the stack 8,845 MB",
+        "timeout: the plan has 60 s, the stack 30 s",
+    ]
+
+
 def test_a_plot_shows_each_way_by_time_and_dollars(tmp_path: Path) -> None:
     ways = [LOCAL, DIRECT, {**POLLED, "dollars": [9.0] * 3}, SOON, {**SOON, "title": "Spot"}]
     lines = plot_lines({**PLAN, "ways": ways}, 80)
@@ -94,9 +112,31 @@ def test_a_plot_shows_each_way_by_time_and_dollars(tmp_path: Path) -> None:
         assert "Spot" in text
     assert plot_lines({**PLAN, "ways": [LOCAL]}, 80)[0].startswith("no way has both")
     with pytest.raises(UsageError, match="wanted a name that ends with"):
-        check_plot_file("plan.png")
+        check_plot_file("plan.pdf")
     with pytest.raises(UsageError, match="cannot be written"):
         write_plot(PLAN, str(tmp_path / "none" / "plan.svg"))
+
+
+def test_a_plot_as_png_has_each_way_or_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.PNG"
+    check_plot_file(str(path))
+    few, many = ([LOCAL, *[DIRECT] * n] for n in (1, 12))
+    sizes = []
+    for ways in (few, many):
+        write_plot({**PLAN, "ways": ways}, str(path))
+        assert path.read_bytes().startswith(b"\x89PNG\r\n")
+        sizes.append(path.stat().st_size)
+    assert sizes[0] < sizes[1]
+    with pytest.raises(UsageError, match="nothing to plot"):
+        write_plot({**PLAN, "ways": [LOCAL]}, str(path))
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_plot(PLAN, str(tmp_path / "none" / "plan.png"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    with pytest.raises(UsageError, match="matplotlib is not installed") as refused:
+        check_plot_file("plan.png")
+    assert "hundredfold[report]" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +159,7 @@ def test_a_file_that_is_no_plan_of_the_job_is_refused(
         path.write_text(text)
     with pytest.raises(UsageError, match=message) as refused:
         take_plan(RunArguments(plan=path), "j", on_aws=True)
-    assert "hundredfold plan JOB --json > plan.json" in str(refused.value.hint)
+    assert "hundredfold plan JOB --output plan.json" in str(refused.value.hint)
 
 
 def test_an_expensive_run_needs_a_confirmation(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from ..runs.backend import Interruption, RunArguments
 from ..runs.budgets import dollar_budget
 from ..runs.job_loader import load_job
 from ..runs.names import check_aws_run_id
-from ..runs.plans import deploy_options, take_plan, trigger_of
+from ..runs.plans import deploy_options, setting_problems, take_plan
 from ..runs.prices import read_prices
 from ..runs.retry import discard, plan_remaining, plan_retry_of_run
 from ..runs.run import Run, find_run
@@ -62,9 +62,8 @@ from ..sql.sources.listing import is_hidden
 from .adapters.glue_sources import refuse_csv
 from .adapters.session import caller_arn, client
 from .adapters.sources import check_location
-from .concurrency import set_concurrency, set_direct_concurrency
+from .concurrency import set_concurrency, set_direct_concurrency, worker_limits
 from .home import RUNNING, StackHome, find_stack_name
-from .lambda_platform import cores_of
 from .pollers import RunPollers
 from .progress import ProgressReader
 from .runs import code_entry, execution_arn, execution_name, is_other_code, new_record
@@ -314,13 +313,7 @@ def _refuse_other_settings(arguments: RunArguments, job: str, home: StackHome) -
     way, resources = arguments.way, home.resources
     if way is None:
         return
-    wanted = {"trigger": trigger_of(way), "cores of a worker": cores_of(way["memory"])}
-    found = {"trigger": resources.trigger, "cores of a worker": resources.cores}
-    problems = [
-        f"{name}: the plan has {wanted[name]}, the stack {found[name]}"
-        for name in wanted
-        if wanted[name] != found[name]
-    ]
+    problems = setting_problems(way, resources.trigger, *worker_limits(resources))
     if problems:
         raise UsageError(
             f"the stack {home.stack} has other settings than the plan",

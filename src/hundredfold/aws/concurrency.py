@@ -73,6 +73,23 @@ def set_direct_concurrency(resources: StackResources, workers: int) -> None:
         ) from error
 
 
+def worker_limits(resources: StackResources) -> tuple[int, int]:
+    """Return the memory (MB) and the timeout (seconds) of the workers.
+
+    Raises: UsageError where they cannot be read.
+    """
+    name = resources.work_function
+    try:
+        found = client("lambda").get_function_configuration(FunctionName=name)
+        return int(found["MemorySize"]), int(found["Timeout"])
+    except ClientError as error:
+        raise UsageError(
+            f"the memory and the timeout of {name}, which a plan prescribes, cannot be read: "
+            f"{error}",
+            hint="these credentials need lambda:GetFunctionConfiguration; or run without --plan",
+        ) from error
+
+
 def _mapping_of(work_function: str) -> dict[str, Any]:
     """Return the event source mapping by which the queue invokes the workers."""
     try:

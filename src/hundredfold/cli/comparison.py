@@ -63,11 +63,16 @@ def _ratio(row: Facts) -> str:
 
 def _lines(facts: Facts) -> Iterator[str]:
     low, _, high = facts["predicted"]
-    place = "inside" if facts["inside"] else "outside"
+    where = "inside" if facts["inside"] else "outside"
     yield (
-        f"All steps took {duration(facts['measured'])}, {place} the interval of 80 %: "
+        f"All steps took {duration(facts['measured'])}, {where} the interval of 80 %: "
         f"{duration(low)} to {duration(high)}."
     )
+    if facts["from_pilot"]:
+        yield (
+            f"{facts['from_pilot']:,} units were taken from the pilot of the plan; the prediction "
+            "is of the others."
+        )
     yield (
         f"Predicted by the plan that the run took: {facts['title']}."
         if facts["taken"]

@@ -212,11 +212,12 @@ def _show_release(release: Mapping[str, Any]) -> None:
 
 
 def further_lines(facts: RunSummary) -> list[str]:
-    """Return lines on the efficiency of a run, the costs of its units, its budget, the warehouse
-    of a run on AWS, uploads that are not read, replaced workers, and units recomputed because of
-    damaged files.
+    """Return lines on the efficiency of a run, the results of its plan's pilot, the costs of its
+    units, its budget, the warehouse of a run on AWS, uploads that are not read, replaced workers,
+    and units recomputed because of damaged files.
     """
     lines = [_efficiency_line(found)] if (found := facts.get("efficiency")) else []
+    lines += _pilot_lines(facts.get("models", {}))
     lines += _packing_lines(facts.get("models", {}))
     lines += [f"budget: {facts['spent']}"] if facts.get("spent") else []
     lines += [f"queries: {facts['warehouse']}"] if facts.get("warehouse") else []
@@ -245,6 +246,25 @@ def _efficiency_line(found: Efficiency) -> str:
         f"efficiency {100 * found['share']:.0f} %: at best {duration(found['best'])} on {cores}, "
         f"took {duration(found['wall'])}; longest unit {duration(found['longest'])}"
     )
+
+
+def _pilot_lines(models: Mapping[str, ModelCounts]) -> Iterator[str]:
+    """Yield a line with the units whose results are those of the plan's pilot, and a line for each
+    reason why results of it were not taken.
+    """
+    taken = [
+        f"{m['pilot_units']:,} of {m['units']:,} units of {name} ({duration(m['pilot_seconds'])})"
+        for name, m in models.items()
+        if m.get("pilot_units")
+    ]
+    if taken:
+        yield f"taken from the pilot of the plan: {', '.join(taken)}"
+    reasons: dict[str, list[str]] = {}
+    for name, m in models.items():
+        if reason := m.get("pilot_refused"):
+            reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"not taken from the pilot of the plan, for {', '.join(names)}: {reason}"
 
 
 def _packing_lines(models: Mapping[str, ModelCounts]) -> Iterator[str]:

@@ -106,7 +106,8 @@ max_failed_option = click.option(
 @click.option(
     "--plan",
     metavar="FILE",
-    help="Take the workers, or on AWS the batches, of a plan: hundredfold plan JOB --json > FILE.",
+    help="Take the workers and the pilot's results, or on AWS the batches, of the plan of "
+    "hundredfold plan JOB --output FILE.",
 )
 @click.option(
     "--confirm-above",

@@ -80,9 +80,17 @@ Facts = Mapping[str, Any]
     show_default=True,
     help="Processor architecture on AWS.",
 )
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Write the plan to a file, for hundredfold run --plan, and the results of the pilot to a "
+    "folder beside it.",
+)
 @click.option("--plot", is_flag=True, help="Plot time and dollars in the terminal.")
 @click.option(
-    "--plot-file", metavar="FILE", help="Write the plot to a file that ends with .svg or .html."
+    "--plot-file",
+    metavar="FILE",
+    help="Write the plot to a file that ends with .svg, .html or .png.",
 )
 @click.option(
     "--compare",
@@ -105,7 +113,7 @@ def plan(
 ) -> None:
     """Show the time and the dollars of a run before it, on this machine and on AWS.
 
-    Runs a sample of the units here, and simulates the rest. Keeps nothing, and calls no service.
+    Runs a sample of the units here, and simulates the rest. Calls no service.
     """
     prestart_forkserver()
     from ..planning.plan import PlanOptions, plan_run
@@ -119,7 +127,7 @@ def plan(
     if plot_file is not None:
         check_plot_file(plot_file)
     if compare is not None:
-        _refuse_with_compare(job, source)
+        _refuse_with_compare(job, source, chosen.output)
         show_comparison(compare, target, chosen, as_json)
         return
     if job is None:
@@ -133,12 +141,14 @@ def plan(
     if as_json:
         display.print_json(facts)
     else:
-        show_plan(
-            facts, ["hundredfold", "run", job, *(f"--source={pair}" for pair in source)], plot=plot
-        )
+        sourced = [f"--source={pair}" for pair in source]
+        taken = [] if chosen.output is None else [f"--plan={chosen.output}"]
+        show_plan(facts, ["hundredfold", "run", job, *sourced, *taken], plot=plot)
 
 
-def _refuse_with_compare(job: str | None, source: Sequence[str]) -> None:
+def _refuse_with_compare(job: str | None, source: Sequence[str], output: object) -> None:
+    if output is not None:
+        raise UsageError("--output is for the plan of a job, and --compare makes none to keep")
     if job is not None or source:
         raise UsageError(
             "--compare takes the job and the sources of the run",
@@ -304,7 +314,8 @@ def _next(facts: Facts, run: Sequence[str]) -> Iterator[tuple[str, str]]:
 
     from ..runs.plans import deploy_options, recommended
 
-    yield shlex.join(run), "runs the job on this machine"
+    taken = " and takes the results of the pilot that are still valid" if facts["pilot"] else ""
+    yield shlex.join(run), f"runs the job on this machine{taken}"
     best = recommended(facts)
     if best is None:
         return

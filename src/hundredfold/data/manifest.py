@@ -158,6 +158,42 @@ def open_batch(
     )
 
 
+def open_units(
+    manifest: Manifest,
+    units: UnitKeys,
+    batch: Batch,
+    wanted: NDArray[np.int64],
+    layout: Layout,
+    store: Store,
+) -> OpenBatch:
+    """Read some units of a batch into memory, in canonical order.
+
+    wanted: their numbers, ascending. In the result they are numbered from 0.
+    """
+    keys, sizes = units.slice(batch.first, batch.last)
+    own = wanted - batch.first
+    place = np.full(len(sizes), -1, np.int64)
+    place[own] = np.arange(len(own))
+    found = []
+    rows = _read_rows(manifest, batch, layout, store)
+    number = rows.schema.get_field_index(UNIT)
+    for part in rows.to_batches():
+        unit = place[to_numpy(part.column(UNIT), False) - batch.first]
+        mine = np.flatnonzero(unit >= 0)
+        taken = part.take(from_numpy(mine))
+        found.append(taken.set_column(number, UNIT, from_numpy(unit[mine])))
+    schema = rows.schema.set(number, pa.field(UNIT, pa.int64()))
+    return OpenBatch(
+        pa.Table.from_batches(found, schema),
+        keys.take(from_numpy(own)),
+        sizes[own],
+        0,
+        manifest.order_by,
+        frozenset(manifest.nullable),
+        frozenset(manifest.large),
+    )
+
+
 def _read_rows(manifest: Manifest, batch: Batch, layout: Layout, store: Store) -> pa.Table:
     if manifest.files:
         keys = manifest.files[batch.number]

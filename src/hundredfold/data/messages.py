@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+PILOT_ATTEMPT = 0  # of units whose results a run took from the pilot of its plan
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -23,7 +25,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Message:
-    """A request to execute units first..last of a batch. `attempt` is 1, plus one per retry."""
+    """A request to execute units first..last of a batch.
+
+    `attempt` is 1, plus one per retry; of outcomes that were taken from a pilot, PILOT_ATTEMPT.
+    """
 
     run: str
     model: str

@@ -67,6 +67,8 @@ def create_run(
     }
     if arguments.way is not None:
         options["plan"] = dict(arguments.way)
+    if arguments.pilot is not None:
+        options["pilot"] = str(arguments.pilot)
     pickled = pickle_job(job)
     record = Record(run, job.name, ref, State.NEW, "new", stamp, stamp, options=options)
     home.ledger.create(record)

@@ -41,6 +41,7 @@ from ..pipeline.stages import Stage, stages
 from ..pipeline.work import Progress, WorkDispatcher
 from ..ports.interfaces import Record, SourceLocation
 from ..ports.run_states import Event, State
+from ..runs.pilot_results import reuse_pilot
 from ..runs.resources import Resources
 from ..sql.duckdb import DuckWarehouse
 from ..sql.queries import naming_query
@@ -49,7 +50,7 @@ from ..workers.launcher import system_limit_error
 from ..workers.memory import release
 from ..workers.pool import WorkerPool
 from ..workers.protocol import WorkerContext
-from .filesystem import home_gone_error
+from .filesystem import FileStore, home_gone_error
 from .home import Home
 from .sqlite_queue import AttendedClock, SqliteQueue
 
@@ -263,11 +264,22 @@ class LocalRunner:
         counts do not survive it.
         """
         manifest = Manifest.read(self.layout, model.name, self.store)
+        self._reuse_pilot(model, manifest)
         messages, coverage = plan_attempt(manifest, self.layout, self.attempt, self.store)
         self._remove_queue(model)  # a killed driver's queue may be damaged
         queue = SqliteQueue(self._queue_path(model), visibility=VISIBILITY_S)
         with closing(queue):
             enqueue(messages, coverage, queue)
+
+    def _reuse_pilot(self, model: Model, manifest: Manifest) -> None:
+        """Take the results of the plan's pilot that are still valid, in the first attempt."""
+        folder = self.record.options.get("pilot")
+        if folder is None or self.attempt > 1:
+            return
+        code = self.record.code[-1]["fingerprint"] if self.record.code else ""
+        pilot = FileStore(Path(folder))
+        refused = reuse_pilot(model, manifest, code, self.layout, self.store, pilot)
+        self.steps.note(model.name, {"pilot_refused": refused})
 
     def _work(self, model: Model, pool: WorkerPool) -> None:
         manifest = Manifest.read(self.layout, model.name, self.store)

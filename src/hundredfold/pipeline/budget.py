@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..data.checksums import get_sealed
 from ..data.layout import Layout
+from ..data.messages import PILOT_ATTEMPT
 from ..data.outcomes import unpack_statuses
 from ..errors import BudgetSpent
 from ..job import Model
@@ -34,11 +35,15 @@ class Meter:
 
 
 def stored_seconds(models: Iterable[Model], layout: Layout, store: Store) -> float:
-    """Return the seconds of all units whose outcomes a run has stored, of each of its attempts."""
+    """Return the seconds of all units whose outcomes a run has stored, of each of its attempts.
+
+    The units of a plan's pilot are not counted: the run did not execute them.
+    """
     total = 0.0
     for model in models:
         for key in store.list(layout.outcomes(model.name) + "/"):
-            if layout.parse_outcome_key(key) is not None:
+            outcome = layout.parse_outcome_key(key)
+            if outcome is not None and outcome.attempt != PILOT_ATTEMPT:
                 total += float(unpack_statuses(get_sealed(store, key)).seconds.sum())
     return total
 

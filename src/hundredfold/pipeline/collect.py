@@ -22,7 +22,7 @@ from ..contract import Contract
 from ..data.checksums import checksum_of, get_json, get_listed, put_json, require, unseal
 from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
-from ..data.messages import Message
+from ..data.messages import PILOT_ATTEMPT, Message
 from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA, UnitStatus, status_table, unpack_results, unpack_statuses
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
@@ -36,6 +36,8 @@ from .result_columns import ResultColumns, choose_columns, contract_violations, 
 
 COPIES_OF_STATUSES = 3  # of the statuses of a slice, in memory while they are collected
 MAX_COMPARED_UNITS = 2**20  # units whose outcomes are compared at a time
+# facts of a model beside those that earlier versions of this package read
+BESIDE = ("longest", "pilot_units", "pilot_seconds")
 STATUS_RANK = {"ok": 3, "failed": 2, "crashed": 1}
 
 
@@ -52,7 +54,11 @@ class Collected:
     rows_in: int
     rows_out: int
     seconds: float
-    longest: float | None = None  # seconds of the longest unit; None in older runs
+    # seconds of the longest unit that the run executed; None in older runs
+    longest: float | None = None
+    # units that the run took from the pilot of its plan; their seconds, which `seconds` includes
+    pilot_units: int = 0
+    pilot_seconds: float = 0.0
 
     @property
     def bad(self) -> int:
@@ -73,6 +79,8 @@ class Collected:
         )
         if self.longest is not None:
             counts["longest"] = self.longest
+        if self.pilot_units:
+            counts["pilot_units"], counts["pilot_seconds"] = self.pilot_units, self.pilot_seconds
         return counts
 
     @classmethod
@@ -91,13 +99,16 @@ class Collected:
             counts["rows_out"],
             counts["seconds"],
             counts.get("longest"),
+            counts.get("pilot_units", 0),
+            counts.get("pilot_seconds", 0.0),
         )
 
 
 def read_collected(layout: Layout, model: str, store: Store) -> Collected:
     """Return the totals that `collect` wrote. Raises: KeyError before it has."""
     facts = get_json(store, layout.collected(model))
-    return Collected(**facts["collected"], longest=facts.get("longest"))
+    beside = {name: facts[name] for name in BESIDE if name in facts}
+    return Collected(**facts["collected"], **beside)
 
 
 def collect(
@@ -127,6 +138,8 @@ def collect(
         counts["rows_out"],
         counts["ms"] / 1000,
         counts["longest_us"] / 1e6,
+        counts["pilot_units"],
+        counts["pilot_ms"] / 1000,
     )
     _check_totals(collected, manifest)
     checksums = {
@@ -134,11 +147,11 @@ def collect(
         for key in (layout.results(model.name), layout.accounts(model.name))
     }
     facts = asdict(collected)
-    longest = facts.pop("longest")  # beside the rest, which earlier versions of this package read
+    beside = {name: facts.pop(name) for name in BESIDE}
     put_json(
         store,
         layout.collected(model.name),
-        {"collected": facts, "checksums": checksums, "longest": longest},
+        {"collected": facts, "checksums": checksums, **beside},
     )
     return collected
 
@@ -421,7 +434,10 @@ def _add_counts(counts: Counter[str], account: pa.Table, table: pa.Table) -> Non
     counts["rows_in"] += int(to_numpy(account.column("rows_in"), False).sum())
     seconds = to_numpy(account.column("seconds"), False)
     counts["ms"] += round(1000 * float(seconds.sum()))
-    longest = round(1e6 * float(seconds.max(initial=0.0)))
+    taken = to_numpy(account.column("attempt"), False) == PILOT_ATTEMPT
+    counts["pilot_units"] += int(taken.sum())
+    counts["pilot_ms"] += round(1000 * float(seconds[taken].sum()))
+    longest = round(1e6 * float(seconds[~taken].max(initial=0.0)))
     counts["longest_us"] = max(counts["longest_us"], longest)
     promised = int(to_numpy(account.column("rows_out"), False).sum())
     if promised != table.num_rows:

@@ -240,9 +240,10 @@ class StageRunner:
             for attempt, units in self._units_by_attempt(
                 collected, several=len(entries) > 1
             ).items():
-                # "" where none was recorded
+                # "" where none was recorded; the code of a pilot is that of the first attempt
+                by = max(attempt, 1)
                 print_ = next(
-                    (e["fingerprint"] for e in reversed(entries) if e["attempt"] <= attempt), ""
+                    (e["fingerprint"] for e in reversed(entries) if e["attempt"] <= by), ""
                 )
                 of_code = found.setdefault(print_, {})
                 of_code[collected.model] = of_code.get(collected.model, 0) + units

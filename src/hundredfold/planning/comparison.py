@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..bench.engine import Listener
@@ -17,6 +18,7 @@ from ..finished_runs import input_source
 from ..local.home import Home
 from ..local.new_run import IN_MEMORY
 from ..ports.interfaces import Record, RunHome
+from ..ports.run_facts import ModelCounts
 from ..runs.efficiency import Efficiency, efficiency_of
 from ..runs.job_loader import job_of
 from ..runs.run import Run, find_run
@@ -43,11 +45,13 @@ def compare_run(
         )
     taken = record.options.get("plan")
     way: Facts = taken or _plan_now(home, record, measured, options, listener)
+    executed = {name: _executed(counts) for name, counts in record.models.items()}
     return {
         "run": record.id,
         "job": record.job,
         "taken": taken is not None,
-        **compare_stages(way, measured["stages"]),
+        "from_pilot": sum(counts.get("pilot_units", 0) for counts in record.models.values()),
+        **compare_stages(way, measured["stages"], executed),
         "efficiency": measured,
         "dollars": way.get("dollars"),
         "spent": record.counts.get("spent"),
@@ -61,8 +65,8 @@ def _plan_now(
     if not isinstance(home, Home):
         raise StateError(
             f"run {record.id} took no plan, and only a local run can be planned afterwards",
-            hint="plan first: hundredfold plan JOB --json > plan.json   then: hundredfold run JOB "
-            "--backend aws --plan plan.json",
+            hint="plan first: hundredfold plan JOB --output plan.json   then: hundredfold run "
+            "JOB --backend aws --plan plan.json",
         )
     now = replace(
         options,
@@ -85,20 +89,38 @@ def _text(memory: str | int | None) -> str | None:
     return None if memory is None else str(memory)
 
 
-def compare_stages(way: Facts, stages: Mapping[str, float]) -> dict[str, Any]:
+def _executed(counts: ModelCounts) -> float:
+    """Return the fraction of a model's work that a run did not take from the pilot of its plan."""
+    total, taken = counts.get("seconds", 0.0), counts.get("pilot_seconds", 0.0)
+    if total:
+        return max(total - taken, 0.0) / total
+    return 1.0 - counts.get("pilot_units", 0) / max(counts.get("units", 1), 1)
+
+
+def compare_stages(
+    way: Facts, stages: Mapping[str, float], executed: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the predicted seconds of each step beside the measured ones, and those of all.
 
     To enqueue is part of the work. Of a way on AWS, the other steps are predicted together.
+    executed: for each model, the fraction of its work that the run did; the prediction of its work
+    is reduced by the rest.
     """
-    predicted: Mapping[str, float] = way["stages"]
+    predicted = dict(way["stages"])
+    taken = 0.0
+    for model, share in executed.items():
+        whole = predicted.get(f"work {model}")
+        if whole is not None:
+            predicted[f"work {model}"] = whole * share
+            taken += whole * (1.0 - share)
     seen: dict[str, float] = {}
     for stage, spent in stages.items():
         name = stage.replace("enqueue ", "work ", 1)
         if way["way"] != LOCAL and name not in predicted:
             name = OTHER_STEPS
         seen[name] = seen.get(name, 0.0) + spent
-    before = float(way["start"])
-    low, middle, high = (seconds - before for seconds in way["wall"])
+    before = float(way["start"]) + taken
+    low, middle, high = (max(seconds - before, 0.0) for seconds in way["wall"])
     total = sum(stages.values())
     names = dict.fromkeys([*predicted, *seen])
     return {

@@ -47,7 +47,9 @@ MIN_ATHENA_BYTES = 10_000_000  # that a statement is billed for at least
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """Everything that the user asked of a plan."""
+    """Everything that the user asked of a plan. batches: of each model, instead of a number that
+    fits the slots.
+    """
 
     workers: int
     quotas: Mapping[str, int]
@@ -55,6 +57,7 @@ class Wishes:
     prices: Prices
     deadline: float | None = None
     budget: float | None = None
+    batches: int | None = None
 
 
 @dataclass(slots=True)
@@ -154,8 +157,13 @@ def work_of(model: ModelPilot, batches: Sequence[Batch], error: float) -> Work:
     )
 
 
-def batch_count(model: ModelPilot, slots: int, cores: int) -> int:
-    """Return the number of batches: a few for each slot, none below a second, a unit per core."""
+def batch_count(model: ModelPilot, slots: int, cores: int, asked: int | None = None) -> int:
+    """Return the number of batches: a few for each slot, none below a second, a unit per core.
+
+    asked: a number to return instead, as far as there are units.
+    """
+    if asked is not None:
+        return min(asked, len(model.rows))
     by_time = int(model.seconds / cores / LEAST_BATCH_S)
     return max(1, min(len(model.rows) // cores, BATCHES_PER_SLOT * slots, by_time))
 
@@ -191,14 +199,15 @@ def _widths(way: Way, pilot: Pilot, deadline: float | None) -> list[int]:
 def _simulated(way: Way, pilot: Pilot, wishes: Wishes, slots: int, seeds: int) -> Outlook:
     """Simulate a way with a number of slots."""
     seen = Outlook(way.key, way.title, way.deployable, slots=slots)
-    timeout = _timeout(way, pilot, slots)
+    timeout = _timeout(way, pilot, slots, wishes.batches)
     fleet = way.make(slots, timeout)
     seen.slots = fleet.slots
     seen.memory = round(way.gb * 1024)
     seen.timeout, seen.pollers = timeout if way.timed else None, way.pollers
     works = []
     for model in pilot.models:
-        parts = batch_count(model, min(fleet.slots, wishes.quotas[way.quota]), way.cores)
+        width = min(fleet.slots, wishes.quotas[way.quota])
+        parts = batch_count(model, width, way.cores, wishes.batches)
         made = make_batches(model.rows, parts=parts, most_rows=int(model.rows.sum()))
         works.append((model, work_of(model, made, CLOUD_ERROR)))
     seen.batches = sum(len(work.seconds) for _, work in works)
@@ -225,11 +234,11 @@ def _simulated(way: Way, pilot: Pilot, wishes: Wishes, slots: int, seeds: int) -
     return seen
 
 
-def _timeout(way: Way, pilot: Pilot, slots: int) -> int:
+def _timeout(way: Way, pilot: Pilot, slots: int, batches: int | None) -> int:
     """Return a timeout of three times the largest batch, in whole half minutes."""
     longest = 0.0
     for model in pilot.models:
-        share = model.seconds / batch_count(model, slots, way.cores) / way.cores
+        share = model.seconds / batch_count(model, slots, way.cores, batches) / way.cores
         longest = max(longest, share, float(model.expected.max()))
     return int(min(max(30 * math.ceil(3 * longest / 30), MIN_TIMEOUT_S), MAX_TIMEOUT_S))
 

@@ -10,7 +10,7 @@ otherwise it ends, because later models need all results of the earlier ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,13 +32,14 @@ from ..local.home import Home
 from ..pipeline.enqueue import plan_retry, retry_key
 from ..pipeline.stages import Stage
 from ..pipeline.work import Progress
+from ..ports.interfaces import Store
 from ..sql.sources.files import find_files
 
 RUN_ID, ATTEMPT = "pilot", 1
 FIRST_UNITS = 40  # of the first round
 MAX_UNITS = 5_000  # of a sample that is not everything
 SECOND_SHARE = 0.8  # of the time left, for the second round
-MEMORY_LOOK_S = 0.2
+MEMORY_SAMPLE_S = 0.2
 MIN_START_S, START_FACTOR = 0.02, 10.0  # a first call above both of them includes the imports
 MIN_MODEL_S = 1.0
 MIN_ERROR = 0.02  # of a sum that is extrapolated
@@ -49,6 +50,7 @@ LOCAL_MESSAGE_S, ENGINE_S_PER_UNIT = 0.005, 6e-6
 COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, START_S = 0.1, 3e-6, 0.2, 0.5
 
 Floats = NDArray[np.float64]
+Keep = Callable[[Sequence[Model], Store], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class PilotWatch(Stopwatch):
     wanted: dict[str, int] = field(default_factory=dict)  # units of the sample
     first_units: dict[str, int] = field(default_factory=dict)  # of an earlier round
     worker_bytes: int = 0
-    last_look: float = 0.0
+    last_memory_sample: float = 0.0
     spent: float = 0.0  # seconds of work on units
     fresh: int = 0  # times that worker processes were started
 
@@ -131,8 +133,8 @@ class PilotWatch(Stopwatch):
 
     def progress(self, progress: Progress) -> None:
         now = self.clock()
-        if now - self.last_look > MEMORY_LOOK_S:
-            self.last_look = now
+        if now - self.last_memory_sample > MEMORY_SAMPLE_S:
+            self.last_memory_sample = now
             self.worker_bytes = max(self.worker_bytes, _largest_child_bytes())
         super().progress(progress)
 
@@ -177,8 +179,11 @@ def run_pilot(
     options: Mapping[str, Any],
     workers: int,
     listener: Listener,
+    keep: Keep | None = None,
 ) -> Pilot:
     """Run a sample of the job's units for about `seconds`, and return the fitted times.
+
+    keep: is passed the models and the store of the pilot, before it is deleted.
 
     Raises:
         HundredfoldError: the job cannot be run, or no unit ended within the time.
@@ -202,7 +207,10 @@ def run_pilot(
                     continue
             watch.close()
             whole = watch.clock() - watch.began if complete and watch.fresh == 1 else None
-            return _summarize(job, sources, watch, whole, refused, workers)
+            pilot = _summarize(job, sources, watch, whole, refused, workers)
+            if keep is not None:
+                keep([each.model for each in pilot.models], home.store)
+            return pilot
 
 
 def _time_left(watch: Stopwatch, seconds: float) -> float:

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.engine import Listener
+from ..data.layout import Layout
 from ..errors import UsageError
-from ..job import Job
-from ..runs.job_loader import load_job
+from ..job import Job, Model
+from ..ports.interfaces import Store
+from ..runs.job_code import read_job_code
+from ..runs.job_loader import absolute_ref, load_job
+from ..runs.pilot_results import keep_pilot
+from ..runs.plans import pilot_folder
 from ..runs.prices import read_prices
 from ..runs.resources import choose_resources
 from .outlooks import LOCAL, Outlook, Wishes, outlook_here, outlook_of
-from .pilot import ModelPilot, Pilot, run_pilot
+from .pilot import RUN_ID, Keep, ModelPilot, Pilot, run_pilot
+from .plan_file import check_output, empty_pilot_folder, write_plan
 from .ways import QUOTAS, ways
 
 DEFAULT_REGION = "us-east-1"
@@ -23,7 +29,7 @@ DEFAULT_REGION = "us-east-1"
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The options of a plan. deadline: seconds. budget: dollars."""
+    """The options of a plan. deadline: seconds. budget: dollars. output: the file of the plan."""
 
     pilot_seconds: float = 60.0
     deadline: float | None = None
@@ -35,6 +41,7 @@ class PlanOptions:
     workers: int | None = None
     memory: str | None = None
     as_of: str | None = None
+    output: str | Path | None = None
 
     def check(self) -> None:
         """Raise UsageError for a number that is out of range, and for an unknown quota."""
@@ -48,12 +55,17 @@ class PlanOptions:
                 f"no quota is named {', '.join(unknown)}",
                 hint=f"the quotas are {', '.join(QUOTAS)}",
             )
+        if self.output is not None:
+            check_output(self.output)
 
 
 def plan_run(
     job: Job | str, sources: Mapping[str, Any], options: PlanOptions, listener: Listener
 ) -> dict[str, Any]:
-    """Return the plan of a run as facts for programs. Nothing is kept.
+    """Return the plan of a run as facts for programs.
+
+    Nothing is kept, unless `options.output` is the file of the plan: then that is written, and the
+    results of the pilot beside it.
 
     Raises:
         HundredfoldError: the job cannot be run, or an option is wrong.
@@ -70,7 +82,8 @@ def plan_run(
         "max_rejected": {source.name: 1.0 for source in loaded.sources},
         "max_failed": 1.0,
     }
-    pilot = run_pilot(loaded, sources, options.pilot_seconds, lenient, workers, listener)
+    keep = None if options.output is None else _keeper(job, loaded, options.output)
+    pilot = run_pilot(loaded, sources, options.pilot_seconds, lenient, workers, listener, keep)
     wishes = Wishes(
         workers,
         {**QUOTAS, **(options.quotas or {})},
@@ -79,7 +92,21 @@ def plan_run(
         options.deadline,
         options.budget,
     )
-    return make_plan(pilot, wishes)
+    facts = make_plan(pilot, wishes)
+    if options.output is not None:
+        facts["pilot"] = pilot_folder(options.output).name
+        write_plan(facts, options.output)
+    return facts
+
+
+def _keeper(job: Job | str, loaded: Job, output: str | Path) -> Keep:
+    """Return a function that keeps the results of a pilot beside the plan."""
+    code = read_job_code(loaded, absolute_ref(job) if isinstance(job, str) else "").fingerprint
+
+    def keep(models: Sequence[Model], store: Store) -> None:
+        keep_pilot(code, Layout(RUN_ID), models, store, empty_pilot_folder(output))
+
+    return keep
 
 
 def make_plan(pilot: Pilot, wishes: Wishes) -> dict[str, Any]:
@@ -105,6 +132,7 @@ def make_plan(pilot: Pilot, wishes: Wishes) -> dict[str, Any]:
         "unconfirmed": wishes.prices.unconfirmed,
         "ways": [_way_facts(each) for each in found],
         "choice": chosen.way if chosen else None,
+        "pilot": None,
     }
 
 

@@ -49,6 +49,7 @@ class RunOptions(TypedDict, total=False):
     workers: int | None
     memory: str | int | None
     folder: str
+    pilot: str  # the folder with the results of the plan's pilot
     staged: dict[str, str]  # checksums of the tables that were passed as sources, by key
     # of a run on AWS
     warehouse: str  # auto, duckdb or athena: the request, and from the first step on the choice
@@ -84,6 +85,7 @@ class ModelCounts(TypedDict, total=False):
     costs_from: str  # the run whose seconds packed the batches; "" for rows
     costs_known: int  # units that it had
     cores: int  # that its batches could use: the most of any driver
+    pilot_refused: str  # why results of the plan's pilot were not taken; "" if all were
     # set when it is collected
     attempt: int
     ok: int
@@ -92,7 +94,9 @@ class ModelCounts(TypedDict, total=False):
     rows_in: int
     rows_out: int
     seconds: float  # of all units on one core
-    longest: float  # seconds of the longest unit
+    longest: float  # seconds of the longest unit that the run executed
+    pilot_units: int  # whose results the run took from the pilot of its plan
+    pilot_seconds: float  # of them; `seconds` includes these
     # set while its units are worked on
     done: int  # units with an outcome; in summaries only
     polling: dict[str, Any] | None  # the state of the polling on AWS

@@ -28,7 +28,8 @@ class RunArguments:
     warehouse         aws: auto (default), duckdb or athena
     as_of             the moment that counts as now for checks and release (default: now)
     budget            what the run may spend: core time locally ("30m"), dollars on AWS (2.5)
-    plan              file with the plan to take: its workers locally, its batches on AWS
+    plan              file with the plan to take: its workers and the results of its pilot locally,
+                      its batches on AWS
     prices            aws: file with prices that override the table's, for the budget
     run_id            the id of the run (default: made from the time)
     max_rejected      limits by source that replace the declared ones
@@ -51,7 +52,9 @@ class RunArguments:
     budget: str | float | None = None
     prices: str | Path | None = None
     plan: str | Path | None = None
-    way: Mapping[str, Any] | None = None  # of the plan, once it is read
+    # of the plan, once it is read: its way, and the folder with the results of its pilot
+    way: Mapping[str, Any] | None = None
+    pilot: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

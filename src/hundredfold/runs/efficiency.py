@@ -18,6 +18,8 @@ ENDED = (State.DONE, State.HELD)
 class Efficiency(TypedDict):
     """The efficiency of a run, and what it is made of; seconds.
 
+    Units whose results were taken from the pilot of the plan are not part of it.
+
     share: best / wall. best: of all models, work / cores and the tail of the longest unit. cores:
     the most that a model had. wall: of all steps. stages: of each step.
     """
@@ -42,11 +44,13 @@ def efficiency_of(record: Record) -> Efficiency | None:
     known = all("ok" in m and "longest" in m and "cores" in m for m in models)
     if record.state not in ENDED or not (times.complete and wall and models and known):
         return None
-    best = sum(max(m["seconds"] / m["cores"], m["longest"]) for m in models)
+    work = [m["seconds"] - m.get("pilot_seconds", 0.0) for m in models]
+    pairs = zip(work, models, strict=True)
+    best = sum(max(seconds / m["cores"], m["longest"]) for seconds, m in pairs)
     return {
         "share": best / wall,
         "best": best,
-        "work": sum(m["seconds"] for m in models),
+        "work": sum(work),
         "longest": max(m["longest"] for m in models),
         "cores": max(m["cores"] for m in models),
         "wall": wall,

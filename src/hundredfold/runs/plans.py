@@ -1,4 +1,6 @@
-"""The plan that a run takes: the JSON of `hundredfold plan`, and the way in it for a backend."""
+"""The plan that a run takes: the file of `hundredfold plan --output`, the way in it for a backend,
+and the folder beside it with the results of the pilot.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from ..errors import UsageError
 from .backend import RunArguments
 
 LOCAL_WAY = "local"
-HINT = "make it with: hundredfold plan JOB --json > plan.json"
+HINT = "make it with: hundredfold plan JOB --output plan.json"
+PILOT_SUFFIX = ".pilot"
 # of a way, kept in the record of the run that takes it
 KEPT = (
     "way",
@@ -52,6 +55,11 @@ def read_plan(path: str | Path) -> Mapping[str, Any]:
     return dict(found)
 
 
+def pilot_folder(plan: str | Path) -> Path:
+    """Return the folder with the results of a plan's pilot: plan.pilot beside plan.json."""
+    return Path(plan).absolute().with_suffix(PILOT_SUFFIX)
+
+
 def recommended(plan: Mapping[str, Any]) -> Way | None:
     """Return the way on AWS that a plan recommends: the chosen one, else the fastest."""
     able = [way for way in plan["ways"] if way["timeout"] and way["deployable"] and way["wall"]]
@@ -82,7 +90,9 @@ def take_plan(arguments: RunArguments, job: str, *, on_aws: bool) -> RunArgument
         )
     way = way_of(plan, on_aws=on_aws)
     if not on_aws:
-        return replace(arguments, way=way, workers=arguments.workers or way["slots"])
+        pilot = pilot_folder(arguments.plan) if plan.get("pilot") else None
+        workers = arguments.workers or way["slots"]
+        return replace(arguments, way=way, workers=workers, pilot=pilot)
     batches = arguments.batches or max(1, way["batches"] // len(plan["models"]))
     return replace(arguments, way=way, batches=batches)
 
@@ -91,6 +101,26 @@ def trigger_of(way: Way) -> str:
     """Return the trigger of a stack on which a way can run."""
     name = str(way["way"]).rpartition("-")[2]
     return name if name in ("events", "direct") else "messages"
+
+
+def setting_problems(way: Way, trigger: str, memory: int, timeout: int) -> list[str]:
+    """Return in which settings a stack is not that of a way, one a line.
+
+    memory: MB of a worker. timeout: seconds of a call; a longer one than that of the way changes
+    nothing.
+    """
+    pairs = {
+        "trigger": (trigger_of(way), trigger),
+        "memory of a worker": (f"{way['memory']:,} MB", f"{memory:,} MB"),
+        "timeout": (f"{way['timeout']:,} s", f"{timeout:,} s"),
+    }
+    if timeout >= way["timeout"]:
+        del pairs["timeout"]
+    return [
+        f"{name}: the plan has {wanted}, the stack {found}"
+        for name, (wanted, found) in pairs.items()
+        if wanted != found
+    ]
 
 
 def deploy_options(way: Way) -> list[str]:
