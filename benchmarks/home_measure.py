@@ -72,7 +72,9 @@ def cells(found: Outlook) -> list[str]:
     """Return the time with its interval, the dollars and the cores of a way."""
     low, middle, high = map(duration, found.wall)
     dollars = money(found.dollars[1]) if found.dollars else "?"
-    return [f"{middle} ({low} to {high})", dollars, f"{found.cores:,}"]
+    number, _, unit = low.partition(" ")  # 50 s and 58 s are 50-58 s, as in a plan
+    interval = f"{number if high.endswith(f' {unit}') else low}-{high}"
+    return [f"{middle} ({interval})", dollars, f"{found.cores:,}"]
 
 
 def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -111,7 +113,7 @@ def table_of_deadlines() -> Iterator[str]:
             others = [each for each in found if not each.deployable]
             best = [choose(group, deadline, None) for group in (able, others)]
             timely = [each for each in best if each]
-            cheapest = min(timely, key=lambda each: each.dollars[1], default=None)
+            cheapest = min(timely, key=lambda each: float(f"{each.dollars[1]:.2g}"), default=None)
             names = [_choice(best[0]), _choice(cheapest)]
             rows.append([f"{seconds:,.0f}", duration(deadline), *names])
     yield from lines(heads, rows)

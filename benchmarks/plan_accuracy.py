@@ -1,12 +1,13 @@
 """The predictions of `hundredfold plan` beside measured runs, for eight local workloads.
 
-    python -m benchmarks.plan_accuracy                  # all, with a pilot of 3 s each
+    python -m benchmarks.plan_accuracy                  # all, twice, with a pilot of 3 s each
     python -m benchmarks.plan_accuracy skewed --pilot-seconds 5 --rounds 3
 
-Each workload is planned, then run; the table has the predicted interval of 80 %, the measured time,
-their ratio, whether the measured time is inside, and the step that differs most. The last line
-counts them: of an interval of 80 %, four of five should be inside. The figures mean something only
-on a machine that does nothing else; there, all take about three minutes.
+Each workload is planned, then run; rounds are interleaved, so that a change of the machine meets
+all of them. A line is printed for each run, and at the end a table of the workloads: the ratio of
+measured to predicted time of each round, how many are inside the predicted interval of 80 %, and
+the step that differs most. Of an interval of 80 %, four of five should be inside. After `--minutes`
+no further run begins. The figures mean something only on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +109,23 @@ WORKLOADS = (
 
 @dataclass(frozen=True)
 class Compared:
-    """The line of a workload, the ratio of measured to predicted, and whether it is inside."""
+    """A planned run beside the measured one. worst: the step that differs most."""
 
-    cells: tuple[str, ...]
+    workload: str
+    timed: str
+    predicted: str
+    measured: float
     ratio: float
     inside: bool
+    worst: str
+
+    @property
+    def line(self) -> str:
+        inside = "inside" if self.inside else "outside"
+        return (
+            f"{self.workload}: {self.timed} timed, predicted {self.predicted}, measured "
+            f"{self.measured:.2f}, ratio {self.ratio:.2f}, {inside}; {self.worst}"
+        )
 
 
 def compare(workload: Workload, pilot_seconds: float) -> Compared:
@@ -133,17 +146,43 @@ def compare(workload: Workload, pilot_seconds: float) -> Compared:
     assert efficiency is not None
     steps = compare_stages(facts["ways"][0], efficiency["stages"])["stages"]
     worst = max(steps, key=lambda step: abs((step["measured"] or 0) - (step["predicted"] or 0)))
-    inside = low <= measured <= high
-    cells = (
+    return Compared(
         workload.name,
         f"{timed:,} of {units:,}",
         f"{middle:.2f} ({low:.2f}-{high:.2f})",
-        f"{measured:.2f}",
-        f"{measured / middle:.2f}",
-        "yes" if inside else "no",
+        measured,
+        measured / middle,
+        low <= measured <= high,
         f"{worst['stage']}: {worst['measured'] or 0:.2f}, predicted {worst['predicted'] or 0:.2f}",
     )
-    return Compared(cells, measured / middle, inside)
+
+
+def table(found: Sequence[Compared]) -> Iterator[str]:
+    """Yield a line for each workload, in Markdown."""
+    heads = (
+        "workload",
+        "units timed",
+        "predicted s (80 %)",
+        "measured s",
+        "ratios",
+        "inside",
+        "differs most",
+    )
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for name in dict.fromkeys(each.workload for each in found):
+        own = [each for each in found if each.workload == name]
+        last = own[-1]
+        cells = (
+            name,
+            last.timed,
+            ", ".join(each.predicted for each in own),
+            ", ".join(f"{each.measured:.2f}" for each in own),
+            ", ".join(f"{each.ratio:.2f}" for each in own),
+            f"{sum(each.inside for each in own)} of {len(own)}",
+            max(own, key=lambda each: abs(each.ratio - 1)).worst,
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -151,28 +190,30 @@ def main() -> None:
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument("workload", nargs="*", help=f"any of: {', '.join(names)}")
     parser.add_argument("--pilot-seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=4.0, help="after them no run begins")
     options = parser.parse_args()
     unknown = sorted(set(options.workload) - set(names))
     if unknown:
         parser.error(f"no workload is named {', '.join(unknown)}")
-    heads = (
-        "workload | units timed | predicted s (80 %) | measured s | ratio | inside | differs most"
-    )
-    print(f"| {heads} |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    found = []
+    began, found, left = time.monotonic(), [], 0
     for _ in range(options.rounds):
         for workload in WORKLOADS:
-            if not options.workload or workload.name in options.workload:
-                found.append(compare(workload, options.pilot_seconds))
-                print(f"| {' | '.join(found[-1].cells)} |", flush=True)
+            if options.workload and workload.name not in options.workload:
+                continue
+            if time.monotonic() - began > 60 * options.minutes:
+                left += 1
+                continue
+            found.append(compare(workload, options.pilot_seconds))
+            print(found[-1].line, flush=True)
+    print("\n" + "\n".join(table(found)))
     ratios = [each.ratio for each in found]
     inside = sum(each.inside for each in found)
     print(
         f"\ninside: {inside} of {len(found)} ({100 * inside / len(found):.0f} %, wanted 80); "
         f"measured over predicted: median {np.median(ratios):.2f}, "
-        f"{min(ratios):.2f} to {max(ratios):.2f}"
+        f"{min(ratios):.2f} to {max(ratios):.2f}; {time.monotonic() - began:.0f} s"
+        + (f"; {left} runs were not begun within {options.minutes:g} minutes" if left else "")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,24 @@ import numpy as np
 import pytest
 
 from hundredfold import Job, Model, Source
+from hundredfold.bench.engine import TimeLimitReached
 from hundredfold.cli.figures import money
-from hundredfold.cli.plan import parse_duration
+from hundredfold.cli.plan import excluded_lines, parse_duration
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Batch
 from hundredfold.errors import UsageError
+from hundredfold.pipeline.runner import NullCallbacks
+from hundredfold.pipeline.stages import Stage
+from hundredfold.pipeline.work import Progress
 from hundredfold.planning.comparison import compare_stages
+from hundredfold.planning.fits import count_running
 from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
-from hundredfold.planning.pilot import ModelPilot, Pilot, typical_first
+from hundredfold.planning.pilot import ModelPilot, Pilot, PilotWatch, typical_first
 from hundredfold.planning.plan import PlanOptions, choose, make_plan
 from hundredfold.planning.ways import QUOTAS, ways
 from hundredfold.runs.prices import read_prices
+from hundredfold.testing import ManualClock
 from support.cli import CliResult, run_hundredfold
 
 JOBS = """
@@ -62,6 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(folder: Path, *arguments: str) -> CliResult:
     environment = {"TMPDIR": str(folder / "temporary"), "COLUMNS": "80"}
     return run_hundredfold("plan", *arguments, folder=folder, environment=environment)
+
+
+class Silent(NullCallbacks):
+    def timing(self, what: str) -> None: ...
 
 
 def work_pilot(seconds: float, units: int = 3_000, job: str = "j") -> Pilot:
@@ -283,6 +294,52 @@ def test_a_unit_that_no_function_can_finish_is_named_with_the_reason() -> None:
     assert all(way["wall"] for way in facts["ways"] if way not in functions)
 
 
+def test_a_unit_that_is_too_long_is_named_with_the_ways_that_can() -> None:
+    pilot = work_pilot(2_000.0, units=2)
+    named = replace(pilot, models=(replace(pilot.models[0], longest_key="Oslo,7"),))
+    facts = make_plan(named, wishes())
+    (line,) = excluded_lines(facts)
+    assert line.startswith("Not on Lambda thin, SQS mapping, Lambda thin, S3 events, ")
+    assert ": the unit Oslo,7 of m takes 1,000 s; a function ends after 900; these can " in line
+    assert line.endswith(
+        "execute it: Fargate, Fargate Spot, Batch, EC2, Batch, EC2 Spot, Batch, ECS managed, "
+        "Lambda Managed Instances."
+    )
+    large = replace(pilot, models=work_pilot(10.0).models, worker_bytes=3 * 2**30)
+    (line,) = excluded_lines(make_plan(large, wishes()))
+    assert "5 processes need 19,970 MB; a function has at most 10,240; these can" in line
+    assert "execute it: Lambda thin, SQS mapping" in line
+    assert list(excluded_lines(make_plan(work_pilot(10.0), wishes()))) == []
+
+
+def test_a_unit_that_is_still_running_at_the_end_of_the_pilot_counts() -> None:
+    clock = ManualClock()
+    model = work_pilot(1.0).models[0].model
+    watch = PilotWatch(Silent(), lambda *_: 3.0, 1.0, clock=clock)
+    watch.now, watch.allowed, watch.since = Stage("work", model), 3.0, clock()
+    clock.advance(1.0)
+    watch.progress(Progress("m", 5, 10, 0))
+    clock.advance(2.5)
+    with pytest.raises(TimeLimitReached):
+        watch.progress(Progress("m", 5, 10, 0))
+    assert watch.running_s == {"m": 2.5}
+    rows, left = np.array([1, 5, 9, 2]), np.array([0, 2, 3])
+    expected = np.full(4, 0.01)
+    assert count_running(2.5, left, rows, expected) == 2.5
+    assert expected.tolist() == [0.01, 0.01, 2.5, 0.01]
+    assert count_running(0.4, left, rows, np.full(4, 0.01)) == 0.0  # the pause of a commit
+    assert count_running(2.5, left, rows, np.full(4, 2.0)) == 0.0  # as long as the others
+    assert count_running(2.5, left[:0], rows, expected) == 0.0
+
+
+def test_the_start_of_workers_is_part_of_the_time_here() -> None:
+    pilot = work_pilot(10.0)
+    slow = replace(pilot, models=(replace(pilot.models[0], wait_s=3.0),))
+    before, after = (outlook_here(each, 4) for each in (pilot, slow))
+    assert after.wall[1] - before.wall[1] == pytest.approx(3.0, rel=0.2)
+    assert after.stages["work m"] - before.stages["work m"] == pytest.approx(3.0)
+
+
 def test_more_memory_than_a_function_has_excludes_it() -> None:
     every = {way.key: way for way in ways(QUOTAS, "arm64", 3 * 2**30, 1.0)}
     assert every["lambda-thin-mapping"].why_not == ""
@@ -314,6 +371,9 @@ def test_a_deadline_chooses_the_cheapest_and_a_budget_the_fastest() -> None:
     assert chosen(None, 1.0) == "slow"
     assert chosen(None, 0.0) == "local"
     assert chosen(50, 1.0) == "soon"
+    # dollars that differ by less than the simulation knows: the faster way
+    every = [outlook("slow", 100, 0.1262), outlook("fast", 20, 0.1263)]
+    assert chosen(1_000, None) == "fast"
 
 
 def test_durations_and_dollars_are_read_and_written_briefly() -> None:

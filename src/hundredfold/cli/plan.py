@@ -202,10 +202,15 @@ def _describe_model(model: Facts) -> str:
     failed = f", {model['failed']:,} failed" if model["failed"] else ""
     first = f"; the first call of a process {duration(model['first_call'])}"
     return (
-        f"{model['model']}: {units:,} units, {model['rows']:,} rows, {sample}{failed}; "
+        f"{model['model']}: {counted(units, 'unit')}, {counted(model['rows'], 'row')}, "
+        f"{sample}{failed}; "
         f"{duration(model['seconds'])} of work on one core, the longest unit "
         f"{duration(model['longest'])}{first if model['first_call'] else ''}"
     )
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _columns(facts: Facts) -> list[Any]:
@@ -276,7 +281,20 @@ def _describe_way(way: Facts) -> str:
     return f"{_title(way)}, {_time(way)}{price}"
 
 
+def excluded_lines(facts: Facts) -> Iterator[str]:
+    """Yield a line for each reason that excludes ways, with the longest unit and the other ways."""
+    able = [way["title"] for way in facts["ways"] if way["wall"] and way["way"] != "local"]
+    longest = max(facts["models"], key=lambda model: float(model["longest"]))
+    for reason in dict.fromkeys(way["why"] for way in facts["ways"] if not way["wall"]):
+        names = [way["title"] for way in facts["ways"] if way["why"] == reason and not way["wall"]]
+        unit = f"the unit {longest['longest_unit']} of {longest['model']}"
+        about = reason.replace("a unit", unit, 1) if reason.startswith("a unit takes") else reason
+        others = f"these can execute it: {', '.join(able)}" if able else "no way on AWS can"
+        yield f"Not on {', '.join(names)}: {about}; {others}."
+
+
 def _notes(facts: Facts) -> Iterator[str]:
+    yield from excluded_lines(facts)
     if not all(way["deployable"] for way in facts["ways"]):
         yield (
             "* simulated, not deployable yet: the stack has no such workers. Lambda Managed "
@@ -299,6 +317,13 @@ def _notes(facts: Facts) -> Iterator[str]:
             f"Not in the plan: {', '.join(facts['left_out'])}, which the pilot did not reach; "
             "--pilot-seconds allows more time."
         )
+    for model in facts["models"]:
+        if model["running"]:
+            yield (
+                f"A unit of {model['model']} had run for {duration(model['running'])} when the "
+                "time of the pilot was over, and counts with these seconds: all times are at least "
+                "the ones above. --pilot-seconds allows more time."
+            )
     if facts["rejected"]:
         yield (
             f"{facts['rejected']:,} rows break their contract and were left out; "

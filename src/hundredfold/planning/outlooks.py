@@ -99,7 +99,7 @@ def outlook_here(pilot: Pilot, workers: int) -> Outlook:
         steps = pilot.start_s + pilot.reading_s + pilot.publish_s
         each = []
         for model in pilot.models:
-            steps += model.prepare_s + model.collect_s
+            steps += model.prepare_s + model.collect_s + model.wait_s
             fleet = replace(
                 fleets.local(workers, model.message_s), cold_s=(model.first_call_s, 0.1)
             )
@@ -134,7 +134,7 @@ def _stages_here(pilot: Pilot, works: Sequence[float]) -> dict[str, float]:
     for model, work in zip(pilot.models, works, strict=True):
         name = model.model.name
         stages[f"prepare {name}"] = model.prepare_s
-        stages[f"work {name}"] = float(work)
+        stages[f"work {name}"] = float(work) + model.wait_s
         stages[f"collect {name}"] = model.collect_s
     return {**stages, "publish": pilot.publish_s}
 

@@ -9,7 +9,6 @@ otherwise it ends, because later models need all results of the earlier ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from ..api import resume, run
 from ..bench.engine import Listener, Stopwatch, TimeLimitReached, unit_times
-from ..bench.sample import Draw, draw, expected_costs
+from ..bench.sample import Draw, draw
 from ..data.layout import Layout
-from ..data.manifest import Manifest, UnitList
+from ..data.manifest import Manifest, UnitList, key_text
 from ..data.messages import Batch
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Model, Source
@@ -34,20 +32,19 @@ from ..pipeline.stages import Stage
 from ..pipeline.work import Progress
 from ..ports.interfaces import Store
 from ..sql.sources.files import find_files
+from .fits import count_running, fit_costs, sum_error
+from .worker_memory import largest_child_bytes
 
 RUN_ID, ATTEMPT = "pilot", 1
 FIRST_UNITS = 40  # of the first round
 MAX_UNITS = 5_000  # of a sample that is not everything
 SECOND_SHARE = 0.8  # of the time left, for the second round
 MEMORY_SAMPLE_S = 0.2
-MIN_START_S, START_FACTOR = 0.02, 10.0  # a first call above both of them includes the imports
 MIN_MODEL_S = 1.0
-MIN_ERROR = 0.02  # of a sum that is extrapolated
-FEW_UNITS_SPREAD = 0.5  # assumption: of a single unit
 # assumptions where the pilot did not execute all units: of the engine for a message and a unit, of
-# collecting and publishing, of the start of a run
+# collecting and publishing, of the end of a run
 LOCAL_MESSAGE_S, ENGINE_S_PER_UNIT = 0.005, 6e-6
-COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, START_S = 0.1, 3e-6, 0.2, 0.5
+COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, END_S = 0.1, 3e-6, 0.2, 0.1
 
 Floats = NDArray[np.float64]
 Keep = Callable[[Sequence[Model], Store], None]
@@ -59,7 +56,10 @@ class ModelPilot:
 
     rows, expected: shape (units,): rows of each unit, and its expected seconds on one core.
     spread, error: as in simulator.Work. first_call_s: what the first unit of a process takes more.
-    message_s: of the engine for each message, measured if all units were executed.
+    message_s: of the engine for each message, measured if all units were executed. wait_s: seconds
+    of the work before the first unit, until the worker processes have started. running_s: how long
+    a unit had been executed when the time was over; it is at least one that takes longer.
+    longest_key: the key of the unit with the most expected seconds.
     """
 
     model: Model
@@ -74,6 +74,9 @@ class ModelPilot:
     message_s: float
     collect_s: float
     batches: tuple[Batch, ...]
+    wait_s: float = 0.0
+    running_s: float = 0.0
+    longest_key: str = ""
 
     @property
     def seconds(self) -> float:
@@ -111,9 +114,13 @@ class PilotWatch(Stopwatch):
     last_memory_sample: float = 0.0
     spent: float = 0.0  # seconds of work on units
     fresh: int = 0  # times that worker processes were started
+    start_s: float = 0.0  # before the first step
+    first_commit_s: dict[str, float] = field(default_factory=dict)  # of a model's work
+    running_s: dict[str, float] = field(default_factory=dict)  # since the last commit, at the end
 
     def stage_started(self, stage: Stage) -> None:
         model = stage.model
+        self.start_s = self.start_s or self.clock() - self.began
         if model is not None and stage.step == "enqueue":
             self._plan_sample(model)
         if model is not None and stage.step == "collect" and not self.is_complete(model.name):
@@ -124,6 +131,8 @@ class PilotWatch(Stopwatch):
     def close(self) -> None:
         if self.now is not None and self.now.step == "work":
             start = self.first[1] if self.first else 0.0  # of the workers, and their first units
+            if self.first and self.now.model is not None:
+                self.first_commit_s.setdefault(self.now.model.name, start)
             self.spent += self.clock() - self.since - start
         super().close()
 
@@ -135,8 +144,13 @@ class PilotWatch(Stopwatch):
         now = self.clock()
         if now - self.last_memory_sample > MEMORY_SAMPLE_S:
             self.last_memory_sample = now
-            self.worker_bytes = max(self.worker_bytes, _largest_child_bytes())
-        super().progress(progress)
+            self.worker_bytes = max(self.worker_bytes, largest_child_bytes())
+        try:
+            super().progress(progress)
+        except TimeLimitReached:
+            if progress.done:  # else a process may still be starting
+                self.running_s[progress.model] = now - self.since - self.last[1]
+            raise
 
     def _plan_sample(self, model: Model) -> None:
         assert self.home is not None
@@ -250,7 +264,7 @@ def _enlarge(watch: PilotWatch, seconds: float, workers: int) -> bool:
     left = _time_left(watch, seconds) * SECOND_SHARE
     if watch.is_complete(name) or left <= 0 or not done[drawn.order[:wanted]].all():
         return False
-    typical, _, _ = _fit(rows, done, spent[done], 2 * workers)
+    typical, _, _ = fit_costs(rows, done, spent[done], 2 * workers)
     ahead = np.cumsum(typical[drawn.order[wanted:]]) / workers
     fits = int(np.searchsorted(ahead, left))
     if wanted + fits < len(drawn.order):
@@ -275,7 +289,7 @@ def _summarize(
         _model_pilot(watch, model, workers) for model in job.models if model.name in watch.drawn
     )
     parts = sum(watch.seconds.values())
-    start = max(whole - parts, 0.0) if whole else START_S
+    start = max(whole - parts, 0.0) if whole else watch.start_s + END_S
     return Pilot(
         job,
         models,
@@ -295,7 +309,8 @@ def _summarize(
 def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
     assert watch.home is not None
     name = model.name
-    rows = UnitList.read(Layout(RUN_ID), name, watch.home.store).rows
+    listed = UnitList.read(Layout(RUN_ID), name, watch.home.store)
+    rows = listed.rows
     done, seconds, failed, _ = unit_times(watch.home, RUN_ID, name, len(rows))
     if not done.any():
         raise HundredfoldError(
@@ -307,10 +322,11 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
             f"every unit of {name} that the pilot executed failed: {failed:,}",
             hint="hundredfold run shows why",
         )
-    expected, spread, first_call = _fit(rows, done, seconds[done], watch.fresh * workers)
+    expected, spread, first_call = fit_costs(rows, done, seconds[done], watch.fresh * workers)
     timed, complete = int(done.sum()), bool(done.all())
     batches = Manifest.read(Layout(RUN_ID), name, watch.home.store).batches
     message_s = LOCAL_MESSAGE_S + ENGINE_S_PER_UNIT * len(rows) / len(batches)
+    wait, running = 0.0, 0.0  # if it is complete, the wait is in message_s
     if complete:
         expected, first_call = seconds.copy(), 0.0
         spent = watch.seconds.get(f"work {name}", 0.0) * workers
@@ -318,12 +334,17 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
             seconds[watch.drawn[name].order[watch.first_units.get(name, 0) :]].sum()
         )
         message_s = max(rest / len(batches), LOCAL_MESSAGE_S)
+    else:
+        sample = watch.drawn[name].order[: watch.wanted[name]]
+        left = sample[~done[sample]]
+        running = count_running(watch.running_s.get(name, 0.0), left, rows, expected)
+        wait = watch.first_commit_s.get(name, 0.0) - _first_chunk_s(model, batches, expected)
     return ModelPilot(
         model,
         rows,
         expected,
         spread,
-        0.0 if complete else _error(spread, timed),
+        0.0 if complete else sum_error(spread, timed),
         first_call,
         timed,
         failed,
@@ -331,55 +352,17 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
         message_s,
         watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)),
         batches,
+        max(wait, 0.0),
+        running,
+        key_text(listed.key(int(expected.argmax()))),
     )
 
 
-def _error(spread: float, timed: int) -> float:
-    """Return the standard error of a sum that is extrapolated, as a fraction.
-
-    A few units do not show their spread.
-    """
-    root = math.sqrt(timed)
-    return max(max(spread, FEW_UNITS_SPREAD / root) / root, MIN_ERROR)
-
-
-def _fit(
-    rows: NDArray[np.int64], done: NDArray[np.bool_], seconds: Floats, first_calls: int
-) -> tuple[Floats, float, float]:
-    """Return the expected seconds of all units, their spread, and the seconds of a first call.
-
-    seconds: of the units that are done. first_calls: units that may have been the first of their
-    process, whose imports count once and not for each unit.
-    """
-    count = len(seconds)
-    typical = float(np.median(seconds))
-    most = min(first_calls, count // 4)
-    largest = np.argsort(seconds)[count - most :] if most else np.array([], int)
-    above = seconds[largest] > max(MIN_START_S, START_FACTOR * typical)
-    # large units may be slow themselves: then most units of their size are
-    alike = rows[done] >= np.median(rows[done][largest]) if most else np.zeros(count, bool)
-    outliers = largest[above] if most and alike.sum() > 2 * most else largest[:0]
-    kept = np.ones(count, bool)
-    kept[outliers] = False
-    used = done.copy()
-    used[np.flatnonzero(done)[outliers]] = False
-    expected = expected_costs(rows, used, seconds[kept])
-    fitted = expected[used]
-    scale = float(np.mean(fitted))
-    spread = float(np.sqrt(np.mean((seconds[kept] - fitted) ** 2))) / scale if scale else 0.0
-    first = float(np.median(seconds[outliers])) if len(outliers) else 0.0
-    return expected, spread, first
-
-
-def _largest_child_bytes() -> int:
-    """Return the resident bytes of the largest process below this one."""
-    largest = 0
-    for child in psutil.Process().children(recursive=True):
-        try:
-            largest = max(largest, int(child.memory_info().rss))
-        except psutil.Error:  # it has ended
-            continue
-    return largest
+def _first_chunk_s(model: Model, batches: Sequence[Batch], expected: Floats) -> float:
+    """Return the expected seconds of the units of the first outcome of a pilot."""
+    if not model.batched:
+        return float(np.median(expected))
+    return float(expected.sum()) / len(batches)
 
 
 def _size_of(source: Source, location: Any, job: Job) -> int:

@@ -141,8 +141,8 @@ def choose(
 ) -> Outlook | None:
     """Return the cheapest way within the deadline, or the fastest within the budget.
 
-    Of each interval the upper end counts, and the ways that can be deployed come first. Return None
-    without either wish, and where no way fulfils them.
+    Of each interval the upper end counts, and the ways that can be deployed come first. Of equally
+    cheap ones the faster is chosen. Return None without either wish, and where no way fulfils them.
     """
     if deadline is None and budget is None:
         return None
@@ -159,12 +159,14 @@ def choose(
     return min(able, key=lambda each: (not each.deployable, key(each)), default=None)
 
 
-def _price(each: Outlook) -> float:
-    return each.dollars[1] if each.dollars else 0.0
+def _price(each: Outlook) -> tuple[float, float]:
+    """Return the dollars to two digits, which is more than the simulation knows, then the time."""
+    dollars = each.dollars[1] if each.dollars else 0.0
+    return float(f"{dollars:.2g}"), each.wall[1]
 
 
-def _time(each: Outlook) -> float:
-    return each.wall[1]
+def _time(each: Outlook) -> tuple[float, float]:
+    return each.wall[1], 0.0
 
 
 def _way_facts(each: Outlook) -> dict[str, Any]:
@@ -181,7 +183,9 @@ def _model_facts(model: ModelPilot) -> dict[str, Any]:
         "failed": model.failed,
         "seconds": model.seconds,
         "longest": float(model.expected.max()),
+        "longest_unit": model.longest_key,
         "spread": model.spread,
         "error": model.error,
         "first_call": model.first_call_s,
+        "running": model.running_s,
     }
