@@ -26,7 +26,6 @@ from hundredfold.data.row_digests import RowDigest
 from hundredfold.local.filesystem import FileStore
 from hundredfold.local.home import Home
 from hundredfold.local.new_run import create_run
-from hundredfold.local.resources import Resources
 from hundredfold.local.runner import LocalRunner
 from hundredfold.pipeline.budget import stored_seconds
 from hundredfold.pipeline.runner import NullCallbacks, RunCallbacks
@@ -36,6 +35,7 @@ from hundredfold.runs.code_history import keep_code
 from hundredfold.runs.efficiency import efficiency_of
 from hundredfold.runs.job_code import read_job_code
 from hundredfold.runs.pilot_results import FACTS, keep_pilot
+from hundredfold.runs.resources import Resources
 from hundredfold.runs.run import Run
 from hundredfold.runs.summary import summarize
 from hundredfold.testing import FaultInjector, InjectedFault
