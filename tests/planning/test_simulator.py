@@ -73,6 +73,12 @@ def test_the_same_seed_gives_the_same_execution() -> None:
     assert executed(fleet, work, 7).wall != executed(fleet, work, 8).wall
 
 
+def test_with_one_seed_the_number_of_slots_changes_no_work() -> None:
+    work = replace(even_work(300, 10, 20), spread=0.5, error=0.3)
+    busy = [executed(fleets.fargate(n, spot=False), work, 5).busy for n in (10, 40, 300)]
+    assert busy == pytest.approx([busy[0]] * 3)
+
+
 def test_calls_above_the_quota_are_throttled_and_return_later() -> None:
     throttled = executed(fleets.mapping(100, 10, 1, 60), even_work(200, 30))
     free = executed(fleets.mapping(10, 10, 1, 60), even_work(200, 30))

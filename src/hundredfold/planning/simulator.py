@@ -61,9 +61,10 @@ class Played:
 
 def play(fleet: Fleet, work: Work, chance: np.random.Generator, least_alive: float = 0.0) -> Played:
     """Simulate a fleet that executes all batches."""
+    # drawn first: with one seed all fleets, and all numbers of slots, have the same work
+    durations = _durations(fleet, work, chance).tolist()
     launches = fleet.launches()
     ready = launches + chance.uniform(*fleet.start_s, len(launches))
-    durations = _durations(fleet, work, chance).tolist()
     cold = _lognormal(fleet.cold_s, len(launches), chance).tolist()
     free: list[tuple[float, int]] = [(at, slot) for slot, at in enumerate(ready.tolist())]
     heapify(free)
