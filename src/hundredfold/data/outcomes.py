@@ -179,22 +179,46 @@ def pack_statuses(
     message and the manifest have of a unit (its number, attempt and rows) are not written again.
     """
     assert len(seconds) == len(rows_out) == message.units
-    summary = [
-        {
-            "units": _first_and_count(t),
-            "rows": t.num_rows,
-            "bytes": t.nbytes,
-            "columns": [
-                [f.name, type_to_hex(f.type), count_of_kind(t.column(f.name))]
-                for f in t.schema
-                if f.name != UNIT
-            ],
-        }
-        for t in tables
-    ]
+    return _packed_statuses(seconds, rows_out, not_ok, [_table_summary(t) for t in tables])
+
+
+def join_statuses(slices: Sequence[bytes]) -> bytes:
+    """Return the statuses of slices that follow each other as those of one slice.
+
+    Its results are the results of the slices one after the other.
+    """
+    found = [unpack_statuses(pa.py_buffer(each)) for each in slices]
+    return _packed_statuses(
+        np.concatenate([each.seconds for each in found]),
+        np.concatenate([each.rows_out for each in found]),
+        [status for each in found for status in each.not_ok],
+        [table for each in found for table in each.tables],
+    )
+
+
+def _table_summary(table: pa.Table) -> dict[str, Any]:
+    """Return the facts about a result table by which `collect` determines the types."""
+    return {
+        "units": _first_and_count(table),
+        "rows": table.num_rows,
+        "bytes": table.nbytes,
+        "columns": [
+            [f.name, type_to_hex(f.type), count_of_kind(table.column(f.name))]
+            for f in table.schema
+            if f.name != UNIT
+        ],
+    }
+
+
+def _packed_statuses(
+    seconds: NDArray[np.float64],
+    rows_out: NDArray[np.int64],
+    not_ok: Sequence[UnitStatus],
+    tables: Sequence[dict[str, Any]],
+) -> bytes:
     made = pa.Table.from_arrays(
         [from_numpy(seconds), from_numpy(rows_out)],
-        schema=_UNITS_SCHEMA.with_metadata({"results": json.dumps(summary)}),
+        schema=_UNITS_SCHEMA.with_metadata({"results": json.dumps(tables)}),
     )
     streams = [made]
     if not_ok:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -35,6 +35,7 @@ from ..workers.memory import MEMORY_HINT
 from ..workers.pool import WorkerPool, WorkerSlot
 from ..workers.protocol import ChunkDone, PoolEvent, SliceDone, SliceRejected, WorkerDied
 from .budget import Meter
+from .bundles import Bundles, Chunk
 from .coverage import Coverage
 
 HALVING_DELIVERY = 3  # the delivery at which a returned message is split in halves: the third
@@ -114,6 +115,11 @@ class WorkDispatcher:
     failed_retries: int = 0  # consecutive retries that ran out of memory again
     meter: Meter | None = None  # of the seconds of units, for a run with a budget
     units_stored: int = 0  # by this dispatcher
+    # chunks of a message wait for each other for at most this time, and become one outcome
+    bundle_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.bundles = Bundles(self.bundle_s)
 
     def run(self) -> None:
         """Return when every unit of the messages has an outcome.
@@ -129,6 +135,7 @@ class WorkDispatcher:
                     continue
                 fed = self._assign()
                 self._record_dead_letters()
+                self._write(self.bundles.due(self.clock()))
                 if not fed and not self.in_flight and self.next_delivery is None:
                     self._await_writes(0)
                     if not self.stop_when_empty:
@@ -142,6 +149,7 @@ class WorkDispatcher:
                 self._await_writes(MAX_WRITES)
                 self._keep_leases()
             # their outcomes exist, only the messages are left
+            self._write(self.bundles.take())
             self.pending_writes.extend(
                 {doing.receipt for doing in self.in_flight.values() if not doing.lost}
             )
@@ -154,13 +162,16 @@ class WorkDispatcher:
         self._report()
 
     def settle(self) -> None:
-        """Wait for the writes of a run that was stopped. Raises: the error of the store."""
+        """Write the rest of a run that was stopped. Raises: the error of the store."""
+        for chunk in self.bundles.take():
+            self._store(*chunk)
         self._await_writes(0)
 
     def _wait_for_current_units(self, meter: Meter) -> None:
         """Assign nothing more, and let every slot end its current unit; then raise BudgetSpent."""
         busy = [slot for slot in self.pool.slots if slot.message is not None]
         if not busy:
+            self._write(self.bundles.take())
             self._await_writes(0)
             raise BudgetSpent(f"spent {meter.spent} of {meter.limit}")
         for slot in busy:
@@ -198,7 +209,7 @@ class WorkDispatcher:
                 if not doing.lost and all(
                     other.receipt != doing.receipt for other in self.in_flight.values()
                 ):
-                    self.pending_writes.append(doing.receipt)
+                    self._finish(doing.message, doing.receipt)
                 doing = None
             if doing is None:
                 delivery, self.next_delivery = self.next_delivery or self.queue.receive(), None
@@ -283,11 +294,11 @@ class WorkDispatcher:
             for first, last in self.coverage.missing(message.first, message.last)
         ]
         if not missing:  # another worker was faster
-            self.queue.delete(delivery.receipt)
+            self._finish(message, delivery.receipt)
             return None
         if delivery.receive_count >= HALVING_DELIVERY and message.units > 1:
             self.queue.send([str(half) for part in missing for half in halves(part)])
-            self.queue.delete(delivery.receipt)
+            self._finish(message, delivery.receipt)
             return None
         narrow = bool(self.manifest.batches[message.batch].cuts)
         todo = deque(part for each in missing for part in self._cut(each))
@@ -449,14 +460,16 @@ class WorkDispatcher:
         self._commit(message, b"", crashed_accounts(message, reason))
 
     def _commit(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> None:
-        """Write an outcome: its results and then, as the commit, its unit statuses.
+        """Write an outcome, at once or as a part of a larger one.
 
-        Its message stays in the queue until both are stored.
+        Its results are stored first and then, as the commit, its unit statuses. Its message stays
+        in the queue until both are stored.
         """
         # otherwise events that arrive together would accumulate here
         self._await_writes(MAX_WRITES)
-        self.pending_bytes += len(results) + len(accounts)
-        self.pending_writes.append(self.writer.submit(self._write, message, results, accounts))
+        now = self.clock()
+        self.bundles.add((message, results, accounts), now)
+        self._write(self.bundles.due(now))
         self.coverage.add(message.first, message.last)
         self.units_stored += message.units
         statuses = unpack_statuses(pa.py_buffer(accounts))
@@ -473,7 +486,18 @@ class WorkDispatcher:
                 f"{last.message.partition(chr(10))[0]}"
             )
 
-    def _write(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
+    def _write(self, chunks: Iterable[Chunk]) -> None:
+        """Begin to write outcomes."""
+        for message, results, accounts in chunks:
+            self.pending_bytes += len(results) + len(accounts)
+            self.pending_writes.append(self.writer.submit(self._store, message, results, accounts))
+
+    def _finish(self, message: Message, receipt: str) -> None:
+        """Delete a message once the outcomes of its units are stored."""
+        self._write(self.bundles.take(message.first, message.last))
+        self.pending_writes.append(receipt)
+
+    def _store(self, message: Message, results: bytes | pa.Buffer, accounts: bytes) -> int:
         if len(results):
             put_sealed(self.store, self.layout.outcome(message, "results"), results)
         put_sealed(self.store, self.layout.outcome(message, "status"), accounts)

@@ -46,6 +46,8 @@ MAX_JOB_ERROR_DELIVERIES = 3  # then an error of the job itself dead-letters the
 JOB_ERROR_DELAY_S = 10  # before the first retry after such an error; it doubles each time
 RETURN_DELAY_S = 10  # before a message is delivered again that met other code
 MAX_RETURNS = 30  # of a message: a deployment updates all functions within five minutes
+# that chunks of a message wait for each other: an outcome is two objects of S3
+MAX_BUNDLE_S = 2.0
 # three checks in this time that the leases of the messages are held
 LEASE_CHECK_PERIOD_S = 3.0
 RUN_CHECK_INTERVAL_S = 5.0  # between two checks that the run still needs the work
@@ -260,6 +262,7 @@ class MessageProcessor:
             LEASE_CHECK_PERIOD_S,
             stop_when_empty=True,
             parts_per_message=-(-pool.size // len(messages)),
+            bundle_s=MAX_BUNDLE_S,
         )
         try:
             if not self._run(dispatcher, deliveries, pool):
@@ -283,6 +286,7 @@ class MessageProcessor:
             return False
         except RunEnded:
             self.pools.stop()
+            dispatcher.settle()  # a run whose budget is spent may be continued
             return False
         return True
 
