@@ -25,6 +25,7 @@ from support.cli import RunCli
 
 ROWS = pa.table({"k": [1, 2], "x": [1.0, 2.0]})
 VALUES = {"job": "my_job.job:job", "model": "prices", "name": "my_job", "run": "r1", "key": "1"}
+VALUES |= {"a": "r1", "b": "r2"}  # the runs that diff compares
 
 
 def double(rows: Any) -> dict[str, float]:

@@ -238,6 +238,7 @@ COMMANDS = (
     "destroy",
     "package",
     "doctor",
+    "worker",
 )
 
 

@@ -14,9 +14,8 @@ import pyarrow as pa
 from hundredfold.contract import read_contract
 from tariffs.columns import key_offsets
 from tariffs.job import SOURCES
-from tariffs.pricing import bundles, voice
+from tariffs.pricing import bundles, locations, voice
 from tariffs.pricing import hourly as days
-from tariffs.pricing import locations as locations
 from tariffs.pricing import portfolio_limits as table
 from tariffs.synthetic import AS_OF
 from tariffs.synthetic.write import Paths
@@ -167,7 +166,8 @@ def price_all(manual: ManualRun) -> PricedRun:
     manual.keep(
         "portfolio",
         each(
-            manual.ask("portfolio.sql", ("kind",), ("chain", "place")), table.apply_portfolio_limits
+            manual.ask("portfolio.sql", ("kind",), ("chain", "position")),
+            table.apply_portfolio_limits,
         ),
     )
     return PricedRun(manual, prior, slab, prices, voice_prior, calls, discounts)

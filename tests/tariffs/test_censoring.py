@@ -148,16 +148,16 @@ class Full:
 @pytest.fixture(scope="module")
 def markets(made: Callable[..., Any]) -> dict[bool, Full]:
     size = Size(locations=20, cells=60, weeks=26, sales_format="csv")
-    hand = made(size, switches=Switches(cap=True))
-    true = hand.columns(
-        f"SELECT beta FROM '{Path(hand.truth) / 'voice.parquet'}' ORDER BY cell, hour, day_type"
+    manual = made(size, switches=Switches(cap=True))
+    true = manual.columns(
+        f"SELECT beta FROM '{Path(manual.truth) / 'voice.parquet'}' ORDER BY cell, hour, day_type"
     )["beta"]
     markets = {}
     for counted in (True, False):
         if not counted:
-            hand.duck.execute("UPDATE voice_usage SET attempts = NULL, blocked = NULL")
+            manual.duck.execute("UPDATE voice_usage SET attempts = NULL, blocked = NULL")
         prior, units = (
-            hand.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior.sql", "voice.sql")
+            manual.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior.sql", "voice.sql")
         )
         full = np.abs(units["quantity"] / units["capacity"] - 1) < 0.001
         markets[counted] = Full(

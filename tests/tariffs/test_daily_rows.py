@@ -53,9 +53,9 @@ def asked(
     paths: Paths, change: Callable[[duckdb.DuckDBPyConnection], None]
 ) -> dict[str, dict[str, np.ndarray]]:
     """The columns of the four queries, after the sources were changed."""
-    hand = ManualRun(paths)
-    change(hand.duck)
-    return {query: hand.ask(query, key, ("week",)).columns for query, key in QUERIES.items()}
+    manual = ManualRun(paths)
+    change(manual.duck)
+    return {query: manual.ask(query, key, ("week",)).columns for query, key in QUERIES.items()}
 
 
 def in_days(where: str) -> Callable[[duckdb.DuckDBPyConnection], None]:

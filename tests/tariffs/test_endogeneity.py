@@ -135,17 +135,17 @@ def market(
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Return the rows of prior and units, and true elasticities, where prices foresee demand."""
     size = Size(locations=100, cells=1, weeks=26, sales_format="parquet")
-    hand = made(size, switches=Switches(endog=request.param))
-    true = hand.columns(
-        f"SELECT beta FROM '{Path(hand.truth) / 'bundles.parquet'}'"
+    manual = made(size, switches=Switches(endog=request.param))
+    true = manual.columns(
+        f"SELECT beta FROM '{Path(manual.truth) / 'bundles.parquet'}'"
         " ORDER BY segment, location, product"
     )["beta"]
     yield (
-        hand.ask("prior.sql", bundles.UNIT, ("week",)),
-        hand.ask("bundles.sql", bundles.UNIT, ("week",)),
+        manual.ask("prior.sql", bundles.UNIT, ("week",)),
+        manual.ask("bundles.sql", bundles.UNIT, ("week",)),
         true,
     )
-    hand.duck.close()
+    manual.duck.close()
 
 
 def errors(prices: dict[str, np.ndarray], true: np.ndarray) -> tuple[float, float]:

@@ -249,7 +249,7 @@ def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -
     p, slab = demo.voice_prices, demo.voice
     truth = {
         (r["cell"], r["hour"], r["day_type"]): r
-        for r in pq.read_table(demo.hand.truth / "voice.parquet").to_pylist()
+        for r in pq.read_table(demo.manual.truth / "voice.parquet").to_pylist()
     }
     known = [
         truth[key] for key in zip(*(slab.keys[name].tolist() for name in VOICE.key), strict=True)
@@ -277,13 +277,13 @@ def test_the_money_of_full_cells_has_the_sign_and_size_of_the_truth(demo: Any) -
 
 
 def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
-    rows = demo.hand.columns(
+    rows = demo.manual.columns(
         (Path(money.__file__).parents[1] / "queries/price_table.sql").read_text()
     )
     voice = rows["kind"] == "voice"
     assert np.isnan(rows["expected_blocked_minutes"][~voice]).all()
     t = {name: values[voice] for name, values in rows.items()}
-    v = demo.hand.columns("SELECT * FROM voice ORDER BY cell, hour, day_type")
+    v = demo.manual.columns("SELECT * FROM voice ORDER BY cell, hour, day_type")
     room = dict(
         zip(
             zip(v["cell"], v["hour"], v["day_type"], strict=True),
@@ -329,7 +329,7 @@ def test_without_a_load_limit_only_full_cells_are_raised_as_far_as_it_pays(demo:
 def test_the_true_money_of_the_evidence_stops_at_the_capacity(demo: Any) -> None:
     keys = {
         name: values[:1]
-        for name, values in columns(pq.read_table(demo.hand.truth / "voice.parquet")).items()
+        for name, values in columns(pq.read_table(demo.manual.truth / "voice.parquet")).items()
         if name in VOICE.key
     }
     one = {

@@ -74,11 +74,11 @@ def test_waiting_moves_minutes_from_earlier_hours_mostly_the_nearest() -> None:
 
 
 def days(demo: Any) -> Any:
-    return demo.hand.ask("voice_day.sql", ("cell", "day_type"), ("hour",))
+    return demo.manual.ask("voice_day.sql", ("cell", "day_type"), ("hour",))
 
 
 def published(demo: Any) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = demo.hand.columns(
+    found: dict[str, np.ndarray] = demo.manual.columns(
         """SELECT a.*, v.price AS alone, v.lowest, v.highest, v.current_price,
           v.reason_code AS own_reason
         FROM voice_day AS a JOIN voice AS v USING (cell, hour, day_type)

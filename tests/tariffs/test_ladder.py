@@ -67,7 +67,7 @@ def test_order_is_rising_prices_and_falling_prices_per_mb(
 
 
 def ladder_rows(demo: Any) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = demo.hand.columns(
+    found: dict[str, np.ndarray] = demo.manual.columns(
         """SELECT a.*, p.ladder, p.volume_mb::DOUBLE AS volume_mb, b.price AS alone, b.current_price
         FROM ladder AS a JOIN bundles AS b USING (segment, location, product)
         JOIN product_catalog AS p USING (product)
@@ -96,7 +96,7 @@ def test_an_adjusted_price_reports_it_and_stays_within_the_units_limits(demo: An
 
 
 def test_ladders_that_are_in_order_keep_every_figure(demo: Any) -> None:
-    same = demo.hand.columns(
+    same = demo.manual.columns(
         """SELECT a.p_gain AS a1, b.p_gain AS b1,
           a.expected_margin_delta AS a2, b.expected_margin_delta AS b2,
             a.reason_code AS a3, b.reason_code AS b3
@@ -109,7 +109,7 @@ def test_ladders_that_are_in_order_keep_every_figure(demo: Any) -> None:
 
 
 def test_ordering_twice_changes_nothing(demo: Any) -> None:
-    groups = demo.hand.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
+    groups = demo.manual.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
     for n in range(len(groups)):
         rows = groups.unit(n)
         once = locations.optimise_location(rows)

@@ -29,12 +29,12 @@ Rows = dict[str, np.ndarray]
 
 def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
     """The rows that the portfolio gets where the policy says this."""
-    duck = priced.hand.duck
+    duck = priced.manual.duck
     duck.execute("BEGIN")
     try:
         for name, value in limits.items():
             duck.execute(f"UPDATE policy SET {name} = ? WHERE kind = ?", [value, kind])
-        slab = priced.hand.ask("portfolio.sql", ("kind",), ("chain", "position"))
+        slab = priced.manual.ask("portfolio.sql", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     found: Rows = slab.unit(["bundle", "voice"].index(kind))
@@ -451,14 +451,14 @@ def test_a_held_price_beyond_its_limits_has_a_code_of_its_own(demo: Any) -> None
 
 
 def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
-    duck = demo.hand.duck
+    duck = demo.manual.duck
     duck.execute("BEGIN")
     try:
         duck.execute(
             "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope,"
             " 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
         )
-        slab = demo.hand.ask("portfolio.sql", ("kind",), ("chain", "position"))
+        slab = demo.manual.ask("portfolio.sql", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     with pytest.raises(

@@ -17,7 +17,7 @@ from tariffs.optimise.rule import MAX_P_GAIN
 
 @pytest.fixture(scope="module")
 def table(demo: Any) -> pa.Table:
-    return demo.hand.duck.sql((QUERIES / "price_table.sql").read_text()).to_arrow_table()
+    return demo.manual.duck.sql((QUERIES / "price_table.sql").read_text()).to_arrow_table()
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_the_prior_of_a_large_operator_uses_a_sample_of_every_stratum(demo: Any)
         "SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({}) AS q GROUP BY ALL"
     )
     whole, sample = (
-        demo.hand.columns(strata.format(text)) for text in (sql, sql.replace("400.0", "2.0"))
+        demo.manual.columns(strata.format(text)) for text in (sql, sql.replace("400.0", "2.0"))
     )
     assert len(whole["n"]) == len(sample["n"])
     assert sample["n"].max() == 2

@@ -19,8 +19,8 @@ TRUTH = "SELECT t.* FROM '{}' AS t ORDER BY {}"
 
 
 def truth(priced: Any, name: str, key: str) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = priced.hand.columns(
-        TRUTH.format(priced.hand.truth / f"{name}.parquet", key)
+    found: dict[str, np.ndarray] = priced.manual.columns(
+        TRUTH.format(priced.manual.truth / f"{name}.parquet", key)
     )
     return found
 

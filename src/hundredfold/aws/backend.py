@@ -36,6 +36,7 @@ from ..pipeline.runner import RunCallbacks
 from ..pipeline.stage_times import StageTimes
 from ..pipeline.stages import Stage, stages
 from ..pipeline.validation_results import read_validation
+from ..pipeline.work import Progress
 from ..ports.interfaces import Record
 from ..ports.run_facts import RunOptions
 from ..ports.run_states import Event, State, after
@@ -526,6 +527,10 @@ class RunReporter:
             if collected is None or f"{name} in attempt {collected.attempt}" in self.reported:
                 continue
             self.reported.add(f"{name} in attempt {collected.attempt}")
+            # a model that was done between two polls has failures too
+            self.callbacks.progress(
+                Progress(name, collected.units, collected.units, collected.bad, "")
+            )
             self.callbacks.collected(collected)
 
     def _report_progress(self, record: Record) -> None:
