@@ -13,6 +13,7 @@ no further run begins. The figures mean something only on a machine that does no
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ class Workload:
         if self.name == "two models":
             query = "SELECT u % 500 AS v, total FROM m"
             models.append(Model("n", unit=("v",), work=later, query=query))
-        return Job(self.name.replace(" ", "_"), [Source("sales")], models)
+        return Job(re.sub("[ -]", "_", self.name), [Source("sales")], models)
 
     def write(self, path: Path) -> None:
         rng = np.random.default_rng(1)
