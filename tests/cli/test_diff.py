@@ -43,3 +43,8 @@ def test_a_comparison_that_cannot_be_made_is_one_clear_error(
     nowhere = run_cli("diff", "only", "only", "--out", str(tmp_path / "no" / "d.csv"))
     assert nowhere.code == 2
     assert "cannot be written" in nowhere.err
+    (tmp_path / "file").touch()
+    below = run_cli("diff", "only", "only", "--out", str(tmp_path / "file" / "d.csv"))
+    assert below.code == 2
+    assert "cannot be written" in below.err
+    assert list(tmp_path.rglob("*d.csv*")) == []

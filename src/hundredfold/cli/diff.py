@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,18 +108,21 @@ def facts_of(found: Difference) -> dict[str, Any]:
 
 
 def write_rows(found: Difference, path: Path) -> None:
-    """Write all rows that differ to a file. Raises: UsageError if it cannot be written."""
+    """Write all rows that differ to a file, whole or not at all. Raises: UsageError."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    table = found.rows.arrow()
+    from ..ports.object_keys import TEMP_PREFIX
+
+    table, half = found.rows.arrow(), path.with_name(f"{TEMP_PREFIX}{path.name}-{os.getpid()}")
+    write = pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv
     try:
-        if path.suffix == ".parquet":
-            pq.write_table(table, path)
-        else:
-            pa.csv.write_csv(table, path)
+        write(table, half)
+        half.replace(path)
     except (OSError, pa.ArrowException) as error:
+        with suppress(OSError):
+            half.unlink()
         raise UsageError(f"--out {path} cannot be written: {error}") from error
 
 

@@ -79,8 +79,7 @@ def clean_home(home: Home, options: CleanOptions, now: dt.datetime) -> list[Clea
 
 def _clean(home: Home, options: CleanOptions, now: dt.datetime) -> Iterator[CleanedRun]:
     for record in _candidates(home, options, now):
-        root = home.store.path(Layout(record.id).root)
-        paths = list(_row_folders(record, root)) if options.rows_only else [root]
+        paths = list(_folders(home, record, options))
         size = sum(map(_bytes_below, paths))
         if not size or home.is_active(record.id):
             continue
@@ -137,10 +136,15 @@ def _runs_of_releases(job: str, home: Home) -> set[str]:
     return runs
 
 
-def _row_folders(record: Record, root: Path) -> Iterator[Path]:
+def _folders(home: Home, record: Record, options: CleanOptions) -> Iterator[Path]:
+    """Yield the folders of a run to remove."""
+    layout = Layout(record.id)
+    if not options.rows_only:
+        yield home.store.path(layout.root)
+        return
     for model in record.models:
-        folder = root.parent.parent / Layout(record.id).model(model)
-        yield from (folder / name for name in ("batches", "outcomes"))
+        yield home.store.path(layout.batch(model, 0)).parent
+        yield home.store.path(layout.outcomes(model))
 
 
 def _bytes_below(folder: Path) -> int:

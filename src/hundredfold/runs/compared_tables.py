@@ -135,7 +135,10 @@ def _with_types(
             name: "DOUBLE"
             for name in a.side.rows.column_names
             if name not in key
-            and all(_casts(each.side.rows, name, "DOUBLE", warehouse) is None for each in (a, b))
+            and all(
+                _first_other_value(each.side.rows, name, "DOUBLE", warehouse) is None
+                for each in (a, b)
+            )
         }
         return _cast(a.side, numbers, warehouse), _cast(b.side, numbers, warehouse)
     if a.text:
@@ -157,7 +160,7 @@ def _cast(side: Side, kinds: Mapping[str, str], warehouse: DuckWarehouse) -> Sid
     columns = []
     for name in side.rows.column_names:
         kind = kinds.get(name, "VARCHAR")
-        bad = _casts(side.rows, name, kind, warehouse)
+        bad = _first_other_value(side.rows, name, kind, warehouse)
         if bad is not None:
             raise UsageError(
                 f"{side.name}: {name} is {bad!r}, wanted {kind}, its type in the other table"
@@ -167,7 +170,9 @@ def _cast(side: Side, kinds: Mapping[str, str], warehouse: DuckWarehouse) -> Sid
     return Side(side.name, warehouse.query(f"SELECT {', '.join(columns)} FROM text_rows"))
 
 
-def _casts(rows: pa.Table, name: str, kind: str, warehouse: DuckWarehouse) -> str | None:
+def _first_other_value(
+    rows: pa.Table, name: str, kind: str, warehouse: DuckWarehouse
+) -> str | None:
     """Return a value of a column of text that is not one of a type; None if all are."""
     if name not in rows.column_names:
         return None
