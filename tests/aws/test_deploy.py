@@ -239,6 +239,8 @@ def test_deploy_reports_a_missing_bootstrap_bootstraps_and_deploys(
             JOB, tmp_path, stack="pricing", options=IMAGE, bootstrap=True, report=output.append
         )
         assert (resources.job, resources.concurrency) == (JOB, 8)
+        alarms = client("cloudwatch").describe_alarms()["MetricAlarms"]
+        assert any("WorkErrors" in alarm["AlarmName"] for alarm in alarms)
         again = deploy(JOB, tmp_path, stack="pricing", options=IMAGE, report=output.append)
         assert again == resources
         assert destroy("pricing", sleep=lambda _: None) == resources.bucket

@@ -115,17 +115,21 @@ class Emulator:
         """Connect boto3 and Hundredfold in this process to this account until the block ends."""
         from hundredfold.aws.adapters import session
 
+        def forget_clients() -> None:
+            session.client.cache_clear()  # a cached client keeps the endpoint of its creation
+            boto3.DEFAULT_SESSION = None
+
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("AWS_")]:
                 patch.delenv(name)
             for name, value in self.variables.items():
                 patch.setenv(name, value)
-            session.client.cache_clear()  # a cached client keeps the endpoint of its creation
-            boto3.DEFAULT_SESSION = None
-            yield self
-            now = os.environ.get("AWS_ENDPOINT_URL")
-        session.client.cache_clear()
-        boto3.DEFAULT_SESSION = None
+            forget_clients()
+            try:
+                yield self
+            finally:  # a test that fails in the block must not fail those after it
+                forget_clients()
+                now = os.environ.get("AWS_ENDPOINT_URL")
         if now != self.url:
             raise EmulatorError(
                 f"{now} was reached at the end, and not {self.url}: such accounts may stand one "

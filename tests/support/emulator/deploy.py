@@ -7,8 +7,6 @@ Only these properties are changed:
   `provided.al2023`, and their zip gets a `bootstrap`.
 - `Deny` statements about aws:SecureTransport are left out: the emulator speaks plain HTTP, and they
   would deny everything. A test of the template checks that they are in it.
-- Alarms on several metrics are left out: the emulator does not support them, and would reject the
-  stack.
 - The bootstrap stack of the CDK does not exist; its buckets are created when they are named.
 """
 
@@ -213,10 +211,7 @@ def _runnable(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_left_out(resource: Mapping[str, Any]) -> bool:
-    properties = resource.get("Properties", {})
-    return properties.get("PolicyDocument", {}).get("Statement") == [] or (
-        resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in properties
-    )
+    return resource.get("Properties", {}).get("PolicyDocument", {}).get("Statement") == []
 
 
 def _about_transport(statement: Mapping[str, Any]) -> bool:
