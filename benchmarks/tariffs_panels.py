@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,11 +242,15 @@ def measure(data: Data, training: int, horizon: int) -> Line:
     def mean(of: Callable[[Stretch], float]) -> float:
         return sum(of(part) * part.held_out for part in parts) / size
 
-    names = list(parts[0].deviance)
-    deviance = {name: mean(lambda part, name=name: part.deviance[name]) for name in names}  # type: ignore[misc]
-    errors = {
-        name: float(np.sqrt(mean(lambda part, name=name: part.square[name]))) for name in names
-    }  # type: ignore[misc]
+    def mean_of(of: Callable[[Stretch], Mapping[str, float]]) -> dict[str, float]:
+        values = [(of(part), part.held_out) for part in parts]
+        return {
+            name: sum(value[name] * weight for value, weight in values) / size
+            for name in values[0][0]
+        }
+
+    deviance = mean_of(lambda part: part.deviance)
+    errors = {name: float(np.sqrt(square)) for name, square in mean_of(lambda p: p.square).items()}
     given_up = sum(part.given_up for part in parts) / len(parts)
     return Line(
         data.name,

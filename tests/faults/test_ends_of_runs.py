@@ -127,7 +127,8 @@ def test_a_driver_that_is_terminated_prints_how_to_go_on(tmp_path: Path, number:
     )
     (tmp_path / "s.csv").write_text("k\n1\n")
     command = [sys.executable, "-m", "hundredfold", "run", "own.py", "--workers", "1"]
-    heeded = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731  # below nohup, a hang-up is ignored
+    # below nohup, a hang-up is ignored
+    heeded = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -121,7 +121,8 @@ def group(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for other in psutil.process_iter():
         with suppress(psutil.Error):
-            if other.environ().get(MARK) == process.mark and other.status() != psutil.STATUS_ZOMBIE:  # type: ignore[attr-defined]
+            marked = other.environ().get(MARK) == process.mark  # type: ignore[attr-defined]
+            if marked and other.status() != psutil.STATUS_ZOMBIE:
                 found.append(other)
     return found
 

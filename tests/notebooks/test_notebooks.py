@@ -121,7 +121,8 @@ def test_rows_show_as_a_table_and_a_run_as_a_line(notebook: Notebook) -> None:
     (shown,) = notebook.execute("r.results()")
     assert shown.data["text/plain"] == "2 rows of shop, price"
     assert shown.data["text/html"].startswith(
-        "<table><thead><tr><th>shop</th><th>price</th></tr></thead><tbody><tr><td>A</td><td>2.0</td>"
+        "<table><thead><tr><th>shop</th><th>price</th></tr></thead>"
+        "<tbody><tr><td>A</td><td>2.0</td>"
     )
     (shown,) = notebook.execute("r")
     assert shown.data["text/plain"].endswith("of means: done; means: 2 of 2 units ok>")

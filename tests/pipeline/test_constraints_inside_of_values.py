@@ -141,6 +141,9 @@ class Whole(pydantic.BaseModel):
         return self
 
 
+INNER: Any = dataclasses.make_dataclass("Inner", [("x", int)])
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
@@ -159,10 +162,7 @@ class Whole(pydantic.BaseModel):
             "AfterValidator is Python",
         ),
         (
-            dataclasses.make_dataclass(
-                "Row",
-                [("v", list[dataclasses.make_dataclass("Inner", [("x", int)])])],  # type: ignore[misc]
-            ),
+            dataclasses.make_dataclass("Row", [("v", list[INNER])]),
             "Inner has no column type",
         ),
         (dataclasses.make_dataclass("Row", [("v", tuple[int, str])]), "holds several types"),

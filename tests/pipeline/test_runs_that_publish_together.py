@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_a_run_that_publishes_at_any_moment_of_another(runs: Runs, newer: bool, 
             seen.append(outcome(lambda: publish_as(name, other, store, terms)))
 
         racing = Interrupting(store, n, publish_other)
-        found = outcome(lambda name=name, racing=racing: publish_as(name, one, racing, terms))  # type: ignore[misc]
+        found = outcome(partial(publish_as, name, one, racing, terms))
         check_all(name, store)
         if racing.calls < n:
             break
@@ -145,7 +146,7 @@ def test_a_rollback_at_any_moment_of_a_publishing_run_is_kept(runs: Runs) -> Non
         name = f"back_{n}"
         publish_as(name, first, store)
         publish_as(name, other, store)
-        racing = Interrupting(store, n, lambda name=name: rollback(name, store))  # type: ignore[misc]
+        racing = Interrupting(store, n, partial(rollback, name, store))
         release = publish_as(name, one, racing)
         check_all(name, store)
         pointer = read_pointer(name, store)
@@ -202,7 +203,7 @@ def test_a_run_that_fails_while_publishing_blocks_no_other_run(runs: Runs) -> No
             break
         assert current_version(name, store) == later.version
         assert later.parent in (1, later.version - 1)
-        resumed = outcome(lambda name=name: publish_as(name, one, store, terms))  # type: ignore[misc]
+        resumed = outcome(partial(publish_as, name, one, store, terms))
         check_all(name, store)
         assert current_version(name, store) == later.version
         if isinstance(resumed, Release):  # it was current before the other was

@@ -40,7 +40,8 @@ class InProcessPool(WorkerPool):
     ) -> None:  # nothing is short here
         slot.message, slot.done = message, message.first - 1
 
-    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002  # nothing is waited for
+    # nothing is waited for
+    def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:  # noqa: ARG002
         for slot in self.slots:
             if slot.message is not None:
                 self.sent.clear()

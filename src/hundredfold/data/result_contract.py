@@ -314,9 +314,8 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
             annotation = members[0]
         elif isinstance(annotation, TypeVar):
             # created at run time
-            annotation = annotation.__bound__ or (
-                Union[annotation.__constraints__] if annotation.__constraints__ else Any  # noqa: UP007
-            )
+            choices = annotation.__constraints__
+            annotation = annotation.__bound__ or (Union[choices] if choices else Any)  # noqa: UP007
         else:
             return annotation, constraints, optional
 

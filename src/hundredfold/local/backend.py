@@ -60,7 +60,8 @@ class LocalBackend:
         """Return "": only the operating system knows the user."""
         return ""
 
-    def open_home(self, job: str | None = None) -> Home:  # noqa: ARG002  # a folder keeps the runs of every job
+    # a folder keeps the runs of every job
+    def open_home(self, job: str | None = None) -> Home:  # noqa: ARG002
         """Return the home, which must exist."""
         return Home(self.home, make=False)
 
@@ -167,7 +168,8 @@ class LocalBackend:
         check_adjustable(record, max_failed)
         return there.ledger.note(record.id, options={"max_failed": max_failed})
 
-    def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002  # the port has it
+    # the port has the parameters
+    def watch(self, run_id: str | None, callbacks: RunCallbacks) -> Run:  # noqa: ARG002
         """Raise UsageError: a local run is the process that started it."""
         raise UsageError(
             "--watch is for --backend aws",

@@ -70,7 +70,9 @@ class JobCode:
             if "." not in module.name and module.kind != "namespace"
         }
         roots = {
-            os.path.dirname(os.path.dirname(m.origin) if m.locations is not None else m.origin)  # noqa: PTH120
+            os.path.dirname(  # noqa: PTH120
+                os.path.dirname(m.origin) if m.locations is not None else m.origin  # noqa: PTH120
+            )
             for m in tops.values()
         }
         return Snapshot(self.modules, archive, tuple(sorted(roots)), self.taken)
