@@ -397,3 +397,11 @@ def test_every_translated_query_has_the_grammar_of_trino() -> None:
     queries += text.replace("-- the value\n", "").splitlines()
     statements = {to_answer(query, names, tables.describe) for query in queries}
     assert problems_of(sorted(statements)) == {}
+
+
+def test_statements_outside_the_grammar_of_trino_are_reported() -> None:
+    found = problems_of(["SELECT 1", "SELECT a, FROM t", "CREATE TABLE x AS"])
+    assert {sql: [each[:6] for each in problems] for sql, problems in found.items()} == {
+        "SELECT a, FROM t": ["1:11: "],
+        "CREATE TABLE x AS": ["1:18: "],
+    }

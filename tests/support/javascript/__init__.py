@@ -74,7 +74,10 @@ _checked_shapes: set[str] = set()  # of statements that this process has checked
 
 
 def check_statements(statements: Iterable[str]) -> None:
-    """Compare one statement of each new shape with the grammar of Trino, where it is installed."""
+    """Compare one statement of each new shape with the grammar of Trino, where it is installed.
+
+    A shape is new to this process, so that a test and its module do not both pay for a statement.
+    """
     new = {shape_of(sql): sql for sql in statements}
     for shape in _checked_shapes & new.keys():
         del new[shape]

@@ -3,12 +3,14 @@
 import { readFileSync } from "node:fs";
 import { register } from "node:module";
 import { pathToFileURL } from "node:url";
+import { replaceSets } from "./antlr_sets.mjs";
 
 register("./resolve.mjs", import.meta.url);
 const modules = pathToFileURL(`${process.argv[2]}/node_modules/`);
 const { statements, machines } = JSON.parse(readFileSync(0, "utf-8"));
 const found = [];
 if (statements.length) {
+  replaceSets(await import(new URL("antlr4ng/dist/index.mjs", modules)));
   const { TrinoSQL } = await import(new URL("dt-sql-parser/dist/parser/trino/index.js", modules));
   const parser = new TrinoSQL();
   for (const sql of statements)
