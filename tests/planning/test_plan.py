@@ -24,8 +24,10 @@ from hundredfold.planning.comparison import compare_stages
 from hundredfold.planning.fits import count_running
 from hundredfold.planning.fleets import COLD_START_S, MESSAGE_S
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_here, outlook_of
-from hundredfold.planning.pilot import ModelPilot, Pilot, PilotWatch, typical_first
+from hundredfold.planning.pilot import ModelPilot, Pilot
+from hundredfold.planning.pilot_watch import PilotWatch
 from hundredfold.planning.plan import PlanOptions, choose, make_plan
+from hundredfold.planning.samples import typical_first
 from hundredfold.planning.ways import QUOTAS, ways
 from hundredfold.runs.prices import read_prices
 from hundredfold.testing import ManualClock

@@ -21,10 +21,11 @@ def plan_attempt(
 ) -> tuple[list[Message], Coverage]:
     """Return the messages of an attempt, and the coverage of its units.
 
-    They are the ranges that a retry planned, or else all batches, the most expensive first.
+    They are the ranges that a retry or a pilot planned, or else all batches, the most expensive
+    first.
     """
     try:
-        units = get_json(store, retry_key(layout, manifest.model, attempt))["units"]
+        planned = get_json(store, retry_key(layout, manifest.model, attempt))
     except KeyError:
         longest_first = sorted(manifest.batches, key=lambda batch: (-batch.cost, batch.number))
         messages = [
@@ -39,7 +40,7 @@ def plan_attempt(
         return messages, Coverage.read(manifest.units, layout, manifest.model, None, store)
     messages = [
         Message(layout.run, manifest.model, manifest.batch_of(first).number, first, last, attempt)
-        for first, last in contiguous_ranges(manifest, units)
+        for first, last in planned.get("ranges") or contiguous_ranges(manifest, planned["units"])
     ]
     return messages, Coverage.read(manifest.units, layout, manifest.model, attempt, store)
 
@@ -49,6 +50,17 @@ def plan_retry(
 ) -> None:
     """Record the units that an attempt does again."""
     put_json(store, retry_key(layout, manifest.model, attempt), {"units": sorted(units)})
+
+
+def plan_ranges(
+    manifest: Manifest,
+    layout: Layout,
+    attempt: int,
+    ranges: Sequence[tuple[int, int]],
+    store: Store,
+) -> None:
+    """Record the units that an attempt does as ranges of one batch each, in their order."""
+    put_json(store, retry_key(layout, manifest.model, attempt), {"ranges": ranges})
 
 
 def retry_key(layout: Layout, model: str, attempt: int) -> str:

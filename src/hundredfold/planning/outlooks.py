@@ -38,7 +38,10 @@ INTERVAL = (0.1, 0.5, 0.9)  # the quantiles of a plan: an interval of 80 %
 BATCHES_PER_SLOT, LEAST_BATCH_S = 3, 1.0  # on AWS
 STEP_MEMORY_MB = Settings(job="a:b").step_memory
 # assumptions: standard errors of the speed of a core, here (noise from run to run) and on AWS
-LOCAL_ERROR, CLOUD_ERROR = 0.05, 0.15
+LOCAL_ERROR, CLOUD_ERROR = 0.06, 0.15
+# assumptions: of each step beside the work here, which the pilot measures once and the run repeats
+# once, as a fraction and in seconds: they wait for the disk, and start processes
+STEP_ERROR, STEP_ERROR_S = 0.15, 0.03
 # assumptions, from..to, of a run on AWS: its start; each step in a function, in seconds and as a
 # multiple of its time here; each statement of Athena
 START_S, STEP_S, STEP_FACTOR, STATEMENT_S = (1.0, 3.0), (1.0, 4.0), (1.0, 2.0), (2.0, 10.0)
@@ -94,18 +97,20 @@ class Outlook:
 def outlook_here(pilot: Pilot, workers: int) -> Outlook:
     """Return the outlook of this machine."""
     walls, works, by_model = [], [], []
+    steps = np.array(_steps_here(pilot))
     for seed in range(SEEDS):
         chance = np.random.default_rng(seed)
-        steps = pilot.start_s + pilot.reading_s + pilot.publish_s
         each = []
         for model in pilot.models:
-            steps += model.prepare_s + model.collect_s + model.wait_s
+            noise = math.exp(chance.normal(0.0, STEP_ERROR))
             fleet = replace(
-                fleets.local(workers, model.message_s), cold_s=(model.first_call_s, 0.1)
+                fleets.local(workers, model.message_s * noise), cold_s=(model.first_call_s, 0.1)
             )
             batches = work_of(model, model.batches, LOCAL_ERROR)
             each.append(play(fleet, batches, chance).wall)
-        walls.append(steps * math.exp(chance.normal(0.0, LOCAL_ERROR)) + sum(each))
+        beside = steps * np.exp(chance.normal(0.0, STEP_ERROR, len(steps)))
+        beside = np.maximum(beside + chance.normal(0.0, STEP_ERROR_S, len(steps)), 0.0)
+        walls.append(float(beside.sum()) + sum(each))
         works.append(sum(each))
         by_model.append(each)
     seen = Outlook(LOCAL, f"this machine, {workers} worker{'s' * (workers > 1)}", True)
@@ -126,6 +131,13 @@ def outlook_here(pilot: Pilot, workers: int) -> Outlook:
         else "cores"
     )
     return seen
+
+
+def _steps_here(pilot: Pilot) -> list[float]:
+    """Return the seconds of each step beside the work on this machine."""
+    own = [(m.prepare_s, m.collect_s, m.wait_s) for m in pilot.models]
+    steps = [pilot.start_s, pilot.reading_s, pilot.publish_s, *(s for each in own for s in each)]
+    return [seconds for seconds in steps if seconds > 0]
 
 
 def _stages_here(pilot: Pilot, works: Sequence[float]) -> dict[str, float]:

@@ -2,15 +2,16 @@
 times.
 
 Sources are validated and models prepared as in any run. Before a model's work begins, the list of
-units to execute is replaced by a sample, drawn by size (bench/sample.py): first a few units, then,
-resumed, as many as the time allows. If that is all of them, the run goes on to the next model;
-otherwise it ends, because later models need all results of the earlier ones.
+units to execute is replaced by a sample (samples.py): first a few units, then, resumed, all batches
+if the time allows, or else stretches of consecutive units until it is over. If all units were
+executed, the run goes on to the next model; otherwise it ends, because later models need all
+results of the earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,31 +21,25 @@ from numpy.typing import NDArray
 
 from ..api import resume, run
 from ..bench.engine import Listener, Stopwatch, TimeLimitReached, unit_times
-from ..bench.sample import Draw, draw
 from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList, key_text
 from ..data.messages import Batch
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Model, Source
 from ..local.home import Home
-from ..pipeline.enqueue import plan_retry, retry_key
-from ..pipeline.stages import Stage
-from ..pipeline.work import Progress
 from ..ports.interfaces import Store
 from ..sql.sources.files import find_files
-from .fits import count_running, fit_costs, sum_error
-from .worker_memory import largest_child_bytes
+from .fits import Fit, count_running, fit_costs
+from .pilot_watch import RUN_ID, PilotWatch
+from .samples import next_batches, next_sample
 
-RUN_ID, ATTEMPT = "pilot", 1
-FIRST_UNITS = 40  # of the first round
-MAX_UNITS = 5_000  # of a sample that is not everything
-SECOND_SHARE = 0.8  # of the time left, for the second round
-MEMORY_SAMPLE_S = 0.2
 MIN_MODEL_S = 1.0
-# assumptions where the pilot did not execute all units: of the engine for a message and a unit, of
-# collecting and publishing, of the end of a run
+# assumptions where the pilot did not execute all units: of the engine for a message and, if it was
+# not measured, a unit; of collecting and publishing, of the end of a run
 LOCAL_MESSAGE_S, ENGINE_S_PER_UNIT = 0.005, 6e-6
-COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, END_S = 0.1, 3e-6, 0.2, 0.1
+MAX_ENGINE_S_PER_UNIT = 1e-4
+MIN_MEASURED_S = 0.5  # between two commits, to measure what the engine needs for a unit
+COLLECT_S, COLLECT_S_PER_UNIT, PUBLISH_S, END_S = 0.1, 1.5e-6, 0.2, 0.1
 
 Floats = NDArray[np.float64]
 Keep = Callable[[Sequence[Model], Store], None]
@@ -56,9 +51,10 @@ class ModelPilot:
 
     rows, expected: shape (units,): rows of each unit, and its expected seconds on one core.
     spread, error: as in simulator.Work. first_call_s: what the first unit of a process takes more.
-    message_s: of the engine for each message, measured if all units were executed. wait_s: seconds
-    of the work before the first unit, until the worker processes have started. running_s: how long
-    a unit had been executed when the time was over; it is at least one that takes longer.
+    message_s: of the engine for each message, measured if all units were executed as in any run.
+    wait_s: seconds of the work before the first unit, until the worker processes have started.
+    running_s: how long a unit had been executed when the time was over; it is at least one that
+    takes longer.
     longest_key: the key of the unit with the most expected seconds.
     """
 
@@ -102,90 +98,6 @@ class Pilot:
     start_s: float = 0.0
 
 
-@dataclass
-class PilotWatch(Stopwatch):
-    """A stopwatch that replaces the units of a model by a sample before they are enqueued."""
-
-    home: Home | None = None
-    drawn: dict[str, Draw] = field(default_factory=dict)
-    wanted: dict[str, int] = field(default_factory=dict)  # units of the sample
-    first_units: dict[str, int] = field(default_factory=dict)  # of an earlier round
-    worker_bytes: int = 0
-    last_memory_sample: float = 0.0
-    spent: float = 0.0  # seconds of work on units
-    fresh: int = 0  # times that worker processes were started
-    start_s: float = 0.0  # before the first step
-    first_commit_s: dict[str, float] = field(default_factory=dict)  # of a model's work
-    running_s: dict[str, float] = field(default_factory=dict)  # since the last commit, at the end
-
-    def stage_started(self, stage: Stage) -> None:
-        model = stage.model
-        self.start_s = self.start_s or self.clock() - self.began
-        if model is not None and stage.step == "enqueue":
-            self._plan_sample(model)
-        if model is not None and stage.step == "collect" and not self.is_complete(model.name):
-            self.close()
-            raise TimeLimitReached
-        super().stage_started(stage)
-
-    def close(self) -> None:
-        if self.now is not None and self.now.step == "work":
-            start = self.first[1] if self.first else 0.0  # of the workers, and their first units
-            if self.first and self.now.model is not None:
-                self.first_commit_s.setdefault(self.now.model.name, start)
-            self.spent += self.clock() - self.since - start
-        super().close()
-
-    def is_complete(self, model: str) -> bool:
-        """Return whether the sample of a model is all of its units."""
-        return self.wanted[model] == len(self.drawn[model].order)
-
-    def progress(self, progress: Progress) -> None:
-        now = self.clock()
-        if now - self.last_memory_sample > MEMORY_SAMPLE_S:
-            self.last_memory_sample = now
-            self.worker_bytes = max(self.worker_bytes, largest_child_bytes())
-        try:
-            super().progress(progress)
-        except TimeLimitReached:
-            if progress.done:  # else a process may still be starting
-                self.running_s[progress.model] = now - self.since - self.last[1]
-            raise
-
-    def _plan_sample(self, model: Model) -> None:
-        assert self.home is not None
-        layout, store = Layout(RUN_ID), self.home.store
-        manifest = Manifest.read(layout, model.name, store)
-        if model.name not in self.drawn:
-            self.drawn[model.name] = _draw(model, manifest, self.home)
-            first = FIRST_UNITS
-            if model.batched:  # a call takes a whole batch
-                batch = typical_first(manifest)[0]
-                first = batch.last - batch.first + 1
-            self.wanted[model.name] = min(first, len(self.drawn[model.name].order))
-        if self.is_complete(model.name):  # as in any run: batch by batch, the most expensive first
-            store.delete(retry_key(layout, model.name, ATTEMPT))
-            return
-        units = self.drawn[model.name].order[: self.wanted[model.name]]
-        plan_retry(manifest, layout, ATTEMPT, [int(unit) for unit in units], store)
-
-
-def _draw(model: Model, manifest: Manifest, home: Home) -> Draw:
-    """Return the order of the units; of a batched model, batch by batch, typical ones first."""
-    rows = UnitList.read(Layout(RUN_ID), model.name, home.store).rows
-    if not model.batched:
-        return draw(rows)
-    batches = typical_first(manifest)
-    order = np.concatenate([np.arange(batch.first, batch.last + 1) for batch in batches])
-    return Draw(order, np.zeros(len(order)), np.zeros(len(order)))
-
-
-def typical_first(manifest: Manifest) -> list[Batch]:
-    """Return the batches, those of the median cost first: the last one may have two units."""
-    median = float(np.median([batch.cost for batch in manifest.batches]))
-    return sorted(manifest.batches, key=lambda batch: abs(batch.cost - median))
-
-
 def run_pilot(
     job: Job,
     sources: Mapping[str, Any],
@@ -217,7 +129,7 @@ def run_pilot(
             except PublishRefused as refusal:
                 refused = str(refusal)
             except TimeLimitReached:
-                if _enlarge(watch, seconds, workers):
+                if _enlarge(job, watch, seconds, workers):
                     continue
             watch.close()
             whole = watch.clock() - watch.began if complete and watch.fresh == 1 else None
@@ -249,32 +161,55 @@ def _run_or_resume(
     run(job, sources, home=home.folder, run_id=RUN_ID, callbacks=watch, **options)
 
 
-def _enlarge(watch: PilotWatch, seconds: float, workers: int) -> bool:
+def _enlarge(job: Job, watch: PilotWatch, seconds: float, workers: int) -> bool:
     """Enlarge the sample of the current model if the time allows; return whether it was."""
     assert watch.home is not None
-    if not watch.drawn:
+    if not watch.samples:
         raise HundredfoldError(
             "the sources were not prepared within the time of the pilot",
             hint="give it more time with --pilot-seconds",
         )
-    name = list(watch.drawn)[-1]
-    drawn, wanted = watch.drawn[name], watch.wanted[name]
-    rows = UnitList.read(Layout(RUN_ID), name, watch.home.store).rows
+    name = list(watch.samples)[-1]
+    model, layout, store = job.model(name), Layout(RUN_ID), watch.home.store
+    rows = UnitList.read(layout, name, store).rows
     done, spent, _, _ = unit_times(watch.home, RUN_ID, name, len(rows))
-    left = _time_left(watch, seconds) * SECOND_SHARE
-    if watch.is_complete(name) or left <= 0 or not done[drawn.order[:wanted]].all():
+    left = _time_left(watch, seconds)
+    sample = watch.samples[name]
+    if sample.last or sample.ranges is None or left <= 0:
         return False
-    typical, _, _ = fit_costs(rows, done, spent[done], 2 * workers)
-    ahead = np.cumsum(typical[drawn.order[wanted:]]) / workers
-    fits = int(np.searchsorted(ahead, left))
-    if wanted + fits < len(drawn.order):
-        fits = min(fits, MAX_UNITS)
-    if not fits or fits < min(FIRST_UNITS, len(drawn.order) - wanted) // 4:
+    if not all(done[first : last + 1].all() for first, last in sample.ranges):
         return False
-    watch.first_units[name], watch.wanted[name] = wanted, wanted + fits
+    fit = _fit(watch, name, rows, done, spent, workers)
+    manifest = Manifest.read(layout, name, store)
+    found = (
+        next_batches(manifest, fit.expected, left, workers)
+        if model.batched
+        else next_sample(manifest, fit.expected, fit.later_s, left, workers)
+    )
+    if found is None:
+        return False
+    watch.samples[name], watch.before[name] = found, done
     for stage in (f"enqueue {name}", f"work {name}"):
         watch.seconds.pop(stage, None)
     return True
+
+
+def _fit(
+    watch: PilotWatch,
+    name: str,
+    rows: NDArray[np.int64],
+    done: NDArray[np.bool_],
+    seconds: Floats,
+    workers: int,
+) -> Fit:
+    """Return the fit of the seconds of a model's units that are done."""
+    assert watch.home is not None
+    begins, layout = np.zeros(len(rows), bool), Layout(RUN_ID)
+    for key in watch.home.store.list(layout.outcomes(name) + "/"):
+        outcome = layout.parse_outcome_key(key)
+        if outcome is not None:
+            begins[outcome.first] = True
+    return fit_costs(rows, done, seconds[done], watch.fresh * workers, begins[done])
 
 
 def _summarize(
@@ -286,7 +221,7 @@ def _summarize(
     workers: int,
 ) -> Pilot:
     models = tuple(
-        _model_pilot(watch, model, workers) for model in job.models if model.name in watch.drawn
+        _model_pilot(watch, model, workers) for model in job.models if model.name in watch.samples
     )
     parts = sum(watch.seconds.values())
     start = max(whole - parts, 0.0) if whole else watch.start_s + END_S
@@ -322,40 +257,85 @@ def _model_pilot(watch: PilotWatch, model: Model, workers: int) -> ModelPilot:
             f"every unit of {name} that the pilot executed failed: {failed:,}",
             hint="hundredfold run shows why",
         )
-    expected, spread, first_call = fit_costs(rows, done, seconds[done], watch.fresh * workers)
-    timed, complete = int(done.sum()), bool(done.all())
+    fit = _fit(watch, name, rows, done, seconds, workers)
     batches = Manifest.read(Layout(RUN_ID), name, watch.home.store).batches
-    message_s = LOCAL_MESSAGE_S + ENGINE_S_PER_UNIT * len(rows) / len(batches)
-    wait, running = 0.0, 0.0  # if it is complete, the wait is in message_s
-    if complete:
-        expected, first_call = seconds.copy(), 0.0
-        spent = watch.seconds.get(f"work {name}", 0.0) * workers
-        rest = spent - float(
-            seconds[watch.drawn[name].order[watch.first_units.get(name, 0) :]].sum()
-        )
-        message_s = max(rest / len(batches), LOCAL_MESSAGE_S)
-    else:
-        sample = watch.drawn[name].order[: watch.wanted[name]]
-        left = sample[~done[sample]]
-        running = count_running(watch.running_s.get(name, 0.0), left, rows, expected)
-        wait = watch.first_commit_s.get(name, 0.0) - _first_chunk_s(model, batches, expected)
-    return ModelPilot(
+    found = ModelPilot(
         model,
         rows,
-        expected,
-        spread,
-        0.0 if complete else sum_error(spread, timed),
-        first_call,
-        timed,
+        fit.expected,
+        fit.spread,
+        0.0,
+        0.0,
+        int(done.sum()),
         failed,
         watch.seconds.get(f"prepare {name}", 0.0),
-        message_s,
+        0.0,
         watch.seconds.get(f"collect {name}", COLLECT_S + COLLECT_S_PER_UNIT * len(rows)),
         batches,
-        max(wait, 0.0),
-        running,
-        key_text(listed.key(int(expected.argmax()))),
     )
+    whole = bool(done.all()) and watch.samples[name].ranges is None
+    found = (
+        _measured(found, watch, seconds, workers)
+        if whole
+        else _extrapolated(found, fit, watch, done, seconds, workers)
+    )
+    return replace(found, longest_key=key_text(listed.key(int(found.expected.argmax()))))
+
+
+def _measured(model: ModelPilot, watch: PilotWatch, seconds: Floats, workers: int) -> ModelPilot:
+    """Return a model whose units were all executed, as in any run. The wait is in message_s."""
+    name = model.model.name
+    earlier = watch.before.get(name, np.zeros(len(seconds), bool))
+    spent = watch.seconds.get(f"work {name}", 0.0) * workers - float(seconds[~earlier].sum())
+    return replace(
+        model,
+        # imports of an earlier round, which are not repeated
+        expected=np.where(earlier, np.minimum(seconds, model.expected), seconds),
+        message_s=max(spent / len(model.batches), LOCAL_MESSAGE_S),
+    )
+
+
+def _extrapolated(
+    model: ModelPilot,
+    fit: Fit,
+    watch: PilotWatch,
+    done: NDArray[np.bool_],
+    seconds: Floats,
+    workers: int,
+) -> ModelPilot:
+    """Return a model some of whose units were executed, or all in other messages than in a run."""
+    name, planned = model.model.name, np.zeros(len(done), bool)
+    for first, last in watch.samples[name].ranges or [(0, len(done) - 1)]:
+        planned[first : last + 1] = True
+    left = np.flatnonzero(planned & ~done)
+    running = count_running(watch.running_s.get(name, 0.0), left, model.rows, fit.expected)
+    wait = watch.first_commit_s.get(name, 0.0)
+    a_unit = _engine_s_per_unit(watch, name, done, seconds, workers)
+    return replace(
+        model,
+        error=fit.error,
+        first_call_s=fit.first_call_s,
+        message_s=LOCAL_MESSAGE_S + fit.chunk_s + a_unit * len(done) / len(model.batches),
+        wait_s=max(wait - _first_chunk_s(model.model, model.batches, fit.expected), 0.0),
+        running_s=running,
+    )
+
+
+def _engine_s_per_unit(
+    watch: PilotWatch, name: str, done: NDArray[np.bool_], seconds: Floats, workers: int
+) -> float:
+    """Return the seconds of the engine for each unit, beside those of the unit itself.
+
+    Measured between the first and the last commit of the last round, when no worker waited.
+    """
+    units, span = watch.steady.get(name, (0, 0.0))
+    earlier, ranges = watch.before.get(name), watch.samples[name].ranges
+    if earlier is None or ranges is None or not units or span < MIN_MEASURED_S:
+        return ENGINE_S_PER_UNIT
+    own = seconds[done & ~earlier]
+    messages = units * len(ranges) / sum(last - first + 1 for first, last in ranges)
+    spent = span * workers - units * float(own.mean()) - messages * LOCAL_MESSAGE_S
+    return min(max(spent / units, 0.0), MAX_ENGINE_S_PER_UNIT)
 
 
 def _first_chunk_s(model: Model, batches: Sequence[Batch], expected: Floats) -> float:

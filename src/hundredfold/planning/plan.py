@@ -20,7 +20,8 @@ from ..runs.plans import pilot_folder
 from ..runs.prices import read_prices
 from ..runs.resources import choose_resources
 from .outlooks import LOCAL, Outlook, Wishes, outlook_here, outlook_of
-from .pilot import RUN_ID, Keep, ModelPilot, Pilot, run_pilot
+from .pilot import Keep, ModelPilot, Pilot, run_pilot
+from .pilot_watch import RUN_ID
 from .plan_file import check_output, empty_pilot_folder, write_plan
 from .ways import QUOTAS, ways
 
