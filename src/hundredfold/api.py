@@ -42,6 +42,7 @@ def run(
     memory: str | int | None = None,
     batches: int | None = None,
     warehouse: str | None = None,
+    fleets: Sequence[str] = (),
     wait: bool = True,
     as_of: dt.date | str | None = None,
     run_id: str | None = None,
@@ -63,13 +64,13 @@ def run(
     memory       local: "2GB", for warehouse, driver and workers together (default: 0.7 of all)
     batches      aws: approximate number of batches per model
     warehouse    aws: "duckdb" (in one function), "athena", or "auto": by the size of the sources
+    fleets       aws: "lambda" (default), or fleets of the stack such as "fargate:20"
     wait         aws: False starts the run and returns
     as_of        the time that counts as now, for the checks and the release (default: now)
     max_rejected, max_failed   limits for this run instead of the declared ones
     budget       what the run may spend before it stops: locally core time ("30m"), on AWS dollars
     prices       aws: TOML file with prices for the budget, which override the package's
-    plan         file of `hundredfold plan --output`: the run takes its workers and the results of
-                 its pilot, or on AWS its batches
+    plan         file of `hundredfold plan --output`: its workers, its pilot; on AWS its batches
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After
@@ -77,9 +78,8 @@ def run(
     """
     given = RunArguments(workers=workers, memory=memory, batches=batches, warehouse=warehouse)
     given = replace(given, wait=wait, as_of=as_of, run_id=run_id, plan=plan, max_failed=max_failed)
-    rejected = {} if max_rejected is None else max_rejected
-    arguments = replace(given, max_rejected=rejected, budget=budget, prices=prices)
-    there = backend_of(backend, home, stack)
+    given = replace(given, fleets=fleets, max_rejected=max_rejected or {}, budget=budget)
+    arguments, there = replace(given, prices=prices), backend_of(backend, home, stack)
     return there.run(job, sources, arguments, callbacks or NullCallbacks())
 
 

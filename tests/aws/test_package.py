@@ -23,6 +23,7 @@ from hundredfold.aws.deploy.archive import (
     sha256_of,
     unpacked_bytes,
     write_contents,
+    write_seal,
     write_zip,
 )
 from hundredfold.aws.deploy.dependencies import find_imports
@@ -35,6 +36,7 @@ from hundredfold.aws.deploy.distributions import (
 )
 from hundredfold.aws.deploy.elf import linked_libraries, strip_unloaded
 from hundredfold.aws.deploy.package import (
+    SEAL_FOLDER,
     BuiltPackage,
     DistributionSize,
     PackageError,
@@ -44,11 +46,17 @@ from hundredfold.aws.deploy.package import (
     copy_code,
     package,
     pip_command,
-    write_dockerfile,
+    write_dockerfiles,
 )
 from hundredfold.aws.deploy.prune import imported, prune
 from hundredfold.aws.deploy.uv import uv_command, uv_environment, uv_program
-from hundredfold.aws.lambda_platform import MAX_UNZIPPED_BYTES, PACKED_FOLDER, PYTHON, platforms
+from hundredfold.aws.lambda_platform import (
+    FINGERPRINT_FILE,
+    MAX_UNZIPPED_BYTES,
+    PACKED_FOLDER,
+    PYTHON,
+    platforms,
+)
 from hundredfold.errors import JobError, UsageError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -659,10 +667,24 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_an_image_uses_the_package_and_its_python(tmp_path: Path) -> None:
-    write_dockerfile(tmp_path, "3.13")
+    write_dockerfiles(tmp_path, "3.13")
     text = (tmp_path / "Dockerfile").read_text()
     assert "ARG PYTHON=3.13\n" in text
     assert "COPY package/ ${LAMBDA_TASK_ROOT}/\n" in text
+    worker = (tmp_path / "Dockerfile.worker").read_text()
+    assert re.findall("^ARG PYTHON=.*$", worker, re.MULTILINE) == ["ARG PYTHON=3.13"]
+    assert f"COPY ${{TARGETARCH}}/{SEAL_FOLDER}/ /opt/hundredfold/\n" in worker
+
+
+def test_the_image_of_a_worker_has_the_fingerprint_of_the_zip(tmp_path: Path) -> None:
+    for name in ("zip", "image"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        (tmp_path / name / "x" / "y.py").write_text("1")
+    seal(tmp_path / "zip")
+    write_seal(tmp_path / "image", tmp_path / SEAL_FOLDER)
+    fingerprint = (tmp_path / SEAL_FOLDER / FINGERPRINT_FILE).read_text()
+    assert fingerprint == fingerprint_of(tmp_path / "zip")
+    assert not (tmp_path / "image" / FINGERPRINT_FILE).exists()  # functions have their digest
 
 
 def test_the_dockerfile_passes_the_linter() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from hundredfold.aws.adapters.session import StackResources
 from hundredfold.aws.deploy.archive import seal, write_files, write_zip
+from hundredfold.aws.fleets.run_fleets import FLEET_QUEUE_ENV, FLEETS_ENV
 from hundredfold.aws.functions.starting_workers import (
     DIRECT_WORKERS_ENV,
     DISPATCHER_ENV,
@@ -57,10 +58,28 @@ NAMED: dict[str, Any] = {
     "trigger": "messages",
     "key": "arn:aws:kms:eu-west-1:123456789012:key/0b",
 }
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/worker@sha256:" + "ab" * 32
+FLEETS: dict[str, Any] = {
+    "job": JOB,
+    "fleets": ("fargate", "fargate-spot"),
+    "worker_image": IMAGE,
+    "task_cores": 2,
+    "subnets": ("subnet-0123456a", "subnet-0123456b"),
+    "security_groups": ("sg-0123456c",),
+    "name_prefix": "acme-fleets",
+    "key": "arn:aws:kms:eu-west-1:123456789012:key/0c",
+}
 RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
 # of the functions that start workers
-STARTING = (DIRECT_WORKERS_ENV, DISPATCHER_ENV, TIMEOUT_ENV, WORK_FUNCTION_ENV)
+STARTING = (
+    DIRECT_WORKERS_ENV,
+    DISPATCHER_ENV,
+    FLEET_QUEUE_ENV,
+    FLEETS_ENV,
+    TIMEOUT_ENV,
+    WORK_FUNCTION_ENV,
+)
 Template = Mapping[str, Any]
 
 
@@ -72,12 +91,18 @@ def cdk() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
-    """Stacks of one account: the default one, one with many settings, one with names, and one whose
-    runs raise pollers.
+    """Stacks of one account: the default one, one with many settings, one with names, one whose
+    runs raise pollers, and one with fleets.
     """
     made: dict[str, Template] = {}
-    stacks = (("pricing", PLAIN), ("promotions", RICH), ("named", NAMED), ("raised", RAISED))
-    for stack, settings in stacks:
+    stacks = {
+        "pricing": PLAIN,
+        "promotions": RICH,
+        "named": NAMED,
+        "raised": RAISED,
+        "fleets": FLEETS,
+    }
+    for stack, settings in stacks.items():
         file = (
             synthesize(cdk, tmp_path_factory.mktemp(stack), stack, settings)
             / f"{stack}.template.json"
@@ -86,7 +111,7 @@ def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, T
     return made
 
 
-@pytest.fixture(params=["pricing", "promotions", "named"])
+@pytest.fixture(params=["pricing", "promotions", "named", "fleets"])
 def template(request: pytest.FixtureRequest, templates: dict[str, Template]) -> Template:
     return templates[request.param]
 
@@ -353,7 +378,7 @@ def test_the_bucket_and_queues_require_tls(template: Template) -> None:
         *of_type(template, "AWS::S3::BucketPolicy").values(),
         *of_type(template, "AWS::SQS::QueuePolicy").values(),
     ]
-    assert len(policies) == 3
+    assert len(policies) == 3 + len(of_type(template, "AWS::ECS::Cluster"))  # with a queue
     for policy in policies:
         denies = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"]
         assert [s["Condition"] for s in denies] == [{"Bool": {"aws:SecureTransport": "false"}}]
@@ -419,6 +444,8 @@ NETWORK = {
     "ec2:UnassignPrivateIpAddresses",
 }
 NAMELESS = NETWORK | {  # permissions that AWS grants for all resources or none
+    "ecr:GetAuthorizationToken",
+    "ecs:ListTasks",  # a condition names the cluster
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
     "xray:GetSamplingRules",
@@ -451,7 +478,12 @@ def test_wildcards_in_permissions_are_below_a_prefix(template: Template) -> None
         for resource in statement["Resource"]
         if "*" in resource and resource != "*"
     }
-    known = ("<JobBucket*.Arn>/*/[*]", "*:glue:*:table/*/[*]", "arn:*:s3:::lake/sales/[*]")
+    known = (
+        "<JobBucket*.Arn>/*/[*]",
+        "*:glue:*:table/*/[*]",
+        "arn:*:s3:::lake/sales/[*]",
+        "arn:*:ecs:*:task/<JobCluster*>/[*]",
+    )
     assert [
         resource
         for resource in many
@@ -534,6 +566,151 @@ def test_further_source_locations_are_read_only(templates: dict[str, Template]) 
     }
 
 
+# ---- fleets
+
+
+def test_a_stack_has_no_fleet_unless_it_was_asked_for(templates: dict[str, Template]) -> None:
+    for name in ("pricing", "promotions", "named"):
+        kinds = {resource["Type"] for resource in templates[name]["Resources"].values()}
+        assert not [kind for kind in kinds if kind.startswith(("AWS::ECS::", "AWS::Batch::"))]
+        assert "Fleets" not in templates[name]["Outputs"]
+
+
+def conditions(template: Template, role: str) -> dict[str, Any]:
+    """Return the condition of each statement of a role that has one, by its name."""
+    return {
+        statement["Sid"]: statement["Condition"]
+        for name, policy in of_type(template, "AWS::IAM::Policy").items()
+        if name.startswith(f"Job{role}")
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "Condition" in statement
+    }
+
+
+def test_a_task_is_the_worker_of_the_page(templates: dict[str, Template]) -> None:
+    task = one(templates["fleets"], "AWS::ECS::TaskDefinition", "Task")
+    assert (task["Cpu"], task["Memory"], task["NetworkMode"]) == ("2048", "4096", "awsvpc")
+    assert task["RuntimePlatform"] == {
+        "CpuArchitecture": "ARM64",
+        "OperatingSystemFamily": "LINUX",
+    }
+    [container] = task["ContainerDefinitions"]
+    assert container["Image"] == IMAGE
+    assert container["ReadonlyRootFilesystem"] is True
+    assert container["MountPoints"][0]["ContainerPath"] == "/scratch"
+    variables = {each["Name"]: each["Value"] for each in container["Environment"]}
+    assert int(variables["HUNDREDFOLD_GRACE"]) < container["StopTimeout"] <= 120
+    assert variables["HUNDREDFOLD_QUEUE"]["Ref"].startswith("JobFleetQueue")
+    names = {"JOB", "BUCKET", "TABLE", "DEAD", "CODE", "IDLE", "SCRATCH"}
+    assert names <= {name.removeprefix("HUNDREDFOLD_") for name in variables}
+    assert variables["LAMBDA_TASK_ROOT"] == "/opt/hundredfold"  # the fingerprint of the image
+    assert container["LogConfiguration"]["Options"]["awslogs-group"]["Ref"].startswith("JobTask")
+
+
+def test_a_task_has_the_rights_of_the_worker_on_both_queues(
+    templates: dict[str, Template],
+) -> None:
+    fleets = templates["fleets"]
+
+    def rights(role: str) -> set[tuple[str, str]]:
+        return {
+            (action, resource)
+            for statement in statements(fleets, role)
+            for action in statement["Action"]
+            for resource in statement["Resource"]
+        }
+
+    of_function = {each for each in rights("WorkRole") if not each[0].startswith(NOT_OF_TASKS)}
+    more = rights("TaskRole") - of_function
+    assert of_function <= rights("TaskRole")
+    assert {resource.split("<Job")[1][:10] for _, resource in more} == {"FleetQueue"}
+    assert {action.partition(":")[0] for action, _ in more} == {"sqs"}
+    assert conditions(fleets, "TaskRole")["Spent"] == conditions(fleets, "WorkRole")["Spent"]
+
+
+# Lambda's own logs, traces and network
+NOT_OF_TASKS = ("logs:", "xray:", "ec2:")
+
+
+def test_step_starts_and_stops_the_tasks_of_its_cluster_only(
+    templates: dict[str, Template],
+) -> None:
+    fleets = templates["fleets"]
+    rights = {
+        action: statement["Resource"]
+        for statement in statements(fleets, "StepRole")
+        for action in statement["Action"]
+        if action.startswith(("ecs:", "iam:"))
+    }
+    assert set(rights) == {
+        "ecs:RunTask",
+        "ecs:ListTasks",
+        "ecs:DescribeTasks",
+        "ecs:StopTask",
+        "iam:PassRole",
+    }
+    assert [r.rstrip("0123456789ABCDEF>") for r in rights["ecs:RunTask"]] == ["<JobTask"]
+    assert all(re.search(r":task/<JobCluster\w*>/\*$", each) for each in rights["ecs:StopTask"])
+    found = conditions(fleets, "StepRole")
+    for name in ("StartTasks", "ListTasks", "StopTasks"):
+        (cluster,) = found[name]["ArnEquals"].values()
+        assert flat(cluster).startswith("<JobCluster")
+    passed = {each.split("<Job")[1].split("Role")[0] for each in rights["iam:PassRole"]}
+    assert passed == {"Task", "TaskStart"}
+    assert found["PassRoles"] == {
+        "StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+    }
+
+
+def test_a_task_is_started_by_pulling_one_image_and_writing_one_log(
+    templates: dict[str, Template],
+) -> None:
+    rights = {
+        action: statement["Resource"]
+        for statement in statements(templates["fleets"], "TaskStartRole")
+        for action in statement["Action"]
+    }
+    image = ["arn:<AWS::Partition>:ecr:eu-west-1:123456789012:repository/team/worker"]
+    assert rights.pop("ecr:GetAuthorizationToken") == ["*"]
+    assert {a for a, r in rights.items() if r == image} == {
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetDownloadUrlForLayer",
+    }
+    logs = {action for action in rights if action.startswith("logs:")}
+    assert logs == {"logs:CreateLogStream", "logs:PutLogEvents"}
+    for name in ("TaskRole", "TaskStartRole"):
+        role = one(templates["fleets"], "AWS::IAM::Role", name)
+        (trusted,) = role["AssumeRolePolicyDocument"]["Statement"]
+        assert trusted["Principal"] == {"Service": "ecs-tasks.amazonaws.com"}
+        assert trusted["Condition"]["StringEquals"]["aws:SourceAccount"]
+
+
+def test_the_queue_of_tasks_invokes_no_function_and_has_dead_letters(
+    templates: dict[str, Template],
+) -> None:
+    fleets = templates["fleets"]
+    queue = one(fleets, "AWS::SQS::Queue", "FleetQueue")
+    dead = queue["RedrivePolicy"]
+    assert dead == one(fleets, "AWS::SQS::Queue", "WorkQueue")["RedrivePolicy"]
+    mapped = {
+        flat(mapping["EventSourceArn"])
+        for mapping in of_type(fleets, "AWS::Lambda::EventSourceMapping").values()
+    }
+    assert not [arn for arn in mapped if arn.startswith("<JobFleetQueue")]
+    step = one(fleets, "AWS::Lambda::Function", "Step")["Environment"]["Variables"]
+    found = json.loads(flat(step[FLEETS_ENV]))
+    assert found["cores"] == 2
+    assert {name: fleet["providers"] for name, fleet in found["fleets"].items()} == {
+        "fargate": ["FARGATE"],
+        "fargate-spot": ["FARGATE_SPOT", "FARGATE"],
+    }
+    assert {tuple(fleet["subnets"]) for fleet in found["fleets"].values()} == {FLEETS["subnets"]}
+    assert fleets["Outputs"]["Fleets"]["Value"] == "fargate,fargate-spot"
+    assert fleets["Outputs"]["TaskSize"]["Value"] == "2,4096,arm64"
+    assert machine(fleets)["States"]["Record the failure"]["Next"] == "Release the workers"
+
+
 # ---- the whole stack
 
 
@@ -553,6 +730,7 @@ def physical_names(template: Template) -> Iterator[tuple[str, str]]:
         "BucketName",
         "RuleName",
         "AlarmName",
+        "ClusterName",
     )
     for resource in template["Resources"].values():
         properties = resource.get("Properties", {})
@@ -670,8 +848,8 @@ def test_a_run_may_raise_the_pollers_of_its_mapping_only(templates: dict[str, Te
     assert re.search(r":event-source-mapping:<JobWorkMapping\w*>$", rights[0])
     assert raised["Outputs"]["Pollers"]["Value"] == "100,200"
     states = machine(raised)["States"]
-    assert states["Record the failure"]["Next"] == "Lower the pollers"
-    assert states["Lower the pollers"]["Next"] == "Broken"
+    assert states["Record the failure"]["Next"] == "Release the workers"
+    assert states["Release the workers"]["Next"] == "Broken"
 
 
 def test_an_upload_starts_a_run_with_that_file_as_its_source(
@@ -908,6 +1086,12 @@ def test_all_invalid_settings_are_reported_at_once() -> None:
         ("key", "alias/own"),
         ("permissions_boundary", "team"),
         ("dashboard", "yes"),
+        ("fleets", ("fargate",)),  # without an image and a network
+        ("worker_image", IMAGE),  # without fleets
+        ("worker_image", "docker.io/worker"),
+        ("task_cores", 3),
+        ("task_memory", 9216),  # for one core
+        ("task_memory", 2500),
     ],
 )
 def test_an_invalid_setting_is_rejected(name: str, value: Any) -> None:
@@ -940,7 +1124,7 @@ def test_an_upload_can_only_be_a_source_of_the_job() -> None:
 def test_settings_survive_json() -> None:
     from dataclasses import asdict
 
-    for values in (PLAIN, RICH, NAMED):
+    for values in (PLAIN, RICH, NAMED, FLEETS):
         settings = Settings.from_mapping(values)
         assert Settings.from_mapping(json.loads(json.dumps(asdict(settings)))) == settings
 

@@ -30,7 +30,7 @@ from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
-from support.emulator import DONE, HANG_S, MISSING, Emulator, wait_until
+from support.emulator import ACCOUNT, DONE, HANG_S, MISSING, Emulator, wait_until
 from support.emulator.deploy import deploy
 from support.javascript import check_statements
 from support.shared_folders import shared_folder
@@ -59,6 +59,13 @@ WANTED: dict[str, dict[str, Any]] = {
         "concurrency": None,
         "pollers": (2, 3),
         "raise_pollers": True,
+    },
+    "with-fleets": {
+        "job": TROUBLE,
+        "fleets": ("fargate", "fargate-spot"),
+        "worker_image": f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/worker:1",
+        "subnets": ("subnet-0123456a",),
+        "security_groups": ("sg-0123456b",),
     },
     "by-uploads": {"job": TROUBLE, "start_on_upload": True, "upload_quiet": 1},
     "refreshed": {"job": "jobs.refreshed:job", "start_on_upload": True, "upload_quiet": 2},
@@ -482,6 +489,18 @@ def raised_stack(account: Account) -> Iterator[Stack]:
     """The same job in a stack whose runs raise pollers."""
     with account.emulator.reached():
         yield account.stack("raised-pollers")
+
+
+@pytest.fixture
+def fleet_stack(account: Account) -> Iterator[Stack]:
+    """The same job in a stack with fleets, whose tasks are processes of this machine."""
+    with account.emulator.reached():
+        stack = account.stack("with-fleets")
+        with account.emulator.settings(
+            worker_program=[*stack.program, "worker"],
+            worker_environment={"PYTHONPATH": str(JOBS_FOLDER), "HUNDREDFOLD_LEASE": "5"},
+        ):
+            yield stack
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ from .adapters.glue_sources import refuse_csv
 from .adapters.session import caller_arn, client
 from .adapters.sources import check_location
 from .concurrency import set_concurrency, set_direct_concurrency, worker_limits
+from .fleets.requests import StackFleets
 from .home import RUNNING, StackHome, find_stack_name
 from .pollers import RunPollers
 from .progress import ProgressReader
@@ -134,6 +135,7 @@ class AwsBackend:
             else new_run_id(dt.datetime.now(dt.UTC))
         )
         check_names(declared, sources or {}, arguments.max_rejected)
+        budget, fleets = _budget_option(arguments), _fleets_option(arguments, home)
         locations = _resolve_sources(home, run, declared, sources or {})
         options: RunOptions = {
             "as_of": parse_as_of(arguments.as_of) if arguments.as_of is not None else None,
@@ -142,7 +144,8 @@ class AwsBackend:
             "batches": arguments.batches,
             "warehouse": warehouse,
             "stack": home.stack,
-            **_budget_option(arguments),
+            **budget,
+            **fleets,
         }
         if arguments.way is not None:
             options["plan"] = dict(arguments.way)
@@ -332,6 +335,26 @@ def _budget_option(arguments: RunArguments) -> RunOptions:
         return {}
     region = str(client("dynamodb").meta.region_name)
     return {"budget": dollar_budget(arguments.budget, read_prices(region, arguments.prices))}
+
+
+def _fleets_option(arguments: RunArguments, home: StackHome) -> RunOptions:
+    """Return the option of the fleets, if any are given.
+
+    Raises: UsageError for one that the stack has not, and for one without a price under a budget.
+    """
+    resources = home.resources
+    fleets = StackFleets.of(home.stack, resources.fleets, resources.task_size)
+    asked = fleets.requested(arguments.fleets)
+    if not asked:
+        return {}
+    region, has_budget = str(client("dynamodb").meta.region_name), arguments.budget is not None
+    try:
+        prices = read_prices(region, arguments.prices)
+    except UsageError:
+        if has_budget:
+            raise
+        return {"fleets": asked}
+    return {"fleets": fleets.priced(asked, prices, needed=has_budget)}
 
 
 def _warehouse_of(arguments: RunArguments) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..job import Job
 from ..pipeline.stages import Stage, stages
 
-LOWER_STEP = "lower the pollers"  # in place of a step, after an execution that failed
+RELEASE_STEP = "release the workers"  # in place of a step, after an execution that failed
 # in place of a step, the event of EventBridge of an execution that ended before its run: its
 # detail-type, and the statuses of such executions
 ENDED_EXECUTION = "Step Functions Execution Status Change"

@@ -77,6 +77,9 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     ),
     "key": ("ARN", str, None, "KMS key that encrypts all data of the stack."),
     "permissions_boundary": ("ARN", str, None, "Policy that bounds the permissions of all roles."),
+    "worker_image": ("ADDRESS", str, None, "Container image in ECR of the workers of fleets."),
+    "task_cores": ("N", int, "1", "Cores of a task of a fleet."),
+    "task_memory": ("MB", int, "2048 a core", "Memory of a task of a fleet."),
 }
 REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "sources": (
@@ -91,6 +94,12 @@ REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
         "--security-group",
         "ID",
         "Security group of the functions in those subnets. Repeatable.",
+    ),
+    "fleets": (
+        "--fleet",
+        "NAME",
+        "Fleet of containers that runs may ask for, fargate or fargate-spot, with --worker-image "
+        "and --subnet. Repeatable.",
     ),
     "layers": (
         "--layer",
@@ -285,7 +294,7 @@ def destroy(job: str | None, stack: str | None, everything: bool, yes: bool) -> 
 @click.option(
     "--image",
     is_flag=True,
-    help="Write a folder with a Dockerfile for a container image of up to 10 GB instead of a zip.",
+    help="Write a folder with Dockerfiles for container images of up to 10 GB instead of a zip.",
 )
 @json_option
 def package_command(

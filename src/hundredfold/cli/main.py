@@ -104,6 +104,15 @@ max_failed_option = click.option(
     help="On AWS: where queries run: in Athena, or at once in one function (duckdb).",
 )
 @click.option(
+    "--fleet",
+    "fleets",
+    multiple=True,
+    metavar="NAME[:TASKS]",
+    show_default="lambda",
+    help="On AWS: the workers, lambda or a fleet of the stack with its maximum of tasks (10), such "
+    "as fargate-spot:20. Repeatable: several work together.",
+)
+@click.option(
     "--plan",
     metavar="FILE",
     help="Take the workers and the pilot's results, or on AWS the batches, of the plan of "

@@ -73,10 +73,10 @@ class LocalBackend:
         callbacks: RunCallbacks,
     ) -> Run:
         """Run a job in this process and its workers."""
-        on_aws = (arguments.batches, arguments.warehouse)
+        on_aws = (arguments.batches, arguments.warehouse, *arguments.fleets)
         if any(each is not None for each in on_aws) or not arguments.wait:
             raise UsageError(
-                "--batches, --warehouse and --detach are for --backend aws",
+                "--batches, --warehouse, --fleet and --detach are for --backend aws",
                 hint="locally, --workers sets the parallelism, and a run ends with its process",
             )
         check_arguments(

@@ -32,6 +32,14 @@ class BudgetFacts(TypedDict, total=False):
     call: float
 
 
+class FleetFacts(TypedDict, total=False):
+    """The workers that a run on AWS asks for."""
+
+    name: str  # lambda, or a fleet of the stack
+    tasks: int  # at most, at a time; of lambda without a meaning
+    hourly: list[float]  # dollars of a task for an hour; a second one for a task without Spot
+
+
 class RunOptions(TypedDict, total=False):
     """What a run was started with, and what was decided about it since."""
 
@@ -56,6 +64,7 @@ class RunOptions(TypedDict, total=False):
     warehouse_reason: str
     batches: int | None
     batch_bytes: int | None
+    fleets: list[FleetFacts]  # none for the functions alone
     stack: str
     uploaded: list[str]  # the sources whose upload started the run
     replaced_uploads: list[str]  # addresses of uploads that newer ones of the same source replaced

@@ -26,6 +26,7 @@ class RunArguments:
     workers, memory   local: processes (default: one a core); bytes or "2GB" (default: 0.7 of all)
     batches, wait     aws: approximate batches for each model; whether to follow the run to its end
     warehouse         aws: auto (default), duckdb or athena
+    fleets            aws: the workers, "lambda" (default) and fleets of the stack: "fargate:20"
     as_of             the moment that counts as now for checks and release (default: now)
     budget            what the run may spend: core time locally ("30m"), dollars on AWS (2.5)
     plan              file with the plan to take: its workers and the results of its pilot locally,
@@ -52,6 +53,7 @@ class RunArguments:
     budget: str | float | None = None
     prices: str | Path | None = None
     plan: str | Path | None = None
+    fleets: Sequence[str] = ()
     # of the plan, once it is read: its way, and the folder with the results of its pilot
     way: Mapping[str, Any] | None = None
     pilot: Path | None = None

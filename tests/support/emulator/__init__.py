@@ -157,7 +157,7 @@ class Emulator:
         )
 
     @contextmanager
-    def settings(self, **settings: float | int | str | None) -> Iterator[None]:
+    def settings(self, **settings: Any) -> Iterator[None]:
         """Let the account misbehave until the end of the `with`; `faults()` lists what it did.
 
         `notice_duplicates`  fraction of S3's notifications (0.0 to 1.0) that arrive twice
@@ -171,6 +171,9 @@ class Emulator:
         `athena_seconds`     additional time of each query
         `ended_leases`       1: messages that a call of a function did not complete are redelivered
                              when the call ends, whatever their lease
+        `worker_program`     command that is started as a task of ECS, in place of the image
+        `worker_environment` variables of such tasks beside those of their definition
+        `spot_tasks`         tasks that Spot has capacity for, since the start of the account
         """
         before = dict(self._settings)
         self._set(settings)

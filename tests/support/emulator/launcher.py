@@ -14,7 +14,19 @@ import sys
 import threading
 
 import psutil
-from gaps import FOLDER, alarms, athena, clock, lambdas, logs, notices, queues, rights, states
+from gaps import (
+    FOLDER,
+    alarms,
+    athena,
+    clock,
+    lambdas,
+    logs,
+    notices,
+    queues,
+    rights,
+    states,
+    tasks,
+)
 from ministack import app
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -40,7 +52,7 @@ def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_parent, daemon=True, name="end with parent").start()
     # notices after queues: a late notice takes the lock when it is due
-    for gap in (clock, rights, queues, notices, athena, states, logs, lambdas, alarms):
+    for gap in (clock, rights, queues, notices, athena, states, logs, lambdas, alarms, tasks):
         gap.fill()
     app.main()
 

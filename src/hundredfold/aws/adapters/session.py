@@ -28,6 +28,8 @@ OPTIONAL = (
     "format",
     "pollers",
     "mapping",
+    "fleets",
+    "task_size",
 )  # resources that an environment or a stack may lack
 MAX_ATTEMPTS = 8  # throttling is normal when a thousand workers start at the same time
 
@@ -115,6 +117,8 @@ class StackResources:
     pollers: str = ""  # MIN,MAX that runs raise
     mapping: str = ""  # id of the event source mapping of the queue
     quiet: int = DEFAULT_QUIET_S  # seconds without another upload after which a run starts
+    fleets: str = ""  # names of those that runs may ask for; known from the outputs of a stack
+    task_size: str = ""  # of their tasks; the same
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> StackResources:
@@ -152,6 +156,7 @@ class StackResources:
             "machine": "machinearn",
             "work_function": "workfunction",
             "step_function": "stepfunction",
+            "task_size": "tasksize",
         }
         resources = cls._from_lookup(
             lambda name: outputs.get(names.get(name, name)), f"the outputs of the stack {stack}"
@@ -181,6 +186,8 @@ class StackResources:
                 "step_function": found["step_function"] or "",
                 "pollers": found["pollers"] or "",
                 "mapping": found["mapping"] or "",
+                "fleets": found["fleets"] or "",
+                "task_size": found["task_size"] or "",
                 "cores": int(found["cores"] or 1),
                 "format": int(found["format"] or UNMARKED_FORMAT),
                 "quiet": int(found["quiet"] or DEFAULT_QUIET_S),

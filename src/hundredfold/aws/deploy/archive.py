@@ -75,6 +75,12 @@ def seal(folder: Path) -> None:
     (folder / FINGERPRINT_FILE).write_text(_content_digest(folder), encoding="ascii")
 
 
+def write_seal(folder: Path, target: Path) -> None:
+    """Write the fingerprint that `seal` would write into a package, into another folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / FINGERPRINT_FILE).write_text(_content_digest(folder), encoding="ascii")
+
+
 def fingerprint_of(code: object) -> str:
     """Return the fingerprint of a package (a folder or its zip) or of an image given by digest.
 

@@ -133,9 +133,11 @@ def deploy(
     all stacks: a bucket and its roles.
     """
     options = options or DeployOptions()
-    assembly = synth(
-        ref, folder, stack=stack, options=replace(options, image=_by_digest(options.image, report))
-    )
+    image, settings = _by_digest(options.image, report), dict(options.settings)
+    if worker := settings.get("worker_image"):
+        settings["worker_image"] = _by_digest(worker, report)
+    options = replace(options, image=image, settings=settings)
+    assembly = synth(ref, folder, stack=stack, options=options)
     if assembly.package:
         sizes = [each.size for each in (assembly.package, assembly.package.worker) if each]
         packages = " and ".join(f"{size / 2**20:.0f} MB" for size in sizes)

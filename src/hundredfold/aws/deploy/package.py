@@ -36,7 +36,7 @@ from ..lambda_platform import (
     WHEEL_ARCHITECTURES,
     platforms,
 )
-from .archive import remove_from_zip, seal, sha256_of, write_contents, write_zip
+from .archive import remove_from_zip, seal, sha256_of, write_contents, write_seal, write_zip
 from .bytecode import bytecode_owners, compile_modules, find_interpreter, remove_bytecode
 from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
 from .distributions import (
@@ -95,6 +95,7 @@ COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
 USER_CODE = "your code"
 RESERVED_BYTES = 4096  # of the limit, for the files that complete a package
 PACKED_FRACTION = 0.9  # of the limit, for a package whose distributions are packed
+SEAL_FOLDER = "seal"  # beside the package of an image: its fingerprint, for workers
 CONTENTS_FILE = "contents.txt"  # beside a package: its files, with their sizes
 
 
@@ -240,21 +241,29 @@ def package_image(
     python: str = PYTHON,
     requirements: Sequence[str] = (),
 ) -> BuiltPackage:
-    """Build `out/package/` and the Dockerfile for an image of it, which may have 10 GB."""
+    """Build `out/package/` and the Dockerfiles for images of it, which may have 10 GB.
+
+    `out/seal/` has the fingerprint that a zip of the same package has, for workers in containers.
+    """
     _check_runtime(architecture, python)
     built = build(
         ref, out / "package", architecture=architecture, python=python, requirements=requirements
     )
-    write_dockerfile(out, python)
+    write_dockerfiles(out, python)
+    write_seal(built.folder, out / SEAL_FOLDER)
     return built
 
 
-def write_dockerfile(out: Path, python: str = PYTHON) -> None:
-    """Write the Dockerfile for an image of `out/package/`."""
-    text = (files(OUR_DISTRIBUTION) / "aws" / "Dockerfile").read_text(encoding="utf-8")
-    (out / "Dockerfile").write_text(
-        text.replace(f"PYTHON={PYTHON}", f"PYTHON={python}"), encoding="utf-8"
-    )
+def write_dockerfiles(out: Path, python: str = PYTHON) -> None:
+    """Write the Dockerfiles for images of `out/package/`: of the functions, and of workers.
+
+    The second one is for a folder above, where it finds the packages by processor.
+    """
+    for name in ("Dockerfile", "Dockerfile.worker"):
+        text = (files(OUR_DISTRIBUTION) / "aws" / name).read_text(encoding="utf-8")
+        if python != PYTHON:  # that of workers names a patch release
+            text = re.sub(r"^ARG PYTHON=.*$", f"ARG PYTHON={python}", text, flags=re.MULTILINE)
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def build(

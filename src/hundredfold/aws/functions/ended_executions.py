@@ -2,7 +2,7 @@
 that no state machine can catch, such as a history that is full.
 
 EventBridge reports them to the function `step`. The run is recorded as failed, so that `status`
-does not show it as running and `resume` continues it; and the pollers that it raised are lowered.
+does not show it as running and `resume` continues it; and its workers are released.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...pipeline.stage_times import StageTimes
 from ...ports.run_states import Event
 from ..adapters.dynamodb_ledger import DynamoLedger, SupersededError
 from ..adapters.session import StackResources
+from ..fleets.run_fleets import FleetResources
 from ..pollers import ACTIVE, RunPollers
 from ..work.json_log import log
 
@@ -41,7 +42,7 @@ def record_ended_execution(detail: Mapping[str, Any], resources: StackResources)
         ledger.note(run, counts=StageTimes.of(record.counts).end(time.time()).counts)
     except (NoSuchRun, SupersededError, StateError):
         pass  # no run had begun, it goes on in another execution, or it ended before
-    lower_pollers(run, resources)
+    release_workers(run, resources)
 
 
 def _reason(detail: Mapping[str, Any]) -> str:
@@ -51,14 +52,22 @@ def _reason(detail: Mapping[str, Any]) -> str:
     return (f"{text}: {known}" if known else text)[:MAX_REASON_CHARACTERS]
 
 
-def lower_pollers(run: str, resources: StackResources) -> None:
-    """Lower the pollers if the run has ended, and no other one is active."""
+def release_workers(run: str, resources: StackResources) -> None:
+    """Stop the tasks of a run that has ended, and lower the pollers unless another one is active.
+
+    Nothing happens while the run is active.
+    """
     pollers, ledger = RunPollers.of(resources), DynamoLedger(resources.table)
-    if pollers is None:
+    fleets = FleetResources.from_environment()
+    if pollers is None and not fleets.fleets:
         return
     try:
         record = ledger.read(run)
-        if record.state not in ACTIVE:
+        if record.state in ACTIVE:
+            return
+        if record.options.get("fleets"):
+            fleets.stop(run)
+        if pollers is not None:
             pollers.lower_after_run(record, ledger)
     except NoSuchRun:
         pass  # uploads are still expected, or another run has taken them

@@ -38,13 +38,15 @@ from ..adapters.prefetch import PrefetchingStore
 from ..adapters.s3_duckdb import S3DuckWarehouse
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
+from ..adapters.sqs_queue import SqsQueue
 from ..adapters.statements import QueriesPending, QueryPending, QueryReply
+from ..fleets.run_fleets import MIN_CHECK_S, FleetResources, RunFleets
 from ..lambda_platform import MAX_SOURCE_BYTES_PER_MB, MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
 from ..work.json_log import log
 from ..work.messages import FIRST_ATTEMPT, event_key
-from .invocation import SCRATCH_FOLDER, work_queue
+from .invocation import SCRATCH_FOLDER
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart
 
@@ -56,6 +58,7 @@ MAX_POLL_FRACTION = 0.01
 MAX_IDLE_POLLS = 2
 MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
 MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
+MAX_RESTARTS = 3  # of all tasks in a row, without a unit that was completed
 EVENT_THREADS = 16  # 3,000 objects take some 30 ms each
 MIN_TIME_LEFT = 0.5  # of a call, for it to go on to another stage
 Reply: TypeAlias = dict[str, Any]
@@ -81,6 +84,8 @@ class StageContext:
     reply: QueryReply
     time_left: Callable[[], float] = lambda: 1.0
     direct: DirectStart = field(default_factory=DirectStart)
+    of_stack: FleetResources = field(default_factory=lambda: FleetResources({}))
+    fleets: RunFleets = field(init=False)
     layout: Layout = field(init=False)
     runner: StageRunner = field(init=False)
     _duckdb: S3DuckWarehouse | None = field(default=None, init=False)
@@ -90,6 +95,25 @@ class StageContext:
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
         self.runner = StageRunner(self.job, self.record, self.store, self.ledger)
+        self.fleets = RunFleets.of(self.record, self.of_stack)
+
+    @property
+    def queue(self) -> SqsQueue:
+        """The queue of the run's messages."""
+        return SqsQueue(self.fleets.queue(self.resources.queue), self.resources.dead)
+
+    @property
+    def workers(self) -> int:
+        """The most workers at a time."""
+        functions = self.resources.concurrency if self.fleets.uses_functions else 0
+        return functions + self.fleets.tasks
+
+    @property
+    def cores(self) -> int:
+        """The cores of a worker, of the larger ones if there are several kinds."""
+        tasks = [self.of_stack.cores] if self.fleets.requests else []
+        functions = [self.resources.cores] if self.fleets.uses_functions else []
+        return max(tasks + functions)
 
     @property
     def uses_duckdb(self) -> bool:
@@ -259,8 +283,8 @@ def _prepare(model: Model, context: StageContext) -> None:
                 context.layout,
                 warehouse,
                 warehouse.objects,
-                workers=context.resources.concurrency,
-                cores=context.resources.cores,
+                workers=context.workers,
+                cores=context.cores,
                 batch_bytes=batch_bytes,
                 memory=function_memory_mb() * 2**20 // 4,
                 batches=batches,
@@ -275,16 +299,16 @@ def _prepare(model: Model, context: StageContext) -> None:
                 context.layout,
                 warehouse,
                 context.store,
-                workers=context.resources.concurrency,
-                cores=context.resources.cores,
+                workers=context.workers,
+                cores=context.cores,
                 batch_bytes=batch_bytes,
                 batches=batches,
                 costs=context.runner.costs_of(model, warehouse),
             )
         # after the rows were read; validate() compared them earlier
         refuse_changed(context.runner.validation_results, warehouse)
-    workers = min(context.resources.concurrency, len(manifest.batches))
-    context.runner.prepared(manifest, workers * context.resources.cores)
+    workers = min(context.workers, len(manifest.batches))
+    context.runner.prepared(manifest, workers * context.cores)
 
 
 def _refuse_expired_batches(manifest: Manifest, context: StageContext) -> None:
@@ -320,9 +344,11 @@ def _enqueue(model: Model, context: StageContext) -> None:
     undone = [message for message in messages if coverage.missing(message.first, message.last)]
     started, lacking = _start_workers(undone, context)
     poll = replace(poll, workers=started, lacking=lacking, limit=context.direct.workers)
+    poll = _start_tasks(len(undone), poll, model, context)
     context.runner.note(model.name, {"polling": asdict(poll)})
-    if context.resources.trigger != "events" or context.runner.attempt != FIRST_ATTEMPT:
-        enqueue(messages, coverage, work_queue(context.resources))
+    by_events = context.resources.trigger == "events" and context.fleets.uses_functions
+    if not by_events or context.runner.attempt != FIRST_ATTEMPT:
+        enqueue(messages, coverage, context.queue)
         return
     # S3 sends an event for each; the manifest lists the objects with the rows
     with ThreadPoolExecutor(EVENT_THREADS) as pool:
@@ -342,7 +368,7 @@ def _start_workers(
     many more the messages could feed, which those of other runs prevented. If the start fails, the
     event source mapping of the queue delivers the messages.
     """
-    if not context.direct.dispatcher:
+    if not (context.direct.dispatcher and context.fleets.uses_functions):
         return 0, 0
     units = sum(message.units for message in messages)
     active += _workers_of_other_runs(context)
@@ -353,13 +379,38 @@ def _start_workers(
         return 0, 0
 
 
+def _start_tasks(messages: int, poll: PollState, model: Model, context: StageContext) -> PollState:
+    """Start the tasks of the run's fleets that are missing for that many messages.
+
+    Raises: WorkerError if all tasks end, or do not start, again and again without a unit.
+    """
+    now = time.time()
+    if not (context.fleets.requests and messages) or now - poll.checked < MIN_CHECK_S:
+        return poll
+    scope = f"{model.name}/{context.runner.attempt}"
+    queue = context.fleets.queue(context.resources.queue)
+    again = poll.checked > 0
+    found = context.fleets.start(messages, scope, poll.tasks, queue, again=again)
+    poll = replace(poll, checked=now, tasks=poll.tasks + found.started)
+    if found.active or not (found.started or found.problems):
+        return poll
+    if poll.restarts > MAX_RESTARTS and not context.fleets.uses_functions:
+        raise WorkerError(
+            f"{model.name}: all tasks were started {MAX_RESTARTS} times more, and none has "
+            "completed a unit",
+            problems=found.problems or context.fleets.reasons(),
+            hint="see the log group of the tasks; then resume the run",
+        )
+    return replace(poll, restarts=poll.restarts + 1)
+
+
 def _workers_of_other_runs(context: StageContext) -> int:
     """Return the workers of other runs that are still at work: all take messages of one queue.
 
     No more are at work than there are messages. Two runs that enqueue within a second may not
     notice one another.
     """
-    depth, record = work_queue(context.resources).depth(), context.record
+    depth, record = context.queue.depth(), context.record
     messages = depth.waiting + depth.in_flight
     others = context.ledger.runs(record.job) if messages else ()
     started = 0
@@ -387,7 +438,7 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         _note_spent(context)
         return None
     _refuse_spent(model, coverage, context)
-    queue, done, now = work_queue(context.resources), int(coverage.done.sum()), time.time()
+    queue, done, now = context.queue, int(coverage.done.sum()), time.time()
     poll = PollState.of(context.record.models.get(model.name, {}).get("polling"), now)
     depth = queue.depth()
     poll = poll.next(
@@ -411,6 +462,8 @@ def _poll_workers(model: Model, context: StageContext) -> Reply | None:
         at = now if ended or started else poll.started
         poll = replace(poll, started=at, workers=active + started, lacking=lacking)
         poll = replace(poll, limit=context.direct.workers)
+    if depth.waiting:
+        poll = _start_tasks(depth.waiting + depth.in_flight, poll, model, context)
     context.runner.note(model.name, {"polling": asdict(poll)})
     return {"action": "wait", "seconds": poll.pause}
 
@@ -440,7 +493,8 @@ class PollState:
     `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
     last progress. `started`: when the run last started workers itself, and `workers`: how many;
     `lacking`: how many more there were messages for, while other runs had workers; `limit`: how
-    many the stack allowed.
+    many the stack allowed. `tasks`: of fleets, that the run started; `checked`: when it last looked
+    whether some are missing; `restarts`: how often in a row all were, without progress.
     """
 
     at: float
@@ -454,6 +508,9 @@ class PollState:
     workers: int = 0
     lacking: int = 0
     limit: int = 0
+    tasks: int = 0
+    checked: float = 0.0
+    restarts: int = 0
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
@@ -468,7 +525,7 @@ class PollState:
         poll = replace(self, at=now, done=done, idle=0, idle_s=0.0)
         if gained > 0 and elapsed > 0:
             pause = self._clamp_pause(left * elapsed / gained / 2, now)
-            return replace(poll, pause=pause, resends=0)
+            return replace(poll, pause=pause, resends=0, restarts=0)
         poll = replace(poll, pause=self._clamp_pause(2 * self.pause, now))
         if busy:
             return poll

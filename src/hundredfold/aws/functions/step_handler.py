@@ -26,14 +26,16 @@ from ..adapters.query_failures import failure_of
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.statements import QueriesPending, QueryPause, QueryPending, QueryReply
+from ..fleets.requests import LAMBDA
+from ..fleets.run_fleets import FleetResources
 from ..lambda_platform import function_memory_mb
 from ..pollers import RunPollers
 from ..runs import refuse_other_code
-from ..stage_order import ENDED_EXECUTION, GROUP_TOKEN, LOWER_STEP, query_action
+from ..stage_order import ENDED_EXECUTION, GROUP_TOKEN, RELEASE_STEP, query_action
 from ..translation_checks import check_translates
 from ..warehouse_choice import ATHENA, AUTO, choose_warehouse
 from ..work.json_log import log
-from .ended_executions import lower_pollers, record_ended_execution
+from .ended_executions import record_ended_execution, release_workers
 from .invocation import SCRATCH_FOLDER, set_log_keys
 from .packed import unpack_distributions
 from .stage_execution import PendingAt, StageContext, execute_stages
@@ -55,13 +57,13 @@ def step(event: dict[str, Any], context: Any = None) -> dict[str, Any]:
         set_log_keys(context)
         record_ended_execution(event["detail"], StackResources.from_environment())
         return {}
-    if event["step"] == LOWER_STEP:  # the execution could not end the run by a stage
+    if event["step"] == RELEASE_STEP:  # the execution could not end the run by a stage
         set_log_keys(context, run=event["run"])
-        lower_pollers(event["run"], StackResources.from_environment())
+        release_workers(event["run"], StackResources.from_environment())
         return {}
     set_log_keys(context, run=event["run"], step=event["step"], model=event["model"])
     reply = {"token": "", **_reply_of(event, context)}
-    lower_pollers(event["run"], StackResources.from_environment())
+    release_workers(event["run"], StackResources.from_environment())
     log.info("step", action=reply["action"])
     return reply
 
@@ -79,7 +81,7 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return _final_reply(record)
         refuse_other_code(record, resources.code)
         if event["step"] == str(next(stages(job))) and not event["token"]:
-            _raise_pollers(resources)
+            _raise_pollers(resources, record)
         name = f"{event['step']} {event['model']}".strip()
         if record.step != name:
             times = StageTimes.of(record.counts).begin(name, time.time())
@@ -98,6 +100,7 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
                 _query_reply(event, resources),
                 _time_left(context),
                 DirectStart.from_environment(),
+                FleetResources.from_environment(),
             ),
         )
     except SupersededError as error:
@@ -112,8 +115,14 @@ def _reply_of(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _end_run(event["run"], Event.FAIL, error, ledger)
 
 
-def _raise_pollers(resources: StackResources) -> None:
-    """Raise the pollers at the begin of an execution, if runs of this stack raise any."""
+def _raise_pollers(resources: StackResources, record: Record) -> None:
+    """Raise the pollers at the begin of an execution, if runs of this stack raise any.
+
+    The tasks of a fleet need none.
+    """
+    fleets = record.options.get("fleets")
+    if fleets and LAMBDA not in [each["name"] for each in fleets]:
+        return
     if pollers := RunPollers.of(resources):
         try:
             pollers.raise_for_run()

@@ -34,6 +34,7 @@ class WatchedResources:
     work: Any
     machine: Any
     rules: tuple[Any, ...]
+    fleet_queue: Any = None  # of a stack with fleets
 
 
 def make_alarms(scope: Construct, watched: WatchedResources, settings: Settings) -> None:
@@ -43,7 +44,10 @@ def make_alarms(scope: Construct, watched: WatchedResources, settings: Settings)
         else None
     )
     for name, metric, threshold, description in chain(
-        _alarms(watched, settings), _worker_alarms(watched), _upload_alarms(watched)
+        _alarms(watched, settings),
+        _fleet_alarms(watched, settings),
+        _worker_alarms(watched),
+        _upload_alarms(watched),
     ):
         alarm = aws_cloudwatch.Alarm(
             scope,
@@ -95,6 +99,20 @@ def _alarms(watched: WatchedResources, settings: Settings) -> Iterator[Alarm]:
         0,
         "The function step raised an error, ran out of memory, or timed out. The state machine "
         "retries it; see the function's log.",
+    )
+
+
+def _fleet_alarms(watched: WatchedResources, settings: Settings) -> Iterator[Alarm]:
+    if watched.fleet_queue is None:
+        return
+    yield (
+        "FleetOverdue",
+        watched.fleet_queue.metric_approximate_age_of_oldest_message(
+            period=PERIOD, statistic="Maximum"
+        ),
+        settings.overdue,
+        f"A message for tasks has waited or been processed for more than {settings.overdue:,} s. "
+        "hundredfold status shows the progress of the run.",
     )
 
 

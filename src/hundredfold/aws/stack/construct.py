@@ -33,7 +33,9 @@ from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
 from .dashboard import make_dashboard
 from .ended_executions import record_ended_executions
+from .fleets import StackFleets, make_fleets, task_size
 from .lambda_functions import (
+    IMAGE_ADDRESS,
     MAX_START_AGE_S,
     FunctionSpec,
     connect_dead_letter_queue,
@@ -57,6 +59,8 @@ from .settings import Location, Settings, SettingsKeywords
 from .state_machine import make_state_machine
 from .storage import configure_notifications, make_bucket, make_database, make_table, make_workgroup
 from .uploads import start_on_uploads
+
+FUNCTIONS = ("step", "work", "dead_letter", "dispatch")
 
 
 class Hundredfold(Construct):
@@ -93,7 +97,7 @@ class Hundredfold(Construct):
         self.code = fingerprint_of(code)
         names = {
             name: f"{prefix}-{name.replace('_', '-')}" if prefix else None
-            for name in ("step", "work", "dead_letter", "dispatch", "dead", "runs", "run")
+            for name in (*FUNCTIONS, "dead", "runs", "run", "fleet", "tasks")
         }
         self._apply_boundary()
         uploads = self._make_storage(names)
@@ -108,6 +112,7 @@ class Hundredfold(Construct):
             self.label,
         )
         codes = code, _worker_code(code, worker_code)
+        self.fleets = self._make_fleets(resources, names, code)
         self.step, self.work, self.dead_letter = self._make_functions(codes, resources, names)
         connect_dead_letter_queue(self, self.dead_letter, self.dead)
         self.machine = make_state_machine(
@@ -136,6 +141,15 @@ class Hundredfold(Construct):
             own_uploads=bool(uploads) and not self.settings.watched_locations
         )
         return uploads
+
+    def _make_fleets(
+        self, resources: Resources, names: Mapping[str, str | None], code: Any
+    ) -> StackFleets | None:
+        """Create the fleets of the settings, if any. code: of the steps."""
+        if not self.settings.fleets:
+            return None
+        sealed = bool(self.code) and IMAGE_ADDRESS.fullmatch(str(code)) is None
+        return make_fleets(resources, self._environment(), names, sealed=sealed)
 
     def _make_functions(
         self, codes: tuple[Any, Any], resources: Resources, names: Mapping[str, str | None]
@@ -177,6 +191,9 @@ class Hundredfold(Construct):
             )
             starting = start_permissions(dispatcher.function_arn)
             starter = self._starter(dispatcher, worker)
+        if self.fleets is not None:
+            starting = [*starting, *self.fleets.grants]
+            starter |= self.fleets.environment
         return [
             make(step, [*step_permissions(resources), *starting], starter),
             worker,
@@ -195,7 +212,15 @@ class Hundredfold(Construct):
         """Create the rules of EventBridge, the alarms and the dashboard of a name."""
         record_ended_executions(self, self.machine, self.step)
         rules = start_on_uploads(self, self.machine, uploads)
-        watched = WatchedResources(self.queue, self.dead, self.step, self.work, self.machine, rules)
+        watched = WatchedResources(
+            self.queue,
+            self.dead,
+            self.step,
+            self.work,
+            self.machine,
+            rules,
+            self.fleets.queue if self.fleets else None,
+        )
         make_alarms(self, watched, self.settings)
         if self.settings.dashboard:
             make_dashboard(self, watched, dashboard)
@@ -287,6 +312,12 @@ class Hundredfold(Construct):
             outputs |= self._raised_pollers()
         if self.code:
             outputs["Code"] = self.code
+        if self.fleets is not None:
+            outputs |= {
+                "Fleets": ",".join(self.settings.fleets),
+                "TaskSize": str(task_size(self.settings)),
+                "FleetQueueUrl": self.fleets.queue.queue_url,
+            }
         for name, value in outputs.items():
             CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
 

@@ -6,6 +6,7 @@ step         everything of a run: its files, its tables, its record; it writes w
 work         reads the prepared data of a run, and writes outcomes only
 dead_letter  records the units of dead-lettered messages
 dispatch     invokes work, with the trigger "direct"
+task         the worker of a fleet: the permissions of work; task start: pulls its image
 machine      calls step, runs queries with its own permissions, and records failures
 """
 
@@ -65,6 +66,7 @@ class Resources:
     dead: Any
     database: str
     workgroup: str
+    further_queues: tuple[Any, ...] = ()  # that a worker takes messages from
 
     def keys(self, *patterns: str) -> list[str]:
         return [self.bucket.arn_for_objects(pattern) for pattern in patterns]
@@ -226,7 +228,7 @@ def work_permissions(resources: Resources) -> Iterator[Grant]:
             "sqs:GetQueueAttributes",
             "sqs:SendMessage",
         ),
-        (resources.queue.queue_arn,),
+        [queue.queue_arn for queue in (resources.queue, *resources.further_queues)],
     )
     yield Grant("Refuse", ("sqs:SendMessage",), (resources.dead.queue_arn,))
     # only the items with the dollars of runs that have a budget

@@ -13,6 +13,9 @@ from .settings import Settings
 DEAD_LETTER_TIMEOUT_S = 60  # seconds
 
 
+TASK_LEASE_S = 120  # of a message that a task takes, which extends it
+
+
 def make_queues(
     scope: Construct, settings: Settings, names: tuple[str | None, str | None]
 ) -> tuple[Any, Any]:
@@ -47,6 +50,29 @@ def make_queues(
         ),
     )
     return work, dead
+
+
+def make_fleet_queue(scope: Construct, settings: Settings, dead: Any, name: str | None) -> Any:
+    """Create the queue of runs whose workers are tasks alone: no mapping invokes functions by it.
+
+    Its messages have the same dead-letter queue.
+    """
+    key = key_of(scope, settings)
+    kinds = aws_sqs.QueueEncryption
+    return aws_sqs.Queue(
+        scope,
+        "FleetQueue",
+        queue_name=name,
+        retention_period=Duration.days(4),
+        visibility_timeout=Duration.seconds(TASK_LEASE_S),
+        receive_message_wait_time=Duration.seconds(20),
+        encryption=kinds.KMS if key else kinds.SQS_MANAGED,
+        encryption_master_key=key,
+        enforce_ssl=True,
+        dead_letter_queue=aws_sqs.DeadLetterQueue(
+            queue=dead, max_receive_count=settings.max_receives
+        ),
+    )
 
 
 def allow_s3_to_send(queue: Any) -> None:

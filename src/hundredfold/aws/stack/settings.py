@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from ...errors import UsageError
 from ...job import NAME
+from ..fleets.requests import FLEETS
 from ..lambda_platform import (
     DEFAULT_QUIET_S,
     PYTHON,
@@ -36,6 +37,9 @@ LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 POLICY = re.compile(rf"arn:[a-z-]+:iam::[^:]*:policy/.+|{TOKEN}")
 SUBNET = re.compile(rf"subnet-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
 SECURITY_GROUP = re.compile(rf"sg-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
+IMAGE = re.compile(
+    rf"\d{{12}}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?/[a-z0-9._/-]+[:@][\w.:-]+|{TOKEN}"
+)
 KEY = re.compile(rf"arn:[a-z-]+:kms:[^:]*:[^:]*:key/.+|{TOKEN}")
 
 # the environment variable with the path of the file by which `hundredfold deploy` passes the
@@ -46,6 +50,15 @@ DESCRIPTION_PREFIX = (
     "Hundredfold: the job "
 )
 DEFAULT_WORKERS = 300  # concurrent workers by default
+DEFAULT_TASK_MB = 2048  # of a task of a fleet, for each core
+# MB of a task of Fargate by its cores: minimum, maximum, step
+TASK_MEMORY = {
+    1: (2048, 8192, 1024),
+    2: (4096, 16_384, 1024),
+    4: (8192, 30_720, 1024),
+    8: (16_384, 61_440, 4096),
+    16: (32_768, 122_880, 8192),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,11 @@ class Settings:
                       and the query results, in place of keys of AWS
     `permissions_boundary`  ARN of the policy that bounds the permissions of every role
     `dashboard`       a dashboard of CloudWatch with the progress of runs
+    `fleets`          fleets of containers that runs may ask for beside the functions: "fargate",
+                      "fargate-spot". They need `worker_image`, `subnets` and `security_groups`
+    `worker_image`    address in ECR of the image of these workers, for this architecture
+    `task_cores`      whole cores of a task of a fleet (1, 2, 4, 8 or 16)
+    `task_memory`     of a task, in MB; 2048 for each core if omitted
     """
 
     job: str
@@ -152,10 +170,14 @@ class Settings:
     key: str | None = None
     permissions_boundary: str | None = None
     dashboard: bool = False
+    fleets: tuple[str, ...] = ()
+    worker_image: str | None = None
+    task_cores: int = 1
+    task_memory: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError with all invalid settings."""
-        for name in ("sources", "source_keys", "layers", "subnets", "security_groups"):
+        for name in ("sources", "source_keys", "layers", "subnets", "security_groups", "fleets"):
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
@@ -163,7 +185,7 @@ class Settings:
             object.__setattr__(self, "trigger", "direct" if self.pollers is None else "messages")
         if not isinstance(self.start_on_upload, bool | Mapping):
             object.__setattr__(self, "start_on_upload", _texts(self.start_on_upload))
-        checks = (_check_numbers, _check_texts, _check_locations, _check_network)
+        checks = (_check_numbers, _check_texts, _check_locations, _check_network, _check_fleets)
         problems = [problem for check in checks for problem in check(self)]
         if problems:
             raise UsageError(
@@ -202,6 +224,11 @@ class Settings:
     def direct_workers(self) -> int:
         """The workers that a run may start itself."""
         return worker_shares(self.workers)[1] if self.trigger == "direct" else 0
+
+    @property
+    def memory_of_task(self) -> int:
+        """The memory of a task of a fleet, in MB."""
+        return self.task_memory or DEFAULT_TASK_MB * self.task_cores
 
     @property
     def batching_window_s(self) -> int:
@@ -303,6 +330,10 @@ class SettingsKeywords(TypedDict, total=False):
     key: str | None
     permissions_boundary: str | None
     dashboard: bool
+    fleets: tuple[str, ...]
+    worker_image: str | None
+    task_cores: int
+    task_memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +465,31 @@ def _check_network(settings: Settings) -> Iterator[str]:
         yield from _check_pattern("a security group", text, SECURITY_GROUP, "its id, sg-...")
     if bool(settings.subnets) != bool(settings.security_groups):
         yield "subnets and security_groups are given together or not at all"
+
+
+def _check_fleets(settings: Settings) -> Iterator[str]:
+    for name in settings.fleets:
+        yield from _check_choice("a fleet", name, FLEETS)
+    yield from _check_pattern(
+        "worker_image", settings.worker_image, IMAGE, "the address of an image in ECR"
+    )
+    if settings.fleets and settings.worker_image is None:
+        yield "fleets are given without worker_image, the image of their workers"
+    if settings.fleets and not settings.subnets:
+        yield "fleets are given without subnets and security_groups, the network of their tasks"
+    if settings.worker_image is not None and not settings.fleets:
+        yield "worker_image is given without fleets, the workers that use it"
+    if settings.task_cores not in TASK_MEMORY:
+        cores = ", ".join(map(str, TASK_MEMORY))
+        yield f"task_cores is {settings.task_cores!r}, expected one of {cores}"
+        return
+    least, most, step = TASK_MEMORY[settings.task_cores]
+    memory = settings.memory_of_task
+    if not isinstance(memory, int) or memory not in range(least, most + 1, step):
+        yield (
+            f"task_memory is {memory!r}, expected {least:,} to {most:,} MB in steps of {step:,} "
+            f"for {settings.task_cores} cores"
+        )
 
 
 def _check_locations(settings: Settings) -> Iterator[str]:

@@ -33,7 +33,7 @@ def make_state_machine(
         database=resources.database,
         table=resources.table.table_name,
         partition=stack.partition,
-        lowers_pollers=resources.settings.raise_pollers,
+        releases_workers=resources.settings.raise_pollers or bool(resources.settings.fleets),
     )
     machine = aws_stepfunctions.StateMachine(
         scope,

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...job import Job
 from ...pipeline.stages import Stage, stages
-from ..stage_order import LOWER_STEP, action_to, later_stages, query_action
+from ..stage_order import RELEASE_STEP, action_to, later_stages, query_action
 
 STEPS_WITH_QUERIES = {"validate", "prepare", "publish"}  # steps that query Athena
 # steps that wait: for more uploads, before a query is repeated, for the workers
@@ -44,7 +44,7 @@ def definition(
     database: str,
     table: str,
     partition: str = "aws",
-    lowers_pollers: bool = False,
+    releases_workers: bool = False,
 ) -> dict[str, Any]:
     """Return the state machine of a job, in the Amazon States Language.
 
@@ -71,8 +71,8 @@ def definition(
         later = later_stages(job, stage)
         states |= _stage(stage, following, later, step_function_arn, workgroup, database)
     final = _final_states(table)
-    if lowers_pollers:
-        final |= _lowering(final["Record the failure"], step_function_arn)
+    if releases_workers:
+        final |= _releasing(final["Record the failure"], step_function_arn)
     return {
         "Comment": (
             f"A run of the job {job.name}: "
@@ -291,25 +291,25 @@ def _final_states(table: str) -> dict[str, Any]:
     }
 
 
-def _lowering(failure: dict[str, Any], function: str) -> dict[str, Any]:
-    """Return the states that record a failure and then lower the pollers that the run raised."""
-    lower = "Lower the pollers"
+def _releasing(failure: dict[str, Any], function: str) -> dict[str, Any]:
+    """Return the states that record a failure and then release the workers of the run."""
+    release = "Release the workers"
     return {
         "Record the failure": {
             **failure,
-            "Catch": [{**each, "Next": lower} for each in failure["Catch"]],
-            "Next": lower,
+            "Catch": [{**each, "Next": release} for each in failure["Catch"]],
+            "Next": release,
         },
-        lower: {
+        release: {
             "Type": "Task",
             "Resource": "arn:aws:states:::lambda:invoke",
             "Parameters": {
                 "FunctionName": function,
-                "Payload": {"run.$": "$.run", "step": LOWER_STEP},
+                "Payload": {"run.$": "$.run", "step": RELEASE_STEP},
             },
-            "ResultPath": "$.lowered",
+            "ResultPath": "$.released",
             "Catch": [
-                {"ErrorEquals": ["States.ALL"], "ResultPath": "$.not_lowered", "Next": "Broken"}
+                {"ErrorEquals": ["States.ALL"], "ResultPath": "$.not_released", "Next": "Broken"}
             ],
             "Next": "Broken",
         },

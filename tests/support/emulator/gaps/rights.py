@@ -8,7 +8,7 @@ requests from outside, so all would pass with empty roles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,8 +84,8 @@ def acting_as(role_arn: str) -> Iterator[None]:
         iam_evaluator._request_caller_arn.reset(token)
 
 
-def check(action: str, resource: str) -> None:
-    """Raise DeniedError unless the caller's policies allow the action."""
+def check(action: str, resource: str, keys: Mapping[str, str] | None = None) -> None:
+    """Raise DeniedError unless the caller's policies allow the action. keys: of its conditions."""
     caller = iam_evaluator.caller_arn()
     if not app.AUTH or caller.endswith(":root"):
         return
@@ -102,6 +102,7 @@ def check(action: str, resource: str) -> None:
         action=action,
         resource_arn=resource,
         region=get_region(),
+        service_context={key.lower(): value for key, value in (keys or {}).items()},
     )
     if iam_evaluator.evaluate(context, gather(name, get_account_id())).decision != "Allow":
         raise DeniedError(

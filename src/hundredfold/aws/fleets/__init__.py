@@ -1,0 +1,1 @@
+"""Fleets: workers in containers that a run starts for itself, and that end with it."""

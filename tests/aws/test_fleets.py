@@ -1,0 +1,225 @@
+"""Fleets: tasks that a run starts for itself, replaces, and stops at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+
+import hundredfold
+from hundredfold.errors import HundredfoldError
+from support.emulator import wait_until
+from support.stacks import ENDED, Stack, Tasks, account, fleet_stack, published
+
+__all__ = ["account", "fleet_stack"]
+pytestmark = pytest.mark.slow
+UNITS = 12
+
+
+@pytest.fixture
+def name() -> str:
+    return f"fleet-{uuid4().hex[:6]}"
+
+
+def tasks_of(stack: Stack, run: str, status: str = "RUNNING") -> list[dict[str, Any]]:
+    """Return the tasks of a run with that desired status."""
+    ecs = stack.client("ecs")
+    [cluster] = [c for c in ecs.list_clusters()["clusterArns"] if f"/{stack.name}-" in c]
+    found = ecs.list_tasks(cluster=cluster, startedBy=run, desiredStatus=status)["taskArns"]
+    return list(ecs.describe_tasks(cluster=cluster, tasks=found)["tasks"]) if found else []
+
+
+def wait_for_no_tasks(stack: Stack, run: str) -> list[dict[str, Any]]:
+    """Wait until all tasks of a run have ended; return them."""
+
+    def ended() -> bool:
+        stopped = tasks_of(stack, run, "STOPPED")
+        return not tasks_of(stack, run) and all(t["lastStatus"] == "STOPPED" for t in stopped)
+
+    wait_until(ended, stack.emulator.log)
+    return tasks_of(stack, run, "STOPPED")
+
+
+def processes_of(stack: Stack) -> list[psutil.Process]:
+    """Return the processes of the account's tasks, without their children."""
+    found = []
+    for child in psutil.Process(stack.emulator.pid).children():
+        with suppress(psutil.Error):
+            if "worker" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def wait_for_calls(stack: Stack, tasks: Tasks, count: int) -> None:
+    wait_until(
+        lambda: len(tasks.calls()) >= count, lambda: f"{tasks.calls()}\n{stack.emulator.log()}"
+    )
+
+
+def test_a_run_starts_its_fleet_and_ends_it(fleet_stack: Stack, tmp_path: Path, name: str) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    fleet_stack.run(tasks, name, "duckdb", batches=6, fleets=["fargate:2"], wait=False)
+    wait_for_calls(fleet_stack, tasks, 2)
+    assert len(processes_of(fleet_stack)) == 2
+    assert fleet_stack.workers_alive() == []  # no function has a message
+    tasks.release()
+    done = fleet_stack.wait_for_end(name)
+    ended = wait_for_no_tasks(fleet_stack, name)
+    assert [task["stoppedReason"] for task in ended] == ["the run has ended"] * 2
+    # they were told to end, and ended by themselves
+    assert [task["containers"][0]["exitCode"] for task in ended] == [143, 143]
+    assert {task["capacityProviderName"] for task in ended} == {"FARGATE"}
+    assert processes_of(fleet_stack) == []
+    assert tasks.calls() == Counter(range(UNITS))
+    assert published(done) == tasks.local_release(name)
+    assert fleet_stack.depth() == (0, 0)
+
+
+def test_spot_tasks_that_are_missing_are_started_on_demand(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    started = len(spot_tasks(fleet_stack))
+    with fleet_stack.emulator.settings(spot_tasks=started + 1):
+        fleet_stack.run(tasks, name, "duckdb", batches=6, fleets=["fargate-spot:2"], wait=False)
+        wait_for_calls(fleet_stack, tasks, 2)
+        providers = [task["capacityProviderName"] for task in tasks_of(fleet_stack, name)]
+        assert sorted(providers) == ["FARGATE", "FARGATE_SPOT"]
+        tasks.release()
+        done = fleet_stack.wait_for_end(name)
+    wait_for_no_tasks(fleet_stack, name)
+    assert published(done) == tasks.local_release(name)
+
+
+def spot_tasks(stack: Stack) -> list[dict[str, Any]]:
+    """Return all tasks of Spot that the account has started."""
+    ecs = stack.client("ecs")
+    found = []
+    for cluster in ecs.list_clusters()["clusterArns"]:
+        for status in ("RUNNING", "STOPPED"):
+            arns = ecs.list_tasks(cluster=cluster, desiredStatus=status)["taskArns"]
+            if arns:
+                found += ecs.describe_tasks(cluster=cluster, tasks=arns)["tasks"]
+    return [task for task in found if task["capacityProviderName"] == "FARGATE_SPOT"]
+
+
+def test_tasks_that_are_interrupted_or_killed_are_replaced(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    fleet_stack.run(tasks, name, "duckdb", batches=6, fleets=["fargate-spot:2"], wait=False)
+    wait_for_calls(fleet_stack, tasks, 2)
+    killed, interrupted = processes_of(fleet_stack)
+    killed.kill()
+    interrupted.terminate()  # as Spot does, two minutes before
+    interrupted.terminate()  # ends the grace
+    wait_until(lambda: len(tasks_of(fleet_stack, name)) == 2, fleet_stack.emulator.log)
+    tasks.release()
+    done = fleet_stack.wait_for_end(name)
+    ended = wait_for_no_tasks(fleet_stack, name)
+    codes = sorted(task["containers"][0]["exitCode"] for task in ended)
+    assert codes == [137, 143, 143, 143]
+    counts = done.counts["models"]["doubled"]
+    assert (counts["units"], counts["ok"], counts["rows_out"]) == (UNITS, UNITS, UNITS)
+    assert published(done) == tasks.local_release(name)
+
+
+@pytest.mark.parametrize("end", ["cancel", "stop"])
+def test_the_tasks_of_a_run_that_is_ended_by_hand_are_stopped(
+    fleet_stack: Stack, tmp_path: Path, name: str, end: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    fleet_stack.run(tasks, name, "duckdb", batches=6, fleets=["fargate:2"], wait=False)
+    wait_for_calls(fleet_stack, tasks, 2)
+    if end == "cancel":
+        fleet_stack.cli("cancel", name)
+    else:  # in the console
+        execution = fleet_stack.record(name).execution
+        fleet_stack.client("stepfunctions").stop_execution(executionArn=execution)
+    tasks.release()
+    ended = wait_for_no_tasks(fleet_stack, name)
+    assert [task["stoppedReason"] for task in ended] == ["the run has ended"] * 2
+    assert fleet_stack.record(name).state in ENDED
+
+
+def test_functions_and_a_fleet_work_on_one_queue(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    fleets = ["fargate:1", "lambda"]
+    fleet_stack.run(tasks, name, "duckdb", batches=12, fleets=fleets, wait=False)
+    wait_until(lambda: bool(processes_of(fleet_stack)), fleet_stack.emulator.log)
+    wait_until(lambda: bool(fleet_stack.workers_alive()), fleet_stack.emulator.log)
+    wait_for_calls(fleet_stack, tasks, 3)  # four functions and the task have one each
+    tasks.release()
+    done = fleet_stack.wait_for_end(name)
+    wait_for_no_tasks(fleet_stack, name)
+    assert published(done) == tasks.local_release(name)
+
+
+def test_a_budget_that_is_spent_stops_the_tasks(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["500 ms"] * 40)
+    with pytest.raises(HundredfoldError, match=r"the budget of .* is spent"):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, budget=0.00002, fleets=["fargate:1"])
+    wait_for_no_tasks(fleet_stack, name)
+    assert 0 < len(tasks.calls()) < 40
+
+
+def test_tasks_that_cannot_start_end_the_run_with_the_reason(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 2)
+    with (
+        fleet_stack.emulator.settings(worker_program=None),
+        pytest.raises(HundredfoldError, match="none has completed a unit") as refused,
+    ):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["fargate:1"])
+    assert "CannotPullContainerError" in str(refused.value)
+    done = hundredfold.resume(name, backend="aws", stack=fleet_stack.name)
+    wait_for_no_tasks(fleet_stack, name)
+    assert published(done) == tasks.local_release(name)
+
+
+@pytest.mark.parametrize(
+    ("role", "action", "found"),
+    [
+        ("Step", "ecs:RunTask", "not authorized to perform: ecs:RunTask"),
+        ("Step", "iam:PassRole", "not authorized to perform: iam:PassRole"),
+        ("Step", "ecs:ListTasks", "not authorized to perform: ecs:ListTasks"),
+        ("TaskStart", "ecr:BatchGetImage", "not authorized to perform: ecr:BatchGetImage"),
+    ],
+)
+def test_a_missing_right_ends_the_run_with_its_name(
+    fleet_stack: Stack, tmp_path: Path, name: str, role: str, action: str, found: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 2)
+    with (
+        fleet_stack.denied(role, action),
+        pytest.raises(HundredfoldError, match=found),
+    ):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["fargate:1"])
+
+
+@pytest.mark.parametrize(
+    ("fleets", "message"),
+    [
+        (["fargate:0"], "--fleet is 'fargate:0', wanted NAME or NAME:TASKS"),
+        (["fargate:99999"], "wanted at most 5,000 tasks"),
+        (["lambda:5"], "functions are not tasks"),
+        (["fargate", "fargate:2"], "the fleet fargate is given twice"),
+        (["slurm"], "has no fleet 'slurm'; its fleets are lambda, fargate, fargate-spot"),
+    ],
+)
+def test_a_fleet_that_cannot_be_had_is_refused_before_the_run(
+    fleet_stack: Stack, tmp_path: Path, name: str, fleets: list[str], message: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"])
+    with pytest.raises(hundredfold.errors.UsageError, match=message):
+        fleet_stack.run(tasks, name, fleets=fleets)
