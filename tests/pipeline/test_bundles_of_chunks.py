@@ -16,6 +16,7 @@ from hundredfold.data.manifest import Manifest, UnitList
 from hundredfold.data.messages import Message
 from hundredfold.data.numpy_columns import UNIT
 from hundredfold.data.outcomes import (
+    Stretch,
     UnitStatus,
     pack_results,
     pack_statuses,
@@ -49,6 +50,7 @@ def chunk(first: int, last: int, *, batch: int = 0, bad: int = -1) -> Chunk:
             np.array([int(u != bad) for u in range(first, last + 1)]),
             [UnitStatus(bad, "failed", "ValueError", "because")] if first <= bad <= last else [],
             tables,
+            [Stretch(last + 1 - first, 100.0 + first, f"w{first}")],
         ),
     )
 
@@ -73,6 +75,7 @@ def test_any_cut_of_a_slice_is_joined_to_the_whole(cuts: set[int], order: Any, b
     assert found.seconds.tolist() == wanted.seconds.tolist()
     assert found.rows_out.tolist() == wanted.rows_out.tolist()
     assert found.not_ok == wanted.not_ok
+    assert list(found.stretches) == [Stretch(b - a, 100.0 + a, f"w{a}") for a, b in pairwise(edges)]
     assert sum(table["rows"] for table in found.tables) == 29
 
 

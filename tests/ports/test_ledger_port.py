@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
 from hundredfold.errors import HomeError, NoSuchRun, StateError
 from hundredfold.local.sqlite_ledger import SqliteLedger, sqlite_errors
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_records import MAX_TRANSITIONS, transition
 from hundredfold.ports.run_states import TABLE, Event, State, after
 from hundredfold.testing import MemoryLedger
 from support.aws_account import LinkedClock
@@ -42,6 +45,11 @@ def ledger(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(params=SHARED)
 def shared(request: pytest.FixtureRequest) -> Any:
     return SHARED[request.param](request.getfixturevalue)
+
+
+def counted(record: Record) -> dict[str, Any]:
+    """Return the counts that callers gave."""
+    return {name: value for name, value in record.counts.items() if name != "history"}
 
 
 def test_a_run_is_read_as_it_was_written(ledger: Any) -> None:
@@ -107,8 +115,48 @@ def test_an_event_moves_the_run_and_is_recorded(ledger: Any, clock: LinkedClock)
         reason="resumed",
         updated="2024-05-01T08:00:00.500+00:00",
         version=1,
+        counts=moved.counts,
     )
     assert ledger.read(RUN.id) == moved
+
+
+def test_each_change_of_state_or_step_is_kept_with_its_time(
+    ledger: Any, clock: LinkedClock
+) -> None:
+    ledger.create(RUN)
+    wanted = [(RUN.created, "new", "new")]
+
+    def expect(record: Record, step: str) -> None:
+        wanted.append((record.updated, record.state.value, step))
+
+    expect(ledger.move(RUN.id, Event.START), RUN.step)
+    for step in ("prepare m", "work m"):
+        clock.now += 1.0
+        expect(ledger.note(RUN.id, step=step), step)
+        ledger.note(RUN.id, step=step, counts={"models": {}})  # neither state nor step changes
+    expect(ledger.move(RUN.id, Event.START, reason="resumed"), "work m")  # its driver died
+    expect(ledger.move(RUN.id, Event.FAIL, reason="no rows"), "work m")
+    found = ledger.read(RUN.id).history
+    assert [(each["at"], each["state"], each["step"]) for each in found] == wanted
+    assert [each["at"] for each in found] == sorted(each["at"] for each in found)
+
+
+def test_a_long_history_keeps_its_beginning_and_its_end(ledger: Any) -> None:
+    ledger.create(RUN)
+    for number in range(MAX_TRANSITIONS + 9):
+        last = ledger.note(RUN.id, step=f"step {number}")
+    steps = [each["step"] for each in last.history]
+    assert len(steps) == MAX_TRANSITIONS + 1
+    assert steps[:3] == ["new", "step 0", "step 1"]
+    assert steps[-1] == f"step {MAX_TRANSITIONS + 8}"
+
+
+def test_a_state_that_another_writer_set_is_the_last_of_the_history() -> None:
+    """The state machine on AWS records a failure without the rules of the port."""
+    record = transition(RUN, Event.START, None, "", 1_714_550_000.0)
+    failed = replace(record, state=State.FAILED, updated="2024-05-01T09:00:00.000+00:00")
+    assert [each["state"] for each in failed.history] == ["new", "running", "failed"]
+    assert failed.history[-1]["at"] == failed.updated
 
 
 def test_the_reason_is_that_of_the_last_event_and_the_step_stays(ledger: Any) -> None:
@@ -124,7 +172,7 @@ def test_a_note_is_merged_into_the_record(ledger: Any) -> None:
     noted = ledger.note(RUN.id, options={"limit": None})
     assert noted == ledger.read(RUN.id)
     assert noted.step == "work"
-    assert noted.counts == {"rows": 1, "units": {"failed": 2}, "batches": 3}
+    assert counted(noted) == {"rows": 1, "units": {"failed": 2}, "batches": 3}
     assert noted.options == {"jobs": 4, "limit": None}
     assert noted.state == State.NEW
 
@@ -133,7 +181,7 @@ def test_a_write_returns_the_record_that_is_read_after_it(ledger: Any) -> None:
     ledger.create(RUN)
     assert ledger.note(RUN.id, counts={"pair": (1, 2)}, options={3: "a key"}) == ledger.read(RUN.id)
     assert ledger.move(RUN.id, Event.START) == ledger.read(RUN.id)
-    assert ledger.read(RUN.id).counts == {"pair": [1, 2]}
+    assert counted(ledger.read(RUN.id)) == {"pair": [1, 2]}
 
 
 def test_each_write_increases_the_version_and_the_time(ledger: Any, clock: LinkedClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ STATUS_SCHEMA = pa.schema(
         ("message", pa.string()),
         ("traceback", pa.string()),
         ("attempt", pa.int64()),
+        ("started_at", pa.timestamp("us", tz="UTC")),  # null: not executed, or not known
+        ("ran_on", pa.string()),  # the worker process; null with it
     ]
 )
 
@@ -80,38 +82,103 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Consecutive units of a slice that one worker process executed without a break.
+
+    units: their number. started: the start of the first, in seconds since 1970 (UTC), by the
+    clock of that machine. worker: the name of the process. together: one call for all of them.
+    """
+
+    units: int
+    started: float
+    worker: str
+    together: bool = False
+
+    def starts(self, seconds: NDArray[np.float64]) -> NDArray[np.datetime64]:
+        """Return the start of each unit, from the seconds that each took."""
+        before = np.zeros(self.units)
+        if not self.together:
+            before[1:] = np.cumsum(seconds[:-1])
+        return np.round((self.started + before) * 1e6).astype("datetime64[us]")
+
+
+class Executions:
+    """When, where and for how long each unit of a span was executed, and in which attempt.
+
+    seconds, attempts: arrays with a value for each unit; so are `starts` (NaT: not known) and
+    `workers`, positions in `names` (-1: not known).
+    """
+
+    def __init__(self, units: int) -> None:
+        self.seconds = np.zeros(units)
+        self.attempts = np.zeros(units, np.int64)
+        self.starts = np.full(units, np.datetime64("NaT"), "datetime64[us]")
+        self.workers = np.full(units, -1, np.int32)
+        self.names: list[bytes] = []
+
+    def take(
+        self, own: slice, chosen: NDArray[np.bool_], summary: SliceSummary, attempt: int
+    ) -> None:
+        """Take the chosen units of an outcome, which are those of the span at `own`."""
+        self.seconds[own][chosen] = summary.seconds[chosen]
+        self.attempts[own][chosen] = attempt
+        starts, workers = self.starts[own], self.workers[own]
+        first = 0
+        for stretch in summary.stretches:
+            part = slice(first, first + stretch.units)
+            mask, first = chosen[part], part.stop
+            starts[part][mask] = stretch.starts(summary.seconds[part])[mask]
+            name = stretch.worker.encode()
+            if name not in self.names:
+                self.names.append(name)
+            workers[part][mask] = self.names.index(name)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a table of statuses."""
+        unknown = np.isnat(self.starts)
+        starts = pa.array(self.starts, pa.timestamp("us", tz="UTC"), mask=unknown)
+        codes = pa.array(self.workers, mask=self.workers < 0)
+        names = pa.array([name.decode() for name in self.names], pa.string())
+        return {
+            "seconds": from_numpy(self.seconds),
+            "attempt": from_numpy(self.attempts),
+            "started_at": starts,
+            "ran_on": names.take(codes),
+        }
+
+
 def status_table(
     first: int,
     rows_in: NDArray[np.int64],
     rows_out: NDArray[np.int64],
-    seconds: NDArray[np.float64],
-    attempts: NDArray[np.int64],
+    executions: Executions,
     not_ok: Mapping[int, UnitStatus],
 ) -> pa.Table:
     """Return one row for each unit from `first` on; `not_ok` are the units among them that are not
     ok.
     """
+    count = len(rows_in)
     known = [b"ok", *sorted({each.status.encode() for each in not_ok.values()})]
-    codes = np.zeros(len(seconds), np.int32)
+    codes = np.zeros(count, np.int32)
     texts: dict[str, Any] = {
-        name: pa.nulls(len(seconds), pa.string()) for name in ("error", "message", "traceback")
+        name: pa.nulls(count, pa.string()) for name in ("error", "message", "traceback")
     }
     if not_ok:
         for each in not_ok.values():
             codes[each.unit - first] = known.index(each.status.encode())
         for name in texts:
-            values: list[str | None] = [None] * len(seconds)
+            values: list[str | None] = [None] * count
             for each in not_ok.values():
                 values[each.unit - first] = getattr(each, name)
             texts[name] = pa.array(values, pa.string())
     columns = {
-        "unit": from_numpy(np.arange(first, first + len(seconds))),
+        "unit": from_numpy(np.arange(first, first + count)),
         "status": repeat_texts(known, codes),
         "rows_in": from_numpy(rows_in),
         "rows_out": from_numpy(rows_out),
-        "seconds": from_numpy(seconds),
         **texts,
-        "attempt": from_numpy(attempts),
+        **executions.columns(),
     }
     return pa.Table.from_arrays(
         [columns[name] for name in STATUS_SCHEMA.names], schema=STATUS_SCHEMA
@@ -147,14 +214,16 @@ def unpack_results(data: pa.Buffer) -> list[pa.Table]:
 
 @dataclass(frozen=True, slots=True)
 class SliceSummary:
-    """The summary of a slice: the time and rows of each unit, the units that are not ok, and the
-    schemas of the result tables.
+    """The summary of a slice: the time and rows of each unit, the units that are not ok, the
+    schemas of the result tables, and the stretches in which the units were executed (none where
+    that is not known).
     """
 
     seconds: NDArray[np.float64]
     rows_out: NDArray[np.int64]
     not_ok: tuple[UnitStatus, ...]
     tables: tuple[dict[str, Any], ...]
+    stretches: tuple[Stretch, ...] = ()
 
 
 _UNITS_SCHEMA = pa.schema([("seconds", pa.float64()), ("rows_out", pa.int64())])
@@ -172,14 +241,20 @@ def pack_statuses(
     rows_out: NDArray[np.int64],
     not_ok: Sequence[UnitStatus],
     tables: Sequence[pa.Table],
+    stretches: Sequence[Stretch] = (),
 ) -> bytes:
     """Return the statuses of a slice's units, with a summary of its result tables in the metadata.
 
     The summary lets `collect` determine the types without reading the tables. Facts that the
     message and the manifest have of a unit (its number, attempt and rows) are not written again.
+
+    stretches: of all units of the slice, or none where it is not known who executed them.
     """
     assert len(seconds) == len(rows_out) == message.units
-    return _packed_statuses(seconds, rows_out, not_ok, [_table_summary(t) for t in tables])
+    assert sum(stretch.units for stretch in stretches) in (0, message.units)
+    tables_found = tuple(_table_summary(table) for table in tables)
+    summary = SliceSummary(seconds, rows_out, tuple(not_ok), tables_found, tuple(stretches))
+    return _packed_statuses(summary)
 
 
 def join_statuses(slices: Sequence[bytes]) -> bytes:
@@ -188,11 +263,15 @@ def join_statuses(slices: Sequence[bytes]) -> bytes:
     Its results are the results of the slices one after the other.
     """
     found = [unpack_statuses(pa.py_buffer(each)) for each in slices]
+    known = all(each.stretches for each in found)
     return _packed_statuses(
-        np.concatenate([each.seconds for each in found]),
-        np.concatenate([each.rows_out for each in found]),
-        [status for each in found for status in each.not_ok],
-        [table for each in found for table in each.tables],
+        SliceSummary(
+            np.concatenate([each.seconds for each in found]),
+            np.concatenate([each.rows_out for each in found]),
+            tuple(status for each in found for status in each.not_ok),
+            tuple(table for each in found for table in each.tables),
+            tuple(stretch for each in found for stretch in each.stretches) if known else (),
+        )
     )
 
 
@@ -210,23 +289,22 @@ def _table_summary(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def _packed_statuses(
-    seconds: NDArray[np.float64],
-    rows_out: NDArray[np.int64],
-    not_ok: Sequence[UnitStatus],
-    tables: Sequence[dict[str, Any]],
-) -> bytes:
+def _packed_statuses(summary: SliceSummary) -> bytes:
+    facts = {
+        "results": json.dumps(summary.tables),
+        "stretches": json.dumps([astuple(stretch) for stretch in summary.stretches]),
+    }
     made = pa.Table.from_arrays(
-        [from_numpy(seconds), from_numpy(rows_out)],
-        schema=_UNITS_SCHEMA.with_metadata({"results": json.dumps(tables)}),
+        [from_numpy(summary.seconds), from_numpy(summary.rows_out)],
+        schema=_UNITS_SCHEMA.with_metadata(facts),
     )
     streams = [made]
-    if not_ok:
+    if summary.not_ok:
         streams.append(
             pa.Table.from_pylist(
                 [
                     {name: getattr(status, name) for name in _NOT_OK_SCHEMA.names}
-                    for status in not_ok
+                    for status in summary.not_ok
                 ],
                 schema=_NOT_OK_SCHEMA,
             )
@@ -246,6 +324,9 @@ def unpack_statuses(data: pa.Buffer) -> SliceSummary:
     made, *not_ok = unpack_results(data)
     accounts = tuple(UnitStatus(**row) for row in not_ok[0].to_pylist()) if not_ok else ()
     seconds, rows_out = (to_numpy(made.column(name), False) for name in _UNITS_SCHEMA.names)
+    facts = made.schema.metadata
+    # outcomes of earlier versions have no stretches
+    stretches = tuple(Stretch(*each) for each in json.loads(facts.get(b"stretches", b"[]")))
     return SliceSummary(
-        seconds, rows_out, accounts, tuple(json.loads(made.schema.metadata[b"results"]))
+        seconds, rows_out, accounts, tuple(json.loads(facts[b"results"])), stretches
     )

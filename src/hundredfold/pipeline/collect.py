@@ -24,7 +24,14 @@ from ..data.layout import Layout
 from ..data.manifest import Manifest, UnitList
 from ..data.messages import PILOT_ATTEMPT, Message
 from ..data.numpy_columns import UNIT, from_numpy, to_numpy, to_python_rows
-from ..data.outcomes import STATUS_SCHEMA, UnitStatus, status_table, unpack_results, unpack_statuses
+from ..data.outcomes import (
+    STATUS_SCHEMA,
+    Executions,
+    UnitStatus,
+    status_table,
+    unpack_results,
+    unpack_statuses,
+)
 from ..data.parquet import MAX_ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetWriter
 from ..data.parquet_in_memory import read_row_group
 from ..data.result_contract import result_contract
@@ -297,8 +304,8 @@ class _Merge:
         Both tables have the keys as their first columns, and are sorted.
         """
         span = self.chosen[first : last + 1]
-        seconds = np.zeros(len(span))
-        rows_out, attempts = np.zeros(len(span), np.int64), np.zeros(len(span), np.int64)
+        executions = Executions(len(span))
+        rows_out = np.zeros(len(span), np.int64)
         not_ok: dict[int, UnitStatus] = {}
         late: dict[int, str] = {}
         tables: list[pa.Table] = []
@@ -307,9 +314,8 @@ class _Merge:
             summary = unpack_statuses(_read_part(outcome, "status", self.layout, self.store))
             own = slice(outcome.first - first, outcome.last + 1 - first)
             counts = span[own] == number
-            seconds[own][counts] = summary.seconds[counts]
+            executions.take(own, counts, summary, outcome.attempt)
             rows_out[own][counts] = summary.rows_out[counts]
-            attempts[own][counts] = outcome.attempt
             not_ok.update(
                 (status.unit, status)
                 for status in summary.not_ok
@@ -324,7 +330,7 @@ class _Merge:
                 (unit, UnitStatus(unit, "failed", "ResultError", why)) for unit, why in late.items()
             )
         rows_in = self.units.sizes(first, last).astype(np.int64)
-        account = status_table(first, rows_in, rows_out, seconds, attempts, not_ok)
+        account = status_table(first, rows_in, rows_out, executions, not_ok)
         return (
             _with_keys(table, UNIT, self.units),
             _with_keys(account, "unit", self.units),

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..contract import Column
 from ..errors import QueryError, SourceError
 from ..job import Source
-from .run_facts import CodeEntry, ModelCounts, RunCounts, RunOptions
+from .run_facts import CodeEntry, ModelCounts, RunCounts, RunOptions, Transition
 from .run_states import Event, State
 
 
@@ -239,6 +239,19 @@ class Record:
     def code(self) -> list[CodeEntry]:
         """The code of the attempts, oldest first; empty where none was recorded."""
         return self.options.get("code", [])
+
+    @property
+    def history(self) -> list[Transition]:
+        """Each state and step of the run with the time at which it began, oldest first.
+
+        Of a run with very many, those in the middle are left out (`run_records.MAX_TRANSITIONS`).
+        """
+        found = [Transition(at=self.created, state=State.NEW, step=State.NEW)]
+        found += self.counts.get("history", [])
+        now = Transition(at=self.updated, state=self.state, step=self.step)
+        # the state machine on AWS records a failure without the ledger
+        same = (found[-1]["state"], found[-1]["step"]) == (now["state"], now["step"])
+        return found if same else [*found, now]
 
     @property
     def execution(self) -> str:

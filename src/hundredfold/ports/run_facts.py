@@ -120,6 +120,14 @@ class StageTimesFacts(TypedDict):
     complete: bool
 
 
+class Transition(TypedDict):
+    """A change of the state or of the step of a run."""
+
+    at: str  # ISO 8601, UTC
+    state: str
+    step: str
+
+
 class ReleaseCounts(TypedDict):
     """The release that a run made."""
 
@@ -136,6 +144,7 @@ class RunCounts(TypedDict, total=False):
     models: dict[str, ModelCounts]
     release: ReleaseCounts
     times: StageTimesFacts
+    history: list[Transition]  # see Record.history
     spent: float  # dollars on AWS, locally core-seconds; of a run with a budget
     workers_replaced: dict[str, int]  # by reason
     recomputed: list[str]  # the damaged files, one message each

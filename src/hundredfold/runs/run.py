@@ -118,7 +118,12 @@ class Run:
         )
 
     def units(self, model: str | None = None) -> Rows:
-        """Return every unit of a model with its status, rows, seconds and error."""
+        """Return every unit of a model with its status, rows, seconds, error and attempt.
+
+        `started_at` (UTC) and `ran_on` are the start of its execution and the worker process: its
+        number, after the log stream or the host on AWS. Both are null where no worker completed
+        the unit, and for results of a plan's pilot.
+        """
         name = self._model(model)
         return self._read(
             self.layout.accounts(name),

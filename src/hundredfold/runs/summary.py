@@ -12,7 +12,7 @@ from ..pipeline import releases
 from ..pipeline.budget import amount_text
 from ..pipeline.coverage import Coverage
 from ..ports.interfaces import Record
-from ..ports.run_facts import ModelCounts, SourceCounts
+from ..ports.run_facts import ModelCounts, SourceCounts, Transition
 from ..ports.run_states import State
 from .efficiency import Efficiency, efficiency_of
 from .run import Run
@@ -54,6 +54,7 @@ class RunSummary(TypedDict):
     reason: str
     created: str
     updated: str
+    history: list[Transition]
     as_of: str | None
     sources: dict[str, SourceCounts]
     csv: dict[str, list[dict[str, Any]]]
@@ -85,6 +86,7 @@ def summarize(run: Run) -> RunSummary:
         "reason": record.reason,
         "created": record.created,
         "updated": record.updated,
+        "history": record.history,
         "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}),
         "csv": record.counts.get("csv", {}),

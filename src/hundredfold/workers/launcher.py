@@ -69,6 +69,7 @@ class Settings:
     folder: str | None
     log: str | None
     memory: int | None
+    name: str  # of the worker
 
     def apply(self) -> None:
         os.environ.clear()
@@ -80,7 +81,7 @@ class Settings:
                 os.chdir(self.folder)
 
 
-def settings_for(log: Path | None, memory: int | None) -> Settings:
+def settings_for(log: Path | None, memory: int | None, name: str = "") -> Settings:
     """Return the settings of a worker that starts now."""
     try:
         folder = str(Path.cwd())
@@ -97,6 +98,7 @@ def settings_for(log: Path | None, memory: int | None) -> Settings:
         folder,
         str(log) if log else None,
         memory,
+        name,
     )
 
 

@@ -79,13 +79,14 @@ class WorkerSlot:
 @dataclass
 class WorkerPool:
     """`size` workers with one WorkerContext; `memory` is the limit of each in bytes (None: not
-    watched).
+    watched). `host` is part of their names where a run has several.
     """
 
     context: WorkerContext
     size: int
     memory: int | None = None
     logs: Path | None = None
+    host: str = ""
     slots: list[WorkerSlot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -217,9 +218,12 @@ class WorkerPool:
     def _start_child(self, slot: WorkerSlot) -> None:
         slot.ready, slot.starts, slot.slices_assigned = False, slot.starts + 1, 0
         slot.process, slot.channel, slot.progress = self._launcher.start(
-            settings_for(self._log_of(slot), self.memory)
+            settings_for(self._log_of(slot), self.memory, self._name_of(slot))
         )
         slot.loading = LoadTimer(slot.process.pid)
+
+    def _name_of(self, slot: WorkerSlot) -> str:
+        return f"{self.host}/{slot.number}" if self.host else str(slot.number)
 
     def _log_of(self, slot: WorkerSlot) -> Path | None:
         return self.logs / f"worker-{slot.number}.log" if self.logs else None

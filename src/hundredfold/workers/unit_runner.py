@@ -17,7 +17,7 @@ from ..data.batch import OpenBatch, row_form
 from ..data.manifest import Manifest, open_batch, stored_bytes
 from ..data.messages import Batch, Message
 from ..data.numpy_columns import UNIT, to_numpy, to_python
-from ..data.outcomes import UnitStatus, failed_unit, pack_results, pack_statuses
+from ..data.outcomes import Stretch, UnitStatus, failed_unit, pack_results, pack_statuses
 from ..data.result_contract import return_type
 from ..data.results import ResultBuilder, UnusableBatchResult
 from ..data.unit_slices import open_units
@@ -65,17 +65,22 @@ class UnitRunner:
 
     context: the job and the access to its data. progress: the shared array that names the unit at
     work (see protocol.py). send: sends a message to the driver. memory: the worker's share of
-    memory in bytes; None if it is unlimited.
+    memory in bytes; None if it is unlimited. name: that of this process, for the statuses of units.
     """
 
     def __init__(
-        self, context: WorkerContext, progress: Any, send: Send, memory: int | None = None
+        self,
+        context: WorkerContext,
+        progress: Any,
+        send: Send,
+        memory: int | None = None,
+        name: str = "",
     ) -> None:
         pa.set_cpu_count(1)
         if memory is not None:
             # Arrow's own allocator reserves a gigabyte, which would count as used
             pa.set_memory_pool(pa.system_memory_pool())
-        self.context, self.progress, self.send = context, progress, send
+        self.context, self.progress, self.send, self.name = context, progress, send, name
         self.gauge = MemoryGauge(memory)
         self.units_started = 0  # in this process
         self._model_runners: dict[str, ModelRunner] = {}
@@ -249,8 +254,8 @@ class Chunk:
     """Results that are sent together: those of the units from `first` on.
 
     unit: the last unit that was begun. stamps_ns: the time at which the first unit began, then the
-    end of each unit. retry_reason: if not empty, why `unit` is to be tried again; it is no part of
-    the chunk then.
+    end of each unit; `started` is the first of them by the wall clock. retry_reason: if not empty,
+    why `unit` is to be tried again; it is no part of the chunk then.
     """
 
     first: int
@@ -258,10 +263,12 @@ class Chunk:
     failed: FailedUnits
     unit: int
     stamps_ns: list[int]
+    started: float
     retry_reason: str = ""
 
     def __init__(self, first: int, builder: ResultBuilder) -> None:
         self.first, self.builder, self.failed = first, builder, FailedUnits()
+        self.started = time.time()
         self.unit, self.stamps_ns, self.retry_reason = first - 1, [], ""
 
     @property
@@ -293,7 +300,8 @@ def _run_each(
         if chunk.last >= first:
             seconds = np.diff(chunk.stamps_ns) / 1e9
             done = message.part(first, chunk.last)
-            _send_chunk(runner, chunk.builder, chunk.failed.statuses, seconds, done)
+            stretch = Stretch(done.units, chunk.started, runner.name)
+            _send_chunk(runner, chunk.builder, chunk.failed.statuses, seconds, done, stretch)
         if chunk.retry_reason:
             raise ResourcesExhausted(chunk.retry_reason, chunk.unit)
         first = chunk.unit + 1
@@ -433,7 +441,7 @@ def _run_batched(
     progress[0] = message.first if message.units == 1 else ALL_UNITS
     offset = message.first - batch.first
     keys = batch.keys.slice(offset, message.units)
-    began = time.perf_counter()
+    began, started = time.perf_counter(), time.time()
     builder: ResultBuilder = model_runner.result_builder(batch)
     failed: list[UnitStatus] = []
     try:
@@ -456,7 +464,8 @@ def _run_batched(
     seconds = np.full(message.units, (time.perf_counter() - began) / message.units)
     if batch.columns.exhausted:
         raise ResourcesExhausted(runner.too_large_text(model_runner, message))
-    _send_chunk(runner, builder, failed, seconds, message)
+    stretch = Stretch(message.units, started, runner.name, together=True)
+    _send_chunk(runner, builder, failed, seconds, message, stretch)
     return message.last
 
 
@@ -497,6 +506,7 @@ def _send_chunk(
     failed: list[UnitStatus],
     seconds: NDArray[np.float64],
     message: Message,
+    stretch: Stretch,
 ) -> None:
     tables, unfit = builder.build()
     rows_out = np.zeros(message.units, np.int64)
@@ -504,5 +514,5 @@ def _send_chunk(
         rows_out += np.bincount(
             to_numpy(rows.column(UNIT), False) - message.first, minlength=message.units
         )
-    statuses = pack_statuses(message, seconds, rows_out, [*failed, *unfit], tables)
+    statuses = pack_statuses(message, seconds, rows_out, [*failed, *unfit], tables, [stretch])
     runner.send(("chunk", message.first, message.last, pack_results(tables), statuses))

@@ -53,7 +53,9 @@ def _run_worker(end: socket.socket, shared: Any, context: bytes, settings: Setti
 
     try:
         with stack_on_signal(settings.log):
-            runner = UnitRunner(unpickle_context(context), progress, channel.send, settings.memory)
+            runner = UnitRunner(
+                unpickle_context(context), progress, channel.send, settings.memory, settings.name
+            )
     except BaseException as error:
         # any error that the user's modules raise on import is reported to the driver
         channel.send(("broken", f"a worker cannot load the job: {format_error(error)}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,12 @@ class ClosablePool(WorkerPool):
         return [unit for unit, _ in map(self.position, self.busy()) if unit >= 0]
 
 
+def worker_host() -> str:
+    """Return the name of this environment of Lambda, its log stream; or of this container."""
+    stream = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", "")
+    return stream or f"{socket.gethostname()}:{os.getpid()}"
+
+
 @dataclass
 class PoolKeeper:
     """At most one pool: for the attempt of the run that was processed last.
@@ -78,7 +85,7 @@ class PoolKeeper:
         wanted = (context.layout.run, attempt)
         if self.pool is None or self.attempt != wanted or not self._is_ready(self.pool):
             self.stop()
-            self.pool = ClosablePool(context, self.size, self.share, self.logs)
+            self.pool = ClosablePool(context, self.size, self.share, self.logs, host=worker_host())
             self.attempt = wanted
             self.pool.start()
         for log_file in self.logs.glob("*"):
