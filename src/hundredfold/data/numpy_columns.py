@@ -274,6 +274,15 @@ def from_numpy(array: NDArray[Any]) -> pa.Array:
     )
 
 
+def with_nulls(values: pa.Array, nulls: NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    """Return an array without nulls as one of type `kind`, which has nulls where `nulls` is true.
+
+    kind: a type with the same buffers.
+    """
+    valid = pa.py_buffer(np.packbits(~nulls, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, *values.buffers()[1:]])
+
+
 def take_rows(values: pa.Array, indices: NDArray[Any]) -> pa.Array:
     """Return values.take(places).
 

@@ -17,7 +17,7 @@ from ..errors import ConversionError, ResultError
 from .arrow_types import type_to_hex
 from .messages import Message
 from .nested_cast import count_of_kind
-from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy
+from .numpy_columns import UNIT, from_numpy, repeat_texts, to_numpy, with_nulls
 
 MAX_UNSIZED_BYTES = 2**20  # larger results are measured before they are packed
 # of an error's message or traceback; the middle of a longer one is left out
@@ -136,15 +136,15 @@ class Executions:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of a table of statuses."""
-        unknown = np.isnat(self.starts)
-        starts = pa.array(self.starts, pa.timestamp("us", tz="UTC"), mask=unknown)
-        codes = pa.array(self.workers, mask=self.workers < 0)
-        names = pa.array([name.decode() for name in self.names], pa.string())
+        known = ~np.isnat(self.starts)
+        # the last name is that of workers that are not known
+        workers = repeat_texts([*self.names, b""], self.workers % (len(self.names) + 1))
+        moment = STATUS_SCHEMA.field("started_at").type
         return {
             "seconds": from_numpy(self.seconds),
             "attempt": from_numpy(self.attempts),
-            "started_at": starts,
-            "ran_on": names.take(codes),
+            "started_at": with_nulls(from_numpy(self.starts.view(np.int64)), ~known, moment),
+            "ran_on": with_nulls(workers, self.workers < 0, pa.string()),
         }
 
 
