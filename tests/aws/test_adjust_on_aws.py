@@ -29,7 +29,7 @@ def test_a_run_is_adjusted_while_its_units_are_worked_on(trouble: Stack, tmp_pat
     trouble.wait_for_step(name, "work doubled")
     try:
         completed = trouble.cli("adjust", name, "--max-failed", "1", "--concurrency", "7")
-        assert completed.stdout == f"run {name}: max_failed 1, concurrency 7\n"
+        assert completed.out == f"run {name}: max_failed 1, concurrency 7\n"
         assert mapping(trouble)["ScalingConfig"]["MaximumConcurrency"] == 7
     finally:
         hundredfold.adjust(name, backend="aws", stack=trouble.name, concurrency=before)

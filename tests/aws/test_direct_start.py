@@ -102,12 +102,12 @@ def test_a_run_starts_more_workers_when_their_number_is_raised(
     tasks = Tasks.write(tmp_path, ["held"] * UNITS)
     direct_stack.run(tasks, "adjusted", "duckdb", batches=12, wait=False)
     direct_stack.wait_for_step("adjusted", "work doubled")
-    assert direct_stack.cli("adjust", "adjusted", "--concurrency", "9").stdout.endswith(" 9\n")
+    assert direct_stack.cli("adjust", "adjusted", "--concurrency", "9").out.endswith(" 9\n")
     try:
         wait_until(lambda: started() > 2, direct_stack.emulator.log)
         assert started() <= 7
         refused = direct_stack.cli("adjust", "adjusted", "--concurrency", "1001", code=2)
-        assert "--concurrency is 1001, expected 2 to 1000" in refused.stderr
+        assert "--concurrency is 1001, expected 2 to 1000" in refused.err
     finally:
         direct_stack.cli("adjust", "adjusted", "--concurrency", "4")
     tasks.release()

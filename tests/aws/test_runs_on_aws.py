@@ -26,6 +26,10 @@ from hundredfold.ports.run_facts import CodeEntry
 from support.emulator import HANG_S, wait_until
 from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 from tariffs import demo
+from tariffs.release.clock import write_demo_clock
+from tariffs.synthetic import SIZES
+from tariffs.synthetic.scenarios import Switches
+from tariffs.synthetic.write import generate
 
 __all__ = ["account", "trouble"]
 # of a run of one model, whatever the number of its batches
@@ -39,31 +43,46 @@ def tariffs(account: Account) -> Iterator[Stack]:
 
 
 def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Path) -> None:
-    locations = demo.make("demo", tmp_path / "data")
-    home = tmp_path / "home"
-    sources = [
-        word for name, location in locations.items() for word in ("--source", f"{name}={location}")
-    ]
-    for warehouse in ("athena", "duckdb"):  # in one home each: a release names its parent
+    home = tmp_path / "home"  # one, and one on AWS: a release names its parent
+    markets = {
+        "athena": ("3,960", demo.make("demo", tmp_path / "whole")),
+        "duckdb": ("990", small_market(tmp_path / "small")),
+    }
+    for warehouse, (units, locations) in markets.items():
+        sources = [
+            word for name, path in locations.items() for word in ("--source", f"{name}={path}")
+        ]
         name = f"parity-{warehouse}"
         arguments = ("--run-id", name, "--as-of", demo.AS_OF, "--warehouse", warehouse)
         completed = tariffs.cli("run", demo.JOB, *arguments, *sources)
-        assert "done in" in completed.stdout
-        assert "3,960" in completed.stdout
+        assert "done in" in completed.out
+        assert units in completed.out
         here = hundredfold.run(demo.JOB, locations, home=home, run_id=name, as_of=demo.AS_OF)
         there = hundredfold.open_run(name, home=tariffs.home)
         assert published(there) == published(here)
 
         facts, expected = (
-            json.loads(tariffs.cli("status", "--json").stdout),
+            json.loads(tariffs.cli("status", "--json").out),
             json.loads(cli_here(home, "status", "--json")),
         )
         assert {name: facts[name] for name in SAME} == {name: expected[name] for name in SAME}
         assert counted(facts) == counted(expected)
-        assert f"{name}  tariffs  done" in tariffs.cli("status", "--all").stdout
-        assert tariffs.cli("failures", name).stdout == "no unit failed\n"
+        assert f"{name}  tariffs  done" in tariffs.cli("status", "--all").out
+        assert tariffs.cli("failures", name).out == "no unit failed\n"
         key = "CELL_00000,0,WEEKDAY"
-        assert tariffs.cli("replay", "voice", key).stdout == cli_here(home, "replay", "voice", key)
+        assert tariffs.cli("replay", "voice", key).out == cli_here(home, "replay", "voice", key)
+
+
+def small_market(folder: Path) -> dict[str, Path]:
+    """Write a quarter of the demo's market; return each source's path."""
+    made = generate(
+        replace(SIZES["demo"], locations=5, cells=15), folder, switches=Switches(cap=True)
+    )
+    write_demo_clock(folder, demo.AS_OF)
+    return {
+        name: files[0] if len(files) == 1 else files[0].parent
+        for name, files in made.sources.items()
+    }
 
 
 SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
@@ -120,7 +139,7 @@ def test_a_run_continues_when_its_client_is_interrupted(trouble: Stack, tmp_path
     assert "status left --watch --backend aws" in printed
     tasks.release()
     watched = trouble.cli("status", "left", "--watch")
-    assert "12 of 12 units done" in watched.stderr
+    assert "12 of 12 units done" in watched.err
     assert tasks.calls() == dict.fromkeys(range(12), 1)
     assert published(hundredfold.open_run("left", home=trouble.home)) == tasks.local_release("left")
 
@@ -158,11 +177,11 @@ def test_a_broken_contract_fails_the_run(trouble: Stack, tmp_path: Path) -> None
     ):
         trouble.run(tasks, "broken")
     assert trouble.record("broken").state == "failed"
-    printed = trouble.cli("publish", "broken", code=1).stderr
+    printed = trouble.cli("publish", "broken", code=1).err
     assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in printed
     assert (
         "hint: hundredfold status --all --backend aws --stack hundredfold-trouble"
-        in trouble.cli("status", "unheard-of", code=2).stderr
+        in trouble.cli("status", "unheard-of", code=2).err
     )
 
 

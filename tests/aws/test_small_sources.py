@@ -333,7 +333,7 @@ def test_a_small_run_takes_few_calls_and_no_query(trouble: Stack, tmp_path: Path
     compared = compare_run(trouble.home, name, PlanOptions(), TimingDisplay())
     assert [row["stage"] for row in compared["stages"]] == [*planned["stages"]]
     assert all(row["measured"] > 0 for row in compared["stages"])
-    shown = trouble.cli("status", name).stdout
+    shown = trouble.cli("status", name).out
     assert "  efficiency " in shown
     assert "queries: duckdb (the sources have 0.0 MiB, of the 250 MiB that one" in shown
     assert record.options["warehouse"] == "duckdb"

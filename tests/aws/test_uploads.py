@@ -80,7 +80,7 @@ def test_an_uploaded_file_is_the_source_of_a_run_that_publishes(
             TROUBLE, {"tasks": tasks.file}, home=tmp_path / "home", run_id=name, as_of=as_of
         )
     )
-    assert f"{name}  trouble  done" in uploads_stack.cli("status", "--all").stdout
+    assert f"{name}  trouble  done" in uploads_stack.cli("status", "--all").out
 
 
 def test_a_duplicate_event_starts_its_run_once(uploads_stack: Stack, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_an_invalid_upload_is_recorded_in_its_run(
     assert record.state is State.FAILED
     assert reason in record.reason
     assert executions(uploads_stack, name) == ["FAILED"]
-    assert reason in uploads_stack.cli("status", name).stdout
+    assert reason in uploads_stack.cli("status", name).out
 
 
 def test_an_upload_without_locations_for_other_sources_fails_its_run(

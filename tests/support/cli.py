@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from support.waits import HANG_S
+from support.commands import CliResult, run_command
 
-
-@dataclass(frozen=True)
-class CliResult:
-    """The exit status of a command, and its output."""
-
-    code: int
-    out: str
-    err: str
+__all__ = ["CliResult", "RunCli", "run_hundredfold"]
 
 
 class RunCli(Protocol):
@@ -32,13 +22,7 @@ def run_hundredfold(
     *arguments: str, folder: Path, environment: Mapping[str, str], stdin: str | None = None
 ) -> CliResult:
     """Run `hundredfold` in a folder, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hundredfold", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
+    environment = {**os.environ, **environment}
+    return run_command(
+        "hundredfold", *arguments, folder=folder, environment=environment, stdin=stdin
     )
-    return CliResult(done.returncode, done.stdout, done.stderr)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
 import sys
 import urllib.parse
 import urllib.request
@@ -30,6 +29,7 @@ from hundredfold.aws.functions.worker import stop_worker_pool
 from hundredfold.aws.home import StackHome
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import State
+from support.commands import CliResult, run_command
 from support.emulator import ACCOUNT, DONE, HANG_S, MISSING, Emulator, wait_until
 from support.emulator.deploy import deploy
 from support.javascript import check_statements
@@ -148,17 +148,12 @@ class Stack:
         """Return the environment of a user's shell: the account, and the folder of the job."""
         return self.emulator.environment() | {"PYTHONPATH": str(JOBS_FOLDER), "COLUMNS": "200"}
 
-    def cli(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, code: int = 0) -> CliResult:
         """Run `hundredfold WORDS --backend aws` to its end; it must have that exit code."""
-        done = subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=HANG_S,
-        )
-        assert done.returncode == code, (
-            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.emulator.log()}"
+        words = self.command(*arguments)[len(self.program) :]
+        done = run_command("hundredfold", *words, folder=Path.cwd(), environment=self.environment)
+        assert done.code == code, (
+            f"{arguments}: {done.code}\n{done.out}\n{done.err}\n{self.emulator.log()}"
         )
         return done
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from click import Option
 import hundredfold
 from hundredfold.pipeline.releases import release_folder
 from hundredfold.ports.run_facts import HOME_FORMAT
+from support.commands import CliResult, run_command
 from support.demo_operator import RUN
 from support.price_tables import ReleaseSite, changed, in_s3, table
 from support.sales_after_release import bundles_after, voice_after
@@ -47,26 +47,13 @@ ALONE = ("--same-person", "--reason", "a test has one account")
 PAGE = Path(__file__).parents[2] / "docs" / "tariffs-release.md"
 
 
-@dataclass(frozen=True)
-class Result:
-    """The output and exit code of a command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Result]
+Cli = Callable[..., CliResult]
 
 
 def cli_of(home: Path, folder: Path) -> Cli:
     """Run `tariffs` with these words in a folder."""
 
-    def run(*words: str, **settings: str) -> Result:
+    def run(*words: str, **settings: str) -> CliResult:
         environment = {
             **os.environ,
             "HUNDREDFOLD_HOME": str(home),
@@ -74,15 +61,7 @@ def cli_of(home: Path, folder: Path) -> Cli:
             "NO_COLOR": "1",
             **settings,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "tariffs.cli", *words],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=HANG_S,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        return run_command("tariffs.cli", *words, folder=folder, environment=environment)
 
     return run
 
