@@ -336,6 +336,16 @@ class Job:
         check_limit(f"job {self.name}: max_failed", self.max_failed)
         _check_names(self)
 
+    def _repr_html_(self) -> str:
+        """Return the parts of the job in the order of a run as an HTML table, for a notebook."""
+        from .html_tables import html_table  # no run needs it
+
+        sources = [("source", each.name, _source_text(each)) for each in self.sources]
+        models = [("model", each.name, _model_text(each)) for each in self.models]
+        published = [("publish", each.name, ", ".join(each.formats)) for each in self.releases]
+        rows = [*sources, *models, *published]
+        return html_table(("part", "name", "of"), rows, f"job {self.name}")
+
     @property
     def releases(self) -> tuple[Publish, ...]:
         return tuple(self.publish)  # type: ignore[arg-type]  # __post_init__ made it a tuple
@@ -355,6 +365,20 @@ class Job:
             known = ", ".join(source.name for source in self.sources)
             raise JobError(f"job {self.name} has no source {name!r}; it has {known}")
         return found
+
+
+def _source_text(source: Source) -> str:
+    """Return the contract and the path of a source."""
+    contract = f"rows of {source.contract.__name__}" if source.contract else "any rows"
+    return f"{contract} in {source.path}" if source.path else contract
+
+
+def _model_text(model: Model) -> str:
+    """Return the function, the unit and the inputs of a model."""
+    function = getattr(model.work, "__name__", type(model.work).__name__)
+    unit = f"each {', '.join(model.unit)}" if model.unit else "all rows"
+    inputs = f", with the results of {', '.join(model.inputs)}" if model.inputs else ""
+    return f"{function} for {unit}{inputs}"
 
 
 def _name(kind: str, name: str) -> None:

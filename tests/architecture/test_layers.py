@@ -21,7 +21,7 @@ ENGINE = SOURCE / "hundredfold"
 # own layer.
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
-    {"annotations", "paths", "sql_types"},
+    {"annotations", "html_tables", "paths", "sql_types"},
     {"contract", "job"},
     {"ports"},
     {"data"},

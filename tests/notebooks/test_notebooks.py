@@ -116,7 +116,7 @@ def test_a_function_of_a_cell_runs_and_an_edited_one_runs_again(notebook: Notebo
     assert notebook.printed(JOB) == "{'shop': ['A', 'B'], 'price': [2.0, 5.0]}"
 
 
-def test_rows_show_as_a_table_and_a_run_as_a_line(notebook: Notebook) -> None:
+def test_rows_a_run_and_a_job_show_as_tables(notebook: Notebook) -> None:
     notebook.printed(JOB)
     (shown,) = notebook.execute("r.results()")
     assert shown.data["text/plain"] == "2 rows of shop, price"
@@ -126,6 +126,22 @@ def test_rows_show_as_a_table_and_a_run_as_a_line(notebook: Notebook) -> None:
     )
     (shown,) = notebook.execute("r")
     assert shown.data["text/plain"].endswith("of means: done; means: 2 of 2 units ok>")
+    assert "<td>means</td><td>2</td><td>2</td><td>0</td><td>0</td>" in shown.data["text/html"]
+    assert "of means is done</p>" in shown.data["text/html"]
+    (shown,) = notebook.execute("job")
+    assert shown.data["text/html"].endswith("<p>job means</p>")
+    assert "<td>source</td><td>sales</td><td>any rows</td>" in shown.data["text/html"]
+
+
+def test_rows_are_arrow_data_for_other_libraries(notebook: Notebook) -> None:
+    notebook.printed(JOB)
+    cell = (
+        "import duckdb, polars, pyarrow\n"
+        "rows = r.results()\n"
+        "print(polars.DataFrame(rows).rows(), pyarrow.table(rows).equals(rows.arrow()),\n"
+        "      duckdb.sql('SELECT sum(price) FROM rows').fetchall())"
+    )
+    assert notebook.printed(cell) == "[('A', 2.0), ('B', 5.0)] True [(7.0,)]"
 
 
 def test_a_run_is_awaited_beside_the_event_loop_of_the_kernel(notebook: Notebook) -> None:

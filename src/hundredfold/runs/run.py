@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +18,7 @@ from ..data.numpy_columns import to_python_list, to_python_rows
 from ..data.outcomes import STATUS_SCHEMA
 from ..data.parquet_in_memory import read_parquet
 from ..errors import StateError, UsageError
+from ..html_tables import html_table
 from ..pipeline import releases as releases_of_job
 from ..pipeline.releases import Release
 from ..pipeline.validation_results import read_validation
@@ -29,7 +29,6 @@ from ..sql.duckdb import DuckWarehouse
 from .names import check_run_id
 
 HTML_ROWS = 20  # rows of a table in a notebook
-HTML_CHARACTERS = 100  # characters of a value in a notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,10 @@ class Rows:
 
         return pl.from_arrow(self.table)
 
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows to a library that takes Arrow data, such as DuckDB or Polars."""
+        return self.table.__arrow_c_stream__(requested_schema)
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -60,16 +63,14 @@ class Rows:
     def _repr_html_(self) -> str:
         """Return the first rows as an HTML table, for a notebook."""
         head = self.table.slice(0, HTML_ROWS)
-        names = "".join(f"<th>{html.escape(name)}</th>" for name in head.column_names)
-        columns = [map(_html_cell, to_python_list(column)) for column in head.columns]
-        rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
+        columns = [to_python_list(column) for column in head.columns]
         more = self.table.num_rows - head.num_rows
         note = (
             f"the first {head.num_rows:,} of {self.table.num_rows:,} rows"
             if more
             else f"{self.table.num_rows:,} rows"
         )
-        return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table><p>{note}</p>"
+        return html_table(head.column_names, zip(*columns, strict=True), note)
 
 
 class Run:
@@ -256,6 +257,22 @@ class Run:
             f"{record.state.value}{'; ' if facts else ''}{'; '.join(facts)}>"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the models of the run as an HTML table, for a notebook."""
+        record = self.record
+        heads = ("model", "units", "ok", "failed", "crashed", "seconds of one core")
+        counts = [(name, dict(model)) for name, model in record.models.items()]
+        rows = [
+            (name, *(f"{m[key]:,}" if key in m else "" for key in heads[1:5]), _seconds(m))
+            for name, m in counts
+        ]
+        release = record.counts.get("release")
+        published = f"; release {release['version']}" if release else ""
+        reason = f": {record.reason}" if record.reason else ""
+        return html_table(
+            heads, rows, f"run {self.id} of {record.job} is {record.state.value}{published}{reason}"
+        )
+
     def _model(self, name: str | None) -> str:
         names = list(self.record.models)
         if not names:
@@ -279,12 +296,8 @@ class Run:
             ) from None
 
 
-def _html_cell(value: object) -> str:
-    """Return a value as a table cell; long texts are cut."""
-    text = "" if value is None else str(value)
-    if len(text) > HTML_CHARACTERS:
-        text = text[: HTML_CHARACTERS - 1] + "…"
-    return f"<td>{html.escape(text)}</td>"
+def _seconds(counts: Mapping[str, Any]) -> str:
+    return f"{counts['seconds']:,.1f}" if "seconds" in counts else ""
 
 
 def is_collected(record: Record) -> bool:
