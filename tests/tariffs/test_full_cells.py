@@ -287,16 +287,20 @@ def test_blocked_minutes_before_and_after_are_in_the_table(demo: Any) -> None:
     room = dict(
         zip(
             zip(v["cell"], v["hour"], v["day_type"], strict=True),
-            zip(v["volume"], v["capacity"], strict=True),
+            zip(v["volume"], v["capacity"], v["centre_price"], strict=True),
             strict=True,
         )
     )
-    volume, capacity = np.array(
+    volume, capacity, centre = np.array(
         [room[key] for key in zip(t["cell"], t["hour"], t["day_type"], strict=True)]
     ).T
     assert t["expected_volume"] == pytest.approx(np.minimum(volume, capacity))
     assert t["expected_blocked_minutes"] == pytest.approx(np.maximum(volume - capacity, 0))
-    after = volume * np.exp(t["elasticity"] * (t["price"] / t["current_price"] - 1))
+    today, new = (np.abs(t[at] - centre) / t["current_price"] for at in ("current_price", "price"))
+    after = volume * np.exp(
+        t["elasticity"] * (t["price"] / t["current_price"] - 1)
+        + t["se"] ** 2 / 2 * (new**2 - today**2)
+    )
     assert t["expected_volume"] + t["expected_volume_delta"] == pytest.approx(
         np.minimum(after, capacity)
     )

@@ -184,6 +184,7 @@ def day_rows(b: np.ndarray, volume: np.ndarray) -> dict[str, np.ndarray]:
         "draw": b,
         "se": 0.1,
         "volume": volume,
+        "centre_price": 0.1,
         "lowest": 0.005,
         "highest": 0.1,
         "z": 0.0,

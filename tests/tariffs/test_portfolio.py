@@ -16,6 +16,7 @@ from tariffs.optimise.column_generation import Limit, LimitsNotMet
 from tariffs.optimise.ladder import in_order
 from tariffs.optimise.portfolio import solve
 from tariffs.optimise.smooth import cliffs, excess, following_hour
+from tariffs.pricing.joint import beyond_mode
 from tariffs.pricing.portfolio_limits import (
     apply_portfolio_limits,
     chains_of,
@@ -52,7 +53,8 @@ def settled(rows: Rows) -> np.ndarray:
 
 def measured(rows: Rows, price: np.ndarray) -> dict[str, float]:
     ratio = price / rows["current_price"]
-    sold = np.minimum(rows["volume"] * np.exp(rows["elasticity"] * (ratio - 1)), rows["capacity"])
+    expected = rows["elasticity"] * (ratio - 1) + beyond_mode(rows, price)
+    sold = np.minimum(rows["volume"] * np.exp(expected), rows["capacity"])
     now = np.minimum(rows["volume"], rows["capacity"])
     return {
         "max_moved_share": float((ratio != 1).mean()),

@@ -205,8 +205,8 @@ def effect(
 
     P(gain) = Phi([log((r - kappa)/(1 - kappa)) + b (r - 1)] / (s |r - 1|)).  Money is counted at
     the unit cost, the probability at the full cost of a unit.  `cross_effect` is added to the log
-    of the volume: the effect of the neighbours' new prices.  Sales never exceed the capacity, today
-    and at the new price.
+    of the volume: of the neighbours' new prices, and of `expected_volume`.  Sales never exceed the
+    capacity, today and at the new price.
     """
     ratio, kappa = price / terms.current, terms.cost / terms.current
     return Effect(
@@ -233,9 +233,12 @@ def asked_at(
     return demand.volume * np.exp(demand.elasticity * (price / terms.current - 1.0) + cross_effect)
 
 
-def blocked_delta(price: Floats, terms: Terms, demand: Demand) -> Floats:
+def blocked_delta(
+    price: Floats, terms: Terms, demand: Demand, cross_effect: Floats | float = 0.0
+) -> Floats:
     """Return the change of the demand beyond capacity, per week."""
-    return np.maximum(asked_at(price, terms, demand) - demand.capacity, 0.0) - demand.blocked
+    asked = asked_at(price, terms, demand, cross_effect)
+    return np.maximum(asked - demand.capacity, 0.0) - demand.blocked
 
 
 def effect_columns(

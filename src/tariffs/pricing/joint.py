@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from tariffs.columns import Columns, Floats, Ints
+from tariffs.optimise.expected_volume import expected_log_change
 from tariffs.optimise.rule import (
     GRID_SLACK,
     Demand,
@@ -57,14 +58,27 @@ def with_effects(
     every = np.arange(len(price))
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
     return effect_columns(
-        price, terms_of_rows(rows, every, opportunity_cost), demand, cross_effect
+        price,
+        terms_of_rows(rows, every, opportunity_cost),
+        demand,
+        cross_effect + beyond_mode(rows, price),
     ) | {"opportunity_cost": opportunity_cost}
 
 
 def blocked(rows: Columns, price: Floats) -> Floats:
     """Return the change of each row's minutes demanded beyond capacity, at its new price."""
     demand = Demand(rows["elasticity"], rows["se"], rows["volume"], capacity_of(rows))
-    return blocked_delta(price, terms_of_rows(rows, np.arange(len(price))), demand)
+    terms = terms_of_rows(rows, np.arange(len(price)))
+    return blocked_delta(price, terms, demand, beyond_mode(rows, price))
+
+
+def beyond_mode(rows: Columns, price: Floats) -> Floats:
+    """Return `expected_log_change` of a price of each row (rows,), or of several (rows, points)."""
+    current, centre, sd = (
+        np.asarray(rows[name]).reshape(-1, *[1] * (price.ndim - 1))
+        for name in ("current_price", "centre_price", "se")
+    )
+    return expected_log_change(price, current, centre, sd)
 
 
 def terms_of_rows(rows: Columns, at: Ints, opportunity_cost: Floats | float = 0.0) -> Terms:

@@ -38,6 +38,7 @@ from tariffs.demand.design import design_of, effects_prior_of
 from tariffs.demand.hyper import HyperPosterior, integrate
 from tariffs.demand.pooling import MAX_GATE_SE, mean_variance
 from tariffs.demand.prior import Prior
+from tariffs.optimise.expected_volume import expected_log_change
 from tariffs.optimise.rule import LEAST_ELASTIC, MOST_ELASTIC, Demand, Terms, changes, robust_ratio
 
 PAIRS = 8  # of copies
@@ -52,6 +53,8 @@ class Market:
     design    (units, columns)
     mean      z'delta
     variance  of the units' own estimates; infinite where they tell nothing about tau
+    volume    at the current price, if the elasticity is beta
+    centre    price at which the volume is the same for all elasticities
     """
 
     labels: dict[str, Labels]
@@ -62,6 +65,8 @@ class Market:
     lowest: Floats
     highest: Floats
     volume: Floats
+    beta: Floats
+    centre: Floats
     capacity: Floats
 
     @property
@@ -70,8 +75,10 @@ class Market:
 
     def demand(self, beta: Floats, sd: Floats) -> Demand:
         """Return the demand at an elasticity at the reference price."""
-        ratio = self.terms.current / self.terms.reference
-        return Demand(beta * ratio, sd * ratio, self.volume, self.capacity)
+        current, reference = self.terms.current, self.terms.reference
+        turned = np.exp((beta - self.beta) * (current - self.centre) / reference)
+        ratio = current / reference
+        return Demand(beta * ratio, sd * ratio, self.volume * turned, self.capacity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,8 @@ def _market(rows: Columns, prior: Prior, labels: dict[str, Labels]) -> Market:
         np.minimum(column("lowest"), current),
         np.maximum(column("highest"), current),
         column("demanded"),
+        column("beta"),
+        column("centre_price"),
         np.where(np.isnan(capacity), np.inf, capacity),
     )
 
@@ -177,10 +186,10 @@ def _copy(
         market.lowest,
         market.highest,
     )
-    each = [
-        np.array(changes(price, market.terms, at)) for at in (promised, market.demand(beta, sd))
-    ]
-    return each[0].sum(axis=1), each[1].sum(axis=1), np.abs(each[0]).sum(axis=1)
+    beyond_mode = expected_log_change(price, market.terms.current, market.centre, promised.sd)
+    promise = np.array(changes(price, market.terms, promised, beyond_mode))
+    kept = np.array(changes(price, market.terms, market.demand(beta, sd)))
+    return promise.sum(axis=1), kept.sum(axis=1), np.abs(promise).sum(axis=1)
 
 
 def posterior(

@@ -19,6 +19,7 @@ from tariffs.optimise.portfolio import WithinLimits, duals_of, solve
 from tariffs.optimise.reasons import HOLD_PORTFOLIO, PORTFOLIO_LIMIT, PORTFOLIO_RESTORED
 from tariffs.optimise.rule import GRID_SLACK, Demand, Terms, expected_loss, on_tick, robust_value
 from tariffs.pricing.joint import (
+    beyond_mode,
     blocked,
     capacity_of,
     posterior_demand,
@@ -223,9 +224,8 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
         )
     if wanted["min_volume"] >= 0:
         base = float(sold_now.sum())
-        limits.append(
-            Limit("min_volume", -np.minimum(asked, capacity), -wanted["min_volume"] * base, -base)
-        )
+        sold = np.minimum(asked * np.exp(beyond_mode(rows, prices)), capacity)
+        limits.append(Limit("min_volume", -sold, -wanted["min_volume"] * base, -base))
     if wanted["max_revenue_risk"] >= 0:
         loss, revenue = _losses(rows, prices, asked, capacity), sold_now * rows["current_price"]
         limits.append(
@@ -242,7 +242,8 @@ def limits_of(rows: Columns, prices: Floats) -> list[Limit]:
 def _losses(rows: Columns, prices: Floats, asked: Floats, capacity: Floats) -> Floats:
     """Return the expected loss of revenue at each price; asked and prices (units, points).
 
-    Masked points have the given price, whose loss is computed once.  capacity (units, 1)
+    asked is the median of the demand; capacity (units, 1).  Masked points have the given price,
+    whose loss is computed once.
     """
     current = rows["current_price"]
     revenue = np.minimum(rows["volume"], capacity[:, 0]) * current

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from tariffs.columns import Bools, Columns, Floats, Ints, Labels, PriceEffects
+from tariffs.optimise.expected_volume import expected_log_change
 from tariffs.optimise.exploration import ExplorationResult, apply_exploration, hash_uniform
 from tariffs.optimise.reasons import EXPLORE, reasons
 from tariffs.optimise.rule import (
@@ -31,6 +32,7 @@ class Priced(PriceEffects):
     beta, shrink_weight     at the reference price, before any fallback; shrink_weight 1 = all prior
     support_n, set_aside_n  weeks used, and weeks set aside as spikes
     volume                  expected per week at the current price
+    centre_price            mean price of the unit's sales, at which its volume is known best
     lowest, highest         limits within which the price was chosen (equal: the unit is held)
     usage_value             worth of one more unit of usage to the operator; lowers its cost
     capacity_price          worth of one more unit of capacity, where the cell is full
@@ -53,6 +55,7 @@ class Priced(PriceEffects):
     support_n: int
     set_aside_n: int
     volume: float
+    centre_price: float
     lowest: float
     highest: float
     z: float
@@ -81,6 +84,7 @@ def report(
     """
     choice, tried = trials.choice, trials.tried
     stays = (hold != "") & ~tried & (choice.price == terms.current)
+    centre = terms.reference * (1.0 + learnt.fit.centre)
     reason_codes = reasons(choice, terms, np.where(tried, "", hold), learnt.fallback)
     return {
         "price": choice.price,
@@ -98,6 +102,7 @@ def report(
         "support_n": learnt.weeks,
         "set_aside_n": learnt.set_aside,
         "volume": demand.volume,
+        "centre_price": centre,
         "lowest": np.where(
             stays,
             terms.current,
@@ -109,12 +114,19 @@ def report(
             np.where(tried, np.maximum(choice.price, terms.current), terms.highest),
         ),
         "z": terms.z,
-        **effect_columns(choice.price, terms, demand),
+        **_expected_effects(choice.price, centre, terms, demand),
         "usage_value": 0.0 - terms.added_cost,
         "capacity_price": room_price,
         "explore_flag": tried,
         "draw": trials.draw,
     }
+
+
+def _expected_effects(
+    price: Floats, centre: Floats, terms: Terms, demand: Demand
+) -> dict[str, Floats]:
+    beyond_mode = expected_log_change(price, terms.current, centre, demand.sd)
+    return effect_columns(price, terms, demand, beyond_mode)
 
 
 def single_row(columns: dict[str, np.ndarray], kind: type[P]) -> P:

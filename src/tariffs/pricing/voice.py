@@ -13,6 +13,7 @@ import numpy as np
 
 from tariffs.columns import Columns, Floats, Ints, Rows, Units, key_offsets
 from tariffs.demand.prior import Prior, fit_pooled_prior
+from tariffs.optimise.expected_volume import expected_log_change
 from tariffs.optimise.reasons import HOLD_NO_VARIATION, holds
 from tariffs.optimise.rule import (
     LEAST_ELASTIC,
@@ -158,11 +159,17 @@ def _decide(rows: Columns, offsets: Ints, learnt: Learnt) -> dict[str, np.ndarra
     columns = report(
         capped, demand, learnt, trials, hold, room_price(trials.choice, capped, demand)
     )
+    price = trials.choice.price
     return columns | {
-        "discount_class": _percent(trials.choice.price, terms.reference),
+        "discount_class": _percent(price, terms.reference),
         "current_discount": _percent(terms.current, terms.reference),
         "capacity": capacity,
-        "expected_blocked_delta": blocked_delta(trials.choice.price, capped, demand),
+        "expected_blocked_delta": blocked_delta(
+            price,
+            capped,
+            demand,
+            expected_log_change(price, capped.current, columns["centre_price"], demand.sd),
+        ),
     }
 
 

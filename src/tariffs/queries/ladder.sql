@@ -7,7 +7,7 @@ SELECT
   -- 0: not comparable
   CASE WHEN p.volume_mb IS NULL THEN 0 ELSE coalesce(p.validity_days, 0) END AS validity_days,
   b.price, b.current_price, b.reference_price, b.unit_cost, b.usage_value, b.reason_code,
-  b.elasticity, b.se, b.volume, b.lowest, b.highest, b.z, b.explore_flag, b.draw,
+  b.elasticity, b.se, b.volume, b.centre_price, b.lowest, b.highest, b.z, b.explore_flag, b.draw,
   coalesce(own.cross_effect, every.cross_effect, 0e0) AS cross_effect,
   coalesce(own.diversion, every.diversion, 0e0) AS diversion,
   coalesce(own.max_segment_ratio, every.max_segment_ratio, 1e9) AS max_segment_ratio,

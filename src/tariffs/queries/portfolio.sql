@@ -21,8 +21,8 @@ priced AS (
     coalesce(p.volume_mb, 1e0) AS volume_mb, 1e9 AS max_cliff, p.price_tick,
     a.price, b.current_price, b.reference_price, b.unit_cost, b.usage_value, a.opportunity_cost,
       a.neighbour_effect,
-    b.elasticity, b.se, b.volume, 1e18 AS capacity, a.lowest, a.highest, b.z, b.explore_flag,
-      b.draw, a.ladder_bound AS group_bound
+    b.elasticity, b.se, b.volume, b.centre_price, 1e18 AS capacity, a.lowest, a.highest, b.z,
+      b.explore_flag, b.draw, a.ladder_bound AS group_bound
   FROM bundles AS b
   JOIN ladder AS a ON a.segment = b.segment AND a.location = b.location AND a.product = b.product
   JOIN product_catalog AS p ON p.product = b.product
@@ -35,8 +35,8 @@ priced AS (
       v.reference_price AS max_cliff, p.price_tick,
     a.price, v.current_price, v.reference_price, v.unit_cost, v.usage_value, a.opportunity_cost,
       0e0 AS neighbour_effect,
-    v.elasticity, v.se, v.volume, v.capacity, v.lowest, v.highest, v.z, v.explore_flag, v.draw,
-      a.day_bound AS group_bound
+    v.elasticity, v.se, v.volume, v.centre_price, v.capacity, v.lowest, v.highest, v.z,
+      v.explore_flag, v.draw, a.day_bound AS group_bound
   FROM voice AS v
   JOIN voice_day AS a ON a.cell = v.cell AND a.hour = v.hour AND a.day_type = v.day_type
   JOIN cell_load AS c ON c.cell = v.cell AND c.hour = v.hour

@@ -9,8 +9,8 @@ WITH priced AS (
     'bundle' AS kind, b.product AS first, b.segment AS second, l.tier AS third,
     CASE WHEN s.size <= 2000
       THEN b.segment || '/' || b.location || '/' || b.product ELSE '' END AS unit,
-    b.reference_price, b.usage_value, b.lowest, b.highest, b.z, b.volume AS demanded,
-      CAST(NULL AS DOUBLE) AS capacity,
+    b.reference_price, b.usage_value, b.centre_price, b.lowest, b.highest, b.z,
+      b.volume AS demanded, CAST(NULL AS DOUBLE) AS capacity,
     b.elasticity * b.reference_price / b.current_price AS beta,
       b.se * b.reference_price / b.current_price AS sd, b.shrink_weight AS own,
     coalesce(f.price, a.price) AS price, b.current_price, b.unit_cost,
@@ -39,7 +39,8 @@ WITH priced AS (
     CASE WHEN s.size <= 2000
       THEN v.cell || '/' || lpad(CAST(v.hour AS VARCHAR), 2, '0') || '/' || v.day_type
       ELSE '' END AS unit,
-    v.reference_price, v.usage_value, v.lowest, v.highest, v.z, v.volume AS demanded, v.capacity,
+    v.reference_price, v.usage_value, v.centre_price, v.lowest, v.highest, v.z,
+      v.volume AS demanded, v.capacity,
     v.elasticity * v.reference_price / v.current_price AS beta,
       v.se * v.reference_price / v.current_price AS sd, v.shrink_weight AS own,
     coalesce(f.price, a.price) AS price, v.current_price, v.unit_cost,
@@ -63,7 +64,8 @@ WITH priced AS (
 sloped AS (
   SELECT
     kind, first, second, third, unit, beta, own, scarce, volume, revenue, margin,
-    current_price, reference_price, unit_cost, usage_value, lowest, highest, z, demanded, capacity,
+    current_price, reference_price, unit_cost, usage_value, centre_price, lowest, highest, z,
+      demanded, capacity,
     sign(price - current_price) * volume_width / (3.2897072539029444e0 * sd) AS volume_slope,
     sign(price - current_price) * revenue_width / (3.2897072539029444e0 * sd) AS revenue_slope,
     sign(price - current_price) * sign(price - unit_cost) * margin_width / (3.2897072539029444e0 *
@@ -73,7 +75,8 @@ sloped AS (
 SELECT
   kind, first, second, third, unit, count(*) AS units,
   max(current_price) AS current_price, max(reference_price) AS reference_price,
-    max(unit_cost) AS unit_cost, max(usage_value) AS usage_value, max(lowest) AS lowest,
+    max(unit_cost) AS unit_cost, max(usage_value) AS usage_value, max(beta) AS beta,
+    max(centre_price) AS centre_price, max(lowest) AS lowest,
     max(highest) AS highest, max(z) AS z, max(demanded) AS demanded, max(capacity) AS capacity,
     max(own) AS own,
   sum(abs(volume)) AS volume_size, sum(abs(revenue)) AS revenue_size,

@@ -3,7 +3,8 @@
 SELECT
   v.cell, v.day_type, v.hour, p.price_tick,
   v.price, v.current_price, v.reference_price, v.unit_cost, v.usage_value, v.reason_code,
-  v.elasticity, v.se, v.volume, v.capacity, v.lowest, v.highest, v.z, v.explore_flag, v.draw,
+  v.elasticity, v.se, v.volume, v.centre_price, v.capacity, v.lowest, v.highest, v.z,
+    v.explore_flag, v.draw,
   coalesce(own.max_cliff, every.max_cliff, 0.2e0) AS max_cliff,
   coalesce(own.time_shift, every.time_shift, 0e0) AS time_shift,
   coalesce(own.patience, every.patience, 2e0) AS patience,
