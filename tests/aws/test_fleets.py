@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 import hundredfold
+from hundredfold.aws.fleets.run_fleets import FLEETS_ENV
 from hundredfold.errors import HundredfoldError
 from support.emulator import wait_until
 from support.stacks import ENDED, Stack, Tasks, account, fleet_stack, published
@@ -147,6 +149,57 @@ def test_the_tasks_of_a_run_that_is_ended_by_hand_are_stopped(
     assert fleet_stack.record(name).state in ENDED
 
 
+def test_managed_instances_run_the_tasks_of_a_run(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * UNITS)
+    done = fleet_stack.run(tasks, name, "duckdb", batches=4, fleets=["managed:2"])
+    [task, *_] = wait_for_no_tasks(fleet_stack, name)
+    assert "ManagedProvider" in task["capacityProviderName"]
+    assert "ManagedTask" in task["taskDefinitionArn"]
+    assert tasks.calls() == Counter(range(UNITS))
+    assert published(done) == tasks.local_release(name)
+
+
+def jobs_of(stack: Stack, run: str) -> list[dict[str, Any]]:
+    """Return the jobs of a run."""
+    step = stack.outputs["StepFunction"]
+    found = stack.client("lambda").get_function_configuration(FunctionName=step)
+    fleets = json.loads(found["Environment"]["Variables"][FLEETS_ENV])["fleets"]
+    named = [{"name": "JOB_NAME", "values": [f"run-{run}"]}]
+    jobs = stack.client("batch").list_jobs(jobQueue=fleets["batch"]["queue"], filters=named)
+    return list(jobs["jobSummaryList"])
+
+
+def test_the_jobs_of_a_run_are_replaced_and_terminated(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
+    fleet_stack.run(tasks, name, "duckdb", batches=6, fleets=["batch:2"], wait=False)
+    wait_for_calls(fleet_stack, tasks, 2)
+    assert [job["status"] for job in jobs_of(fleet_stack, name)] == ["RUNNING"] * 2
+    processes_of(fleet_stack)[0].kill()
+    wait_until(lambda: len(jobs_of(fleet_stack, name)) == 3, fleet_stack.emulator.log)
+    tasks.release()
+    done = fleet_stack.wait_for_end(name)
+    wait_until(lambda: processes_of(fleet_stack) == [], fleet_stack.emulator.log)
+    reasons = sorted(job["statusReason"] for job in jobs_of(fleet_stack, name))
+    assert reasons == ["Essential container in task exited", *["the run has ended"] * 2]
+    assert published(done) == tasks.local_release(name)
+
+
+@pytest.mark.parametrize("action", ["batch:SubmitJob", "batch:ListJobs"])
+def test_a_missing_right_for_jobs_ends_the_run_with_its_name(
+    fleet_stack: Stack, tmp_path: Path, name: str, action: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 2)
+    with (
+        fleet_stack.denied("Step", action),
+        pytest.raises(HundredfoldError, match=f"not authorized to perform: {action}"),
+    ):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["batch:1"])
+
+
 def test_functions_and_a_fleet_work_on_one_queue(
     fleet_stack: Stack, tmp_path: Path, name: str
 ) -> None:
@@ -214,7 +267,10 @@ def test_a_missing_right_ends_the_run_with_its_name(
         (["fargate:99999"], "wanted at most 5,000 tasks"),
         (["lambda:5"], "functions are not tasks"),
         (["fargate", "fargate:2"], "the fleet fargate is given twice"),
-        (["slurm"], "has no fleet 'slurm'; its fleets are lambda, fargate, fargate-spot"),
+        (
+            ["slurm"],
+            "has no fleet 'slurm'; its fleets are lambda, fargate, fargate-spot, managed, batch",
+        ),
     ],
 )
 def test_a_fleet_that_cannot_be_had_is_refused_before_the_run(

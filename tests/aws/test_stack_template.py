@@ -69,6 +69,15 @@ FLEETS: dict[str, Any] = {
     "name_prefix": "acme-fleets",
     "key": "arn:aws:kms:eu-west-1:123456789012:key/0c",
 }
+INSTANCES: dict[str, Any] = {
+    "job": JOB,
+    "fleets": ("managed", "batch"),
+    "worker_image": IMAGE,
+    "subnets": ("subnet-0123456a",),
+    "security_groups": ("sg-0123456c",),
+    "permissions_boundary": "arn:aws:iam::123456789012:policy/team",
+    "batch_cores": 64,
+}
 RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
 # of the functions that start workers
@@ -92,7 +101,7 @@ def cdk() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
     """Stacks of one account: the default one, one with many settings, one with names, one whose
-    runs raise pollers, and one with fleets.
+    runs raise pollers, and two with fleets.
     """
     made: dict[str, Template] = {}
     stacks = {
@@ -101,6 +110,7 @@ def templates(cdk: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, T
         "named": NAMED,
         "raised": RAISED,
         "fleets": FLEETS,
+        "instances": INSTANCES,
     }
     for stack, settings in stacks.items():
         file = (
@@ -711,6 +721,79 @@ def test_the_queue_of_tasks_invokes_no_function_and_has_dead_letters(
     assert machine(fleets)["States"]["Record the failure"]["Next"] == "Release the workers"
 
 
+def test_instances_are_there_for_tasks_only(templates: dict[str, Template]) -> None:
+    found = templates["instances"]
+    managed = one(found, "AWS::ECS::CapacityProvider")["ManagedInstancesProvider"]
+    assert managed["InfrastructureOptimization"] == {"ScaleInAfter": 60}
+    launched = managed["InstanceLaunchTemplate"]
+    assert launched["InstanceRequirements"] == {
+        "VCpuCount": {"Min": 1},
+        "MemoryMiB": {"Min": 2048},
+        "CpuManufacturers": ["amazon-web-services"],
+    }
+    assert launched["NetworkConfiguration"]["Subnets"] == ["subnet-0123456a"]
+    task = one(found, "AWS::ECS::TaskDefinition")
+    assert task["RequiresCompatibilities"] == ["MANAGED_INSTANCES"]
+    cluster = one(found, "AWS::ECS::ClusterCapacityProviderAssociations")
+    assert [re.sub(r"[0-9A-F]{8}>$", "", flat(each)) for each in cluster["CapacityProviders"]] == [
+        "FARGATE",
+        "FARGATE_SPOT",
+        "<JobManagedProvider",
+    ]
+    computing = one(found, "AWS::Batch::ComputeEnvironment")["ComputeResources"]
+    assert (computing["Type"], computing["MinvCpus"], computing["MaxvCpus"]) == ("SPOT", 0, 64)
+    assert all(family.endswith("g") for family in computing["InstanceTypes"])  # arm64
+    job = one(found, "AWS::Batch::JobDefinition")["ContainerProperties"]
+    variables = {each["Name"]: each["Value"] for each in job["Environment"]}
+    assert int(variables["HUNDREDFOLD_GRACE"]) < 30  # until Batch kills a job
+    assert (job["Image"], job["ReadonlyRootFilesystem"]) == (IMAGE, True)
+    step = one(found, "AWS::Lambda::Function", "Step")["Environment"]["Variables"]
+    fleets = json.loads(flat(step[FLEETS_ENV]))["fleets"]
+    assert set(fleets) == {"managed", "batch"}
+    assert fleets["batch"]["queue"].startswith("<JobBatchQueue")
+
+
+def test_instances_have_the_policies_of_aws_and_the_boundary(
+    templates: dict[str, Template],
+) -> None:
+    found = templates["instances"]
+    roles = of_type(found, "AWS::IAM::Role")
+    policies = {
+        name.removeprefix("Job").rstrip("0123456789ABCDEF"): [
+            flat(each).rpartition("/")[2] for each in role["ManagedPolicyArns"]
+        ]
+        for name, role in roles.items()
+        if "ManagedPolicyArns" in role
+    }
+    assert policies == {
+        "ManagedInstanceRole": ["AmazonECSInstanceRolePolicyForManagedInstances"],
+        "ManagedInfrastructureRole": ["AmazonECSInfrastructureRolePolicyForManagedInstances"],
+        "BatchInstanceRole": ["AmazonEC2ContainerServiceforEC2Role"],
+    }
+    assert {role["PermissionsBoundary"] for role in roles.values()} == {
+        INSTANCES["permissions_boundary"]
+    }
+    passed = [
+        s["Resource"]
+        for s in statements(found, "ManagedInfrastructureRole")
+        if s["Action"] == ["iam:PassRole"]
+    ]
+    assert [flat(r).startswith("<JobManagedInstanceRole") for (r,) in passed] == [True]
+
+
+def test_step_submits_and_terminates_jobs(templates: dict[str, Template]) -> None:
+    rights = {
+        action: [r.rstrip("0123456789ABCDEF>").partition(".")[0] for r in statement["Resource"]]
+        for statement in statements(templates["instances"], "StepRole")
+        for action in statement["Action"]
+        if action.startswith("batch:")
+    }
+    assert set(rights) == {"batch:SubmitJob", "batch:ListJobs", "batch:TerminateJob"}
+    assert [r.startswith("<JobBatch") for r in rights["batch:SubmitJob"]] == [True, True]
+    assert rights["batch:ListJobs"] == ["*"]
+    assert rights["batch:TerminateJob"][0].endswith(":job/*")
+
+
 # ---- the whole stack
 
 
@@ -1124,7 +1207,7 @@ def test_an_upload_can_only_be_a_source_of_the_job() -> None:
 def test_settings_survive_json() -> None:
     from dataclasses import asdict
 
-    for values in (PLAIN, RICH, NAMED, FLEETS):
+    for values in (PLAIN, RICH, NAMED, FLEETS, INSTANCES):
         settings = Settings.from_mapping(values)
         assert Settings.from_mapping(json.loads(json.dumps(asdict(settings)))) == settings
 

@@ -143,6 +143,7 @@ def test_deploy_shows_the_defaults_of_the_settings_of_a_stack() -> None:
     fields["concurrency"] = 300  # the default of the stack without pollers
     fields["trigger"] = "direct, or messages with --pollers"
     fields["batch_size"] = "one a core"
+    fields["task_memory"] = "2048 a core"
     rows = {re.split(r"[ ,]", name)[0]: text for name, text in rows_of_commands()["deploy"].items()}
     for name in SETTINGS:
         shown = re.search(r" Default: (.+)\.$", rows[f"--{name.replace('_', '-')}"])

@@ -62,7 +62,7 @@ WANTED: dict[str, dict[str, Any]] = {
     },
     "with-fleets": {
         "job": TROUBLE,
-        "fleets": ("fargate", "fargate-spot"),
+        "fleets": ("fargate", "fargate-spot", "managed", "batch"),
         "worker_image": f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/worker:1",
         "subnets": ("subnet-0123456a",),
         "security_groups": ("sg-0123456b",),

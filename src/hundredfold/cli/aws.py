@@ -80,6 +80,7 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     "worker_image": ("ADDRESS", str, None, "Container image in ECR of the workers of fleets."),
     "task_cores": ("N", int, "1", "Cores of a task of a fleet."),
     "task_memory": ("MB", int, "2048 a core", "Memory of a task of a fleet."),
+    "batch_cores": ("N", int, "256", "Maximum cores of all jobs of the fleet batch."),
 }
 REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "sources": (
@@ -98,8 +99,8 @@ REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
     "fleets": (
         "--fleet",
         "NAME",
-        "Fleet of containers that runs may ask for, fargate or fargate-spot, with --worker-image "
-        "and --subnet. Repeatable.",
+        "Fleet of containers that runs may ask for, with --worker-image and --subnet: fargate, "
+        "fargate-spot, managed (ECS Managed Instances) or batch (EC2 Spot). Repeatable.",
     ),
     "layers": (
         "--layer",

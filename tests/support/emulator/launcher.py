@@ -19,6 +19,7 @@ from gaps import (
     alarms,
     athena,
     clock,
+    jobs,
     lambdas,
     logs,
     notices,
@@ -52,7 +53,7 @@ def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_parent, daemon=True, name="end with parent").start()
     # notices after queues: a late notice takes the lock when it is due
-    for gap in (clock, rights, queues, notices, athena, states, logs, lambdas, alarms, tasks):
+    for gap in (clock, rights, queues, notices, athena, states, logs, lambdas, alarms, tasks, jobs):
         gap.fill()
     app.main()
 

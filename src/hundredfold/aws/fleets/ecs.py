@@ -1,4 +1,6 @@
-"""Fleets of ECS tasks: Fargate, and Fargate Spot with tasks on demand in place of missing ones."""
+"""Fleets of ECS tasks: Fargate, Fargate Spot with tasks on demand in place of missing ones, and
+instances that ECS manages.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,6 @@ class EcsFleet:
     providers: Sequence[str]
     subnets: Sequence[str]
     security_groups: Sequence[str]
-
-    @classmethod
-    def of(cls, resources: Mapping[str, Any]) -> EcsFleet:
-        """Return the fleet of the environment of the function `step`."""
-        return cls(**resources)
 
     def active(self, run: str) -> int:
         """Return the tasks of a run that have not been stopped, also those that still start."""

@@ -14,12 +14,17 @@ from ...ports.run_facts import FleetFacts
 from ...runs.prices import NoPrice, Prices
 
 LAMBDA = "lambda"  # the functions, which every stack has
-FARGATE, FARGATE_SPOT = "fargate", "fargate-spot"
-FLEETS = (FARGATE, FARGATE_SPOT)  # that a stack may have beside them
+FARGATE, FARGATE_SPOT, MANAGED, BATCH = "fargate", "fargate-spot", "managed", "batch"
+FLEETS = (FARGATE, FARGATE_SPOT, MANAGED, BATCH)  # that a stack may have beside them
 DEFAULT_TASKS, MAX_TASKS = 10, 5000  # of a fleet in one run: 5,000 tasks run in one cluster
 REQUEST = re.compile(r"(?P<name>[a-z-]+)(?::(?P<tasks>[1-9]\d{0,5}))?")
-# the price of a vCPU for an hour: the first of them; a task that does not get Spot is billed more
-PRICES = {FARGATE: (FARGATE,), FARGATE_SPOT: (FARGATE_SPOT, FARGATE)}
+# the prices of its tasks: a task that does not get Spot is billed as another fleet
+PRICES = {
+    FARGATE: (FARGATE,),
+    FARGATE_SPOT: (FARGATE_SPOT, FARGATE),
+    MANAGED: (MANAGED,),
+    BATCH: (BATCH,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class StackFleets:
         return [self._with_price(each, prices, needed=needed) for each in fleets]
 
     def _with_price(self, fleet: FleetFacts, prices: Prices, *, needed: bool) -> FleetFacts:
-        if self.size is None or fleet["name"] not in PRICES:
+        if self.size is None or fleet["name"] == LAMBDA:
             return fleet
         try:
             hourly = [_hourly(name, self.size, prices) for name in PRICES[fleet["name"]]]
@@ -116,7 +121,12 @@ def _parse(text: str) -> tuple[str, int]:
 
 
 def _hourly(name: str, size: TaskSize, prices: Prices) -> float:
-    """Return the dollars of a task for an hour."""
+    """Return the dollars of a task for an hour; of an instance, the share of its cores."""
+    if name == MANAGED:
+        fee = 1 + prices.usd("ecs_managed_fee")
+        return size.cores * prices.usd(f"ec2_{size.architecture}_vcpu_h") * fee
+    if name == BATCH:
+        return size.cores * prices.usd(f"ec2_spot_{size.architecture}_vcpu_h")
     price = f"{name.replace('-', '_')}_{size.architecture}"
     vcpu, gigabyte = prices.usd(f"{price}_vcpu_h"), prices.usd(f"{price}_gb_h")
     return size.cores * vcpu + size.memory / 1024 * gigabyte

@@ -20,8 +20,9 @@ from ...errors import StateError
 from ...ports.interfaces import Record
 from ...ports.run_facts import FleetFacts
 from ..work.json_log import log
+from .batch import BatchFleet
 from .ecs import EcsFleet
-from .requests import LAMBDA
+from .requests import BATCH, LAMBDA
 
 # the environment of the function `step`, and of the workers
 FLEETS_ENV = "HUNDREDFOLD_FLEET_RESOURCES"
@@ -34,7 +35,7 @@ MIN_CHECK_S = 5.0  # between two starts: a list of tasks lacks those of the last
 class FleetResources:
     """The fleets that a stack has. cores: of a task. queue: URL of the messages of tasks alone."""
 
-    fleets: Mapping[str, EcsFleet]
+    fleets: Mapping[str, EcsFleet | BatchFleet]
     cores: int = 1
     queue: str = ""
 
@@ -45,7 +46,10 @@ class FleetResources:
         if not text:
             return cls({})
         found: dict[str, Any] = json.loads(text)
-        fleets = {name: EcsFleet.of(fleet) for name, fleet in found["fleets"].items()}
+        fleets = {
+            name: BatchFleet(**fleet) if name == BATCH else EcsFleet(**fleet)
+            for name, fleet in found["fleets"].items()
+        }
         return cls(fleets, int(found["cores"]), environment[FLEET_QUEUE_ENV])
 
     def stop(self, run: str) -> None:

@@ -135,10 +135,12 @@ class Settings:
     `permissions_boundary`  ARN of the policy that bounds the permissions of every role
     `dashboard`       a dashboard of CloudWatch with the progress of runs
     `fleets`          fleets of containers that runs may ask for beside the functions: "fargate",
-                      "fargate-spot". They need `worker_image`, `subnets` and `security_groups`
+                      "fargate-spot", "managed" (ECS Managed Instances), "batch" (AWS Batch on EC2
+                      Spot). They need `worker_image`, `subnets` and `security_groups`
     `worker_image`    address in ECR of the image of these workers, for this architecture
     `task_cores`      whole cores of a task of a fleet (1, 2, 4, 8 or 16)
     `task_memory`     of a task, in MB; 2048 for each core if omitted
+    `batch_cores`     maximum cores of all jobs of the fleet "batch"
     """
 
     job: str
@@ -174,6 +176,7 @@ class Settings:
     worker_image: str | None = None
     task_cores: int = 1
     task_memory: int | None = None
+    batch_cores: int = 256
 
     def __post_init__(self) -> None:
         """Raise UsageError with all invalid settings."""
@@ -334,6 +337,7 @@ class SettingsKeywords(TypedDict, total=False):
     worker_image: str | None
     task_cores: int
     task_memory: int | None
+    batch_cores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +367,7 @@ BOUNDS = (
     Bounds("upload_quiet", 1, 3600, " seconds"),
     Bounds("keep_days", 1, 3650, " days"),
     Bounds("overdue", 60, 86_400, " seconds"),
+    Bounds("batch_cores", 1, 10_000, " cores"),
 )
 BATCH_SIZE = Bounds("batch_size", 1, 10_000, " messages")
 CONCURRENCY = Bounds("concurrency", 2, 1000, " workers")

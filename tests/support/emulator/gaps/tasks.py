@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -28,6 +28,7 @@ from ministack.core.responses import (
     request_scope,
 )
 from ministack.services import ecs
+from ministack.services.cloudformation import provisioners
 
 from . import FOLDER, need, setting
 from .rights import DeniedError, acting_as, check
@@ -36,6 +37,7 @@ need(ecs, "_ACTION_MAP", "_run_task", "_tasks", "_task_defs", "_resolve_td_key",
 need(ecs, "_mark_task_stopped", "_recount_cluster", "_cluster_name_from_arn", "_iso", "_sanitize")
 need(iam_actions, "extract_resource_arn", "request_tag_context")
 need(lambda_runtime, "execution_credentials")
+need(provisioners, "_RESOURCE_HANDLERS")
 PASSED_TO = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
 PULLING = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 LOGGING = ("logs:CreateLogStream", "logs:PutLogEvents")
@@ -48,10 +50,24 @@ lock = threading.RLock()
 
 
 def fill() -> None:
+    handlers = provisioners._RESOURCE_HANDLERS
+    handlers["AWS::ECS::CapacityProvider"] = {"create": _named, "delete": _nothing}
+    handlers["AWS::ECS::ClusterCapacityProviderAssociations"] = handlers[
+        "AWS::ECS::CapacityProvider"
+    ]
     ecs._ACTION_MAP["RunTask"] = run_task
     ecs._ACTION_MAP["StopTask"] = stop_task
     iam_actions.extract_resource_arn = _with_tasks(iam_actions.extract_resource_arn)
     iam_actions.request_tag_context = _with_cluster(iam_actions.request_tag_context)
+
+
+def _named(logical_id: str, properties: Any, stack: str) -> tuple[str, dict[str, str]]:
+    """Create a resource that has a name and no effect here."""
+    return f"{stack}-{logical_id}", {}
+
+
+def _nothing(name: str, properties: Any) -> None:
+    """Delete it."""
 
 
 def run_task(data: dict[str, Any]) -> Any:
@@ -102,62 +118,73 @@ def _start(
 ) -> None:
     """Start the process of a task and watch it; one that cannot start is a task that stopped."""
     arn, [container] = task["taskArn"], definition["containerDefinitions"]
-    program = setting("worker_program", None)
     try:
-        with acting_as(definition["executionRoleArn"]):
-            _check_start(container)
-        if program is None:
-            raise DeniedError(f"CannotPullContainerError: {container['image']} not found")
+        check_start(
+            definition["executionRoleArn"],
+            container["image"],
+            container["logConfiguration"]["options"]["awslogs-group"],
+        )
     except DeniedError as error:
         ecs._mark_task_stopped(arn, task, str(error), "TaskFailedToStart")
         return
-    folder = FOLDER / "tasks" / arn.rsplit("/", 1)[-1]
-    folder.mkdir(parents=True)
     changed = overrides.get("containerOverrides") or [{}]
     variables = {
         each["name"]: str(each["value"])
         for each in [*container["environment"], *changed[0].get("environment", [])]
     }
-    # a session of the role, as a function of that name would have it
-    function = f"arn:aws:lambda:{get_region()}:{get_account_id()}:function:task"
-    role = {"Role": definition["taskRoleArn"], "FunctionArn": function, "FunctionName": "task"}
-    environment = {
-        **os.environ,
-        **variables,
-        **lambda_runtime.execution_credentials(role),
-        **setting("worker_environment", {}),
-        "HUNDREDFOLD_SCRATCH": str(folder / "scratch"),
-    }
-    with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(
-            [*program, *container.get("command", [])],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process = launch(
+        arn.rsplit("/", 1)[-1], definition["taskRoleArn"], variables, container.get("command", [])
+    )
     processes[arn] = process
     scope = get_account_id(), get_region()
     threading.Thread(target=_watch, args=(arn, task, process, scope), daemon=True).start()
 
 
-def _check_start(container: Mapping[str, Any]) -> None:
-    """Raise DeniedError unless the caller may pull the image and write the log."""
-    account, _, _, region = container["image"].split(".")[:4]
-    repository = container["image"].partition("/")[2].partition("@")[0].partition(":")[0]
-    check("ecr:GetAuthorizationToken", "*")
-    for action in PULLING:
-        check(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
-    group = container["logConfiguration"]["options"]["awslogs-group"]
-    for action in LOGGING:
-        check(action, f"arn:aws:logs:{get_region()}:{get_account_id()}:log-group:{group}:*")
+def launch(
+    name: str, role: str, variables: Mapping[str, str], command: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Start the process of a container, with the credentials of a role."""
+    folder = FOLDER / "tasks" / name
+    folder.mkdir(parents=True)
+    # a session of the role, as a function of that name would have it
+    function = f"arn:aws:lambda:{get_region()}:{get_account_id()}:function:task"
+    of_role = {"Role": role, "FunctionArn": function, "FunctionName": "task"}
+    environment = {
+        **os.environ,
+        **variables,
+        **lambda_runtime.execution_credentials(of_role),
+        **setting("worker_environment", {}),
+        "HUNDREDFOLD_SCRATCH": str(folder / "scratch"),
+    }
+    with (folder / "output.txt").open("wb") as output:
+        return subprocess.Popen(
+            [*setting("worker_program", None), *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def check_start(role: str, image: str, group: str) -> None:
+    """Raise DeniedError unless the role may pull the image and write the log, and it exists."""
+    account, _, _, region = image.split(".")[:4]
+    repository = image.partition("/")[2].partition("@")[0].partition(":")[0]
+    with acting_as(role):
+        check("ecr:GetAuthorizationToken", "*")
+        for action in PULLING:
+            check(action, f"arn:aws:ecr:{region}:{account}:repository/{repository}")
+        for action in LOGGING:
+            check(action, f"arn:aws:logs:{get_region()}:{get_account_id()}:log-group:{group}:*")
+    if setting("worker_program", None) is None:
+        raise DeniedError(f"CannotPullContainerError: {image} not found")
 
 
 def _watch(
     arn: str, task: dict[str, Any], process: subprocess.Popen[bytes], scope: tuple[str, str]
 ) -> None:
     code = process.wait()
-    status = code if code >= 0 else 128 - code
+    status = exit_status(code)
     with request_scope(*scope):
         if ecs._mark_task_stopped(
             arn, task, "Essential container in task exited", "EssentialContainerExited", status
@@ -166,6 +193,11 @@ def _watch(
         # StopTask has set the desired status before
         task.update(lastStatus="STOPPED", stoppedAt=ecs._iso())
         task["containers"][0].update(lastStatus="STOPPED", exitCode=status)
+
+
+def exit_status(code: int) -> int:
+    """Return the exit status of a container, as Docker reports it."""
+    return code if code >= 0 else 128 - code
 
 
 def stop_task(data: dict[str, Any]) -> Any:
@@ -185,11 +217,12 @@ def stop_task(data: dict[str, Any]) -> Any:
         definition = ecs._task_defs[ecs._resolve_td_key(task["taskDefinitionArn"])]
         timeout = definition["containerDefinitions"][0].get("stopTimeout", DEFAULT_STOP_TIMEOUT_S)
         process.send_signal(signal.SIGTERM)
-        threading.Thread(target=_kill_after, args=(process, int(timeout)), daemon=True).start()
+        threading.Thread(target=kill_after, args=(process, int(timeout)), daemon=True).start()
     return json_response({"task": ecs._sanitize(task)})
 
 
-def _kill_after(process: subprocess.Popen[bytes], timeout: int) -> None:
+def kill_after(process: subprocess.Popen[bytes], timeout: int) -> None:
+    """Kill a process and its children after some seconds, unless it has ended."""
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:

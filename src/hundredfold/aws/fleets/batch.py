@@ -1,0 +1,93 @@
+"""A fleet of AWS Batch: jobs on instances of EC2 Spot, which Batch starts for them and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from botocore.exceptions import ClientError
+
+from ..adapters.session import client
+
+ENDED = {"SUCCEEDED", "FAILED"}
+CALLING_THREADS = 8  # SubmitJob allows 50 calls a second
+NAME_PREFIX = "run-"  # the name of a job begins with a letter or a digit
+MAX_DESCRIBED = 10  # jobs that ended, for the reason in an error
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFleet:
+    """The jobs of one queue of a stack. queue, definition: their ARNs."""
+
+    queue: str
+    definition: str
+    providers: ClassVar[Sequence[str]] = ("SPOT",)
+
+    def active(self, run: str) -> int:
+        """Return the jobs of a run that have not ended, also those that wait for an instance."""
+        return sum(1 for _ in self._active(run))
+
+    def start(
+        self,
+        run: str,
+        count: int,
+        environments: Sequence[Mapping[str, str]],
+        token: str,  # noqa: ARG002  # of the port: Batch takes none, and lists jobs at once
+        at: int,  # noqa: ARG002  # of the port
+    ) -> tuple[int, list[str]]:
+        """Submit jobs; return how many, and why not the others."""
+        variables = [{"name": name, "value": value} for name, value in environments[0].items()]
+
+        def submit(_: int) -> str:
+            try:
+                client("batch").submit_job(
+                    jobName=f"{NAME_PREFIX}{run}",
+                    jobQueue=self.queue,
+                    jobDefinition=self.definition,
+                    containerOverrides={"environment": variables},
+                )
+            except ClientError as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(CALLING_THREADS) as pool:
+            reasons = list(pool.map(submit, range(count)))
+        return reasons.count(""), list(dict.fromkeys(filter(None, reasons)))
+
+    def stop(self, run: str, reason: str) -> int:
+        """Terminate the jobs of a run, also those that wait; return how many there were."""
+        jobs = [job["jobId"] for job in self._active(run)]
+
+        def stop(job: str) -> None:
+            client("batch").terminate_job(jobId=job, reason=reason)
+
+        with ThreadPoolExecutor(CALLING_THREADS) as pool:
+            for _ in pool.map(stop, jobs):
+                pass  # reraises the error of a thread
+        return len(jobs)
+
+    def reasons(self, run: str) -> list[str]:
+        """Return why jobs of a run have ended, each reason once."""
+        ended = [job for job in self._jobs(run) if job["status"] in ENDED]
+        return list(dict.fromkeys(map(_reason_of, ended[:MAX_DESCRIBED])))
+
+    def _active(self, run: str) -> Iterator[Mapping[str, Any]]:
+        return (job for job in self._jobs(run) if job["status"] not in ENDED)
+
+    def _jobs(self, run: str) -> Iterator[Mapping[str, Any]]:
+        name = f"{NAME_PREFIX}{run}"
+        pages = client("batch").get_paginator("list_jobs")
+        named = [{"name": "JOB_NAME", "values": [name]}]
+        for page in pages.paginate(jobQueue=self.queue, filters=named):
+            # the filter ignores the case of letters
+            yield from (job for job in page["jobSummaryList"] if job["jobName"] == name)
+
+
+def _reason_of(job: Mapping[str, Any]) -> str:
+    """Return why a job ended, with the exit status of its container if it had one."""
+    container = job.get("container", {})
+    exits = f" (exit status {container['exitCode']})" if "exitCode" in container else ""
+    detail = f": {container['reason']}" if container.get("reason") else ""
+    return f"{job.get('statusReason') or 'no reason'}{exits}{detail}"
