@@ -2,9 +2,9 @@
 
     from hundredfold import Job, Model, Source, run
 
-Public names: Job, Model, Source, Csv, Publish; run, and the actions on a Run; Unit and Units, the
-light forms of rows; HundredfoldError, the root of all errors. Names are loaded at their first use,
-so that the import is cheap.
+Public names: Job, Model, Source, Csv, Publish, DynamoDB; run, and the actions on a Run; Unit and
+Units, the light forms of rows; HundredfoldError, the root of all errors. Names are loaded at their
+first use, so that the import is cheap.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from . import import_times as _imported  # noqa: F401  # first, to record all im
 from ._package import VERSION
 from .errors import HundredfoldError
 from .job import Csv, Job, Model, Publish, Source
+from .release_tables import DynamoDB
 
 if TYPE_CHECKING:
     from .api import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 __all__ = [
     "Csv",
+    "DynamoDB",
     "HundredfoldError",
     "Job",
     "Model",

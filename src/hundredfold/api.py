@@ -16,10 +16,12 @@ from .errors import UsageError, needing
 from .job import Job
 from .local.backend import DEFAULT_HOME, LocalBackend
 from .local.home import Home, as_home
-from .pipeline.releases import Release
+from .pipeline.release_tables import write_tables
+from .pipeline.releases import Release, current_release
 from .pipeline.releases import rollback as roll_back
 from .pipeline.runner import NullCallbacks, RunCallbacks
 from .ports.interfaces import Record, RunHome
+from .ports.release_tables import ReleaseTable
 from .runs.backend import Backend, RunArguments
 from .runs.names import check_job_name
 from .runs.run import Run, find_run
@@ -219,10 +221,18 @@ def rollback(
     stack: str | None = None,
     to: int | None = None,
 ) -> Release:
-    """Make the parent of the current release, or version `to`, the current release."""
+    """Make the parent of the current release, or version `to`, the current release.
+
+    Its rows are then written to the tables of other systems to which the job publishes.
+    """
     opened = _open(backend, home, stack, check_job_name(job))
     with opened.publishing(job):
-        return roll_back(job, opened.store, to)
+        before = current_release(job, opened.store)
+        release = roll_back(job, opened.store, to)
+    tables = release.tables or (before.tables if before is not None else {})
+    if tables:
+        write_tables(release, opened.store, _open_table, tables)
+    return release
 
 
 def open_run(
@@ -342,12 +352,19 @@ def backend_of(backend: str, home: str | Path = DEFAULT_HOME, stack: str | None 
     if backend == "local":
         if stack is not None:
             raise UsageError(f"the stack {stack!r} is for the backend aws", hint='backend="aws"')
-        return LocalBackend(home)
+        return LocalBackend(home, _open_table)
     if backend != "aws":
         raise UsageError(f"the backend is {backend!r}, wanted 'local' or 'aws'")
     with needing("aws"):
         from .aws.backend import AwsBackend
     return AwsBackend(stack)
+
+
+def _open_table(facts: Mapping[str, Any]) -> ReleaseTable:
+    """Return the table of another system that a release names."""
+    with needing("aws"):
+        from .aws.adapters.release_table import open_release_table
+    return open_release_table(facts)
 
 
 def _open(

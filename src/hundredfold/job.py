@@ -15,6 +15,7 @@ from typing import Any
 from ._package import FOLDER
 from .annotations import annotations_of, is_async, signature_of
 from .errors import JobError
+from .release_tables import DynamoDB
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 RESERVED_NAMES = frozenset({"run", "rows", "units"})
@@ -290,6 +291,8 @@ class Publish:
     `summaries`   {"Ten largest moves": "queries/moves.sql"}: small queries over the published
                   table, by its name. Their rows are kept with the release and shown at the end of
                   the run
+    `to`          DynamoDB("prices", key="product"): a table that gets the rows of the current
+                  release, for systems that look them up
     """
 
     name: str
@@ -297,6 +300,7 @@ class Publish:
     contract: type | None = None
     formats: Sequence[str] = ("parquet",)
     summaries: Mapping[str, str] = field(default_factory=dict)
+    to: DynamoDB | None = None
 
     def __post_init__(self) -> None:
         _name("publish", self.name)
@@ -307,6 +311,16 @@ class Publish:
         if unknown or not self.formats:
             raise JobError(
                 f"publish {self.name}: formats {unknown or '()'} are not among csv, parquet, jsonl"
+            )
+        if self.to is not None and not isinstance(self.to, DynamoDB):
+            raise JobError(
+                f"publish {self.name}: to is {self.to!r}, wanted a table",
+                hint='such as to=DynamoDB("prices", key="product")',
+            )
+        if self.to is not None and "parquet" not in self.formats:
+            raise JobError(
+                f"publish {self.name}: formats are {self.formats}, and to= needs parquet",
+                hint="its exact types are those of the items: add it to formats",
             )
 
 

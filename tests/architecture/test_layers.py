@@ -21,6 +21,7 @@ ENGINE = SOURCE / "hundredfold"
 # own layer.
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
+    {"release_tables"},
     {"annotations", "html_tables", "paths", "sql_types"},
     {"contract", "job"},
     {"ports"},
@@ -49,6 +50,7 @@ HEAVY = {
 }
 PUBLIC = [
     "Csv",
+    "DynamoDB",
     "HundredfoldError",
     "Job",
     "Model",

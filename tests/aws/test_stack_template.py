@@ -1101,6 +1101,40 @@ def test_a_stack_holds_one_job(cdk: Any, tmp_path: Path) -> None:
         Hundredfold(app.node.find_child("pricing"), "Second", code=str(tmp_path / "code"), job=JOB)
 
 
+PUBLISHING = """
+from hundredfold import DynamoDB, Job, Model, Publish, Source
+job = Job("shelf", [Source("costs")], [Model("prices", unit=("product",), work=len)],
+    publish=[Publish("a", "SELECT * FROM prices", to=DynamoDB("prices", key="product")),
+             Publish("b", "SELECT * FROM prices", to=DynamoDB("shelf.b", key="product")),
+             Publish("c", "SELECT * FROM prices")])
+"""
+
+
+def test_step_alone_may_write_to_the_tables_to_which_the_job_publishes(
+    cdk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "publishing_shelf.py").write_text(PUBLISHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {**PLAIN, "job": "publishing_shelf:job"}
+    folder = synthesize(cdk, tmp_path / "out", "shelf", settings)
+    template = json.loads((folder / "shelf.template.json").read_text())
+    granted = {
+        name: statement
+        for name, policy in of_type(template, "AWS::IAM::Policy").items()
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "dynamodb:Scan" in str(statement["Action"])
+    }
+    ((name, statement),) = granted.items()
+    assert "Step" in name
+    assert [arn["Fn::Join"][1][-1] for arn in statement["Resource"]] == [
+        ":table/prices",
+        ":table/shelf.b",
+    ]
+    assert sorted(statement["Action"]) == [
+        f"dynamodb:{each}" for each in ("DeleteItem", "DescribeTable", "GetItem", "PutItem", "Scan")
+    ]
+
+
 def test_workers_have_a_package_of_their_own(cdk: Any, tmp_path: Path) -> None:
     """Of the same build, and with space on the disk for what it unpacks."""
     code, worker = nothing(tmp_path / "code"), nothing(tmp_path / "worker")

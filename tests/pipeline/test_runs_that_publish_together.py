@@ -22,6 +22,7 @@ from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import HundredfoldError, PublishRefused, QueryError, StateError
 from hundredfold.pipeline.publish import DEFAULT_TERMS, Terms, publish
 from hundredfold.pipeline.releases import (
+    Pointer,
     Release,
     current_version,
     move_pointer,
@@ -168,7 +169,7 @@ def test_a_rollback_that_another_overtakes_is_refused(runs: Runs) -> None:
         publish_as(name, run, store)
     refused = 0
     for n in range(1, MAX_CALLS):
-        assert move_pointer(name, 3, (), read_pointer(name, store).etag, store)
+        assert move_pointer(name, Pointer(3, (), read_pointer(name, store).etag), store)
         racing = Interrupting(store, n, lambda: rollback(name, store, 1))
         found = outcome(lambda racing=racing: rollback(name, racing))  # type: ignore[misc]
         if racing.calls < n:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.dynamodb_ledger import DynamoLedger
+from hundredfold.aws.adapters.release_table import DynamoReleaseTable
 from hundredfold.aws.adapters.s3_store import S3Store
 from support.aws_account import Account, LinkedClock
 from support.emulator import DONE, MISSING
@@ -25,7 +26,7 @@ MISSING_IN_MOTO = {
     "test_extending_by_zero_releases_the_message_at_once",
     "test_an_expired_lease_cannot_be_extended",
 }
-PORTS = {"store", "queue", "ledger", "shared", "table"}  # the fixtures of this module
+PORTS = {"store", "queue", "ledger", "shared", "table", "published"}  # the fixtures of this module
 
 
 def suite(module: ModuleType) -> dict[str, Any]:
@@ -43,7 +44,14 @@ def suite(module: ModuleType) -> dict[str, Any]:
 # by the names that pytest gives them
 SUITES = {
     name: import_module(f"test_{name}")
-    for name in ("store_port", "conditional_writes", "queue_port", "ledger_port", "owners_of_runs")
+    for name in (
+        "store_port",
+        "conditional_writes",
+        "queue_port",
+        "ledger_port",
+        "owners_of_runs",
+        "release_table",
+    )
 }
 for _module in SUITES.values():
     globals().update(suite(_module))
@@ -91,3 +99,10 @@ def queue(request: pytest.FixtureRequest, clock: LinkedClock) -> Iterator[Any]:
             clock=clock,
             sleep=clock.advance,
         )
+
+
+@pytest.fixture
+def published(account: Account) -> DynamoReleaseTable:
+    suite = SUITES["release_table"]
+    found: DynamoReleaseTable = suite.table_of(suite.make_table(account, product="S"))
+    return found

@@ -25,7 +25,13 @@ from hundredfold.data.checksums import put_json
 from hundredfold.data.layout import Layout
 from hundredfold.errors import NoSuchRun
 from hundredfold.local.home import Home
-from hundredfold.pipeline.releases import Release, move_pointer, read_pointer, release_folder
+from hundredfold.pipeline.releases import (
+    Pointer,
+    Release,
+    move_pointer,
+    read_pointer,
+    release_folder,
+)
 from hundredfold.testing import MemoryStore
 from tariffs.contracts import PriceRow
 from tariffs.release import actions, checks, kill_switch, repository
@@ -241,7 +247,8 @@ class ReleaseSite:
         put_json(
             self.store, f"{release_folder(JOB, version)}/release.json", asdict(release), indent=1
         )
-        assert move_pointer(JOB, version, (), read_pointer(JOB, self.store).etag, self.store)
+        etag = read_pointer(JOB, self.store).etag
+        assert move_pointer(JOB, Pointer(version, (), etag), self.store)
         return version
 
     def attribution(self, by: str = "ama", reason: str = "") -> Attribution:

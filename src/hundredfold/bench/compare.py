@@ -19,6 +19,7 @@ from ..data.layout import Layout
 from ..errors import HundredfoldError, UsageError
 from ..job import Job
 from ..local.home import Home
+from ..pipeline.release_tables import without_tables
 from ..runs.job_loader import load_job
 from ..runs.resources import choose_resources
 from ..sql.sources.files import Files, find_files
@@ -63,7 +64,7 @@ def compare(
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds is {seconds:g}, wanted seconds above 0")
     limits = choose_resources(workers, memory)
-    job = _job_up_to(load_job(job) if isinstance(job, str) else job, model)
+    job = without_tables(_job_up_to(load_job(job) if isinstance(job, str) else job, model))
     # the quality of the rows is not measured
     options = {
         "workers": workers,

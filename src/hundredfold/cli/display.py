@@ -209,6 +209,16 @@ def _show_release(release: Mapping[str, Any]) -> None:
         stdout.print(f"  {escape(line)}")
     for path in release["files"]:
         stdout.print(f"  {escape(relative_path(path))}")
+    for written in release.get("tables", {}).values():
+        stdout.print(f"  {escape(_table_line(written))}")
+
+
+def _table_line(written: Mapping[str, Any]) -> str:
+    table = f"the DynamoDB table {written['dynamodb']}"
+    if written["superseded"]:
+        return f"not all rows are in {table}: a later release is"
+    removed = f", {written['removed']:,} marked as removed" if written["removed"] else ""
+    return f"{written['rows']:,} rows in {table}{removed}"
 
 
 def further_lines(facts: RunSummary) -> list[str]:

@@ -15,6 +15,7 @@ from ..job import Job
 from ..pipeline.runner import RunCallbacks
 from ..pipeline.validation_results import move_source
 from ..ports.interfaces import Record
+from ..ports.release_tables import OpenTable, no_tables
 from ..ports.run_states import Event, State, after
 from ..runs.backend import Interruption, RunArguments
 from ..runs.code_history import check_code, is_new_code, keep_code, keep_job, plan_new_code
@@ -44,9 +45,13 @@ DEFAULT_HOME = ".hundredfold"
 
 @dataclass(frozen=True, slots=True)
 class LocalBackend:
-    """Runs in local worker processes, kept in the folder `home`."""
+    """Runs in local worker processes, kept in the folder `home`.
+
+    open_table: opens the tables of other systems to which jobs publish.
+    """
 
     home: str | Path = DEFAULT_HOME
+    open_table: OpenTable = no_tables
 
     fixed: ClassVar[str] = "fixed"
     watch_options: ClassVar[Sequence[str]] = ()
@@ -89,7 +94,8 @@ class LocalBackend:
         check_declared(job)
         code = read_job_code(job, ref)
         run = create_run(there, job, ref, sources or {}, arguments, code)
-        return execute(there, run, job, resources, callbacks, Event.START, code)
+        start, tables = Event.START, self.open_table
+        return execute(there, run, job, resources, callbacks, start, code, open_table=tables)
 
     def resume(
         self,
@@ -203,7 +209,7 @@ class LocalBackend:
         event = event_of(home, record, job)
         after(record.state, event, record.id)
         code = check_code(home, record, job, verb, arguments.accept_new_code)
-        return _OpenedRun(home, record, job, resources, event, code)
+        return _OpenedRun(home, record, job, resources, event, code, self.open_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class _OpenedRun:
     resources: Resources
     event: Event
     code: JobCode
+    open_table: OpenTable
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -232,8 +239,16 @@ class _OpenedRun:
                 plan_new_code(self.home, record, self.job, self.code)
 
     def execute(self, callbacks: RunCallbacks) -> Run:
-        run, resources = self.record.id, self.resources
-        return execute(self.home, run, self.job, resources, callbacks, self.event, self.code)
+        return execute(
+            self.home,
+            self.record.id,
+            self.job,
+            self.resources,
+            callbacks,
+            self.event,
+            self.code,
+            open_table=self.open_table,
+        )
 
 
 def _retry_event(_home: Home, _record: Record, _job: Job) -> Event:
@@ -289,6 +304,7 @@ def execute(
     code: JobCode | None = None,
     *,
     pool_factory: Callable[..., WorkerPool] = WorkerPool,
+    open_table: OpenTable = no_tables,
 ) -> Run:
     """Execute a run to its end, as its only driver."""
     with home.lock(run):
@@ -301,6 +317,7 @@ def execute(
             fail(home, run, error)
             raise
         runner.pool_factory = pool_factory
+        runner.steps.open_table = open_table
         runner.run()
     return Run(home, run)
 

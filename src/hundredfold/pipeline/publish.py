@@ -20,9 +20,11 @@ from ..data.parquet import ParquetWriter
 from ..errors import DamagedFile, PublishRefused, StateError
 from ..job import Job, allowed
 from ..ports.interfaces import RunStore, Store, Warehouse
+from ..ports.release_tables import OpenTable, no_tables
 from ..sql.queries import naming_query
 from .collect import Collected
 from .release_queries import checked_query, describe_run, summary_rows
+from .release_tables import check_rows, tables_of
 from .releases import (
     Pointer,
     Release,
@@ -59,12 +61,14 @@ class Terms:
     `replace_newer`  whether the release of a newer run may be replaced
     `code`           as in Release
     `check`          is called between the files and the pointer; raises to prevent the release
+    `open_table`     opens a table that gets the rows of the release, to check them
     """
 
     created: Callable[[str], str] = _unknown_time
     replace_newer: bool = False
     code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     check: Callable[[], None] = _no_check
+    open_table: OpenTable = no_tables
 
 
 DEFAULT_TERMS = Terms()
@@ -161,8 +165,9 @@ def publish(
             claimed, selects = _claim(job, layout, attempt, as_of, warehouse, store, pointer)
             claimed = replace(claimed, code=terms.code)
             release = _write_release(claimed, selects, job, warehouse, store)
+        check_rows(release, store, terms.open_table)
         terms.check()
-        if move_pointer(job.name, release.version, pointer.withdrawn, pointer.etag, store):
+        if move_pointer(job.name, replace(pointer, version=release.version), store):
             record_first_release(job.name, store)
             return release
     raise StateError(
@@ -253,8 +258,12 @@ def _write_release(
                 rows[output.name] = _write(selects[output.name], key, format, warehouse, store)
                 files[key] = sha256(store.get(key))
             summaries |= summary_rows(output, selects[output.name], job, warehouse)
-    release = replace(claimed, rows=rows, files=files, summaries=summaries)
-    put_json(store, f"{folder}/release.json", asdict(release), indent=1)
+    tables = tables_of(job)
+    release = replace(claimed, rows=rows, files=files, summaries=summaries, tables=tables)
+    facts = asdict(release)
+    if not tables:
+        del facts["tables"]
+    put_json(store, f"{folder}/release.json", facts, indent=1)
     return release
 
 

@@ -4,6 +4,7 @@
     releases/JOB/000007/               the files of version 7; release.json is written last
     releases/JOB/current.json          the pointer to the current version
     releases/JOB/claims/first.json     that there is a pointer: written once, after the first
+    releases/JOB/claims/rollbacks/000001.json   that a rollback was made, or begun: never removed
 
 Any number of runs may publish at once, on one machine or on many. A version belongs to the run
 whose claim was written first (`Store.put_if_absent`), and only that run writes in its folder. The
@@ -28,6 +29,8 @@ from ..errors import DamagedFile, StateError
 from ..ports.interfaces import Store
 from ..ports.run_facts import ReleaseCounts
 
+MAX_VERSIONS = 10**9  # of a job: a rollback is later than all of them before it
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -45,6 +48,8 @@ class Release:
     code: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict
     )  # units of each model by the fingerprint of their code
+    # by output, the table of another system that gets its rows
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def counts(self) -> ReleaseCounts:
@@ -57,12 +62,18 @@ class Pointer:
     """The current version (0 before the first), and the versions that were rolled back.
 
     A version that was rolled back does not become current again by itself. `etag` is that of the
-    pointer's object, None where there is none.
+    pointer's object, None where there is none. `rollbacks` is the number of the last rollback.
     """
 
     version: int = 0
     withdrawn: tuple[int, ...] = ()
     etag: str | None = None
+    rollbacks: int = 0
+
+    @property
+    def order(self) -> int:
+        """A number that grows with each move of the pointer: versions grow between rollbacks."""
+        return self.rollbacks * MAX_VERSIONS + self.version
 
 
 def releases(job: str, store: Store) -> list[Release]:
@@ -168,25 +179,49 @@ def read_pointer(job: str, store: Store) -> Pointer:
     except KeyError:
         return Pointer()
     content = parse_json(store, key, data.to_pybytes())
-    return Pointer(int(content["version"]), tuple(content.get("withdrawn", ())), etag)
+    withdrawn = tuple(content.get("withdrawn", ()))
+    return Pointer(int(content["version"]), withdrawn, etag, int(content.get("rollbacks", 0)))
 
 
-def move_pointer(
-    job: str, version: int, withdrawn: Sequence[int], etag: str | None, store: Store
-) -> bool:
-    """Let the pointer name a version, if it is still the one that had this entity tag.
+def current_release(job: str, store: Store) -> Release | None:
+    """Return the release that the pointer names; None if there is none, or it cannot be read."""
+    with suppress(DamagedFile):
+        version = current_version(job, store)
+        return None if version is None else read_release(job, version, store)
+    return None
+
+
+def move_pointer(job: str, pointer: Pointer, store: Store) -> bool:
+    """Replace the pointer by this one, if it is still the one that had its entity tag.
 
     One object is replaced: a reader sees the old version or the new one. False, and nothing
     changes, where another run or a rollback moved the pointer since it was read.
     """
-    content: dict[str, Any] = {"version": version, "folder": release_folder(job, version)}
-    if withdrawn:
-        content["withdrawn"] = sorted(withdrawn)
+    folder = release_folder(job, pointer.version)
+    content: dict[str, Any] = {"version": pointer.version, "folder": folder}
+    if pointer.withdrawn:
+        content["withdrawn"] = sorted(pointer.withdrawn)
+    if pointer.rollbacks:
+        content["rollbacks"] = pointer.rollbacks
     key = pointer_key(job)
     data = make_json(key, content)
-    if etag is None:
+    if pointer.etag is None:
         return store.put_if_absent(key, data)
-    return store.put_if_match(key, data, etag)
+    return store.put_if_match(key, data, pointer.etag)
+
+
+def _claim_rollback(job: str, store: Store) -> int:
+    """Return a number that no rollback of the job has had.
+
+    The pointer alone would lose it where it is damaged, and written again.
+    """
+    folder = f"{releases_of(job)}/claims/rollbacks/"
+    number = sum(1 for _ in store.list(folder)) + 1
+    while True:
+        key = f"{folder}{number:06d}.json"
+        if store.put_if_absent(key, make_json(key, {"rollback": number})):
+            return number
+        number += 1
 
 
 def pointer_key(job: str) -> str:
@@ -275,7 +310,8 @@ def rollback(job: str, store: Store, to: int | None = None) -> Release:
     newer = [v for v in known if v > target]
     withdrawn = {v for v in pointer.withdrawn if v > target}
     withdrawn |= _lineage(job, newer, pointer, store)
-    if not move_pointer(job, target, sorted(withdrawn), pointer.etag, store):
+    moved = Pointer(target, tuple(withdrawn), pointer.etag, _claim_rollback(job, store))
+    if not move_pointer(job, moved, store):
         raise StateError(
             f"the current release of {job} was changed at the same time, and is not rolled back",
             hint="look at it, then run it again: hundredfold status   and: hundredfold rollback "

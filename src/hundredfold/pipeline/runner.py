@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,12 +23,14 @@ from ..data.parquet_in_memory import read_parquet
 from ..errors import NoSuchRun
 from ..job import Job, Model
 from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourceLocation, Warehouse
+from ..ports.release_tables import OpenTable, no_tables
 from ..ports.run_facts import ModelCounts, RunCounts
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .measured_costs import CostFunction, UnitCosts, earlier_runs, last_costs
 from .publish import Terms, check_limits, publish, refuse_all_failed, refuse_none_ok
 from .release_queries import describe_run
+from .release_tables import check_declared_tables, write_tables
 from .stage_times import StageTimes
 from .stages import Stage
 from .validate import naming_damage, refuse_changed, validate
@@ -58,7 +60,10 @@ class NullCallbacks:
 
 @dataclass
 class StageRunner:
-    """The stages of one run. `publishing` is a lock that is held while a release is made."""
+    """The stages of one run. `publishing` is a lock that is held while a release is made.
+
+    `open_table` opens the tables of other systems to which the job publishes.
+    """
 
     job: Job
     record: Record
@@ -69,6 +74,7 @@ class StageRunner:
     collected: list[Collected] = field(default_factory=list)
     validation_results: list[ValidationResult] = field(default_factory=list)
     clock: Clock = time.time
+    open_table: OpenTable = no_tables
     times: StageTimes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +88,7 @@ class StageRunner:
         name.
         """
         check_queries(self.job, warehouse.tables_of)
+        check_declared_tables(self.job, self.open_table)
         self.validation_results = results = validate(
             self.job, locations, self.as_of, self.layout, warehouse, self.store
         )
@@ -210,6 +217,13 @@ class StageRunner:
             )
         if release is not None:
             self.ledger.note(self.record.id, counts={"release": release.counts})
+            written = write_tables(release, self.store, self.open_table)
+            if written:
+                facts = {
+                    output: {**release.tables[output], **asdict(each)}
+                    for output, each in written.items()
+                }
+                self.ledger.note(self.record.id, counts={"tables": facts})
 
     def _terms(self, warehouse: Warehouse) -> Terms:
         """Return the terms of this run's release.
@@ -221,6 +235,7 @@ class StageRunner:
             self.record.replace_newer,
             self._code(),
             check=lambda: refuse_changed(self.validation_results, warehouse),
+            open_table=self.open_table,
         )
 
     def _code(self) -> dict[str, dict[str, int]]:

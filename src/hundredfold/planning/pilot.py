@@ -27,6 +27,7 @@ from ..data.messages import Batch
 from ..errors import HundredfoldError, PublishRefused
 from ..job import Job, Model, Source
 from ..local.home import Home
+from ..pipeline.release_tables import without_tables
 from ..ports.interfaces import Store
 from ..sql.sources.files import find_files
 from .fits import Fit, count_running, fit_costs
@@ -114,6 +115,7 @@ def run_pilot(
     Raises:
         HundredfoldError: the job cannot be run, or no unit ended within the time.
     """
+    job = without_tables(job)
     with TemporaryDirectory(prefix="hundredfold-plan-", ignore_cleanup_errors=True) as folder:
         home = Home(folder)
 

@@ -143,6 +143,7 @@ class RunCounts(TypedDict, total=False):
     csv: dict[str, list[dict[str, Any]]]  # the dialect of each CSV file, by source
     models: dict[str, ModelCounts]
     release: ReleaseCounts
+    tables: dict[str, dict[str, Any]]  # rows written to tables of other systems, by output
     times: StageTimesFacts
     history: list[Transition]  # see Record.history
     spent: float  # dollars on AWS, locally core-seconds; of a run with a budget

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ..data.manifest import UnitList, key_text
 from ..data.numpy_columns import to_python_rows
@@ -42,6 +42,8 @@ class ReleaseSummary(TypedDict):
     rows: dict[str, int]
     files: list[str]  # paths or addresses
     summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+    # the rows that were written to tables of other systems, by output
+    tables: NotRequired[dict[str, dict[str, Any]]]
 
 
 class RunSummary(TypedDict):
@@ -203,7 +205,7 @@ def _release_summary(run: Run) -> ReleaseSummary | None:
     if release is None:
         return None
     current = releases.current_version(run.record.job, run.home.store)
-    return {
+    found: ReleaseSummary = {
         "version": release.version,
         "parent": release.parent,
         "current": current == release.version,
@@ -213,6 +215,9 @@ def _release_summary(run: Run) -> ReleaseSummary | None:
         "files": [run.home.where(key) for key in release.files],
         "summaries": release.summaries,
     }
+    if tables := run.record.counts.get("tables"):
+        found["tables"] = tables
+    return found
 
 
 def _cut(text: str) -> str:

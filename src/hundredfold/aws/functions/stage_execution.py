@@ -35,6 +35,7 @@ from ...sql.queries import naming_query
 from ..adapters.athena import AthenaWarehouse
 from ..adapters.dynamodb_ledger import DynamoLedger
 from ..adapters.prefetch import PrefetchingStore
+from ..adapters.release_table import open_release_table
 from ..adapters.s3_duckdb import S3DuckWarehouse
 from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
@@ -94,7 +95,9 @@ class StageContext:
 
     def __post_init__(self) -> None:
         self.layout = Layout(self.record.id)
-        self.runner = StageRunner(self.job, self.record, self.store, self.ledger)
+        self.runner = StageRunner(
+            self.job, self.record, self.store, self.ledger, open_table=open_release_table
+        )
         self.fleets = RunFleets.of(self.record, self.of_stack)
 
     @property

@@ -50,6 +50,7 @@ from .permissions import (
     Resources,
     dead_letter_permissions,
     poller_permissions,
+    publish_permissions,
     start_permissions,
     step_permissions,
     work_permissions,
@@ -194,8 +195,9 @@ class Hundredfold(Construct):
         if self.fleets is not None:
             starting = [*starting, *self.fleets.grants]
             starter |= self.fleets.environment
+        granted = [*step_permissions(resources), *publish_permissions(resources, self.job)]
         return [
-            make(step, [*step_permissions(resources), *starting], starter),
+            make(step, [*granted, *starting], starter),
             worker,
             make(dead_letter, dead_letter_permissions(resources)),
         ]

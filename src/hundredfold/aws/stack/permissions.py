@@ -19,6 +19,7 @@ from typing import Any
 from aws_cdk import Arn, ArnComponents, ArnFormat, Stack, aws_iam
 from constructs import Construct
 
+from ...job import Job
 from ..lambda_platform import SPENT_PREFIX
 from .nag_suppressions import LOGS_REASON, TRACES_REASON, accept_wildcard
 from .settings import Settings
@@ -145,6 +146,25 @@ def step_permissions(resources: Resources) -> Iterator[Grant]:
     yield Grant("Send", ("sqs:SendMessage", "sqs:GetQueueAttributes"), (resources.queue.queue_arn,))
     yield Grant("Dead", ("sqs:GetQueueAttributes",), (resources.dead.queue_arn,))
     yield from _key_permissions(resources)
+
+
+def publish_permissions(resources: Resources, job: Job) -> Iterator[Grant]:
+    """Yield the permission of step to write the rows of releases to the tables that the job
+    names.
+    """
+    tables = sorted({output.to.table for output in job.releases if output.to is not None})
+    if tables:
+        yield Grant(
+            "PublishedRows",
+            (
+                "dynamodb:DescribeTable",
+                "dynamodb:GetItem",
+                "dynamodb:PutItem",
+                "dynamodb:DeleteItem",
+                "dynamodb:Scan",
+            ),
+            [resources.arn("dynamodb", "table", name) for name in tables],
+        )
 
 
 def _query_permissions(resources: Resources) -> Iterator[Grant]:
