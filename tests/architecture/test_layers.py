@@ -22,6 +22,7 @@ ENGINE = SOURCE / "hundredfold"
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
     {"release_tables"},
+    {"release_tables"},
     {"annotations", "html_tables", "paths", "sql_types"},
     {"contract", "job"},
     {"ports"},
@@ -97,10 +98,13 @@ PUBLIC_MODULES = {
     "hundredfold.releases": [
         "Release",
         "RunHome",
+        "Stamp",
         "Store",
+        "Written",
         "parse_release",
         "release_folder",
         "releases_folder",
+        "write_to_table",
     ],
     "hundredfold.cli.options": None,
     "hundredfold.cli.display": None,

@@ -18,6 +18,7 @@ from hundredfold.local.home import Home
 from hundredfold.pipeline.releases import read_pointer, read_release
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.planning.plan import PlanOptions, plan_run
+from hundredfold.releases import Stamp, Written, write_to_table
 from support.aws_account import Account
 from support.faulty_connection import FaultyConnection
 
@@ -160,6 +161,16 @@ def test_a_plan_and_a_timing_write_nothing(account: Account, table: str, tmp_pat
     assert facts["models"][0]["timed"] == 1
     compare(shelf(table), sources, listener=Silent(), seconds=5, workers=1)
     assert prices(account, table) == {}
+
+
+def test_an_application_writes_the_table_that_it_made_active(account: Account, table: str) -> None:
+    target, rows = DynamoDB(table, key="product"), pa.table({"product": ["a"], "price": [1.5]})
+    stamp = Stamp("tariffs/price_table", order=7, version=2, run="r")
+    assert write_to_table(target, rows, stamp) == Written(1, 0)
+    assert write_to_table(target, rows, replace(stamp, order=6)).superseded
+    with pytest.raises(PublishRefused, match="row 2 product='a': another row has this key"):
+        write_to_table(target, pa.concat_tables([rows, rows]), stamp)
+    assert prices(account, table) == {"a": ("1.5", "2")}
 
 
 @pytest.mark.parametrize(
