@@ -149,8 +149,17 @@ def test_a_worker_imports_nothing_of_the_steps_nor_of_the_commands(
 ) -> None:
     _, _, modules = run_modules
     ours = {".".join(name.split(".")[:3]) for name in modules if name.startswith("hundredfold.")}
-    layers = ("annotations", "contract", "data", "errors", "job", "ports", "release_tables")
-    layers += ("sql_types", "workers")
+    layers = [
+        "annotations",
+        "contract",
+        "data",
+        "errors",
+        "job",
+        "ports",
+        "release_tables",
+        "sql_types",
+        "workers",
+    ]
     higher = {name for name in ours if name.split(".")[1] not in layers}
     assert higher - {"hundredfold._package", "hundredfold.import_times"} == {
         "hundredfold.local",

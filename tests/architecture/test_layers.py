@@ -22,7 +22,6 @@ ENGINE = SOURCE / "hundredfold"
 LAYERS: list[set[str]] = [
     {"_package", "errors", "import_times"},
     {"release_tables"},
-    {"release_tables"},
     {"annotations", "html_tables", "paths", "sql_types"},
     {"contract", "job"},
     {"ports"},
