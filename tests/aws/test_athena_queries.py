@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hundredfold.errors import QueryError
 from hundredfold.local.filesystem import FileStore
-from hundredfold.sql.athena import to_answer
+from hundredfold.sql.athena import to_answer, to_table
 from hundredfold.sql.athena.declared_tables import DeclaredTables
 from hundredfold.sql.duckdb import DuckWarehouse
 from hundredfold.sql_types import sql_type
@@ -376,6 +377,24 @@ def test_a_query_gives_the_same_rows_on_athena(
             f"{query}\nfound {found.schema}\nwanted {expected.schema}"
         )
         assert rows_of(found, query) == rows_of(expected, query), query
+
+
+# ---- translations that are kept
+
+
+def test_a_kept_translation_fits_the_columns_and_the_names_of_tables() -> None:
+    query, found = "SELECT CAST(x AS VARCHAR) AS y, 7 AS z FROM t", []
+    for number, kind in enumerate(["INTEGER", "DOUBLE", "INTEGER"]):
+        tables = DeclaredTables()
+        tables.add("t", {"x": kind})
+        names = {"t": f'"base"."t_{number}"'}
+        found.append(to_answer(query, names, tables.describe))
+        assert f'FROM "base"."t_{number}"' in found[-1]
+    assert found[0].replace("t_0", "t_2") == found[2]
+    assert found[0].replace("t_0", "t_1") != found[1]
+    assert to_table(query, names, tables.describe) != to_answer(query, names, tables.describe)
+    with pytest.raises(QueryError, match="reads what Athena cannot"):
+        to_answer(query, names, tables.describe, {"t": {"x": "it is too fine"}})
 
 
 # ---- the grammar of Trino

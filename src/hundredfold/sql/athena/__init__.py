@@ -10,7 +10,6 @@ types in Athena are rewritten (rewrites, casts, regex, row_order).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 import duckdb
 import sqlglot
@@ -27,11 +26,13 @@ from .declared_tables import describe_plain
 from .planner_limits import PlannerLimit
 from .rewrites import operands_of, rewrite
 from .row_order import with_order_of_subquery, without_qualify
+from .templates import mark_tables, marks_of, with_tables
 from .types import UNSIGNED, Describe, annotate_types, kind_of_type
 from .unsupported import limit_lines, unsupported_parts
 
 DIALECT_HINT = "wanted SQL that DuckDB and Athena (Trino) both have"
 MAX_STATEMENT_BYTES = 262_144  # of a statement
+MAX_TEMPLATES = 1_000  # translations that are kept, without the tables of a run
 NOTHING_UNREADABLE: Mapping[str, Mapping[str, str]] = {}
 Unreadable = Mapping[str, Mapping[str, str]]  # table, column, reason
 Conversion = Callable[[exp.Expr, str], exp.Expr]
@@ -118,7 +119,7 @@ def to_athena(
     Raises:
         QueryError: it cannot be translated.
     """
-    return _translate(select, tables, describe, unreadable, lambda value, _: value)
+    return _translate(select, tables, describe, unreadable, _unchanged)
 
 
 def to_answer(
@@ -147,6 +148,10 @@ def to_table(
     return _translate(select, tables, describe, unreadable, _with_declared_type)
 
 
+# by query and columns of its tables: runs of one job differ in the names of their tables alone
+_templates: dict[object, str] = {}
+
+
 def _translate(
     select: str,
     tables: Mapping[str, str],
@@ -154,7 +159,32 @@ def _translate(
     unreadable: Unreadable,
     convert: Conversion,
 ) -> str:
-    tree = _union_by_position(parse(select), describe)
+    tree = parse(select)
+    columns = [
+        (name, tuple(describe(f'SELECT * FROM "{name}"')))
+        for name in sorted({table.name for table in _tables(tree)})
+    ]
+    reasons = [(name, tuple(reasons.items())) for name, reasons in unreadable.items()]
+    key = (select, tuple(columns), tuple(sorted(reasons)), tuple(sorted(tables)), convert)
+    template = _templates.get(key)
+    if template is None:
+        template = _template(select, tree, tables, describe, unreadable, convert)
+        if len(_templates) >= MAX_TEMPLATES:
+            _templates.clear()
+        _templates[key] = template
+    return _in_limits(with_tables(template, marks_of(select, tables), tables))
+
+
+def _template(
+    select: str,
+    tree: exp.Expr,
+    tables: Mapping[str, str],
+    describe: Describe,
+    unreadable: Unreadable,
+    convert: Conversion,
+) -> str:
+    """Return the query in Athena's SQL, with a mark in place of each of these tables."""
+    tree = _union_by_position(tree, describe)
     found = unsupported_parts(select, tree)
     if found:
         raise QueryError(f"a query cannot run on AWS: {found[0][1]}", hint=DIALECT_HINT)
@@ -171,7 +201,7 @@ def _translate(
         tree = with_order_of_subquery(
             _name_columns(without_qualify(rewrite(tree)), describe(select), convert)
         )
-        return _to_sql(_replace_tables(tree, tables))
+        return _to_sql(mark_tables(tree, _tables(tree), marks_of(select, tables)))
     except SqlglotError as error:
         raise QueryError(
             f"a query cannot be translated to Athena's SQL: {str(error).splitlines()[0]}",
@@ -262,7 +292,6 @@ def _check_readable(tree: exp.Expr, unreadable: Unreadable) -> None:
         )
 
 
-@lru_cache(1000)  # called repeatedly, and parsing is slow
 def _tables(tree: exp.Expr) -> list[exp.Table]:
     """Return the tables that a query reads, without names that a WITH defines."""
     return [
@@ -308,6 +337,10 @@ def _name_columns(tree: exp.Expr, columns: list[tuple[str, str]], convert: Conve
     return tree
 
 
+def _unchanged(value: exp.Expr, _: str) -> exp.Expr:
+    return value
+
+
 def _as_text(value: exp.Expr, kind: str) -> exp.Expr:
     if kind_of_type(kind) in ("list", "struct", "map"):
         return call("json_format", exp.cast(value.copy(), "json"))
@@ -328,32 +361,17 @@ def _with_declared_type(value: exp.Expr, kind: str) -> exp.Expr:
     )
 
 
-def _replace_tables(tree: exp.Expr, tables: Mapping[str, str]) -> exp.Expr:
-    """Return the query with the names of sources and models replaced."""
-    for table in _tables(tree):
-        if table.db or table.name not in tables:
-            continue
-        reference, alias = (
-            tables[table.name],
-            exp.TableAlias(this=exp.to_identifier(table.alias or table.name, quoted=True)),
-        )
-        if reference.startswith("("):
-            inner: exp.Expr = exp.Subquery(
-                this=sqlglot.parse_one(reference[1:-1], read="athena"), alias=alias
-            )
-        else:
-            inner = exp.to_table(reference, dialect="athena")
-            inner.set("alias", alias)
-        table.replace(inner)
-    return tree
-
-
 def _to_sql(tree: exp.Expr) -> str:
-    text = tree.sql("athena", unsupported_level=sqlglot.ErrorLevel.RAISE, comments=False)
+    return str(
+        tree.sql("athena", unsupported_level=sqlglot.ErrorLevel.RAISE, comments=False, copy=False)
+    )
+
+
+def _in_limits(text: str) -> str:
     if len(text.encode()) > MAX_STATEMENT_BYTES:
         raise QueryError(
             f"a statement has {len(text.encode()):,} bytes, and Athena accepts"
             f" {MAX_STATEMENT_BYTES:,}",
             hint="clean and check fewer columns of one source, or read it in parts",
         )
-    return str(text)
+    return text

@@ -337,16 +337,22 @@ _READERS: dict[str, Callable[[exp.Expr, exp.DataType], exp.Case]] = {
 
 
 def _parenthesised(value: exp.Expr) -> exp.Expr:
-    """Return a value for use inside another expression."""
+    """Return a value for use inside another expression: a copy of one that has a parent."""
     loose = isinstance(
         value, exp.Binary | exp.Connector | exp.Not | exp.Neg | exp.Between | exp.Is | exp.In
     ) and not isinstance(value, exp.Dot)
-    return exp.paren(value.copy()) if loose else value.copy()
+    free = _free(value)
+    return exp.paren(free, copy=False) if loose else free
 
 
 def _to_expression(argument: exp.Expr | str | int) -> exp.Expr:
     if isinstance(argument, exp.Expr):
-        return argument.copy()
+        return _free(argument)
     return (
         exp.Literal.string(argument) if isinstance(argument, str) else exp.Literal.number(argument)
     )
+
+
+def _free(value: exp.Expr) -> exp.Expr:
+    """Return a value that is no part of an expression: itself, or else a copy."""
+    return value if value.parent is None else value.copy()

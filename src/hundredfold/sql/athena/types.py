@@ -198,7 +198,7 @@ class Scope:
                     column.replace(bound)
         return (
             f"{with_clauses(self.select)}SELECT {columns}"
-            f" {rest.sql('duckdb', comments=False).removeprefix('SELECT')}"
+            f" {rest.sql('duckdb', comments=False, copy=False).removeprefix('SELECT')}"
         )
 
 
