@@ -77,6 +77,12 @@ INSTANCES: dict[str, Any] = {
     "security_groups": ("sg-0123456c",),
     "permissions_boundary": "arn:aws:iam::123456789012:policy/team",
     "batch_cores": 64,
+    "vpc": "vpc-0123456d",
+    "route_tables": ("rtb-0123456e", "rtb-0123456f"),
+    "sources": ("s3://lake/sales/", "glue://lake/orders"),
+    "alarm_topic": "arn:aws:sns:eu-west-1:123456789012:operations",
+    "monthly_budget": 500,
+    "lake_formation": True,
 }
 RAISED: dict[str, Any] = {"job": JOB, "pollers": (100, 200), "raise_pollers": True}
 
@@ -1042,6 +1048,60 @@ def test_a_key_of_the_customer_encrypts_all_data(templates: dict[str, Template])
     assert not any("kms" in a for s in statements(templates["pricing"]) for a in s["Action"])
 
 
+def test_endpoints_are_in_the_subnets_and_route_tables(templates: dict[str, Template]) -> None:
+    found: dict[str, set[str]] = {}
+    for endpoint in of_type(templates["instances"], "AWS::EC2::VPCEndpoint").values():
+        assert endpoint["VpcId"] == INSTANCES["vpc"]
+        service = flat(endpoint["ServiceName"]).partition(">.")[2]
+        found.setdefault(endpoint["VpcEndpointType"], set()).add(service)
+        if endpoint["VpcEndpointType"] == "Gateway":
+            assert endpoint["RouteTableIds"] == list(INSTANCES["route_tables"])
+        else:
+            assert endpoint["SubnetIds"] == list(INSTANCES["subnets"])
+            assert endpoint["SecurityGroupIds"] == list(INSTANCES["security_groups"])
+            assert endpoint["PrivateDnsEnabled"] is True
+    tasks, jobs = {"ecr.api", "ecr.dkr", "ecs"}, {"ecs-agent", "ecs-telemetry", "batch"}
+    functions = {"sqs", "athena", "glue", "lambda", "logs", "xray"}
+    assert found == {"Gateway": {"s3", "dynamodb"}, "Interface": functions | tasks | jobs}
+    assert of_type(templates["promotions"], "AWS::EC2::VPCEndpoint") == {}
+
+
+def test_costs_of_a_month_notify_the_topic(templates: dict[str, Template]) -> None:
+    budget = one(templates["instances"], "AWS::Budgets::Budget")
+    assert budget["Budget"]["BudgetLimit"] == {"Amount": 500, "Unit": "USD"}
+    assert budget["Budget"]["CostFilters"] == {"TagKeyValue": ["user:hundredfold:stack$instances"]}
+    kinds = [
+        (each["Notification"]["NotificationType"], each["Notification"]["Threshold"])
+        for each in budget["NotificationsWithSubscribers"]
+    ]
+    assert kinds == [("ACTUAL", 80), ("FORECASTED", 100)]
+    notified = [each["Subscribers"] for each in budget["NotificationsWithSubscribers"]]
+    assert notified == [[{"SubscriptionType": "SNS", "Address": INSTANCES["alarm_topic"]}]] * 2
+    assert of_type(templates["promotions"], "AWS::Budgets::Budget") == {}
+
+
+def test_lake_formation_grants_tables_to_the_roles_that_query(
+    templates: dict[str, Template],
+) -> None:
+    grants = of_type(templates["instances"], "AWS::LakeFormation::PrincipalPermissions").values()
+    found = {
+        (
+            flat(grant["Principal"]["DataLakePrincipalIdentifier"])[4:].partition("Role")[0],
+            next(iter(grant["Resource"])),
+            str(grant["Resource"].get("Table", {}).get("Name", "")),
+        ): grant["Permissions"]
+        for grant in grants
+    }
+    for role in ("Step", "Machine"):
+        assert found[(role, "Table", "orders")] == ["SELECT", "DESCRIBE"]  # a source: read only
+        assert found[(role, "Table", "")] == ["SELECT", "DESCRIBE", "ALTER", "DROP"]
+        assert found[(role, "Database", "")] == ["CREATE_TABLE", "DESCRIBE"]
+    assert len(found) == 6
+    assert all(grant["PermissionsWithGrantOption"] == [] for grant in grants)
+    others = of_type(templates["promotions"], "AWS::LakeFormation::PrincipalPermissions")
+    assert others == {}
+
+
 def test_a_dashboard_shows_this_stack_only(templates: dict[str, Template]) -> None:
     assert of_type(templates["pricing"], "AWS::CloudWatch::Dashboard") == {}
     text = flat(one(templates["promotions"], "AWS::CloudWatch::Dashboard")["DashboardBody"])
@@ -1203,6 +1263,10 @@ def test_all_invalid_settings_are_reported_at_once() -> None:
         ("key", "alias/own"),
         ("permissions_boundary", "team"),
         ("dashboard", "yes"),
+        ("vpc", "vpc-0123456d"),  # without route tables and subnets
+        ("route_tables", ("rtb-0123456e",)),  # without a VPC
+        ("monthly_budget", 100),  # without a topic
+        ("lake_formation", "yes"),
         ("fleets", ("fargate",)),  # without an image and a network
         ("worker_image", IMAGE),  # without fleets
         ("worker_image", "docker.io/worker"),

@@ -80,6 +80,13 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
     "worker_image": ("ADDRESS", str, None, "Container image in ECR of the workers of fleets."),
     "task_cores": ("N", int, "1", "Cores of a task of a fleet."),
     "task_memory": ("MB", int, "2048 a core", "Memory of a task of a fleet."),
+    "vpc": ("ID", str, None, "VPC of the subnets, in which endpoints are created."),
+    "monthly_budget": (
+        "DOLLARS",
+        int,
+        None,
+        "Costs of a month of which the alarm topic is notified.",
+    ),
     "batch_cores": ("N", int, "256", "Maximum cores of all jobs of the fleet batch."),
 }
 REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
@@ -95,6 +102,11 @@ REPEATED_SETTINGS: Mapping[str, tuple[str, str, str]] = {
         "--security-group",
         "ID",
         "Security group of the functions in those subnets. Repeatable.",
+    ),
+    "route_tables": (
+        "--route-table",
+        "ID",
+        "Route table of those subnets, for endpoints in --vpc. Repeatable.",
     ),
     "fleets": (
         "--fleet",
@@ -166,6 +178,11 @@ def package_options(command: Any) -> Any:
     default=True,
     show_default=True,
     help="Trace the functions and the state machine with X-Ray.",
+)
+@click.option(
+    "--lake-formation",
+    is_flag=True,
+    help="Grant the tables of the stack and of glue:// sources in Lake Formation.",
 )
 @click.option("--dashboard", is_flag=True, help="Create a dashboard of CloudWatch for the runs.")
 @package_options

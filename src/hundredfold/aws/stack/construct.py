@@ -31,9 +31,12 @@ from ..functions.starting_workers import (
 )
 from ..lambda_platform import cores_of
 from .alarms import WatchedResources, make_alarms
+from .costs import STACK_TAG, make_cost_alarm
 from .dashboard import make_dashboard
 from .ended_executions import record_ended_executions
+from .endpoints import make_endpoints
 from .fleets import StackFleets, make_fleets, task_size
+from .lake_formation import grant_tables
 from .lambda_functions import (
     IMAGE_ADDRESS,
     MAX_START_AGE_S,
@@ -126,14 +129,14 @@ class Hundredfold(Construct):
         self._watch(uploads, names["runs"])
         self._outputs()
         Tags.of(self).add("hundredfold:job", job)
-        Tags.of(self).add("hundredfold:stack", stack.stack_name)
+        Tags.of(self).add(STACK_TAG, stack.stack_name)
 
     def _make_storage(self, names: Mapping[str, str | None]) -> Mapping[str, Location]:
         """Create the bucket, table, queues, database and workgroup; return the upload locations."""
         self.bucket = make_bucket(self, self.settings)
         self.table = make_table(self, self.settings, names["runs"])
         self.queue, self.dead = make_queues(self, self.settings, (names["work"], names["dead"]))
-        make_database(self, self.database)
+        self._glue_database = make_database(self, self.database)
         make_workgroup(self, self.label, self.bucket, self.settings)
         uploads = self.settings.upload_locations(
             [source.name for source in self.job.sources], self.bucket.bucket_name
@@ -211,7 +214,14 @@ class Hundredfold(Construct):
             aws_iam.PermissionsBoundary.of(self).apply(boundary)
 
     def _watch(self, uploads: Mapping[str, Location], dashboard: str | None) -> None:
-        """Create the rules of EventBridge, the alarms and the dashboard of a name."""
+        """Create the rules of EventBridge, the alarms, the dashboard of a name, and what an
+        organisation asks for: endpoints, grants and a budget.
+        """
+        if self.settings.vpc:
+            make_endpoints(self, self.settings)
+        if self.settings.lake_formation:
+            roles = [("Step", self.step.role), ("Machine", self.machine.role)]
+            grant_tables(self, self.settings, self._glue_database, roles)
         record_ended_executions(self, self.machine, self.step)
         rules = start_on_uploads(self, self.machine, uploads)
         watched = WatchedResources(
@@ -226,6 +236,8 @@ class Hundredfold(Construct):
         make_alarms(self, watched, self.settings)
         if self.settings.dashboard:
             make_dashboard(self, watched, dashboard)
+        if self.settings.monthly_budget:
+            make_cost_alarm(self, self.settings)
 
     def _raised_pollers(self) -> dict[str, str]:
         """Return the values by which runs raise pollers."""

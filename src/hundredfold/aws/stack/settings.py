@@ -35,6 +35,8 @@ PREFIX = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]")
 TOPIC = re.compile(rf"arn:[a-z-]+:sns:[^:]*:[^:]*:.+|{TOKEN}")
 LAYER = re.compile(rf"arn:[a-z-]+:lambda:[^:]*:[^:]*:layer:[^:]+:\d+|{TOKEN}")
 POLICY = re.compile(rf"arn:[a-z-]+:iam::[^:]*:policy/.+|{TOKEN}")
+VPC = re.compile(rf"vpc-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
+ROUTE_TABLE = re.compile(rf"rtb-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
 SUBNET = re.compile(rf"subnet-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
 SECURITY_GROUP = re.compile(rf"sg-(?:[0-9a-f]{{8}}|[0-9a-f]{{17}})|{TOKEN}")
 IMAGE = re.compile(
@@ -50,6 +52,16 @@ DESCRIPTION_PREFIX = (
     "Hundredfold: the job "
 )
 DEFAULT_WORKERS = 300  # concurrent workers by default
+# settings of several values, of which one may be given as a text
+LISTS = (
+    "sources",
+    "source_keys",
+    "layers",
+    "subnets",
+    "security_groups",
+    "fleets",
+    "route_tables",
+)
 DEFAULT_TASK_MB = 2048  # of a task of a fleet, for each core
 # MB of a task of Fargate by its cores: minimum, maximum, step
 TASK_MEMORY = {
@@ -141,6 +153,14 @@ class Settings:
     `task_cores`      whole cores of a task of a fleet (1, 2, 4, 8 or 16)
     `task_memory`     of a task, in MB; 2048 for each core if omitted
     `batch_cores`     maximum cores of all jobs of the fleet "batch"
+    `vpc`             id of the VPC of `subnets`, in which endpoints of all services are created
+                      that the stack needs; with `route_tables`. Without it, the subnets have them,
+                      or a NAT
+    `route_tables`    ids of the route tables of the subnets, for the endpoints of S3 and DynamoDB
+    `monthly_budget`  dollars of a month: the `alarm_topic` is notified when 80 % are spent, and
+                      when more is forecast. Needs the cost allocation tag hundredfold:stack
+    `lake_formation`  grants in Lake Formation on the stack's tables and on the Glue tables of
+                      `sources`, where it governs the catalog
     """
 
     job: str
@@ -177,10 +197,14 @@ class Settings:
     task_cores: int = 1
     task_memory: int | None = None
     batch_cores: int = 256
+    vpc: str | None = None
+    route_tables: tuple[str, ...] = ()
+    monthly_budget: int | None = None
+    lake_formation: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError with all invalid settings."""
-        for name in ("sources", "source_keys", "layers", "subnets", "security_groups", "fleets"):
+        for name in LISTS:
             object.__setattr__(self, name, _texts(getattr(self, name)))
         if self.pollers is not None:
             object.__setattr__(self, "pollers", tuple(self.pollers))
@@ -338,6 +362,10 @@ class SettingsKeywords(TypedDict, total=False):
     task_cores: int
     task_memory: int | None
     batch_cores: int
+    vpc: str | None
+    route_tables: tuple[str, ...]
+    monthly_budget: int | None
+    lake_formation: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +401,7 @@ BATCH_SIZE = Bounds("batch_size", 1, 10_000, " messages")
 CONCURRENCY = Bounds("concurrency", 2, 1000, " workers")
 MIN_POLLERS = Bounds("pollers' first", 2, 200)
 MAX_POLLERS = Bounds("pollers' second", 2, 10_000)
+MONTHLY_BUDGET = Bounds("monthly_budget", 1, 10_000_000, " dollars")
 SCAN_LIMIT = Bounds("scan_limit", 10_000_000, 2**53, " bytes")
 # the retention periods that CloudWatch allows
 LOG_DAYS = (
@@ -412,6 +441,10 @@ def _check_numbers(settings: Settings) -> Iterator[str]:
         yield from CONCURRENCY.check(settings.concurrency)
     if settings.scan_limit is not None:
         yield from SCAN_LIMIT.check(settings.scan_limit)
+    if settings.monthly_budget is not None:
+        yield from MONTHLY_BUDGET.check(settings.monthly_budget)
+        if settings.alarm_topic is None:
+            yield "monthly_budget is given without alarm_topic, the topic that it notifies"
     yield from _check_pollers(settings)
 
 
@@ -458,7 +491,7 @@ def _check_texts(settings: Settings) -> Iterator[str]:
     yield from _check_pattern(
         "permissions_boundary", settings.permissions_boundary, POLICY, "the ARN of an IAM policy"
     )
-    for name in ("tracing", "dashboard"):
+    for name in ("tracing", "dashboard", "lake_formation"):
         if not isinstance(value := getattr(settings, name), bool):
             yield f"{name} is {value!r}, expected True or False"
 
@@ -470,6 +503,13 @@ def _check_network(settings: Settings) -> Iterator[str]:
         yield from _check_pattern("a security group", text, SECURITY_GROUP, "its id, sg-...")
     if bool(settings.subnets) != bool(settings.security_groups):
         yield "subnets and security_groups are given together or not at all"
+    yield from _check_pattern("vpc", settings.vpc, VPC, "its id, vpc-...")
+    for text in settings.route_tables:
+        yield from _check_pattern("a route table", text, ROUTE_TABLE, "its id, rtb-...")
+    if bool(settings.vpc) != bool(settings.route_tables):
+        yield "vpc and route_tables, which endpoints are created in, are given together or not"
+    if settings.vpc is not None and not settings.subnets:
+        yield "vpc is given without subnets, which its endpoints are for"
 
 
 def _check_fleets(settings: Settings) -> Iterator[str]:

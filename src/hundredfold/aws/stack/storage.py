@@ -132,9 +132,9 @@ def make_table(scope: Construct, settings: Settings, name: str | None) -> Any:
     return table
 
 
-def make_database(scope: Construct, name: str) -> None:
+def make_database(scope: Construct, name: str) -> Any:
     """Create the Glue database of the runs' tables."""
-    aws_glue.CfnDatabase(
+    return aws_glue.CfnDatabase(
         scope,
         "Database",
         catalog_id=Stack.of(scope).account,
