@@ -55,13 +55,13 @@ _CODE = f"trim({translated('upper({column})', LATIN | HYPHENS | BLANKS, UNSEEN +
 TIDY_CODE = (
     f"CASE WHEN regexp_full_match({{column}}, '[A-Z0-9_]+') THEN {{column}} ELSE {_CODE} END"
 )
-_PLACE = _CODE.format(column="location")
+_LOCATION = _CODE.format(column="location")
 TIDY_LOCATION = f"""
 CASE
   WHEN regexp_full_match(location, 'LOC_[0-9]{{5}}') THEN location
-  WHEN regexp_full_match({_PLACE}, 'LOC_[0-9]{{1,4}}')
-  THEN 'LOC_' || lpad(substr({_PLACE}, 5), 5, '0')
-  ELSE {_PLACE}
+  WHEN regexp_full_match({_LOCATION}, 'LOC_[0-9]{{1,4}}')
+  THEN 'LOC_' || lpad(substr({_LOCATION}, 5), 5, '0')
+  ELSE {_LOCATION}
 END
 """.strip()
 _NAMES = " ".join(f"WHEN '{former}' THEN '{name}'" for former, name in RENAMED_PRODUCTS.items())

@@ -135,7 +135,7 @@ LOOKS_LIKE = {
     "week_by_its_monday": "dayofweek(TRY_CAST(week AS DATE)) = 1",
     "unknown_product": "product = 'DAY_9999'",
     "unknown_location": "location = 'LOC_NOWHERE'",
-    "place_was_merged": "location LIKE 'OLD_%'",
+    "location_was_merged": "location LIKE 'OLD_%'",
     "renamed_day_150": "product = 'DAILY_150'",
     "test_sim": "segment = 'TEST_SIM'",
     "untidy_segment": "upper(trim(segment)) <> segment",
@@ -152,7 +152,7 @@ LOOKS_LIKE = {
     "stamp_with_a_zone": "ends_with(loaded_at, '+02:00')",
 }
 FEWER = {
-    "place_was_merged": 13,
+    "location_was_merged": 13,
     "renamed_day_150": 13,
     "decimal_comma": 17,
 }  # halves of units; a price without a point has no comma
@@ -258,7 +258,7 @@ def test_units_of_an_odd_shape_have_the_shape_that_their_name_states(
     assert shapes["never_sold"][1] == 0
     assert shapes["one_price"][2] == 1
     assert shapes["price_like_time"][4]
-    assert shapes["place_was_split"][3] == 13
+    assert shapes["location_was_split"][3] == 13
     assert shapes["change_within_a_week"][0] == 6
 
 

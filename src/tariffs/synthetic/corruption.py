@@ -354,9 +354,11 @@ UNIT_KINDS = (
         whole=True,
     ),
     UnitKind("change_within_a_week", "KEEP", _mid_week),
-    UnitKind("place_was_split", "KEEP", lambda weeks, _: weeks.slice(len(weeks) // 2), whole=True),
     UnitKind(
-        "place_was_merged",
+        "location_was_split", "KEEP", lambda weeks, _: weeks.slice(len(weeks) // 2), whole=True
+    ),
+    UnitKind(
+        "location_was_merged",
         "REJECT",
         lambda weeks, _: _earlier(weeks, "location", lambda name: name.replace("LOC_", "OLD_")),
     ),

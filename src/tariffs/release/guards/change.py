@@ -143,7 +143,9 @@ def _rectangle(table: pa.Table, rows: tuple[str, ...], columns: tuple[str, ...])
 
 def volume(ctx: GuardContext) -> Finding:
     """No kind or location is expected to sell far less than under the active table, or today."""
-    allowed = f"a fall of {ctx.limits.volume_drop:.0%}, in one location {ctx.limits.place_drop:.0%}"
+    allowed = (
+        f"a fall of {ctx.limits.volume_drop:.0%}, in one location {ctx.limits.location_drop:.0%}"
+    )
     known = ctx.active is not None and bool(np.isfinite(_expected(ctx.active)).all())
     old = ctx.active if known else ctx.table
     now, before = _expected(ctx.table), _expected(old, moved=known)
@@ -163,7 +165,7 @@ def volume(ctx: GuardContext) -> Finding:
     cases += [
         f"{location}: {change:+.1%}"
         for location, change in changes
-        if change < -ctx.limits.place_drop - SLACK
+        if change < -ctx.limits.location_drop - SLACK
     ]
     worst = min((change for _, change in changes), default=0.0)
     base = "the active table" if known else "no change"

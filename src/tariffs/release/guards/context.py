@@ -33,7 +33,7 @@ class Limits:
     data_age        days between the last day of data and now
     units_lost      number of units with an active price that the table may lack
     volume_drop     largest fall of the expected volume, over all bundles and over all of voice
-    place_drop      the same in any one location
+    location_drop   the same in any one location
     segment_ratio   highest segment's price over the lowest one's, for a product in a location
     voice_cliff     largest jump between the discounts of two neighbouring hours, in points
     cliffs_made     share of neighbouring hours that may jump further than that, and than today
@@ -42,7 +42,7 @@ class Limits:
     validity_days   longest validity
     validity_ahead  largest number of days until the prices begin
     margin_drop, revenue_drop   largest expected fall of a kind's margin, and of its revenue
-    place_margin_drop   the same for the margin of one location
+    location_margin_drop   the same for the margin of one location
     unit_loss       largest expected loss of a unit that moves for itself, a share of its revenue
     below_cost      share of a kind's prices that may be below cost
     gain_least      least P(gain) of a move that only the unit's own elasticity requires
@@ -60,7 +60,7 @@ class Limits:
     data_age: float = 14.0
     units_lost: float = 0.0
     volume_drop: float = 0.20
-    place_drop: float = 0.35
+    location_drop: float = 0.35
     segment_ratio: float = 2.0
     voice_cliff: float = 20.0
     cliffs_made: float = 0.02
@@ -71,7 +71,7 @@ class Limits:
     validity_ahead: float = 14.0
     margin_drop: float = 0.02
     revenue_drop: float = 0.05
-    place_margin_drop: float = 0.10
+    location_margin_drop: float = 0.10
     unit_loss: float = 0.02
     below_cost: float = 0.01
     gain_least: float = 0.5
@@ -90,7 +90,7 @@ UNITS_OF = {  # of each limit, for people
     "data_age": "days",
     "units_lost": "units",
     "volume_drop": "share of the volume",
-    "place_drop": "share of a location's volume",
+    "location_drop": "share of a location's volume",
     "segment_ratio": "times the cheapest segment's price",
     "voice_cliff": "points of discount",
     "cliffs_made": "share of neighbouring hours",
@@ -101,7 +101,7 @@ UNITS_OF = {  # of each limit, for people
     "validity_ahead": "days",
     "margin_drop": "share of the margin",
     "revenue_drop": "share of the revenue",
-    "place_margin_drop": "share of a location's margin",
+    "location_margin_drop": "share of a location's margin",
     "unit_loss": "share of the unit's revenue",
     "below_cost": "share of a kind's prices",
     "gain_least": "probability",

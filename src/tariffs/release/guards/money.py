@@ -116,7 +116,7 @@ def money(ctx: GuardContext) -> Finding:
     limits = ctx.limits
     allowed = (
         f"margin -{limits.margin_drop:.0%}, revenue -{limits.revenue_drop:.0%},"
-        f" a location -{limits.place_margin_drop:.0%},"
+        f" a location -{limits.location_margin_drop:.0%},"
         f" a unit -{limits.unit_loss:.0%} of its revenue unless bound"
     )
     price, current, volume, margin = (
@@ -302,7 +302,7 @@ def _losing_locations(ctx: GuardContext, margin: Floats, earned: Floats) -> list
         .aggregate([("margin", "sum"), ("earned", "sum")])
         .to_pylist()
     )
-    limit = ctx.limits.place_margin_drop
+    limit = ctx.limits.location_margin_drop
     bad = [
         r for r in sums if not r["margin_sum"] >= -limit * abs(r["earned_sum"]) - MONEY_TOLERANCE
     ]
