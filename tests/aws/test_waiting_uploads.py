@@ -22,7 +22,7 @@ from hundredfold.aws.adapters.uploads import MAX_QUIET_PERIODS, UploadTable
 from hundredfold.aws.functions.uploads import UploadsExpected, start_run_of_uploads
 from hundredfold.aws.runs import new_record
 from hundredfold.cli.display import further_lines
-from hundredfold.errors import SourceError
+from hundredfold.errors import JobError, SourceError
 from hundredfold.ports.interfaces import Record
 from hundredfold.ports.run_states import Event
 from hundredfold.runs.summary import RunSummary
@@ -194,6 +194,31 @@ def test_other_sources_are_those_of_the_newest_run_that_did_not_fail(fresh: Acco
         fresh.step(event)
         assert fresh.records[-1].source_addresses == good | event["sources"]
         ledger.move(event["run"], Event.FAIL, reason="it is no table")
+
+
+def test_a_source_that_the_job_has_no_longer_is_left_out(fresh: Account) -> None:
+    """Another version of the job was deployed after the newest run."""
+    ledger = DynamoLedger(fresh.resources.table)
+    good = {name: f"s3://good/{name}.csv" for name in NAMES}
+    ledger.create(new_record("earlier", fresh.job, "by_hand:job", good, {}))
+    fresh.job = Job(fresh.job.name, [Source(name) for name in "ab"], MODELS)
+    event = event_of("a", 1)
+    fresh.step(event)
+    fresh.now += QUIET
+    fresh.step(event)
+    assert fresh.records[-1].source_addresses == {"b": good["b"]} | event["sources"]
+
+
+def test_an_upload_for_a_source_that_the_job_has_no_longer_fails_its_run(fresh: Account) -> None:
+    fresh.job = Job(fresh.job.name, [Source("a", path="s3://lake/a.csv")], MODELS)
+    event = event_of("b", 1)
+    fresh.step(event)
+    fresh.now += QUIET
+    with pytest.raises(JobError, match="has no source 'b'; it has a"):
+        fresh.step(event)
+    record = DynamoLedger(fresh.resources.table).read(event["run"])
+    assert record.source_addresses == event["sources"]
+    assert UploadTable(fresh.resources.table).read().uploads == ()
 
 
 def test_a_folder_marker_starts_no_run(fresh: Account) -> None:

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from ..errors import NEW_CODE, SourceError, StateError
+from ..errors import NEW_CODE, JobError, SourceError, StateError
 from ..job import Job
 from ..ports.interfaces import Record
 from ..ports.run_facts import HOME_FORMAT, CodeEntry, RunOptions
@@ -122,19 +122,24 @@ def upload_record(
     *,
     execution: str = "",
     replaced: Sequence[str] = (),
-) -> tuple[Record, SourceError | None]:
-    """Return the record of a run that uploads start, and the error for a source without a location.
+) -> tuple[Record, SourceError | JobError | None]:
+    """Return the record of a run that uploads start, and the error for its sources.
 
-    Its other sources are at the `known` locations, or at those of the job. No user sees the error,
-    so the run is recorded in any case. `replaced`: addresses of uploads that newer ones replace.
+    The error: one has no location, or the job has it no longer.
+
+    Its other sources are at the `known` locations, those of an earlier run, or at those of the job;
+    the earlier run may have had sources that the job has no longer. No user sees the error, so the
+    run is recorded in any case. `replaced`: addresses of uploads that newer ones replace.
     """
+    declared = {source.name for source in job.sources}
+    locations = {name: location for name, location in known.items() if name in declared}
     options: RunOptions = {"uploaded": sorted(uploaded), "execution": execution}
     if replaced:
         options["replaced_uploads"] = list(replaced)
     try:
         return (
-            new_record(run, job, resources.job, {**known, **uploaded}, options, resources.code),
+            new_record(run, job, resources.job, {**locations, **uploaded}, options, resources.code),
             None,
         )
-    except SourceError as error:
+    except (SourceError, JobError) as error:
         return _record(run, job, resources.job, uploaded, options, resources.code), error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...errors import NoSuchRun, SourceError, StateError
+from ...errors import JobError, NoSuchRun, SourceError, StateError
 from ...job import Job
 from ...ports.interfaces import Clock, Record
 from ...ports.run_states import State
@@ -41,6 +41,7 @@ def start_run_of_uploads(
         UploadsExpected: the quiet period is not over.
         SupersededError: another run has taken the upload.
         SourceError: a source of the run has no location; the run is recorded.
+        JobError: the job has a source of the run no longer; the run is recorded.
     """
     table = UploadTable(resources.table)
     own = _uploads(event)
@@ -80,7 +81,7 @@ def _record_of(
     job: Job,
     resources: StackResources,
     ledger: DynamoLedger,
-) -> tuple[Record, SourceError | None]:
+) -> tuple[Record, SourceError | JobError | None]:
     """Return the record of a run of these uploads, and the reason why it fails at once, if any."""
     return upload_record(
         run,
