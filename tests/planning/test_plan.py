@@ -304,7 +304,7 @@ def test_a_unit_that_is_too_long_is_named_with_the_ways_that_can() -> None:
     assert line.startswith("Not on Lambda thin, SQS mapping, Lambda thin, S3 events, ")
     assert ": the unit Oslo,7 of m takes 1,000 s; a function ends after 900; these can " in line
     assert line.endswith(
-        "execute it: Fargate, Fargate Spot, Batch, EC2, Batch, EC2 Spot, Batch, ECS managed, "
+        "execute it: Fargate, Fargate Spot, Batch, EC2, Batch, EC2 Spot, ECS Managed Instances, "
         "Lambda Managed Instances."
     )
     large = replace(pilot, models=work_pilot(10.0).models, worker_bytes=3 * 2**30)

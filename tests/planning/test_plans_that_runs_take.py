@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hundredfold.aws.fleets import requests
 from hundredfold.cli.confirmation import confirm_cost
 from hundredfold.cli.plan_plot import HEIGHT, check_plot_file, plot_lines, write_plot
 from hundredfold.errors import UsageError
+from hundredfold.planning.ways import QUOTAS, ways
 from hundredfold.runs.backend import RunArguments
 from hundredfold.runs.plans import (
+    FLEETS,
     deploy_options,
     read_plan,
     recommended,
@@ -43,7 +47,7 @@ def way(name: str, seconds: float, **options: Any) -> dict[str, Any]:
 
 LOCAL = way("local", 9.0, timeout=None, memory=None, dollars=None)
 DIRECT, POLLED = way("lambda-fat-direct", 5.0), way("lambda-thin-pollers", 4.0, pollers=[2, 10])
-SOON = way("fargate", 1.0, deployable=False, timeout=None)
+SOON = way("batch-ec2", 1.0, title="Batch", deployable=False, timeout=None)
 PLAN: dict[str, Any] = {
     "job": "j",
     "models": [{}, {}],
@@ -56,6 +60,36 @@ def plan_file(folder: Path, **changes: Any) -> Path:
     path = folder / "plan.json"
     path.write_text(json.dumps({**PLAN, **changes}))
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "fleet"),
+    [
+        ("fargate", "fargate"),
+        ("fargate-spot", "fargate-spot"),
+        ("batch-spot", "batch"),
+        ("ecs-managed", "managed"),
+    ],
+)
+def test_a_run_takes_the_fleet_of_a_plan(tmp_path: Path, name: str, fleet: str) -> None:
+    found = way(name, 90.0, timeout=None, memory=4096, slots=12)
+    asked = RunArguments(plan=plan_file(tmp_path, ways=[LOCAL, DIRECT, found], choice=name))
+    taken = take_plan(asked, "j", on_aws=True)
+    assert taken.fleets == (f"{fleet}:12",)
+    given = replace(asked, fleets=("lambda",))
+    assert take_plan(given, "j", on_aws=True).fleets == ("lambda",)
+    assert setting_problems(found, "direct", 8845, 60) == []
+    options = deploy_options(found)
+    settings = dict(zip(options[::2], options[1::2], strict=True))
+    assert (settings["--fleet"], settings["--task-memory"]) == (fleet, "4096")
+    assert settings.get("--batch-cores") == ("12" if fleet == "batch" else None)
+    assert {"--worker-image", "--subnet", "--security-group"} <= set(settings)
+
+
+def test_each_fleet_of_a_stack_is_a_way_of_a_plan() -> None:
+    found = {each.key for each in ways(QUOTAS, "arm64", 200 * 2**20, 0.1) if each.deployable}
+    assert {key for key in found if not key.startswith("lambda-")} == set(FLEETS)
+    assert set(FLEETS.values()) == set(requests.FLEETS)
 
 
 def test_a_run_takes_the_settings_of_a_plan_unless_they_are_given(tmp_path: Path) -> None:
@@ -101,7 +135,7 @@ def test_a_plot_shows_each_way_by_time_and_dollars(tmp_path: Path) -> None:
     assert [line.split(",")[0].strip() for line in lines[-5:]] == [
         "a  Lambda-Fat-Direct",
         "b  Lambda-Thin-Pollers",
-        "c  Fargate",
+        "c  Batch",
         "d  Spot",
         "*  several",
     ]
@@ -124,8 +158,8 @@ def test_a_plot_as_png_has_each_way_or_names_what_is_missing(
     check_plot_file(str(path))
     few, many = ([LOCAL, *[DIRECT] * n] for n in (1, 12))
     sizes = []
-    for ways in (few, many):
-        write_plot({**PLAN, "ways": ways}, str(path))
+    for shown in (few, many):
+        write_plot({**PLAN, "ways": shown}, str(path))
         assert path.read_bytes().startswith(b"\x89PNG\r\n")
         sizes.append(path.stat().st_size)
     assert sizes[0] < sizes[1]

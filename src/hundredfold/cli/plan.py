@@ -297,8 +297,8 @@ def _notes(facts: Facts) -> Iterator[str]:
     yield from excluded_lines(facts)
     if not all(way["deployable"] for way in facts["ways"]):
         yield (
-            "* simulated, not deployable yet: the stack has no such workers. Lambda Managed "
-            "Instances: without the instances that run between runs."
+            "* simulated; a stack has no such workers. Lambda Managed Instances: without the "
+            "instances that run between runs."
         )
     yield (
         f"All times are simulated, from units that ran on this machine with {facts['workers']} "
@@ -337,7 +337,7 @@ def _next(facts: Facts, run: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the commands that execute the job, here and on the best stack."""
     import shlex
 
-    from ..runs.plans import deploy_options, recommended
+    from ..runs.plans import deploy_options, fleet_arguments, recommended
 
     taken = " and takes the results of the pilot that are still valid" if facts["pilot"] else ""
     yield shlex.join(run), f"runs the job on this machine{taken}"
@@ -348,4 +348,5 @@ def _next(facts: Facts, run: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield shlex.join(deploy), f"makes the stack of {best['title']}"
     per_model = best["batches"] // len(facts["models"])
     aws = ["hundredfold", "run", run[2], "--backend", "aws", "--batches", str(per_model)]
+    aws += [option for fleet in fleet_arguments(best) for option in ("--fleet", fleet)]
     yield shlex.join(aws), "runs the job there, with sources of S3 or Glue"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..aws.lambda_platform import MB_PER_VCPU, WORKERS_PER_POLLER
 from ..aws.stack.settings import CONCURRENCY, Settings
+from ..runs.plans import FLEETS
 from ..runs.prices import Prices
 from . import fleets
 from .fleets import Fleet
@@ -70,13 +71,14 @@ def ways(
             _fargate(spot=spot),
             _bill_task,
             key,
+            deployable=True,
             why_not=no,
             price=f"{key.replace('-', '_')}_{architecture}",
         )
     for key, title, kind in (
         ("batch-ec2", "Batch, EC2", "ec2"),
         ("batch-spot", "Batch, EC2 Spot", "ec2_spot"),
-        ("ecs-managed", "Batch, ECS managed", "ec2"),
+        ("ecs-managed", "ECS Managed Instances", "ec2"),
     ):
         yield Way(
             key,
@@ -87,6 +89,7 @@ def ways(
             _instances(spot=kind == "ec2_spot"),
             _bill_managed_instance if key == "ecs-managed" else _bill_instance,
             "ec2",
+            deployable=key in FLEETS,
             why_not=no,
             price=f"{kind}_{architecture}_vcpu_h",
         )

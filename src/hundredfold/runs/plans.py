@@ -31,6 +31,13 @@ KEPT = (
     "pollers",
 )
 Way = Mapping[str, Any]
+# the fleet of a stack for each way that is one
+FLEETS = {
+    "fargate": "fargate",
+    "fargate-spot": "fargate-spot",
+    "batch-spot": "batch",
+    "ecs-managed": "managed",
+}
 
 
 def read_plan(path: str | Path) -> Mapping[str, Any]:
@@ -62,7 +69,9 @@ def pilot_folder(plan: str | Path) -> Path:
 
 def recommended(plan: Mapping[str, Any]) -> Way | None:
     """Return the way on AWS that a plan recommends: the chosen one, else the fastest."""
-    able = [way for way in plan["ways"] if way["timeout"] and way["deployable"] and way["wall"]]
+    able = [
+        way for way in plan["ways"] if way["way"] != LOCAL_WAY and way["deployable"] and way["wall"]
+    ]
     chosen = next((way for way in able if way["way"] == plan["choice"]), None)
     return chosen or min(able, key=lambda way: float(way["wall"][1]), default=None)
 
@@ -94,7 +103,14 @@ def take_plan(arguments: RunArguments, job: str, *, on_aws: bool) -> RunArgument
         workers = arguments.workers or way["slots"]
         return replace(arguments, way=way, workers=workers, pilot=pilot)
     batches = arguments.batches or max(1, way["batches"] // len(plan["models"]))
-    return replace(arguments, way=way, batches=batches)
+    fleets = arguments.fleets or fleet_arguments(way)
+    return replace(arguments, way=way, batches=batches, fleets=fleets)
+
+
+def fleet_arguments(way: Way) -> tuple[str, ...]:
+    """Return the fleets of `run --fleet` for a way; none for functions."""
+    fleet = FLEETS.get(str(way["way"]))
+    return (f"{fleet}:{way['slots']}",) if fleet else ()
 
 
 def trigger_of(way: Way) -> str:
@@ -107,8 +123,10 @@ def setting_problems(way: Way, trigger: str, memory: int, timeout: int) -> list[
     """Return in which settings a stack is not that of a way, one a line.
 
     memory: MB of a worker. timeout: seconds of a call; a longer one than that of the way changes
-    nothing.
+    nothing. The fleet of a way is checked where the run asks for it.
     """
+    if way["way"] in FLEETS:
+        return []
     pairs = {
         "trigger": (trigger_of(way), trigger),
         "memory of a worker": (f"{way['memory']:,} MB", f"{memory:,} MB"),
@@ -124,7 +142,14 @@ def setting_problems(way: Way, trigger: str, memory: int, timeout: int) -> list[
 
 
 def deploy_options(way: Way) -> list[str]:
-    """Return the options of `deploy` that make the stack of a way."""
+    """Return the options of `deploy` that make the stack of a way.
+
+    Of a fleet, IMAGE, SUBNET and GROUP stand for values that only the user has.
+    """
+    if fleet := FLEETS.get(str(way["way"])):
+        users = ["--worker-image", "IMAGE", "--subnet", "SUBNET", "--security-group", "GROUP"]
+        cores = ["--batch-cores", str(way["slots"])] if fleet == "batch" else []
+        return ["--fleet", fleet, *users, "--task-memory", str(way["memory"]), *cores]
     workers = (
         ["--pollers", "{},{}".format(*way["pollers"]), "--raise-pollers"]
         if way["pollers"]
