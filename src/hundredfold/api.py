@@ -80,9 +80,9 @@ def run(
     """
     given = RunArguments(workers=workers, memory=memory, batches=batches, warehouse=warehouse)
     given = replace(given, wait=wait, as_of=as_of, run_id=run_id, plan=plan, max_failed=max_failed)
-    given = replace(given, fleets=fleets, max_rejected=max_rejected or {}, budget=budget)
-    arguments, there = replace(given, prices=prices), backend_of(backend, home, stack)
-    return there.run(job, sources, arguments, callbacks or NullCallbacks())
+    rejected = {} if max_rejected is None else max_rejected  # an empty list is an error
+    given = replace(given, fleets=fleets, max_rejected=rejected, budget=budget, prices=prices)
+    return backend_of(backend, home, stack).run(job, sources, given, callbacks or NullCallbacks())
 
 
 def resume(

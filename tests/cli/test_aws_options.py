@@ -45,12 +45,12 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ),
         (
             ["run", "my_job.job:job", "--batches", "9"],
-            "--batches, --warehouse and --detach are for --backend aws",
+            "--batches, --warehouse, --fleet and --detach are for --backend aws",
             "--workers sets the parallelism",
         ),
         (
             ["run", "my_job.job:job", "--detach"],
-            "--batches, --warehouse and --detach are for --backend aws",
+            "--batches, --warehouse, --fleet and --detach are for --backend aws",
             "a run ends with its process",
         ),
         (

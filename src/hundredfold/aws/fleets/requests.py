@@ -66,6 +66,10 @@ class StackFleets:
         Raises: UsageError for a text that is not NAME or NAME:TASKS, and for a fleet that the stack
         has not.
         """
+        if isinstance(texts, str):
+            raise UsageError(
+                f"fleets is {texts!r}, wanted a list of names", hint=f"such as [{texts!r}]"
+            )
         found: dict[str, FleetFacts] = {}
         for text in texts:
             name, tasks = _parse(text)
