@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import psutil
 import pytest
 
 import hundredfold
 from hundredfold.aws.fleets.run_fleets import FLEETS_ENV
 from hundredfold.errors import HundredfoldError
 from support.emulator import wait_until
+from support.fleets import (
+    fleet_run_name,
+    processes_of,
+    tasks_of,
+    wait_for_calls,
+    wait_for_no_tasks,
+)
 from support.stacks import ENDED, Stack, Tasks, account, fleet_stack, published
 
 __all__ = ["account", "fleet_stack"]
@@ -25,42 +29,7 @@ UNITS = 12
 
 @pytest.fixture
 def name() -> str:
-    return f"fleet-{uuid4().hex[:6]}"
-
-
-def tasks_of(stack: Stack, run: str, status: str = "RUNNING") -> list[dict[str, Any]]:
-    """Return the tasks of a run with that desired status."""
-    ecs = stack.client("ecs")
-    [cluster] = [c for c in ecs.list_clusters()["clusterArns"] if f"/{stack.name}-" in c]
-    found = ecs.list_tasks(cluster=cluster, startedBy=run, desiredStatus=status)["taskArns"]
-    return list(ecs.describe_tasks(cluster=cluster, tasks=found)["tasks"]) if found else []
-
-
-def wait_for_no_tasks(stack: Stack, run: str) -> list[dict[str, Any]]:
-    """Wait until all tasks of a run have ended; return them."""
-
-    def ended() -> bool:
-        stopped = tasks_of(stack, run, "STOPPED")
-        return not tasks_of(stack, run) and all(t["lastStatus"] == "STOPPED" for t in stopped)
-
-    wait_until(ended, stack.emulator.log)
-    return tasks_of(stack, run, "STOPPED")
-
-
-def processes_of(stack: Stack) -> list[psutil.Process]:
-    """Return the processes of the account's tasks, without their children."""
-    found = []
-    for child in psutil.Process(stack.emulator.pid).children():
-        with suppress(psutil.Error):
-            if "worker" in child.cmdline():
-                found.append(child)
-    return found
-
-
-def wait_for_calls(stack: Stack, tasks: Tasks, count: int) -> None:
-    wait_until(
-        lambda: len(tasks.calls()) >= count, lambda: f"{tasks.calls()}\n{stack.emulator.log()}"
-    )
+    return fleet_run_name()
 
 
 def test_a_run_starts_its_fleet_and_ends_it(fleet_stack: Stack, tmp_path: Path, name: str) -> None:
@@ -198,21 +167,6 @@ def test_a_missing_right_for_jobs_ends_the_run_with_its_name(
         pytest.raises(HundredfoldError, match=f"not authorized to perform: {action}"),
     ):
         fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["batch:1"])
-
-
-def test_functions_and_a_fleet_work_on_one_queue(
-    fleet_stack: Stack, tmp_path: Path, name: str
-) -> None:
-    tasks = Tasks.write(tmp_path, ["held"] * UNITS)
-    fleets = ["fargate:1", "lambda"]
-    fleet_stack.run(tasks, name, "duckdb", batches=12, fleets=fleets, wait=False)
-    wait_until(lambda: bool(processes_of(fleet_stack)), fleet_stack.emulator.log)
-    wait_until(lambda: bool(fleet_stack.workers_alive()), fleet_stack.emulator.log)
-    wait_for_calls(fleet_stack, tasks, 3)  # four functions and the task have one each
-    tasks.release()
-    done = fleet_stack.wait_for_end(name)
-    wait_for_no_tasks(fleet_stack, name)
-    assert published(done) == tasks.local_release(name)
 
 
 def test_a_budget_that_is_spent_stops_the_tasks(
