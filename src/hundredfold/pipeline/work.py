@@ -41,7 +41,6 @@ from .coverage import Coverage
 HALVING_DELIVERY = 3  # the delivery at which a returned message is split in halves: the third
 MAX_WRITES = 4  # outcomes in the queue to the store
 MIN_SHARED_S = 0.1  # of remaining work that is worth sharing with an idle slot
-STOP_DELAY_S = 0.03  # time until a slot knows where to stop
 LOST_REASON = "its message was delivered too often: every worker that had it was lost"
 MAX_STARTUP_DEATHS = 2  # deaths of a child before it reaches a unit of a slice
 # consecutive retries that ran out of memory again, before units are no longer retried
@@ -246,8 +245,10 @@ class WorkDispatcher:
             part = doing.todo.pop()
         else:
             whole = doing.todo[0]
-            doing.todo[0], part = whole.part(whole.first, cut), whole.part(cut + 1, whole.last)
-            self.pool.stop_after(busiest, cut)
+            last = self.pool.share_after(busiest, cut)
+            if last is None or last >= whole.last:  # it was faster
+                return None
+            doing.todo[0], part = whole.part(whole.first, last), whole.part(last + 1, whole.last)
         return self._part_of(doing, part)
 
     def _part_of(self, doing: InFlight, part: Message) -> InFlight:
@@ -279,8 +280,7 @@ class WorkDispatcher:
         if not slice_.first <= at <= slice_.last:
             return (took * others, 0) if others else (0.0, 0)
         each = took / (at - slice_.first + 1)
-        # it will have passed nearer units before it learns of the cut
-        cut = max((at + slice_.last) // 2, at + int(STOP_DELAY_S / max(each, since)))
+        cut = (at + slice_.last) // 2
         units = others or max(slice_.last - cut, 0)
         return (max(each * (slice_.last - at + others), since) if units else 0.0), cut
 

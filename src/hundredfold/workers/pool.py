@@ -149,8 +149,26 @@ class WorkerPool:
         return int(unit), (time.monotonic_ns() - since) / 1e9 if unit >= 0 else 0.0
 
     def stop_after(self, slot: WorkerSlot, unit: int) -> None:
-        """Let a slot end its slice with this unit; it may pass it a little before it notices."""
+        """Let a slot end its slice with this unit, or with its current one if that is later."""
         slot.progress[2] = unit
+
+    def share_after(self, slot: WorkerSlot, unit: int) -> int | None:
+        """Let a slot end its slice as `stop_after` does; return the last unit that it executes.
+
+        The worker shows its unit before it reads where to stop, and this reads the worker's unit
+        after it said where, so one of the two sees the other: the worker begins no unit after the
+        one returned. Return None, and change nothing, if the slot is to stop earlier, or if it is
+        between two units.
+        """
+        before = slot.progress[2]
+        if before < unit:
+            return None
+        self.stop_after(slot, unit)
+        at = int(slot.progress[0])
+        if at < 0:
+            self.stop_after(slot, before)
+            return None
+        return max(unit, at)
 
     def events(self, timeout: float) -> Iterator[tuple[WorkerSlot, PoolEvent]]:
         """Yield the events that have happened; wait for at most `timeout` seconds if there are

@@ -325,14 +325,15 @@ def _fill_chunk(
     add, (work, units), unit = builder.appender(), calls, chunk.unit
     stretch_units = 1 if runner.is_fresh() else FIRST_STRETCH_UNITS
     max_stretch = MAX_NUMERIC_STRETCH_UNITS if builder.only_numbers else MAX_STRETCH_UNITS
-    now = clock()
-    stamps.append(now)
+    stamps.append(now := clock())
     end, next_check = now + MAX_CHUNK_NS, now + STOP_CHECK_INTERVAL_NS
     while unit < last and stretch_units:
         stretch = range(unit + 1, min(unit + stretch_units, last) + 1)
         for unit, rows in zip(stretch, units, strict=False):
-            progress[1] = now
-            progress[0] = unit
+            progress[1], progress[0] = now, unit
+            if unit > progress[2]:  # read after its own unit is shown: see WorkerPool.share_after
+                unit, stretch_units = unit - 1, 0
+                break
             try:
                 if inputs:
                     add(unit, work(rows, **{name: get(unit - batch.first) for name, get in inputs}))
@@ -348,10 +349,9 @@ def _fill_chunk(
                         stretch_units = 0
                         break
                 failed.append(status)
-            now = clock()
-            stamps.append(now)
+            stamps.append(now := clock())
             if now > next_check:
-                if now > end or unit >= progress[2] or runner.gauge.is_high():
+                if now > end or runner.gauge.is_high():
                     stretch_units = 0
                     break
                 next_check = now + STOP_CHECK_INTERVAL_NS
