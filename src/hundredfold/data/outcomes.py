@@ -113,7 +113,7 @@ class Executions:
     def __init__(self, units: int) -> None:
         self.seconds = np.zeros(units)
         self.attempts = np.zeros(units, np.int64)
-        self.starts = np.full(units, np.datetime64("NaT"), "datetime64[us]")
+        self.starts = np.full(units, np.datetime64("NaT", "us"))
         self.workers = np.full(units, -1, np.int32)
         self.names: list[bytes] = []
 
