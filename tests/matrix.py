@@ -132,16 +132,21 @@ def supported() -> Iterator[str]:
 
 
 def find_python(version: str) -> str | None:
-    """Return a working Python of a version; a name on the PATH can be a shim without a Python."""
+    """Return a working Python of a version; a name on the PATH can be a shim without a Python.
+
+    Looks where this Python is, on the PATH, beside this one (a manager of versions keeps one folder
+    for each), and where pyenv and uv keep theirs.
+    """
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     named = [folder / name for name in (f"python{version}", "python3") for folder in folders]
+    places = (
+        (Path(sys.base_prefix).parent, f"{version}.*/bin/python3"),
+        (Path(sys.base_prefix).parent, f"cpython-{version}.*/bin/python3"),
+        (Path.home() / ".pyenv/versions", f"{version}.*/bin/python3"),
+        (Path.home() / ".local/share/uv/python", f"cpython-{version}.*/bin/python3"),
+    )
     managed = [
-        path
-        for pattern in (
-            f".pyenv/versions/{version}.*/bin/python3",
-            f".local/share/uv/python/cpython-{version}.*/bin/python3",
-        )
-        for path in sorted(Path.home().glob(pattern), reverse=True)
+        path for folder, pattern in places for path in sorted(folder.glob(pattern), reverse=True)
     ]
     script = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
     for path in (Path(sys.executable), *named, *managed):
