@@ -2,9 +2,9 @@
 
     from hundredfold import Job, Model, Source, run
 
-Public names: Job, Model, Source, Csv, Publish, DynamoDB; run, and the actions on a Run; Unit and
-Units, the light forms of rows; HundredfoldError, the root of all errors. Names are loaded at their
-first use, so that the import is cheap.
+Public names: Job, Model, Source, Csv, Publish, DynamoDB; run, and the actions on a Run; map, one
+call for a frame; Unit and Units, the light forms of rows; HundredfoldError, the root of all errors.
+Names are loaded at their first use, so that the import is cheap.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         run,
     )
     from .data.batch import Unit, Units
+    from .mapping import map
     from .runs.run import Rows, Run
 
 __version__ = VERSION
@@ -51,6 +52,7 @@ __all__ = [
     "cancel",
     "clean",
     "diff",
+    "map",
     "open_run",
     "publish",
     "replay",
@@ -69,6 +71,7 @@ _MODULE_OF = {  # modules of the names that are loaded at their first use
     "cancel": "api",
     "clean": "api",
     "diff": "api",
+    "map": "mapping",
     "open_run": "api",
     "publish": "api",
     "replay": "api",

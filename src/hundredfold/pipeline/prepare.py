@@ -330,10 +330,13 @@ def query_columns(model: Model, select: str, warehouse: QueryDescriber) -> pa.Sc
         if name not in schema.names
     ]
     if missing:
+        found, change = f"the query of {model.name} gives", "select the column in the query"
+        if model.query is None:
+            found, change = f"the rows of {model.name} have", "add the column to the source"
         raise QueryError(
-            f"the query of {model.name} gives {', '.join(schema.names)}; not among them:",
+            f"{found} {', '.join(schema.names)}; not among them:",
             problems=missing,
-            hint="select the column in the query, or remove it from the model",
+            hint=f"{change}, or remove it from the model",
         )
     reserved = [name for name in schema.names if name.startswith("__")]
     small = [name.lower() for name in schema.names]  # SQL does not distinguish Week and week
