@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -69,3 +70,12 @@ def test_mypy_checks_every_folder_of_tests() -> None:
     found = {f"tests/{path.name}" for path in TESTS.iterdir() if any(path.rglob("*.py"))}
     found |= {f"tests/{path.name}" for path in TESTS.glob("*.py")}
     assert checked == found
+
+
+def test_the_changelog_has_each_entry_once() -> None:
+    """Two branches that add entries are merged line by line, which can repeat some."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    beginnings = [" ".join(entry.split())[:60] for entry in re.split(r"^- ", text, flags=re.M)[1:]]
+    headings = re.findall(r"^## .+|^### .+", text, re.MULTILINE)
+    assert [entry for entry, count in Counter(beginnings).items() if count > 1] == []
+    assert [heading for heading, count in Counter(headings).items() if count > 1] == []
