@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from hundredfold.aws.deploy.archive import fingerprint_of
-from hundredfold.aws.deploy.package import ZippedPackage, package
 from support.emulator import Emulator
 from support.emulator.deploy import deploy
 from support.lambda_runtime_api import Function, running
 from support.synthesis import cdk_app
 
 LAMBDA = Path(__file__).parents[2] / ".venv-lambda" / "bin" / "python"
+ARCHITECTURE = "x86_64"
 MODULES = {"step": "step_handler"}
 MEMORY = {"step": 3008, "work": 1769, "dead_letter": 512}  # MB, as in the stack
 
@@ -36,13 +36,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def packaged(tmp_path_factory: pytest.TempPathFactory) -> ZippedPackage:
-    return package(
-        "tariffs.job:job",
-        tmp_path_factory.mktemp("package"),
-        architecture="x86_64",
-        python=version_of(LAMBDA),
-    )
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the job that `init` creates, and its packages in `build`."""
+    folder = tmp_path_factory.mktemp("shop")
+    run_module(folder, "hundredfold", "init", "shop")
+    options = ("--architecture", ARCHITECTURE, "--python", version_of(LAMBDA))
+    run_module(folder, "hundredfold", "package", "shop.job:job", *options)
+    return folder
 
 
 def version_of(python: Path) -> str:
@@ -53,12 +53,11 @@ def version_of(python: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def unzipped(packaged: ZippedPackage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def unzipped(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The package of each function on its disk."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("step", "work")}
-    assert packaged.worker
-    for name, found in (("step", packaged), ("work", packaged.worker)):
-        with zipfile.ZipFile(found.zip) as archive:
+    for name, package in (("step", "package"), ("work", "worker")):
+        with zipfile.ZipFile(shop / "build" / f"{package}.zip") as archive:
             archive.extractall(folders[name])
     return folders | {"dead_letter": folders["work"]}
 
@@ -83,7 +82,7 @@ def function(
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
     )
     environment = emulator.variables | {
-        "HUNDREDFOLD_JOB": "tariffs.job:job",
+        "HUNDREDFOLD_JOB": "shop.job:job",
         "HUNDREDFOLD_BUCKET": bucket,
         "HUNDREDFOLD_TABLE": table,
         "HUNDREDFOLD_QUEUE": queues["work"],
@@ -151,11 +150,17 @@ def test_each_function_starts_with_only_its_package_within_its_memory(
         assert answer.value == {"batchItemFailures": []}
 
 
-def test_the_packages_agree_and_workers_have_no_query_engine(packaged: ZippedPackage) -> None:
-    assert packaged.worker
-    assert fingerprint_of(packaged.worker.zip) == fingerprint_of(packaged.zip) != ""
-    steps, workers = ({part.name for part in each.sizes} for each in (packaged, packaged.worker))
-    assert steps - workers == {"duckdb", "sqlglot"}
+def test_the_packages_agree_and_workers_have_no_query_engine(
+    shop: Path, unzipped: dict[str, Path]
+) -> None:
+    steps, workers = (shop / "build" / f"{name}.zip" for name in ("package", "worker"))
+    assert fingerprint_of(workers) == fingerprint_of(steps) != ""
+    installed = {
+        kind: {info.name.partition("-")[0] for info in unzipped[kind].glob("*.dist-info")}
+        for kind in ("step", "work")
+    }
+    assert installed["step"] - installed["work"] == {"duckdb", "sqlglot"}
+    assert not {"duckdb", "sqlglot"} & {path.name for path in unzipped["work"].iterdir()}
 
 
 def test_a_foreign_message_is_dead_lettered_with_its_reason(
@@ -187,46 +192,39 @@ def run_module(folder: Path, *arguments: str, env: Mapping[str, str] = os.enviro
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def synthesize_shop(folder: Path) -> None:
-    """Create the job of `init`, package it, and synthesize its stack into cdk.out."""
-    architecture, python = "x86_64", version_of(LAMBDA)
+def synthesize(shop: Path, out: Path) -> Path:
+    """Return the assembly folder of the stack with the job's packages."""
     settings = {
         "job": "shop.job:job",
         "concurrency": 2,
-        "architecture": architecture,
+        "architecture": ARCHITECTURE,
         "timeout": 60,
     }
     stack = {
         "stack": "hundredfold-shop",
-        "code": str(folder / "build" / "package.zip"),
-        "worker_code": str(folder / "build" / "worker.zip"),
+        "code": str(shop / "build" / "package.zip"),
+        "worker_code": str(shop / "build" / "worker.zip"),
         "settings": settings,
     }
-    (folder / "stack.json").write_text(json.dumps(stack))
-    with cdk_app():  # its Node is in the environment
-        node = dict(os.environ)
-    run_module(folder, "hundredfold", "init", "shop")
-    options = ("--architecture", architecture, "--python", python)
-    run_module(folder, "hundredfold", "package", "shop.job:job", *options)
-    assembly = {
-        "HUNDREDFOLD_STACK_FILE": str(folder / "stack.json"),
-        "CDK_OUTDIR": str(folder / "cdk.out"),
-        "PYTHONPATH": str(folder),
-    }
-    run_module(folder, "hundredfold.aws.stack.app", env=node | assembly)
+    with cdk_app() as app, pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(shop)  # the app imports the job
+        app.make_app(stack, outdir=str(out)).synth()
+    return out
 
 
-def test_a_run_with_only_the_package_has_the_bytes_of_a_local_run(tmp_path: Path) -> None:
+def test_a_run_with_only_the_package_has_the_bytes_of_a_local_run(
+    shop: Path, tmp_path: Path
+) -> None:
     """From `init` by `package` and the CDK to a release, under IAM, in a Python with Lambda's
     packages only.
     """
-    synthesize_shop(tmp_path)
+    assembly = synthesize(shop, tmp_path / "cdk.out")
     run = ["hundredfold", "run", "shop.job:job", "--run-id", "one", "--as-of", "2026-11-22"]
     with Emulator(auth=True) as emulator:
-        outputs = deploy(emulator, tmp_path / "cdk.out", python=LAMBDA)
-        run_module(tmp_path, *run, "--backend", "aws", env=emulator.environment())
-        run_module(tmp_path, *run)
-        release = tmp_path / ".hundredfold" / "releases" / "shop" / "000001"
+        outputs = deploy(emulator, assembly, python=LAMBDA)
+        run_module(shop, *run, "--backend", "aws", env=emulator.environment())
+        run_module(shop, *run)
+        release = shop / ".hundredfold" / "releases" / "shop" / "000001"
         for path in release.glob("price_list.*"):
             key = f"releases/shop/000001/{path.name}"
             found = emulator.client("s3").get_object(Bucket=outputs["Bucket"], Key=key)

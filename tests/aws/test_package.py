@@ -25,6 +25,7 @@ from hundredfold.aws.deploy.archive import (
     write_contents,
     write_seal,
     write_zip,
+    write_zips,
 )
 from hundredfold.aws.deploy.dependencies import find_imports
 from hundredfold.aws.deploy.distributions import (
@@ -356,6 +357,32 @@ def test_the_same_files_give_the_same_zip_with_any_date_and_owner(
         write_zip(folder, tmp_path / f"{number}.zip")
         hashes.append(sha256_of(tmp_path / f"{number}.zip"))
     assert hashes[0] == hashes[1]
+
+
+def test_zips_that_share_files_have_those_of_their_folders(tmp_path: Path) -> None:
+    steps, workers = tmp_path / "steps", tmp_path / "workers"
+    for folder, names in ((steps, "abcd"), (workers, "bce")):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(name)
+    (workers / "c").write_text("x")  # as long as the other one
+    os.link(steps / "d", workers / "d")
+    zips = {steps: tmp_path / "steps.zip", workers: tmp_path / "workers.zip"}
+    hashes = []
+    for _ in range(2):
+        write_zips(zips)
+        hashes.append([sha256_of(archive) for archive in zips.values()])
+    assert hashes[0] == hashes[1]
+    assert texts_of(zips[steps]) == [("b", "b"), ("d", "d"), ("a", "a"), ("c", "c")]
+    assert texts_of(zips[workers]) == [("b", "b"), ("d", "d"), ("c", "x"), ("e", "e")]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        archive.name for archive in zips.values()
+    }
+
+
+def texts_of(archive: Path) -> list[tuple[str, str]]:
+    with zipfile.ZipFile(archive) as file:
+        return [(name, file.read(name).decode()) for name in file.namelist()]
 
 
 def test_all_files_of_a_package_are_listed_with_their_sizes(tmp_path: Path) -> None:

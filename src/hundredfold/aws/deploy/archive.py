@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ...workers.interrupts import defer_interrupts
 from ..lambda_platform import (
@@ -22,14 +24,47 @@ ZIP_TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can store
 
 def write_zip(folder: Path, archive: Path) -> None:
     """Write a folder as a zip whose bytes depend only on the files' names and contents."""
-    write_files(folder, (p for p in folder.rglob("*") if p.is_file()), archive)
+    write_files(folder, _files(folder), archive)
 
 
-def write_files(folder: Path, paths: Iterable[Path], archive: Path) -> None:
-    """Write some files of a folder as such a zip."""
-    with _new_zip(archive) as file:
+def write_zips(archives: Mapping[Path, Path]) -> None:
+    """Write several folders as such zips, `{folder: archive}`; files that all have come first.
+
+    Those are compressed once, which takes longest.
+    """
+    first, *others = archives
+    shared = {
+        path.relative_to(first)
+        for path in _files(first)
+        if all(_is_same(path, other / path.relative_to(first)) for other in others)
+    }
+    base = archives[first].with_suffix(".shared")
+    try:
+        write_files(first, (first / name for name in shared), base)
+        for folder, archive in archives.items():
+            shutil.copyfile(base, archive)
+            own = (path for path in _files(folder) if path.relative_to(folder) not in shared)
+            write_files(folder, own, archive, mode="a")
+    finally:
+        base.unlink(missing_ok=True)
+
+
+def write_files(
+    folder: Path, paths: Iterable[Path], archive: Path, *, mode: Literal["w", "a"] = "w"
+) -> None:
+    """Write some files of a folder as such a zip, or add them to one."""
+    with _open_zip(archive, mode) as file:
         for path in sorted(paths, key=lambda p: p.relative_to(folder).as_posix()):
             _add_to_zip(file, path, path.relative_to(folder).as_posix())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two files exist and have the same content, as links to one file have."""
+    return other.is_file() and (one.samefile(other) or filecmp.cmp(one, other, shallow=False))
 
 
 @defer_interrupts()
@@ -45,8 +80,8 @@ def remove_from_zip(archive: Path, folder: str) -> None:
 
 
 @defer_interrupts()
-def _new_zip(archive: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+def _open_zip(archive: Path, mode: Literal["w", "a"]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(archive, mode, zipfile.ZIP_DEFLATED, compresslevel=6)
 
 
 @defer_interrupts()

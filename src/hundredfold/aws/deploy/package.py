@@ -36,7 +36,7 @@ from ..lambda_platform import (
     WHEEL_ARCHITECTURES,
     platforms,
 )
-from .archive import remove_from_zip, seal, sha256_of, write_contents, write_seal, write_zip
+from .archive import remove_from_zip, seal, sha256_of, write_contents, write_seal, write_zips
 from .bytecode import bytecode_owners, compile_modules, find_interpreter, remove_bytecode
 from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
 from .distributions import (
@@ -186,12 +186,10 @@ def package(
     )
     seal(built.folder)
     worker = _worker_package(built, out / "worker")
-    zipped = [
-        _zipped(_fitting(each), ref, each.folder.with_suffix(".zip")) for each in (built, worker)
-    ]
+    steps, workers = _zipped([_fitting(built), _fitting(worker)], ref)
     write_contents(built.folder, out / CONTENTS_FILE)
     write_contents(worker.folder, out / f"worker-{CONTENTS_FILE}")
-    return replace(zipped[0], worker=zipped[1])
+    return replace(steps, worker=workers)
 
 
 def _worker_package(built: BuiltPackage, folder: Path) -> BuiltPackage:
@@ -226,9 +224,16 @@ def _fitting(built: BuiltPackage) -> BuiltPackage:
     return replace(built, sizes=_sizes(built.folder, built.owners))
 
 
-def _zipped(built: BuiltPackage, ref: str, archive: Path) -> ZippedPackage:
-    check_size(built, ref)
-    write_zip(built.folder, archive)
+def _zipped(packages: Sequence[BuiltPackage], ref: str) -> list[ZippedPackage]:
+    """Write the zip of each package beside its folder."""
+    for built in packages:
+        check_size(built, ref)
+    archives = {built.folder: built.folder.with_suffix(".zip") for built in packages}
+    write_zips(archives)
+    return [_with_zip(built, archives[built.folder]) for built in packages]
+
+
+def _with_zip(built: BuiltPackage, archive: Path) -> ZippedPackage:
     facts = {each.name: getattr(built, each.name) for each in fields(built)}
     return ZippedPackage(**facts, zip=archive, sha256=sha256_of(archive))
 
