@@ -72,7 +72,7 @@ def run(
     max_rejected, max_failed   limits for this run instead of the declared ones
     budget       what the run may spend before it stops: locally core time ("30m"), on AWS dollars
     prices       aws: TOML file with prices for the budget, which override the package's
-    plan         file of `hundredfold plan --output`: its workers, its pilot; on AWS its batches
+    plan         file of `hundredfold plan --out`: its workers, its pilot; on AWS its batches
     callbacks    receives the progress of the run (hundredfold.pipeline.runner.RunCallbacks)
 
     Returns the Run. Raises the error that stopped it, with the next action in its `hint`. After

@@ -180,7 +180,7 @@ def test_a_run_is_compared_with_a_plan_that_is_made_afterwards(folder: Path) -> 
 def test_a_run_takes_the_results_of_the_pilot_of_a_plan_that_was_kept(folder: Path) -> None:
     own = folder / "kept"
     own.mkdir()
-    done = plan(folder, "jobs.py:job", "--json", "--workers", "2", "--output", "kept/plan.json")
+    done = plan(folder, "jobs.py:job", "--json", "--workers", "2", "--out", "kept/plan.json")
     assert done.code == 0, done.err
     facts = json.loads(done.out)
     assert json.loads((own / "plan.json").read_text()) == facts

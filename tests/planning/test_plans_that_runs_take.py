@@ -193,7 +193,7 @@ def test_a_file_that_is_no_plan_of_the_job_is_refused(
         path.write_text(text)
     with pytest.raises(UsageError, match=message) as refused:
         take_plan(RunArguments(plan=path), "j", on_aws=True)
-    assert "hundredfold plan JOB --output plan.json" in str(refused.value.hint)
+    assert "hundredfold plan JOB --out plan.json" in str(refused.value.hint)
 
 
 def test_an_expensive_run_needs_a_confirmation(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ SETTINGS: Mapping[str, tuple[str, Any, str | None, str]] = {
         "DOLLARS",
         int,
         None,
-        "Costs of a month of which the alarm topic is notified.",
+        "Costs of a month above which the alarm topic is notified.",
     ),
     "batch_cores": ("N", int, "256", "Maximum cores of all jobs of the fleet batch."),
 }

@@ -24,7 +24,7 @@ def confirm_cost(arguments: RunArguments, limit: float, *, on_aws: bool) -> None
     if not on_aws or arguments.plan is None:
         raise UsageError(
             "--confirm-above is for --backend aws with --plan FILE, which has the dollars",
-            hint="make it with: hundredfold plan JOB --output plan.json",
+            hint="make it with: hundredfold plan JOB --out plan.json",
         )
     way = way_of(read_plan(arguments.plan), on_aws=True)
     if way["dollars"] and way["dollars"][-1] <= limit:

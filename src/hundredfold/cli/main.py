@@ -116,7 +116,7 @@ max_failed_option = click.option(
     "--plan",
     metavar="FILE",
     help="Take the workers and the pilot's results, or on AWS the batches, of the plan of "
-    "hundredfold plan JOB --output FILE.",
+    "hundredfold plan JOB --out FILE.",
 )
 @click.option(
     "--confirm-above",
@@ -709,26 +709,16 @@ def _validation_results(found: Any) -> Any:
 
 
 def _list_runs(home: RunHome, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from ..ports.run_states import State
-    from ..runs.summary import state_shown
+    from ..runs.summary import list_runs
     from . import display
 
-    records = home.ledger.runs()
-    states = [
-        state_shown(r, r.state not in (State.NEW, State.RUNNING) or home.is_active(r.id))
-        for r in records
-    ]
+    runs = list_runs(home)
     if as_json:
-        facts = [{k: v for k, v in asdict(r).items() if k != "version"} for r in records]
-        display.print_json(
-            [fact | {"state": state} for fact, state in zip(facts, states, strict=True)]
-        )
+        display.print_json(runs)
         return
-    for record, state in zip(records, states, strict=True):
+    for run in runs:
         display.stdout.print(
-            f"{record.id}  {record.job}  [bold]{state}[/]  {record.step}  {record.updated}"
+            f"{run['run']}  {run['job']}  [bold]{run['state']}[/]  {run['step']}  {run['updated']}"
         )
 
 

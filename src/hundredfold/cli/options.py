@@ -264,7 +264,8 @@ source_option = click.option(
     "-s",
     multiple=True,
     metavar="NAME=PATH",
-    help="Location of a source's rows: a file, a quoted glob or a folder. Repeatable.",
+    help="Location of a source's rows: a file, a quoted glob or a folder; on AWS s3:// or "
+    "glue://. Repeatable.",
 )
 as_of_option = click.option(
     "--as-of",

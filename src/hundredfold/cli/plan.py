@@ -81,7 +81,8 @@ Facts = Mapping[str, Any]
     help="Processor architecture on AWS.",
 )
 @click.option(
-    "--output",
+    "--out",
+    "output",
     metavar="FILE",
     help="Write the plan to a file, for hundredfold run --plan, and the results of the pilot to a "
     "folder beside it.",
@@ -113,7 +114,7 @@ def plan(
 ) -> None:
     """Show the time and the dollars of a run before it, on this machine and on AWS.
 
-    Runs a sample of the units here, and simulates the rest. Calls no service.
+    Executes a sample of the units on this machine, and simulates the rest. Calls no service.
     """
     prestart_forkserver()
     from ..planning.plan import PlanOptions, plan_run
@@ -148,7 +149,7 @@ def plan(
 
 def _refuse_with_compare(job: str | None, source: Sequence[str], output: object) -> None:
     if output is not None:
-        raise UsageError("--output is for the plan of a job, and --compare makes none to keep")
+        raise UsageError("--out is for the plan of a job, and --compare makes none to keep")
     if job is not None or source:
         raise UsageError(
             "--compare takes the job and the sources of the run",

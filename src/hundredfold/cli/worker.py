@@ -18,7 +18,7 @@ SETTINGS = {
     "dead": ("URL", "Dead-letter queue, for messages that cannot be processed."),
     "bucket": ("NAME", "Bucket of the runs."),
     "table": ("NAME", "Table with the records of the runs."),
-    "code": ("TEXT", "Fingerprint of the code here; messages of other code are returned."),
+    "code": ("TEXT", "Fingerprint of this worker's code; messages of other code are returned."),
 }
 SECONDS = click.FloatRange(min=0)
 

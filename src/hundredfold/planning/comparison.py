@@ -65,7 +65,7 @@ def _plan_now(
     if not isinstance(home, Home):
         raise StateError(
             f"run {record.id} took no plan, and only a local run can be planned afterwards",
-            hint="plan first: hundredfold plan JOB --output plan.json   then: hundredfold run "
+            hint="plan first: hundredfold plan JOB --out plan.json   then: hundredfold run "
             "JOB --backend aws --plan plan.json",
         )
     now = replace(

@@ -20,17 +20,17 @@ def check_output(output: str | Path) -> None:
     """Raise UsageError for a file of a plan that cannot be written."""
     path, folder = Path(output), pilot_folder(output)
     if not path.name or path.suffix == PILOT_SUFFIX or path.is_dir():
-        raise UsageError(f"--output is {str(output)!r}, wanted a file, such as plan.json")
+        raise UsageError(f"--out is {str(output)!r}, wanted a file, such as plan.json")
     if not path.absolute().parent.is_dir():
         raise UsageError(
-            f"--output {output} cannot be written: there is no folder {path.absolute().parent}",
+            f"--out {output} cannot be written: there is no folder {path.absolute().parent}",
             hint="create the folder first",
         )
     if folder.exists() and not _is_pilot_folder(folder):
         raise UsageError(
-            f"--output {output} needs the folder {folder} for the results of the pilot, and it has "
+            f"--out {output} needs the folder {folder} for the results of the pilot, and it has "
             "other files",
-            hint="choose another name with --output",
+            hint="choose another name with --out",
         )
 
 
@@ -55,4 +55,4 @@ def write_plan(facts: Mapping[str, Any], output: str | Path) -> None:
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from error
+        raise UsageError(f"--out {output} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The plan that a run takes: the file of `hundredfold plan --output`, the way in it for a backend,
+"""The plan that a run takes: the file of `hundredfold plan --out`, the way in it for a backend,
 and the folder beside it with the results of the pilot.
 """
 
@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .backend import RunArguments
 
 LOCAL_WAY = "local"
-HINT = "make it with: hundredfold plan JOB --output plan.json"
+HINT = "make it with: hundredfold plan JOB --out plan.json"
 PILOT_SUFFIX = ".pilot"
 # of a way, kept in the record of the run that takes it
 KEPT = (

@@ -11,7 +11,7 @@ from ..errors import DamagedFile, NoSuchRun
 from ..pipeline import releases
 from ..pipeline.budget import amount_text
 from ..pipeline.coverage import Coverage
-from ..ports.interfaces import Record
+from ..ports.interfaces import Record, RunHome
 from ..ports.run_facts import ModelCounts, SourceCounts, Transition
 from ..ports.run_states import State
 from .efficiency import Efficiency, efficiency_of
@@ -74,6 +74,41 @@ class RunSummary(TypedDict):
     newer_release: int | None  # which prevents that this held run is published
     folder: str | None
     active: bool
+
+
+class ListedRun(TypedDict):
+    """A run in the list of a home's runs; the keys are those of its summary."""
+
+    run: str
+    job: str
+    state: str
+    step: str
+    reason: str
+    created: str
+    updated: str
+    active: bool
+
+
+def list_runs(home: RunHome) -> list[ListedRun]:
+    """Return the runs of a home, in the order of its ledger, from their records alone."""
+    unfinished = (State.NEW, State.RUNNING)  # other runs have no driver to ask about
+    return [
+        _listed(record, record.state in unfinished and home.is_active(record.id))
+        for record in home.ledger.runs()
+    ]
+
+
+def _listed(record: Record, active: bool) -> ListedRun:
+    return {
+        "run": record.id,
+        "job": record.job,
+        "state": state_shown(record, active),
+        "step": record.step,
+        "reason": record.reason,
+        "created": record.created,
+        "updated": record.updated,
+        "active": active,
+    }
 
 
 def summarize(run: Run) -> RunSummary:
