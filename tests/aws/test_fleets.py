@@ -25,6 +25,8 @@ from support.stacks import ENDED, Stack, Tasks, account, fleet_stack, published
 __all__ = ["account", "fleet_stack"]
 pytestmark = pytest.mark.slow
 UNITS = 12
+NO_SUBNET = "The subnet ID 'subnet-0123456a' does not exist"
+NO_JOB_QUEUE = "JobQueue worker not found"
 
 
 @pytest.fixture
@@ -157,18 +159,6 @@ def test_the_jobs_of_a_run_are_replaced_and_terminated(
     assert published(done) == tasks.local_release(name)
 
 
-@pytest.mark.parametrize("action", ["batch:SubmitJob", "batch:ListJobs"])
-def test_a_missing_right_for_jobs_ends_the_run_with_its_name(
-    fleet_stack: Stack, tmp_path: Path, name: str, action: str
-) -> None:
-    tasks = Tasks.write(tmp_path, ["fine"] * 2)
-    with (
-        fleet_stack.denied("Step", action),
-        pytest.raises(HundredfoldError, match=f"not authorized to perform: {action}"),
-    ):
-        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["batch:1"])
-
-
 def test_a_budget_that_is_spent_stops_the_tasks(
     fleet_stack: Stack, tmp_path: Path, name: str
 ) -> None:
@@ -185,33 +175,73 @@ def test_tasks_that_cannot_start_end_the_run_with_the_reason(
     tasks = Tasks.write(tmp_path, ["fine"] * 2)
     with (
         fleet_stack.emulator.settings(worker_program=None),
-        pytest.raises(HundredfoldError, match="none has completed a unit") as refused,
+        pytest.raises(HundredfoldError, match="no task of the fleet fargate can start") as refused,
     ):
         fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["fargate:1"])
     assert "CannotPullContainerError" in str(refused.value)
+    assert "--worker-image; its processor" in (refused.value.hint or "")
+    assert len(tasks_of(fleet_stack, name, "STOPPED")) == 1
     done = hundredfold.resume(name, backend="aws", stack=fleet_stack.name)
     wait_for_no_tasks(fleet_stack, name)
     assert published(done) == tasks.local_release(name)
 
 
 @pytest.mark.parametrize(
-    ("role", "action", "found"),
+    ("fleet", "role", "action"),
     [
-        ("Step", "ecs:RunTask", "not authorized to perform: ecs:RunTask"),
-        ("Step", "iam:PassRole", "not authorized to perform: iam:PassRole"),
-        ("Step", "ecs:ListTasks", "not authorized to perform: ecs:ListTasks"),
-        ("TaskStart", "ecr:BatchGetImage", "not authorized to perform: ecr:BatchGetImage"),
+        ("fargate", "Step", "ecs:RunTask"),
+        ("fargate-spot", "Step", "iam:PassRole"),
+        ("managed", "Step", "ecs:ListTasks"),
+        ("fargate", "TaskStart", "ecr:BatchGetImage"),
+        ("batch", "Step", "batch:SubmitJob"),
+        ("batch", "Step", "batch:ListJobs"),
+        ("batch", "TaskStart", "ecr:GetDownloadUrlForLayer"),
     ],
 )
-def test_a_missing_right_ends_the_run_with_its_name(
-    fleet_stack: Stack, tmp_path: Path, name: str, role: str, action: str, found: str
+def test_a_missing_right_ends_the_run_at_once_with_its_name(
+    fleet_stack: Stack, tmp_path: Path, name: str, fleet: str, role: str, action: str
 ) -> None:
     tasks = Tasks.write(tmp_path, ["fine"] * 2)
     with (
         fleet_stack.denied(role, action),
-        pytest.raises(HundredfoldError, match=found),
+        pytest.raises(HundredfoldError, match=f"no task of the fleet {fleet} can start") as refused,
     ):
-        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["fargate:1"])
+        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=[f"{fleet}:1"])
+    assert f"not authorized to perform: {action}" in str(refused.value)
+    assert (
+        f"restores the permission, unless a policy of the account denies it; then "
+        f"hundredfold resume {name} --backend aws" in str(refused.value.hint)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fleet", "code", "message", "remedy"),
+    [
+        ("fargate-spot", "InvalidParameterException", NO_SUBNET, "a --subnet and a --security-gr"),
+        ("managed", "ClusterNotFoundException", "Cluster not found.", "creates what is missing"),
+        ("batch", "ClientException", NO_JOB_QUEUE, "creates what is missing"),
+    ],
+)
+def test_a_wrong_setting_ends_the_run_at_once_with_its_remedy(
+    fleet_stack: Stack, tmp_path: Path, name: str, fleet: str, code: str, message: str, remedy: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 2)
+    with (
+        fleet_stack.emulator.settings(refused_tasks=[code, message]),
+        pytest.raises(HundredfoldError, match=f"no task of the fleet {fleet} can start") as refused,
+    ):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=[f"{fleet}:1"])
+    assert message in str(refused.value)
+    assert remedy in str(refused.value.hint)
+
+
+def test_functions_go_on_without_a_fleet_that_is_refused(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 2)
+    with fleet_stack.emulator.settings(refused_tasks=["InvalidParameterException", NO_SUBNET]):
+        done = fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["lambda", "fargate:1"])
+    assert published(done) == tasks.local_release(name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hundredfold import Job, Model, Publish, Source
-from hundredfold.aws.functions.stage_execution import MAX_POLL_S, MIN_POLL_S, PollState
+from hundredfold.aws.functions.poll_state import MAX_POLL_S, MIN_POLL_S, PollState
 from hundredfold.aws.stack.state_machine_definition import definition
 from hundredfold.aws.stage_order import later_stages, query_action
 from hundredfold.pipeline.stages import stages

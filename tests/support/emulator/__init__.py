@@ -173,6 +173,7 @@ class Emulator:
                              when the call ends, whatever their lease
         `worker_program`     command that is started as a task of ECS, in place of the image
         `worker_environment` variables of such tasks beside those of their definition
+        `refused_tasks`      code and message with which ECS and Batch refuse to start any task
         `spot_tasks`         tasks that Spot has capacity for, since the start of the account
         """
         before = dict(self._settings)

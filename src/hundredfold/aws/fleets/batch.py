@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 from botocore.exceptions import ClientError
 
 from ..adapters.session import client
+from .refusals import Refusal, refusal_at_start, refusal_of
 
 ENDED = {"SUCCEEDED", "FAILED"}
 CALLING_THREADS = 8  # SubmitJob allows 50 calls a second
 NAME_PREFIX = "run-"  # the name of a job begins with a letter or a digit
+MILLISECONDS = 1000  # of a second: Batch counts them
 MAX_DESCRIBED = 10  # jobs that ended, for the reason in an error
 
 
@@ -36,11 +38,11 @@ class BatchFleet:
         environments: Sequence[Mapping[str, str]],
         token: str,  # noqa: ARG002  # of the port: Batch takes none, and lists jobs at once
         at: int,  # noqa: ARG002  # of the port
-    ) -> tuple[int, list[str]]:
+    ) -> tuple[int, list[Refusal]]:
         """Submit jobs; return how many, and why not the others."""
         variables = [{"name": name, "value": value} for name, value in environments[0].items()]
 
-        def submit(_: int) -> str:
+        def submit(_: int) -> Refusal | None:
             try:
                 client("batch").submit_job(
                     jobName=f"{NAME_PREFIX}{run}",
@@ -49,12 +51,13 @@ class BatchFleet:
                     containerOverrides={"environment": variables},
                 )
             except ClientError as error:
-                return str(error)
-            return ""
+                return refusal_of(error)
+            return None
 
         with ThreadPoolExecutor(CALLING_THREADS) as pool:
-            reasons = list(pool.map(submit, range(count)))
-        return reasons.count(""), list(dict.fromkeys(filter(None, reasons)))
+            replies = list(pool.map(submit, range(count)))
+        refusals = dict.fromkeys(each for each in replies if each is not None)
+        return replies.count(None), list(refusals)
 
     def stop(self, run: str, reason: str) -> int:
         """Terminate the jobs of a run, also those that wait; return how many there were."""
@@ -72,6 +75,20 @@ class BatchFleet:
         """Return why jobs of a run have ended, each reason once."""
         ended = [job for job in self._jobs(run) if job["status"] in ENDED]
         return list(dict.fromkeys(map(_reason_of, ended[:MAX_DESCRIBED])))
+
+    def refused_at_start(self, run: str, since: float) -> list[Refusal]:
+        """Return why the containers of a run's ended jobs have not begun, each reason once.
+
+        since: jobs that were created before are another execution's. None if one has begun.
+        """
+        ended = [
+            job
+            for job in self._jobs(run)
+            if job["status"] in ENDED and job["createdAt"] >= since * MILLISECONDS
+        ]
+        if any("exitCode" in job.get("container", {}) for job in ended):
+            return []
+        return list(dict.fromkeys(refusal_at_start(_reason_of(job)) for job in ended))
 
     def _active(self, run: str) -> Iterator[Mapping[str, Any]]:
         return (job for job in self._jobs(run) if job["status"] not in ENDED)

@@ -14,12 +14,13 @@ from botocore.exceptions import ClientError
 
 from ..adapters.errors import error_code
 from ..adapters.session import client
+from .refusals import Refusal, refusal_at_start, refusal_of
 
 CONTAINER = "worker"  # the name of the only container of a task
 TASKS_PER_CALL = 10  # that one RunTask starts
 TOKEN_CHARACTERS = 32
 CALLING_THREADS = 16
-MAX_DESCRIBED = 10  # tasks that ended, for the reason in an error
+MAX_DESCRIBED = 100  # tasks that one call describes
 GONE = {"InvalidParameterException", "TaskNotFoundException"}  # a task that has been forgotten
 
 
@@ -43,23 +44,22 @@ class EcsFleet:
 
     def start(
         self, run: str, count: int, environments: Sequence[Mapping[str, str]], token: str, at: int
-    ) -> tuple[int, list[str]]:
+    ) -> tuple[int, list[Refusal]]:
         """Start tasks with the provider of that place; return how many, and why not the others.
 
         Those that Spot has no capacity for are started by the next provider. `environments`: of
         each provider. A repetition with the same token starts nothing.
         """
-        started, problems = 0, []
+        started, refusals = 0, list[Refusal]()
         for place in range(min(at, len(self.providers) - 1), len(self.providers)):
             asked = f"{token}/{self.providers[place]}/{count - started}"
-            found, reasons = self._run_tasks(
+            found, refusals = self._run_tasks(
                 run, count - started, environments[place], self.providers[place], asked
             )
             started += found
-            problems = reasons
-            if started >= count:
+            if started >= count or any(each.is_final for each in refusals):
                 break
-        return started, problems
+        return started, refusals
 
     def stop(self, run: str, reason: str) -> int:
         """Stop the tasks of a run; return how many there were."""
@@ -79,11 +79,23 @@ class EcsFleet:
 
     def reasons(self, run: str) -> list[str]:
         """Return why tasks of a run have ended, each reason once."""
+        return list(dict.fromkeys(map(_reason_of, self._ended(run))))
+
+    def refused_at_start(self, run: str, since: float) -> list[Refusal]:
+        """Return why the containers of a run's ended tasks have not begun, each reason once.
+
+        since: tasks that were created before are another execution's. None if one has begun.
+        """
+        ended = [task for task in self._ended(run) if task["createdAt"].timestamp() >= since]
+        if any("exitCode" in each for task in ended for each in task["containers"]):
+            return []
+        return list(dict.fromkeys(refusal_at_start(_reason_of(task)) for task in ended))
+
+    def _ended(self, run: str) -> list[Mapping[str, Any]]:
         tasks = list(self._tasks(run, "STOPPED"))[:MAX_DESCRIBED]
         if not tasks:
             return []
-        found = client("ecs").describe_tasks(cluster=self.cluster, tasks=tasks)["tasks"]
-        return list(dict.fromkeys(map(_reason_of, found)))
+        return list(client("ecs").describe_tasks(cluster=self.cluster, tasks=tasks)["tasks"])
 
     def _tasks(self, run: str, status: str) -> Iterator[str]:
         pages = client("ecs").get_paginator("list_tasks")
@@ -92,7 +104,7 @@ class EcsFleet:
 
     def _run_tasks(
         self, run: str, count: int, environment: Mapping[str, str], provider: str, token: str
-    ) -> tuple[int, list[str]]:
+    ) -> tuple[int, list[Refusal]]:
         network = {
             "subnets": list(self.subnets),
             "securityGroups": list(self.security_groups),
@@ -100,7 +112,7 @@ class EcsFleet:
         }
         variables = [{"name": name, "value": value} for name, value in environment.items()]
 
-        def start(part: int) -> tuple[int, list[str]]:
+        def start(part: int) -> tuple[int, list[Refusal]]:
             digest = hashlib.sha256(f"{token}/{part}".encode()).hexdigest()
             try:
                 found = client("ecs").run_task(
@@ -116,13 +128,14 @@ class EcsFleet:
                     },
                 )
             except ClientError as error:
-                return 0, [str(error)]
-            return len(found["tasks"]), [str(each.get("reason")) for each in found["failures"]]
+                return 0, [refusal_of(error)]
+            lacking = [Refusal(str(each.get("reason"))) for each in found["failures"]]
+            return len(found["tasks"]), lacking
 
         with ThreadPoolExecutor(CALLING_THREADS) as pool:
             parts = list(pool.map(start, range(0, count, TASKS_PER_CALL)))
-        reasons = dict.fromkeys(reason for _, each in parts for reason in each)
-        return sum(number for number, _ in parts), list(reasons)
+        refusals = dict.fromkeys(refusal for _, each in parts for refusal in each)
+        return sum(number for number, _ in parts), list(refusals)
 
 
 def _reason_of(task: Mapping[str, Any]) -> str:

@@ -6,9 +6,8 @@ workers: fewer calls, and none of them opens the same data again.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -41,6 +40,7 @@ from ..adapters.s3_store import S3Store
 from ..adapters.session import StackResources
 from ..adapters.sqs_queue import SqsQueue
 from ..adapters.statements import QueriesPending, QueryPending, QueryReply
+from ..fleets.giving_up import refuse_without_tasks
 from ..fleets.run_fleets import MIN_CHECK_S, FleetResources, RunFleets
 from ..lambda_platform import MAX_SOURCE_BYTES_PER_MB, MB_PER_VCPU, function_memory_mb
 from ..stage_order import action_to
@@ -48,18 +48,14 @@ from ..warehouse_choice import DUCKDB
 from ..work.json_log import log
 from ..work.messages import FIRST_ATTEMPT, event_key
 from .invocation import SCRATCH_FOLDER
+from .poll_state import PollState
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart
 
-MIN_POLL_S, MAX_POLL_S = 1, 60  # seconds between two polls of the progress of the workers
-# ... and longer in proportion to the time since the workers began: an execution has at most 25,000
-# events, of which a poll takes nine
-MAX_POLL_FRACTION = 0.01
 # polls without progress and with an empty queue, before the missing messages are sent again
 MAX_IDLE_POLLS = 2
 MIN_IDLE_S = 9  # and seconds: SQS counts the messages of a queue with a delay
 MAX_RESENDS = 5  # in a row; after that, a lost message is not the cause
-MAX_RESTARTS = 3  # of all tasks in a row, without a unit that was completed
 EVENT_THREADS = 16  # 3,000 objects take some 30 ms each
 MIN_TIME_LEFT = 0.5  # of a call, for it to go on to another stage
 Reply: TypeAlias = dict[str, Any]
@@ -385,26 +381,23 @@ def _start_workers(
 def _start_tasks(messages: int, poll: PollState, model: Model, context: StageContext) -> PollState:
     """Start the tasks of the run's fleets that are missing for that many messages.
 
-    Raises: WorkerError if all tasks end, or do not start, again and again without a unit.
+    Raises: WorkerError if no task works for the run, and none will.
     """
-    now = time.time()
-    if not (context.fleets.requests and messages) or now - poll.checked < MIN_CHECK_S:
+    now, fleets = time.time(), context.fleets
+    if not (fleets.requests and messages) or now - poll.checked < MIN_CHECK_S:
         return poll
-    scope = f"{model.name}/{context.runner.attempt}"
-    queue = context.fleets.queue(context.resources.queue)
-    again = poll.checked > 0
-    found = context.fleets.start(messages, scope, poll.tasks, queue, again=again)
-    poll = replace(poll, checked=now, tasks=poll.tasks + found.started)
-    if found.active or not (found.started or found.problems):
-        return poll
-    if poll.restarts > MAX_RESTARTS and not context.fleets.uses_functions:
-        raise WorkerError(
-            f"{model.name}: all tasks were started {MAX_RESTARTS} times more, and none has "
-            "completed a unit",
-            problems=found.problems or context.fleets.reasons(),
-            hint="see the log group of the tasks; then resume the run",
-        )
-    return replace(poll, restarts=poll.restarts + 1)
+    found = fleets.start(
+        messages,
+        f"{model.name}/{context.runner.attempt}",
+        poll.tasks,
+        fleets.queue(context.resources.queue),
+        again=poll.checked > 0,
+        since=poll.began,
+    )
+    poll = poll.after_start(found, now)
+    if not fleets.uses_functions:  # they work on
+        refuse_without_tasks(model.name, poll.restarts, found, fleets)
+    return poll
 
 
 def _workers_of_other_runs(context: StageContext) -> int:
@@ -486,54 +479,3 @@ def _refuse_spent(model: Model, coverage: Coverage, context: StageContext) -> No
     if budget is not None and spent >= budget["limit"] and not coverage.done.all():
         done, units = int(coverage.done.sum()), len(coverage.done)
         raise budget_spent_error(context.record.id, budget, spent, model.name, done, units)
-
-
-@dataclass(frozen=True, slots=True)
-class PollState:
-    """One poll of the progress of the workers: its time, its result, and the pause until the next.
-
-    `idle` counts consecutive polls without progress and without a message in the queue, over
-    `idle_s` seconds; `resends` counts how often the missing messages have been sent again since the
-    last progress. `started`: when the run last started workers itself, and `workers`: how many;
-    `lacking`: how many more there were messages for, while other runs had workers; `limit`: how
-    many the stack allowed. `tasks`: of fleets, that the run started; `checked`: when it last looked
-    whether some are missing; `restarts`: how often in a row all were, without progress.
-    """
-
-    at: float
-    done: int = 0
-    pause: int = 0
-    idle: int = 0
-    resends: int = 0
-    idle_s: float = 0.0
-    began: float = 0.0
-    started: float = 0.0
-    workers: int = 0
-    lacking: int = 0
-    limit: int = 0
-    tasks: int = 0
-    checked: float = 0.0
-    restarts: int = 0
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any] | None, now: float) -> PollState:
-        return cls(**{"began": now, **stored}) if stored else cls(now, began=now)
-
-    def next(self, done: int, now: float, *, left: int, busy: bool) -> PollState:
-        """Return the next poll: after half of the estimated time left, or twice the previous pause.
-
-        The estimate uses the latest rate; the pause doubles while there is no progress.
-        """
-        gained, elapsed = done - self.done, now - self.at
-        poll = replace(self, at=now, done=done, idle=0, idle_s=0.0)
-        if gained > 0 and elapsed > 0:
-            pause = self._clamp_pause(left * elapsed / gained / 2, now)
-            return replace(poll, pause=pause, resends=0, restarts=0)
-        poll = replace(poll, pause=self._clamp_pause(2 * self.pause, now))
-        if busy:
-            return poll
-        return replace(poll, idle=self.idle + 1, idle_s=self.idle_s + max(elapsed, 0))
-
-    def _clamp_pause(self, seconds: float, now: float) -> int:
-        longest = max(MAX_POLL_S, math.ceil(MAX_POLL_FRACTION * (now - self.began)))
-        return max(MIN_POLL_S, min(longest, math.ceil(seconds)))

@@ -24,7 +24,7 @@ from ministack.core.responses import (
 from ministack.services import batch
 from ministack.services.cloudformation import provisioners
 
-from . import need
+from . import need, setting
 from .rights import DeniedError
 from .tasks import check_start, exit_status, kill_after, launch
 
@@ -76,6 +76,8 @@ def _at() -> str:
 
 def submit_job(data: dict[str, Any]) -> Any:
     """Start a process as a job."""
+    if refused_with := setting("refused_tasks", None):
+        return error_response_json(*refused_with, 400)
     container, name = definitions[data["jobDefinition"]], new_uuid()
     job = {
         "jobId": name,

@@ -94,6 +94,8 @@ def _run_once(data: dict[str, Any]) -> Any:
                 check("iam:PassRole", definition[kind], PASSED_TO)
     except DeniedError as error:
         return error_response_json("AccessDeniedException", str(error), 400)
+    if refused_with := setting("refused_tasks", None):
+        return error_response_json(*refused_with, 400)
     asked = int(data.get("count", 1))
     strategy = data.get("capacityProviderStrategy") or [{}]
     refused = 0
