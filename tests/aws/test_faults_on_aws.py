@@ -30,7 +30,7 @@ BAD = {
     "raise": ("failed", "ValueError", "as its row requests"),
     "segfault": ("crashed", "WorkerDied", "killed by SIGSEGV"),
     "exit": ("crashed", "WorkerDied", "ended its process with exit code 3"),
-    "outlast": ("crashed", "WorkerDied", "exceeded its time_limit of 40 s"),
+    "outlast": ("crashed", "WorkerDied", "exceeded its time_limit of 600 s"),
     "memory": (
         "failed",
         "MemoryError",

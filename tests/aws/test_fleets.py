@@ -120,6 +120,24 @@ def test_the_tasks_of_a_run_that_is_ended_by_hand_are_stopped(
     assert fleet_stack.record(name).state in ENDED
 
 
+def test_functions_and_a_fleet_work_on_one_queue(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["held in a task"] * UNITS)
+    with fleet_stack.changed_mapping(Enabled=False):  # the task is the first to get a message
+        fleets = ["fargate:1", "lambda"]
+        fleet_stack.run(tasks, name, "duckdb", batches=UNITS, fleets=fleets, wait=False)
+        wait_for_calls(fleet_stack, tasks, 1)
+    wait_for_calls(fleet_stack, tasks, UNITS)  # it has one core: the functions did the others
+    [task] = processes_of(fleet_stack)
+    assert task.is_running()
+    tasks.release()
+    done = fleet_stack.wait_for_end(name)
+    wait_for_no_tasks(fleet_stack, name)
+    assert done.state == "done", done.failures().arrow().to_pylist()
+    assert published(done) == tasks.local_release(name)
+
+
 def test_managed_instances_run_the_tasks_of_a_run(
     fleet_stack: Stack, tmp_path: Path, name: str
 ) -> None:

@@ -25,7 +25,7 @@ from annotated_types import Ge
 from hundredfold import Job, Model, Publish, Source
 
 PARTS = 3
-LIMIT_S = 40.0  # of a unit; a call may take longer
+LIMIT_S = 600.0  # of a unit: above any time that a test holds one on a busy machine
 MENDED = "JOB_IS_MENDED"  # environment variable: the code deployed last has another query
 TO_NUMBER = "TRY_CAST" if os.environ.get(MENDED) else "CAST"
 
@@ -92,19 +92,25 @@ WAYS: dict[str, Callable[[], Any]] = {
     "no number": lambda: None,  # for the function; the query needs a column
     "reach": writes_and_reads_where_it_may_not,
     "500 ms": lambda: time.sleep(0.5),
+    "held in a task": lambda: None,
 }
 HELD = "held"  # until a file of its log's name with `.released` exists
+HELD_IN_A_TASK = "held in a task"  # the same; in a function, whose call has an end, it is fine
 
 
 def doubled(rows: Any) -> dict[str, int]:
     k, log = int(rows["k"][0]), rows["log"][0]
     note(log, k)
-    if rows["how"][0] == HELD:
+    if rows["how"][0] == HELD or (rows["how"][0] == HELD_IN_A_TASK and not is_in_a_function()):
         while not Path(f"{log}.released").exists():
             time.sleep(0.01)
     elif not Path(f"{log}.mended").exists():
         WAYS[rows["how"][0]]()
     return {"twice": 2 * k}
+
+
+def is_in_a_function() -> bool:
+    return "AWS_LAMBDA_FUNCTION_NAME" in os.environ
 
 
 def note(log: str, k: int) -> None:
