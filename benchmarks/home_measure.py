@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hundredfold import Job, Model, Source
-from hundredfold.cli.figures import duration, money
 from hundredfold.data.messages import Batch
+from hundredfold.figures import duration, money
 from hundredfold.planning.outlooks import Outlook, Wishes, outlook_of
 from hundredfold.planning.pilot import ModelPilot, Pilot
 from hundredfold.planning.plan import choose

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from .data.batch import Unit, Units
     from .mapping import map
+    from .report.write import write_report
     from .runs.run import Rows, Run
 
 __version__ = VERSION
@@ -60,6 +61,7 @@ __all__ = [
     "retry",
     "rollback",
     "run",
+    "write_report",
 ]
 
 _MODULE_OF = {  # modules of the names that are loaded at their first use
@@ -79,6 +81,7 @@ _MODULE_OF = {  # modules of the names that are loaded at their first use
     "retry": "api",
     "rollback": "api",
     "run": "api",
+    "write_report": "report.write",
 }
 
 

@@ -40,6 +40,7 @@ BACKEND_COMMANDS = (
     "plan",
     "publish",
     "replay",
+    "report",
     "resume",
     "retry",
     "rollback",

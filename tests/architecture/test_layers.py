@@ -20,7 +20,7 @@ ENGINE = SOURCE / "hundredfold"
 # From bottom to top. A module may import its own package and lower layers, and no package of its
 # own layer.
 LAYERS: list[set[str]] = [
-    {"_package", "errors", "import_times"},
+    {"_package", "errors", "figures", "import_times"},
     {"release_tables"},
     {"annotations", "html_tables", "paths", "sql_types"},
     {"contract", "job"},
@@ -35,6 +35,7 @@ LAYERS: list[set[str]] = [
     {"mapping"},
     {"bench"},
     {"planning"},
+    {"report"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -73,6 +74,7 @@ PUBLIC = [
     "retry",
     "rollback",
     "run",
+    "write_report",
 ]
 # What an application may import of the engine, besides PUBLIC. The last two are for its commands.
 PUBLIC_MODULES = {

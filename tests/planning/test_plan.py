@@ -12,11 +12,11 @@ import pytest
 
 from hundredfold import Job, Model, Source
 from hundredfold.bench.engine import TimeLimitReached
-from hundredfold.cli.figures import money
 from hundredfold.cli.plan import excluded_lines, parse_duration
 from hundredfold.data.manifest import Manifest
 from hundredfold.data.messages import Batch
 from hundredfold.errors import UsageError
+from hundredfold.figures import money
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.pipeline.stages import Stage
 from hundredfold.pipeline.work import Progress

@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ..figures import digits, duration
 from .display import stdout
-from .figures import digits, duration
 
 Facts = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .figures import duration
+from ..figures import duration
 
 if TYPE_CHECKING:
     from ..planning.plan import PlanOptions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .figures import money
+from ..figures import money
 
 if TYPE_CHECKING:
     from ..runs.backend import RunArguments

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import HundredfoldError
-from .figures import duration
+from ..figures import duration
 
 if TYPE_CHECKING:  # errors are printed through this module, before anything else is imported
     from ..pipeline.collect import Collected
@@ -211,6 +211,11 @@ def _show_release(release: Mapping[str, Any]) -> None:
         stdout.print(f"  {escape(relative_path(path))}")
     for written in release.get("tables", {}).values():
         stdout.print(f"  {escape(_table_line(written))}")
+
+
+def show_report(path: Path) -> None:
+    """Print the path of the report of a run."""
+    stdout.print(f"\n[bold]Report[/]\n  {escape(relative_path(path))}")
 
 
 def _table_line(written: Mapping[str, Any]) -> str:

@@ -11,12 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .._package import VERSION
-from ..errors import NEW_CODE, PublishRefused, UsageError
+from ..errors import NEW_CODE, HundredfoldError, PublishRefused, UsageError
 from ..workers.start_method import prestart_forkserver
 from .aws import COMMANDS
 from .clean import clean
@@ -36,6 +37,7 @@ from .options import (
     parse_pairs,
     pool_options,
     prices_option,
+    report_option,
     report_unprinted_result,
     report_write_errors,
     run_argument,
@@ -43,6 +45,7 @@ from .options import (
     target_options,
 )
 from .plan import plan
+from .report import report, report_at_end
 from .worker import worker
 
 if TYPE_CHECKING:
@@ -125,6 +128,7 @@ max_failed_option = click.option(
     help="On AWS, with --plan: ask before a run that may cost more.",
 )
 @click.option("--detach", is_flag=True, help="On AWS: start the run and return.")
+@report_option
 @json_option
 def run(
     job: str,
@@ -136,6 +140,7 @@ def run(
     warehouse: str | None,
     confirm_above: float | None,
     detach: bool,
+    report: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -160,7 +165,12 @@ def run(
 
         confirm_cost(arguments, confirm_above, on_aws=target.name == "aws")
     locations = parse_pairs("--source", source)
-    _follow(lambda callbacks: backend.run(job, locations, arguments, callbacks), target, as_json)
+    _follow(
+        lambda callbacks: backend.run(job, locations, arguments, callbacks),
+        target,
+        as_json,
+        report=report,
+    )
 
 
 @app.command()
@@ -305,15 +315,19 @@ def _call_under_debugger(work: Callable[..., Any], *args: Any, **kwargs: Any) ->
 @new_code_option
 @target_options
 @pool_options
+@report_option
 @json_option
-def retry(run: str | None, target: Target, as_json: bool, **options: Any) -> None:
+def retry(run: str | None, target: Target, report: bool, as_json: bool, **options: Any) -> None:
     """Retry the failed and crashed units and the models that depend on them, then publish."""
     target.prestart()
     backend = target.backend()
     from ..runs.backend import RunArguments
 
     _follow(
-        lambda callbacks: backend.retry(run, RunArguments(**options), callbacks), target, as_json
+        lambda callbacks: backend.retry(run, RunArguments(**options), callbacks),
+        target,
+        as_json,
+        report=report,
     )
 
 
@@ -325,9 +339,15 @@ def retry(run: str | None, target: Target, as_json: bool, **options: Any) -> Non
 @prices_option
 @target_options
 @pool_options
+@report_option
 @json_option
 def resume(
-    run: str | None, source: Sequence[str], target: Target, as_json: bool, **options: Any
+    run: str | None,
+    source: Sequence[str],
+    target: Target,
+    report: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Resume a run that was stopped or whose driver died. Completed work is kept.
 
@@ -344,6 +364,7 @@ def resume(
         ),
         target,
         as_json,
+        report=report,
     )
 
 
@@ -391,9 +412,15 @@ def adjust(
 )
 @new_code_option
 @target_options
+@report_option
 @json_option
 def publish(
-    run: str | None, max_failed: str | None, target: Target, as_json: bool, **decisions: Any
+    run: str | None,
+    max_failed: str | None,
+    target: Target,
+    report: bool,
+    as_json: bool,
+    **decisions: Any,
 ) -> None:
     """Publish a run that is held because it exceeded a limit."""
     from ..runs.backend import RunArguments
@@ -406,6 +433,7 @@ def publish(
         ),
         target,
         as_json,
+        report=report,
     )
 
 
@@ -496,8 +524,17 @@ def init(name: str) -> None:
 )
 @home_option
 @pool_options
+@report_option
 @json_option
-def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **options: Any) -> None:
+def demo(
+    size: str,
+    name: str,
+    data: str | None,
+    home: str,
+    report: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Generate a mobile operator's data, with realistic errors and known truth, and price it."""
     target = Target(home)
     target.prestart()
@@ -525,10 +562,11 @@ def demo(size: str, name: str, data: str | None, home: str, as_json: bool, **opt
         target,
         as_json,
         found.next(target.cli_options),
+        report=report,
     )
 
 
-for _command_of_a_module in (clean, diff, plan, *COMMANDS, worker):
+for _command_of_a_module in (clean, diff, plan, report, *COMMANDS, worker):
     app.add_command(_command_of_a_module)
 
 
@@ -537,10 +575,12 @@ def _follow(
     target: Target,
     as_json: bool,
     extra: Sequence[tuple[str, str]] = (),
+    *,
+    report: bool = True,
 ) -> None:
-    """Execute a long action with a progress bar, then print the summary of its run.
+    """Execute a long action with a progress bar, print the summary of its run, make its report.
 
-    more  next commands to show after the usual ones
+    extra  next commands to show after the usual ones
     """
     with importing():
         from ..api import open_run
@@ -555,6 +595,9 @@ def _follow(
         except PublishRefused as refusal:
             held: PublishRefused | None = refusal
             found = open_run(live.run, home=target.open())
+        except HundredfoldError:
+            _report_failed(live.run, target, wanted=report)
+            raise
         except KeyboardInterrupt:
             live.progress_bars.stop()
             _exit_interrupted(live, target)
@@ -564,16 +607,30 @@ def _follow(
     if as_json:
         display.print_json(facts)
     else:
-        display.show_summary(
-            {**facts, "reason": ""} if held else facts,
-            _validation_results(found),
-            time.monotonic() - began,
-        )
-        if held is None:
-            display.show_next([*_next_commands(facts, target, found.home), *extra])
+        shown: RunSummary = {**facts, "reason": ""} if held else facts
+        display.show_summary(shown, _validation_results(found), time.monotonic() - began)
+    place = report_at_end(found, facts, target) if report else None
+    if place is not None and not as_json:
+        display.show_report(place)
+    if held is None and not as_json:
+        display.show_next([*_next_commands(facts, target, found.home), *extra])
     _report_unwritten(facts, target)
     if held is not None:
         raise held
+
+
+def _report_failed(run: str, target: Target, *, wanted: bool) -> None:
+    """Make the report of a run that failed, if it was created, and print its path."""
+    from ..api import open_run
+    from ..runs.summary import summarize
+    from . import display
+
+    if not (run and wanted):
+        return
+    with suppress(HundredfoldError):  # the error that failed the run is the one to print
+        found = open_run(run, home=target.open())
+        if (place := report_at_end(found, summarize(found), target)) is not None:
+            display.stderr.print(f"report: {display.relative_path(place)}", markup=False)
 
 
 def _report_unwritten(facts: RunSummary, target: Target) -> None:

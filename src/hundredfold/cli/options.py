@@ -214,6 +214,14 @@ def _with_options(hint: str, options: Sequence[str]) -> str:
     return add_options(hint, options, program.info_name or "", accepting)
 
 
+report_option = click.option(
+    "--report/--no-report",
+    default=True,
+    show_default=True,
+    help="Whether a local run ends with a report: report.html in its folder.",
+)
+
+
 def pool_options(command: Any) -> Any:
     """Add --workers and --memory."""
     return workers_option(memory_option(command))

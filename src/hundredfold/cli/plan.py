@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from ..figures import duration, money
 from ..workers.start_method import prestart_forkserver
 from .comparison import show_comparison
-from .figures import duration, money
 from .options import (
     Command,
     Target,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
-from .figures import duration, money
+from ..figures import duration, money
 
 BLUE, ORANGE, GREY = "#30638e", "#d98324", "#8d99a6"
 SIZE_INCHES, DPI = (9.6, 5.0), 130

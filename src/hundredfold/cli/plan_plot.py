@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .figures import duration, money
+from ..figures import duration, money
 from .plan_figure import check_matplotlib, write_png
 
 HEIGHT, MAX_WIDTH, MIN_WIDTH = 12, 72, 30  # characters of the plot, without its labels

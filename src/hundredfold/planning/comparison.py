@@ -45,13 +45,12 @@ def compare_run(
         )
     taken = record.options.get("plan")
     way: Facts = taken or _plan_now(home, record, measured, options, listener)
-    executed = {name: _executed(counts) for name, counts in record.models.items()}
     return {
         "run": record.id,
         "job": record.job,
         "taken": taken is not None,
         "from_pilot": sum(counts.get("pilot_units", 0) for counts in record.models.values()),
-        **compare_stages(way, measured["stages"], executed),
+        **compare_stages(way, measured["stages"], executed_shares(record)),
         "efficiency": measured,
         "dollars": way.get("dollars"),
         "spent": record.counts.get("spent"),
@@ -87,6 +86,11 @@ def _plan_now(
 
 def _text(memory: str | int | None) -> str | None:
     return None if memory is None else str(memory)
+
+
+def executed_shares(record: Record) -> dict[str, float]:
+    """Return, for each model, the fraction of its work that a run did not take from a pilot."""
+    return {name: _executed(counts) for name, counts in record.models.items()}
 
 
 def _executed(counts: ModelCounts) -> float:

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import types as t
 
 from ..data.manifest import key_text
-from ..data.numpy_columns import to_python_rows
+from ..data.numpy_columns import from_numpy, to_python_rows
 from ..errors import UsageError
 from ..sql.duckdb import DuckWarehouse
 from .run import Rows
@@ -203,11 +204,13 @@ class _Comparison:
         numbers = [f"k{i}" for i in range(len(self.key))] + [
             f"c{i}" for i in range(len(self.others))
         ]
+        # not of Python values: from them, pyarrow makes an array with the help of pandas
+        present = pa.py_buffer(np.full(-(-rows.num_rows // 8), 0xFF, np.uint8))
         rows = rows.rename_columns(numbers).append_column(
-            "present", pa.array([True] * rows.num_rows, pa.bool_())
+            "present", pa.Array.from_buffers(pa.bool_(), rows.num_rows, [None, present])
         )
         if not self.key:  # a table of one unit: its rows have an order
-            rows = rows.append_column("k0", pa.array(range(rows.num_rows), pa.int64()))
+            rows = rows.append_column("k0", from_numpy(np.arange(rows.num_rows)))
         self.warehouse.register(name, rows)
 
     @property
