@@ -313,7 +313,12 @@ def test_a_package_is_copied_without_tests_and_tables_of_rows(whole: Path, tmp_p
         (whole / name).write_text(text)
     files, left_out = copied("mine:job", tmp_path / "out")
     assert files == {"mine/__init__.py", "mine/queries/fits.sql", "mine/lookup.csv"}
-    assert left_out == ("mine/sales.csv", "mine/test_job.py", "mine/tests/data.json")
+    assert left_out == (
+        "mine/.env (may hold a secret)",
+        "mine/sales.csv",
+        "mine/test_job.py",
+        "mine/tests/data.json",
+    )
 
 
 def test_a_query_above_the_job_is_copied_if_its_folder_exists(whole: Path, tmp_path: Path) -> None:
@@ -778,25 +783,78 @@ def test_a_sealed_package_has_one_fingerprint_everywhere(tmp_path: Path) -> None
 SECRETS = (
     "credentials.json",
     "Credentials",
+    "aws_credentials.csv",
+    "gcp-credential.json",
     "secrets.yaml",
+    "db_secrets.ini",
+    "client_secret_1.json",
+    "Passwords.txt",
     "id_rsa",
     "keys/id_ed25519.pub",
     "tls.pem",
     "tls.KEY",
     "store.p12",
+    "store.pfx",
+    "trust.jks",
+    "release.keystore",
+    "vault.kdbx",
+    "putty.ppk",
+    "dump.sql.gpg",
+    "prod.env",
+    "prod.tfvars",
+    "terraform.tfstate.backup",
+    "_netrc",
+    "kubeconfig",
+    "kubeconfig.yaml",
+    "my-service-account.json",
     "secrets/plain.txt",
+    ".env",
+    ".env.production",
+    ".netrc",
+    ".npmrc",
+    ".pypirc",
+    ".pgpass",
+    ".git-credentials",
+    ".aws/credentials",
+    ".aws/config",
+    ".kube/config",
+    ".docker/config.json",
+    ".ssh/id_rsa",
 )
 
 
 def test_files_that_may_hold_secrets_are_left_out_and_listed(whole: Path, tmp_path: Path) -> None:
-    kept = ("credentials.py", "keys.csv", "identity.txt")
-    for name in (*SECRETS, *kept):
+    kept = ("credentials.py", "keys.csv", "identity.txt", "secretary.json", "environment.txt")
+    unlisted = (".gitignore", ".idea/workspace.xml")
+    for name in (*SECRETS, *kept, *unlisted):
         (whole / name).parent.mkdir(exist_ok=True)
         (whole / name).write_text("x = 1")
     files, left_out = copied("mine:job", tmp_path / "out")
     assert set(left_out) == {f"mine/{name} (may hold a secret)" for name in SECRETS}
     assert {f"mine/{name}" for name in kept} <= files
-    assert not any(f"mine/{name}" in files for name in SECRETS)
+    assert not any(f"mine/{name}" in files for name in (*SECRETS, *unlisted))
+
+
+@pytest.mark.parametrize("target", ["keys/id_rsa", ".env", ".idea/dataSources.xml"])
+def test_a_link_to_a_file_that_may_hold_a_secret_is_left_out(
+    whole: Path, tmp_path: Path, target: str
+) -> None:
+    (whole / target).parent.mkdir(exist_ok=True)
+    (whole / target).write_text("x")
+    (whole / "rates.txt").symlink_to(target)
+    (whole / "more.txt").symlink_to("rates.txt")
+    files, left_out = copied("mine:job", tmp_path / "out")
+    assert {f"mine/{name} (may hold a secret)" for name in ("rates.txt", "more.txt")} <= {*left_out}
+    assert not {"mine/rates.txt", "mine/more.txt", f"mine/{target}"} & files
+
+
+def test_a_query_that_is_a_link_out_of_the_folder_is_refused(project: Path) -> None:
+    query = project / "queries" / "fits.sql"
+    (project.parent / "outside.sql").write_text(query.read_text())
+    query.unlink()
+    query.symlink_to(project.parent / "outside.sql")
+    with pytest.raises(PackageError, match=r"fits.sql is a link to .*, outside of the package"):
+        copied("job.py", project / "out")
 
 
 @pytest.mark.parametrize("target", ["file", "folder", "folder inside", "nothing"])

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +46,7 @@ from .distributions import (
     unneeded_by_workers,
 )
 from .prune import prune
+from .secret_files import is_hidden_secret, is_secret
 from .uv import uv_command, uv_environment, uv_program
 
 OWN_REQUIREMENTS = (
@@ -89,8 +89,6 @@ DATA_SUFFIXES = {
 }
 # bytes: larger tables count as rows of a source, smaller ones as lookup data of the code
 MAX_DATA_BYTES = 2**20
-# files and folders that are never copied, except modules
-SECRET_NAMES = ("credentials*", "secrets*", "id_*", "*.pem", "*.key", "*.p12")
 COMPILED_SUFFIXES = {".so", ".pyd", ".dylib", ".dll"}
 USER_CODE = "your code"
 RESERVED_BYTES = 4096  # of the limit, for the files that complete a package
@@ -501,6 +499,8 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
         if _is_tool_file(inside):
+            if is_hidden_secret(inside) and path.is_file():
+                yield f"{target.name}/{inside.as_posix()} (may hold a secret)"
             continue
         _refuse_link(path, source)
         if not path.is_file():
@@ -513,7 +513,7 @@ def _copy_package(source: Path, target: Path) -> Iterator[str]:
                     "container image (--image)"
                 ),
             )
-        if _is_secret(inside):
+        if is_secret(path, source):
             yield f"{target.name}/{inside.as_posix()} (may hold a secret)"
         elif _is_left_out(path):
             yield f"{target.name}/{inside.as_posix()}"
@@ -535,13 +535,6 @@ def _refuse_link(path: Path, source: Path) -> None:
             f"{'a folder' if inside else 'outside of the package'}",
             hint="put a copy in its place, or remove the link",
         )
-
-
-def _is_secret(path: Path) -> bool:
-    """Return whether a name is one that keys and passwords usually have; modules are code."""
-    return path.suffix != ".py" and any(
-        fnmatchcase(part.lower(), pattern) for part in path.parts for pattern in SECRET_NAMES
-    )
 
 
 def _is_tool_file(path: Path) -> bool:
@@ -573,6 +566,7 @@ def _copy_queries(found: JobImports, folder: Path) -> None:
                 hint="keep queries below the folder of the job's file",
             )
         if not (folder / target).exists():
+            _refuse_link(Path(found.folder) / query, Path(found.folder))
             _copy(Path(found.folder) / query, folder / target)
 
 
