@@ -19,7 +19,7 @@ from annotated_types import Gt
 from hundredfold import Job, Model, Publish, Source
 from hundredfold.errors import PublishRefused, QueryError, SourceError, StateError
 from hundredfold.pipeline.publish import check_limits
-from hundredfold.pipeline.releases import claim, current_version, releases, rollback
+from hundredfold.pipeline.releases import Claimant, claim, current_version, releases, rollback
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
 
 
@@ -92,7 +92,7 @@ def test_versions_count_up_and_publishing_again_makes_none(runner: InProcessRunn
 def test_a_run_that_was_killed_while_publishing_uses_its_claim(runner: InProcessRunner) -> None:
     run = run_job(runner, "swept")
     store = runner.store
-    assert claim("swept", run.layout.run, 1, 1, store)
+    assert claim("swept", Claimant(run.layout.run, 1), 1, store)
     store.put("releases/swept/000001/table.parquet", b"half")
     store.put("releases/swept/000001/other.parquet", b"half")
     assert current_version("swept", store) is None
@@ -108,7 +108,7 @@ def test_a_run_that_was_killed_while_publishing_uses_its_claim(runner: InProcess
 def test_another_run_takes_the_next_version_and_leaves_the_claim(runner: InProcessRunner) -> None:
     killed, other = run_job(runner, "left"), run_job(runner, "left")
     store = runner.store
-    assert claim("left", killed.layout.run, 1, 1, store)
+    assert claim("left", Claimant(killed.layout.run, 1), 1, store)
     store.put("releases/left/000001/table.parquet", b"half")
     release = other.publish()
     assert release is not None

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,10 +28,16 @@ from hundredfold.pipeline.releases import (
     current_version,
     move_pointer,
     read_pointer,
+    read_release,
     releases,
     rollback,
     verify_file,
 )
+from hundredfold.pipeline.runner import StageRunner
+from hundredfold.ports.interfaces import Record
+from hundredfold.ports.run_facts import RunOptions
+from hundredfold.ports.run_states import Event, State
+from hundredfold.testing import MemoryLedger
 from support.in_process import AS_OF, InProcessRun, InProcessRunner
 from support.interrupting import Interrupting
 
@@ -96,6 +103,34 @@ def check_all(name: str, store: Any) -> None:
         assert {row["table_version"] for row in rows} == {release.version}
         assert {row["parent_version"] for row in rows} == {release.parent}
     assert current_version(name, store) in {release.version for release in releases(name, store)}
+
+
+@dataclass
+class Watching:
+    """A store that calls `check` after each call."""
+
+    store: Any
+    check: Callable[[], object]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.store, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return found(*args, **kwargs)
+            finally:
+                self.check()
+
+        return call
+
+
+def check_current(name: str, store: Any) -> None:
+    """Check that the pointer names a release whose files are whole."""
+    release = read_release(name, read_pointer(name, store).version, store)
+    for key in release.files:
+        verify_file(release, key, store)
 
 
 @pytest.mark.parametrize("base", [True, False], ids=["a third", "the first"])
@@ -181,6 +216,37 @@ def test_a_rollback_that_another_overtakes_is_refused(runs: Runs) -> None:
     assert refused > 5
 
 
+def test_a_run_that_publishes_twice_at_once_keeps_its_release_whole(runs: Runs) -> None:
+    """A call that outlives its stopped execution publishes beside the one that resumed the run.
+
+    `other` publishes at the same moments, so that both begin again.
+    """
+    first, one, other = runs
+    store = one.store
+    terms = created(first, other, one)
+    for third in (False, True):
+        for n in range(1, MAX_CALLS):
+            name = f"same_{third:d}_{n}"
+            publish_as(name, first, store)
+
+            def publish_again(name: str = name, third: bool = third) -> None:
+                if third:
+                    outcome(lambda: publish_as(name, other, store, terms))
+                publish_as(name, one, store, terms)
+
+            racing = Interrupting(store, n, publish_again)
+            found = publish_as(
+                name, one, Watching(racing, partial(check_current, name, store)), terms
+            )
+            check_all(name, store)
+            assert current_version(name, store) == found.version
+            made = [r for r in releases(name, store) if r.run == one.layout.run]
+            assert [r.version for r in made] == [found.version]
+            if racing.calls < n:
+                break
+        assert n > 10
+
+
 def test_a_run_that_fails_while_publishing_blocks_no_other_run(runs: Runs) -> None:
     """At each of its calls to the store in turn; it is resumed after another run has published."""
 
@@ -212,6 +278,32 @@ def test_a_run_that_fails_while_publishing_blocks_no_other_run(runs: Runs) -> No
         else:
             assert isinstance(resumed, PublishRefused)
     assert n > 10
+
+
+@pytest.mark.parametrize("event", [Event.CANCEL, Event.FAIL])
+def test_a_run_that_is_ended_while_it_publishes_has_no_release(runs: Runs, event: Event) -> None:
+    """At each of its calls to the store in turn, as where a call outlives its execution."""
+    first, one, _ = runs
+    store = one.store
+    moved: list[bool] = []
+    for n in range(1, MAX_CALLS):
+        name = f"ended_{event}_{n}"
+        publish_as(name, first, store)
+        ledger = MemoryLedger()
+        run = one.layout.run
+        options: RunOptions = {"as_of": AS_OF, "attempt": 1}
+        ledger.create(Record(run, name, "", State.NEW, "publish", AS_OF, AS_OF, options=options))
+        racing = Interrupting(store, n, partial(ledger.move, run, event))
+        record = ledger.move(run, Event.START)
+        with suppress(StateError):
+            StageRunner(job(name), record, cast(Any, racing), ledger).publish(one.warehouse)
+        if racing.calls < n:
+            break
+        check_all(name, store)
+        moved.append(current_version(name, store) != 1)
+    assert moved.count(False) > 10
+    assert moved == sorted(moved)
+    assert moved.count(True) <= 3  # from the move of the pointer on
 
 
 def test_a_query_that_cannot_run_claims_no_version(runs: Runs) -> None:

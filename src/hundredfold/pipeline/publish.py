@@ -7,7 +7,7 @@ the pointer back to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,10 +26,10 @@ from .collect import Collected
 from .release_queries import checked_query, describe_run, summary_rows
 from .release_tables import check_rows, tables_of
 from .releases import (
+    Claimant,
     Pointer,
     Release,
     claim,
-    find_release,
     had_pointer,
     move_pointer,
     pointer_key,
@@ -37,6 +37,7 @@ from .releases import (
     read_release,
     record_first_release,
     release_folder,
+    releases_made,
     sha256,
     verify_file,
     version_to_make,
@@ -60,6 +61,7 @@ class Terms:
     `created`        returns when a run was created, by its id: an ISO 8601 time, or "" if unknown
     `replace_newer`  whether the release of a newer run may be replaced
     `code`           as in Release
+    `execution`      on AWS, the ARN of the execution that makes the release
     `check`          is called between the files and the pointer; raises to prevent the release
     `open_table`     opens a table that gets the rows of the release, to check them
     """
@@ -67,6 +69,7 @@ class Terms:
     created: Callable[[str], str] = _unknown_time
     replace_newer: bool = False
     code: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    execution: str = ""
     check: Callable[[], None] = _no_check
     open_table: OpenTable = no_tables
 
@@ -149,9 +152,9 @@ def publish(
     if not job.releases:
         return None
     run = layout.run
+    maker = Claimant(run, attempt, terms.execution)
     for _ in range(MAX_RACES):
-        pointer = read_pointer(job.name, store)
-        release = find_release(job.name, run, attempt, store)
+        release, pointer = _made_release(job.name, maker, store)
         if release is not None:
             _restore_files(release, job, layout, warehouse, store)
             if was_current(job.name, release.version, pointer, store):
@@ -162,7 +165,7 @@ def publish(
             raise newer
         if release is None or _was_overtaken(release, pointer):
             _discard(release, store)
-            claimed, selects = _claim(job, layout, attempt, as_of, warehouse, store, pointer)
+            claimed, selects = _claim(job, maker, layout, as_of, warehouse, store, pointer)
             claimed = replace(claimed, code=terms.code)
             release = _write_release(claimed, selects, job, warehouse, store)
         check_rows(release, store, terms.open_table)
@@ -174,6 +177,28 @@ def publish(
         f"{job.name} is not published: {MAX_RACES} other releases became current while it was made",
         hint=f"when no other run publishes: hundredfold publish {run}",
     )
+
+
+def _made_release(job: str, maker: Claimant, store: Store) -> tuple[Release | None, Pointer]:
+    """Return the release that an attempt of a run has made, if any, and the pointer.
+
+    Another call may publish the same run meanwhile. So releases that are found are compared with a
+    pointer that is read later, and where there is none, the current one by then may be of this run.
+    One that is or was current counts, else the newest; those that another call made before are
+    deleted.
+    """
+    made = releases_made(job, maker, store)
+    pointer = read_pointer(job, store)
+    if not made and pointer.version:
+        with suppress(DamagedFile):  # it is reported when the next release is made upon it
+            current = read_release(job, pointer.version, store)
+            made = [current] if (current.run, current.attempt) == (maker.run, maker.attempt) else []
+    published = [r for r in made if was_current(job, r.version, pointer, store)]
+    chosen = next(reversed(published or made), None)
+    for other in made:
+        if other is not chosen and other not in published and _was_overtaken(other, pointer):
+            _discard(other, store)
+    return chosen, pointer
 
 
 def _was_overtaken(release: Release, pointer: Pointer) -> bool:
@@ -212,8 +237,8 @@ def _newer(
 
 def _claim(
     job: Job,
+    maker: Claimant,
     layout: Layout,
-    attempt: int,
     as_of: str,
     warehouse: Warehouse,
     store: RunStore,
@@ -226,16 +251,17 @@ def _claim(
         raise missing_error(store, pointer_key(job.name))
     if parent is not None:
         read_release(job.name, parent, store)  # raises DamagedFile before anything is written
+    maker = replace(maker, parent=parent)
     claimed = False
     while not claimed:
-        version = version_to_make(job.name, layout.run, attempt, pointer, store)
+        version = version_to_make(job.name, maker, pointer, store)
         describe_run(job, layout, as_of, version, parent, warehouse)
         selects = {}
         for output in job.releases:
             with naming_query("the query of", output.name):
                 selects[output.name] = checked_query(output, job, warehouse)
-        claimed = claim(job.name, layout.run, attempt, version, store)
-    return Release(job.name, version, parent, layout.run, attempt, as_of, {}, {}, {}), selects
+        claimed = claim(job.name, maker, version, store)
+    return Release(job.name, version, parent, maker.run, maker.attempt, as_of), selects
 
 
 def _write_release(
@@ -245,9 +271,13 @@ def _write_release(
     warehouse: Warehouse,
     store: RunStore,
 ) -> Release:
-    """Write the files of a release, and the release last."""
+    """Write the files of a release, and the release last.
+
+    They replace those that this run wrote before it was killed. None is deleted: another call may
+    have published the same version by now, with the same bytes.
+    """
     folder = release_folder(job.name, claimed.version)
-    store.delete(folder)  # files that this run wrote before it was killed
+    _delete_others(job, folder, store)
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
     summaries: dict[str, list[dict[str, Any]]] = {}
@@ -265,6 +295,13 @@ def _write_release(
         del facts["tables"]
     put_json(store, f"{folder}/release.json", facts, indent=1)
     return release
+
+
+def _delete_others(job: Job, folder: str, store: Store) -> None:
+    """Delete files that are not those of the job's release: the run had other queries before."""
+    wanted = {f"{folder}/{each.name}.{format}" for each in job.releases for format in each.formats}
+    for key in {*store.list(f"{folder}/")} - wanted - {f"{folder}/release.json"}:
+        store.delete(key)
 
 
 def _restore_files(

@@ -7,9 +7,10 @@
     releases/JOB/claims/rollbacks/000001.json   that a rollback was made, or begun: never removed
 
 Any number of runs may publish at once, on one machine or on many. A version belongs to the run
-whose claim was written first (`Store.put_if_absent`), and only that run writes in its folder. The
-pointer is moved with `Store.put_if_match`: a run that read it before another run moved it cannot
-overwrite it.
+whose claim was written first (`Store.put_if_absent`), and only that run writes in its folder; on
+AWS, only that execution of the run, since a call of a function can outlive an execution that was
+stopped. The pointer is moved with `Store.put_if_match`: a run that read it before another run moved
+it cannot overwrite it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,29 @@ class Pointer:
         return self.rollbacks * MAX_VERSIONS + self.version
 
 
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """An attempt of a run that makes a release after its parent; on AWS, in an execution.
+
+    Two calls with equal claims write the same bytes.
+    """
+
+    run: str
+    attempt: int
+    execution: str = ""
+    parent: int | None = None
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """The content of its claims."""
+        content: dict[str, Any] = {
+            "run": self.run,
+            "attempt": self.attempt,
+            "parent": self.parent,
+        }
+        return {**content, "execution": self.execution} if self.execution else content
+
+
 def releases(job: str, store: Store) -> list[Release]:
     """Return all releases of a job, oldest first, without those whose release.json is damaged."""
     found = []
@@ -85,10 +109,10 @@ def releases(job: str, store: Store) -> list[Release]:
     return found
 
 
-def find_release(job: str, run: str, attempt: int, store: Store) -> Release | None:
-    """Return the newest release that an attempt of a run has made; None if it has made none."""
-    made = [r for r in releases(job, store) if (r.run, r.attempt) == (run, attempt)]
-    return made[-1] if made else None
+def releases_made(job: str, maker: Claimant, store: Store) -> list[Release]:
+    """Return the releases that an attempt of a run has made, oldest first."""
+    made_by = (maker.run, maker.attempt)
+    return [r for r in releases(job, store) if (r.run, r.attempt) == made_by]
 
 
 def versions(job: str, store: Store) -> list[int]:
@@ -123,30 +147,28 @@ def release_folder(job: str, version: int) -> str:
     return f"{releases_of(job)}/{version:06d}"
 
 
-def claim(job: str, run: str, attempt: int, version: int, store: Store) -> bool:
+def claim(job: str, claimant: Claimant, version: int, store: Store) -> bool:
     """Claim a version for an attempt of a run; False if it belongs to another.
 
     A claim is never removed. A version whose run is killed or refused before its release is whole
     is left out, unless that run goes on.
     """
     key = _claim_key(job, version)
-    if store.put_if_absent(key, make_json(key, {"run": run, "attempt": attempt})):
-        return True
-    found = get_json(store, key)
-    return (found["run"], found["attempt"]) == (run, attempt)
+    return store.put_if_absent(key, make_json(key, claimant.claim)) or bool(
+        get_json(store, key) == claimant.claim
+    )
 
 
-def version_to_make(job: str, run: str, attempt: int, pointer: Pointer, store: Store) -> int:
-    """Return the version that an attempt has claimed, if newer than the current one; else the first
-    free one.
+def version_to_make(job: str, claimant: Claimant, pointer: Pointer, store: Store) -> int:
+    """Return the version that a claimant has, if newer than the current one; else the first free
+    one.
     """
     taken = sorted(_taken(job, store))
     for version in reversed(taken):
         if version <= pointer.version or version in pointer.withdrawn:
             break
         with suppress(KeyError, DamagedFile):
-            found = get_json(store, _claim_key(job, version))
-            if (found["run"], found["attempt"]) == (run, attempt):
+            if get_json(store, _claim_key(job, version)) == claimant.claim:
                 return version
     return max([*taken, pointer.version], default=0) + 1
 

@@ -20,11 +20,12 @@ from ..data.checksums import get_listed, verify_listed
 from ..data.layout import Layout
 from ..data.manifest import Manifest
 from ..data.parquet_in_memory import read_parquet
-from ..errors import NoSuchRun
+from ..errors import NoSuchRun, StateError
 from ..job import Job, Model
 from ..ports.interfaces import Clock, Ledger, Record, RunStore, SourceLocation, Warehouse
 from ..ports.release_tables import OpenTable, no_tables
 from ..ports.run_facts import ModelCounts, RunCounts
+from ..ports.run_states import State
 from ..sql.queries import check_queries
 from .collect import Collected, collect, read_collected
 from .measured_costs import CostFunction, UnitCosts, earlier_runs, last_costs
@@ -228,15 +229,34 @@ class StageRunner:
     def _terms(self, warehouse: Warehouse) -> Terms:
         """Return the terms of this run's release.
 
-        Their check compares the sources once more before the pointer moves.
+        Their check compares the sources and reads the record once more before the pointer moves.
         """
+
+        def check() -> None:
+            refuse_changed(self.validation_results, warehouse)
+            self._refuse_ended()
+
         return Terms(
             self._created_at,
             self.record.replace_newer,
             self._code(),
-            check=lambda: refuse_changed(self.validation_results, warehouse),
+            self.record.execution,
+            check=check,
             open_table=self.open_table,
         )
+
+    def _refuse_ended(self) -> None:
+        """Raise StateError if the run was ended while its release was made.
+
+        A call of a function on AWS can outlive its execution. The ledger of an execution that does
+        not own the run refuses any note.
+        """
+        state = self.ledger.note(self.record.id).state
+        if state in (State.CANCELLED, State.FAILED):
+            raise StateError(
+                f"the release of run {self.record.id} is not published: the run is {state} by now",
+                hint=f"hundredfold status {self.record.id}",
+            )
 
     def _code(self) -> dict[str, dict[str, int]]:
         """Count the ok units of each model by the fingerprint of the code that did them.
