@@ -266,6 +266,16 @@ SELECT x AS g, g AS x FROM t
 SELECT * EXCLUDE (n, l, f, e), x + 1 AS y2 FROM t
 SELECT * REPLACE (coalesce(x, 0) AS x) FROM t
 SELECT t.*, u.z FROM t JOIN u ON t.g = u.g
+SELECT * FROM t JOIN u USING (g)
+SELECT * FROM (SELECT id, x, g FROM t) JOIN u USING (g)
+SELECT * FROM (SELECT id, d, g FROM t) RIGHT JOIN (SELECT z, g, d FROM u) USING (d, g)
+SELECT * FROM (SELECT id, g FROM t) FULL JOIN (SELECT z, g FROM u) USING (g)
+SELECT * FROM (SELECT id, g FROM t) NATURAL JOIN (SELECT z, s, g FROM u)
+SELECT * FROM (SELECT id, g FROM t) JOIN (SELECT z, g FROM u) USING (g) JOIN (SELECT x, t, id
+    FROM t) USING (id)
+SELECT * EXCLUDE (id), id FROM t JOIN u USING (g)
+SELECT * FROM t SEMI JOIN u USING (g)
+SELECT * FROM (SELECT x, g FROM t) ANTI JOIN u USING (g)
 SELECT t.id, u.z FROM t LEFT JOIN u USING (g)
 SELECT g, t.id, u.z FROM t FULL JOIN u USING (g)
 SELECT t.id, u.z FROM t, u WHERE t.g = u.g AND t.d >= u.d

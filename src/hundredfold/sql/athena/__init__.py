@@ -263,8 +263,9 @@ def _qualify(tree: exp.Expr, describe: Describe) -> exp.Expr:
         }
         for name in names
     }
-    # normalizing would change the name `$path`
-    qualified = qualify(tree, schema=MappingSchema(columns, normalize=False), dialect="duckdb")
+    # normalizing would change the name `$path`; the schema's dialect orders the columns of a star
+    schema = MappingSchema(columns, normalize=False, dialect="duckdb")
+    qualified = qualify(tree, schema=schema, dialect="duckdb")
     for select in list(qualified.find_all(exp.Select)):
         eliminate_semi_and_anti_joins(select)
     return qualified
