@@ -107,6 +107,16 @@ WITHOUT_REWRITE = {
     "GROUP BY in a subquery": (
         "SELECT t.id FROM t WHERE t.x IN (SELECT max(u.x) FROM u WHERE u.g < t.g\nGROUP BY u.d)"
     ),
+    "a subquery in the condition of an outer join": (
+        "SELECT t.id FROM t\nLEFT JOIN u ON t.g = u.g AND EXISTS (SELECT 1 FROM u AS v"
+        " WHERE v.k = t.x)"
+    ),
+    "VALUES of INTEGER and VARCHAR in the column 2": (
+        "SELECT a FROM (\nVALUES (1, 2), (3, NULL), (4, '5')) AS v(a, b)"
+    ),
+    "VALUES of DATE and VARCHAR in the column 1": (
+        "SELECT a FROM (\nVALUES (DATE '2024-01-01'), ('2024-01-02')) AS v(a)"
+    ),
     "FULL JOIN": "SELECT * FROM t FULL JOIN u USING (g)\nFULL JOIN u AS v ON v.x < t.x",
 }
 ACCEPTED = """
@@ -114,6 +124,10 @@ SELECT t.id, (SELECT max(u.x) FROM u WHERE u.g = t.g AND u.d <= t.d) AS v FROM t
 SELECT t.id FROM t WHERE EXISTS (SELECT t.x FROM u WHERE u.x < t.x OR u.g = t.g)
 SELECT t.id FROM t WHERE t.x IN (SELECT u.x FROM u WHERE u.g = t.g GROUP BY u.x)
 SELECT t.id FROM t WHERE t.x > (SELECT u.x FROM u ORDER BY u.k LIMIT 1)
+SELECT t.id, u.k FROM t JOIN u ON t.g = u.g AND EXISTS (SELECT 1 FROM u AS v WHERE v.k = t.x)
+SELECT t.id, u.k FROM t LEFT JOIN u ON t.g = u.g AND u.x > (SELECT min(x) FROM u)
+SELECT a FROM (VALUES (1, 'x', NULL), (2.5, NULL, 3)) AS v(a, b, c)
+SELECT id, lag(x) OVER w AS l FROM t WINDOW w AS (PARTITION BY g ORDER BY d)
 SELECT t.id, u.k FROM t FULL JOIN u ON t.g = u.g AND (u.d = t.d)
 SELECT id, k FROM t FULL JOIN u USING (g, d)
 SELECT t.id, u.k FROM t LEFT JOIN u ON t.x < u.x AND u.d > t.d

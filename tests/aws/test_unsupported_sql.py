@@ -37,6 +37,25 @@ ON_LINE_3 = {
         "SELECT\n g,\n sum(x) OVER (ORDER BY g ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING EXCLUDE "
         "CURRENT ROW) AS s\nFROM t"
     ),
+    "DISTINCT in a window function": (
+        "SELECT\n g,\n count(DISTINCT x) OVER (PARTITION BY g) AS n\nFROM t"
+    ),
+    "FILTER in a window function": (
+        "SELECT\n g,\n sum(x) FILTER (WHERE x > 0) OVER (PARTITION BY g) AS n\nFROM t"
+    ),
+    "ORDER BY in the argument of a window function": (
+        "SELECT\n g,\n array_agg(x ORDER BY d) OVER (PARTITION BY g) AS l\nFROM t"
+    ),
+    "lag or lead with a frame": (
+        "SELECT\n g,\n lag(x IGNORE NULLS) OVER (ORDER BY d ROWS 1 PRECEDING) AS l\nFROM t"
+    ),
+    "lag or lead with a frame, which": (
+        "SELECT\n g,\n lead(x) OVER (w ROWS 1 PRECEDING) AS l\nFROM t WINDOW w AS (ORDER BY d)"
+    ),
+    "lag or lead without ORDER BY": (
+        "SELECT\n lead(x) OVER (ORDER BY d),\n lead(x) OVER w\nFROM t WINDOW w AS (PARTITION BY g)"
+    ),
+    "the largest or smallest n": "SELECT\n max(x) AS m,\n arg_max(x, g, 2) AS l\nFROM t",
     "a list of a group's values in no order": (
         "SELECT\n array_agg(x ORDER BY x) AS a,\n string_agg(s) AS b\nFROM t"
     ),

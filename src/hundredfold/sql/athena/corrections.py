@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sqlglot import exp
 
-from .mixed_queries import full_joins, mixed_types, ordered_distinct
+from .mixed_queries import full_joins, mixed_rows, mixed_types, ordered_distinct
 from .planner_limits import PlannerLimit, outer_columns
 from .subqueries import subquery_limits
 from .types import Describe
@@ -49,6 +49,8 @@ def find_limits(tree: exp.Expr, describe: Describe | None = None) -> Iterator[Pl
     if describe is not None:
         for union in tree.find_all(exp.SetOperation):
             yield from mixed_types(union, describe)
+        for values in tree.find_all(exp.Values):
+            yield from mixed_rows(values, describe)
     for select in tree.find_all(exp.Select):
         yield from full_joins(select)
         yield from ordered_distinct(select)

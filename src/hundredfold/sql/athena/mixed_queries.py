@@ -202,6 +202,37 @@ def mixed_types(union: exp.SetOperation, describe: Describe) -> Iterator[Planner
         )
 
 
+def mixed_rows(values: exp.Values, describe: Describe) -> Iterator[PlannerLimit]:
+    """Yield a VALUES whose rows have columns that Athena cannot convert to one type."""
+    shapes: dict[tuple[str, ...], exp.Tuple] = {}
+    for row in values.expressions:
+        if isinstance(row, exp.Tuple) and not row.find(exp.Column, exp.Query):
+            shapes.setdefault(tuple(map(_shape, row.expressions)), row)
+    try:
+        rows = [
+            describe("SELECT " + ", ".join(value.sql("duckdb") for value in row.expressions))
+            for row in shapes.values()
+        ]
+    except (duckdb.Error, HundredfoldError):
+        return
+    for row, columns in zip(list(shapes.values())[1:], rows[1:], strict=True):
+        for number, ((_, one), (_, other)) in enumerate(zip(rows[0], columns, strict=False), 1):
+            if not _unite(one, other):
+                problem = (
+                    f"VALUES of {one} and {other} in the column {number}, which only DuckDB"
+                    " converts; CAST one of them"
+                )
+                yield PlannerLimit(row, problem, "UNION", "VALUES", lambda: False)
+                return
+
+
+def _shape(value: exp.Expr) -> str:
+    """Return what literals of one type have in common, and of other expressions the text."""
+    if isinstance(value, exp.Literal):
+        return "text" if value.is_string else "integer" if value.is_int else "number"
+    return value.sql("duckdb")
+
+
 def _bare_union(union: exp.SetOperation) -> exp.Expr:
     """Return a UNION without the WITH clause before it."""
     bare = union.copy()

@@ -48,6 +48,9 @@ def subquery_limits(select: exp.Select, outer: list[exp.Column]) -> Iterator[Pla
     elif select.args.get("group") and not _only_equal(select, outer):
         problem = f"GROUP BY in a subquery, {reads} other than by =; join the result"
         yield _limit(select, problem, "GROUP BY")
+    elif _is_in_outer_join(select):
+        problem = f"a subquery in the condition of an outer join, {reads}; join its result before"
+        yield _limit(select, problem, "JOIN")
     elif any(_outer_join_of(column, select) for column in outer):
         problem = f"{read} of the query around a subquery, in its outer join; use it in WHERE"
         yield _limit(select, problem, "JOIN")
@@ -99,6 +102,11 @@ def _outer_join_of(column: exp.Column, select: exp.Select) -> bool:
     return (
         isinstance(join, exp.Join) and bool(join.side) and join.find_ancestor(exp.Select) is select
     )
+
+
+def _is_in_outer_join(select: exp.Select) -> bool:
+    join = select.find_ancestor(exp.Join, exp.Select)
+    return isinstance(join, exp.Join) and bool(join.side)
 
 
 def _correct_lookup(select: exp.Select) -> bool:

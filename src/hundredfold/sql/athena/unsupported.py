@@ -15,6 +15,13 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
 from .planner_limits import PlannerLimit
+from .windows import (
+    has_frame_without_effect,
+    has_no_order,
+    is_distinct_window,
+    is_filtered_window,
+    is_ordered_argument_of_window,
+)
 
 # DuckDB's functions that may be called; "list" and "if" are keywords of SQL, too
 _FUNCTIONS = """
@@ -406,6 +413,20 @@ RULES: tuple[Rule, ...] = (
     ),
     (_is_a_macro_or_lambda, "a lambda or a named argument; write it out", "lambda"),
     (_and(_all(exp.WindowSpec), _has("exclude")), "EXCLUDE in a window", "EXCLUDE"),
+    (is_distinct_window, "DISTINCT in a window function; use GROUP BY, and join it", "DISTINCT"),
+    (is_filtered_window, "FILTER in a window function; use CASE WHEN in its argument", "FILTER"),
+    (
+        is_ordered_argument_of_window,
+        "ORDER BY in the argument of a window function; use GROUP BY, and join it",
+        "",
+    ),
+    (has_frame_without_effect, "lag or lead with a frame, which has no effect: leave it out", ""),
+    (has_no_order, "lag or lead without ORDER BY in its window", ""),
+    (
+        _and(_all(exp.ArgMax, exp.ArgMin, exp.Max, exp.Min), _has("count")),
+        "the largest or smallest n values; use QUALIFY row_number() OVER (ORDER BY ...) <= n",
+        "",
+    ),
     (
         _is_unordered_list,
         "a list of a group's values in no order: write ORDER BY inside the brackets",
