@@ -26,11 +26,11 @@ from tariffs.demand.endogeneity import ENDOGENOUS
 from tariffs.demand.prior import Prior
 from tariffs.job import SOURCES
 from tariffs.pricing import bundles, voice
+from tariffs.query_files import query_text
 from tariffs.synthetic import Size
 from tariffs.synthetic.scenarios import Switches
 from tariffs.synthetic.write import generate
 
-QUERIES = Path(bundles.__file__).parents[1] / "queries"
 TRUTH = {"bundles": "segment, location, product", "voice": "cell, hour, day_type"}
 Rows = dict[str, np.ndarray]
 
@@ -80,8 +80,7 @@ class Market:
 
     def ask(self, query: str, key: tuple[str, ...]) -> Rows:
         return self.columns(
-            f"SELECT * FROM ({(QUERIES / query).read_text()}) AS q ORDER BY "
-            f"{', '.join([*key, 'week'])}"
+            f"SELECT * FROM ({query_text(query)}) AS q ORDER BY {', '.join([*key, 'week'])}"
         )
 
     def beta(self, name: str) -> np.ndarray:
@@ -128,8 +127,8 @@ def foresight(locations: int, switches: Switches, seed: int) -> dict[str, np.nda
     """
     with tempfile.TemporaryDirectory() as folder:
         market = Market(Size(locations, 1, 26, "parquet"), switches, seed, Path(folder))
-        prior = bundles.fit_prior(market.ask("prior.sql", bundles.UNIT))
-        batch = Batch(market.ask("bundles.sql", bundles.UNIT), bundles.UNIT)
+        prior = bundles.fit_prior(market.ask("prior", bundles.UNIT))
+        batch = Batch(market.ask("bundles", bundles.UNIT), bundles.UNIT)
         true, found = market.beta("bundles"), {}
         for name, rule in RULES.items():
             rho, variance = rule(prior)
@@ -150,9 +149,9 @@ def full_cells(seed: int) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         market = Market(Size(20, 60, 26, "parquet"), Switches(cap=True), seed, Path(folder))
         true, found = market.beta("voice"), {}
-        counted = [market.ask(query, voice.UNIT) for query in ("voice_prior.sql", "voice.sql")]
+        counted = [market.ask(query, voice.UNIT) for query in ("voice_prior", "voice")]
         market.duck.execute("UPDATE voice_usage SET attempts = NULL, blocked = NULL")
-        uncounted = [market.ask(query, voice.UNIT) for query in ("voice_prior.sql", "voice.sql")]
+        uncounted = [market.ask(query, voice.UNIT) for query in ("voice_prior", "voice")]
     full = np.abs(uncounted[1]["quantity"] / uncounted[1]["capacity"] - 1) < 0.001
     hot = np.add.reduceat(full.astype(int), key_offsets(uncounted[1], voice.UNIT)[:-1]) >= 6
     as_seen = [rows | {"counted": np.ones(len(rows["week"]), dtype=bool)} for rows in uncounted]

@@ -27,8 +27,9 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.tariffs_honest import QUERIES, TRUTH, Batch, Rows, source
+from benchmarks.tariffs_honest import TRUTH, Batch, Rows, source
 from tariffs.pricing import bundles
+from tariffs.query_files import query_text
 from tariffs.synthetic import SIZES, Size
 from tariffs.synthetic.sizes import size_of
 from tariffs.synthetic.write import generate
@@ -52,7 +53,7 @@ def warehouse(folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 def query_of_the_prior(folder: Path) -> dict[str, Any]:
-    sql = (QUERIES / "prior.sql").read_text()
+    sql = query_text("prior")
     duck = warehouse(folder)
     duck.execute(
         f"COPY (SELECT * FROM ({sql}) AS q ORDER BY segment, location, product, week) TO "
@@ -76,7 +77,7 @@ def stage_2(folder: Path) -> dict[str, Any]:
     another benchmark's.
     """
     prior = np.load(folder / "prior.npy", allow_pickle=True)[0]
-    duck, sql = warehouse(folder), (QUERIES / "bundles.sql").read_text()
+    duck, sql = warehouse(folder), query_text("bundles")
     names = [
         row[0] for row in duck.sql("SELECT location FROM locations ORDER BY location").fetchall()
     ]

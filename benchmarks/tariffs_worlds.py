@@ -30,7 +30,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
 from multiprocessing import get_context
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -44,13 +43,13 @@ from tariffs.job import SOURCES
 from tariffs.optimise.rule import COVERAGE_90
 from tariffs.pricing import bundles, voice
 from tariffs.pricing.totals import total
+from tariffs.query_files import query_text
 from tariffs.synthetic import bundles as bundle_generator
 from tariffs.synthetic import voice as voice_generator
 from tariffs.synthetic.scenarios import OFF, Switches
 from tariffs.synthetic.sizes import SEGMENTS, SIZES, Size
 from tariffs.synthetic.write import _catalog, _policy
 
-QUERIES = Path(bundles.__file__).parents[1] / "queries"
 RARE = 0.05  # of what usual units sell
 PINNED = (
     "OMP_NUM_THREADS",
@@ -166,9 +165,7 @@ class Market:
     def rows(self, query: str) -> Rows:
         order = ", ".join((*self.kind.key, "week"))
         return _columns(
-            self.duck.sql(
-                f"SELECT * FROM ({(QUERIES / f'{query}.sql').read_text()}) ORDER BY {order}"
-            ).to_arrow_table()
+            self.duck.sql(f"SELECT * FROM ({query_text(query)}) ORDER BY {order}").to_arrow_table()
         )
 
     def prior(self) -> Prior:
@@ -343,7 +340,7 @@ def sums(market: Market, priced: Mapping[str, np.ndarray], keys: Mapping[str, np
             "CREATE OR REPLACE TEMP VIEW cell_load AS SELECT '' AS cell, 0 AS hour, '' AS "
             "cell_class WHERE false"
         )
-    query = (QUERIES / "totals.sql").read_text()
+    query = query_text("totals")
     return _columns(
         duck.sql(f"SELECT * FROM ({query}) ORDER BY first, second, third, unit").to_arrow_table()
     )

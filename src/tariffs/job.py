@@ -29,6 +29,7 @@ from tariffs.contracts import (
     VoiceUsage,
 )
 from tariffs.pricing import bundles, hourly, locations, portfolio_limits, totals, voice
+from tariffs.query_files import query_text
 
 SOURCES = (
     Source(
@@ -85,14 +86,14 @@ PRIOR = Model(
     "prior",
     unit=(),
     order_by=(*bundles.UNIT, "week"),
-    query="queries/prior.sql",
+    query=query_text("prior"),
     work=bundles.fit_prior,
 )
 VOICE_PRIOR = Model(
     "voice_prior",
     unit=(),
     order_by=(*voice.UNIT, "week"),
-    query="queries/voice_prior.sql",
+    query=query_text("voice_prior"),
     work=voice.fit_voice_prior,
 )
 LADDER = Model(
@@ -152,7 +153,7 @@ job = Job(
             "bundles",
             unit=bundles.UNIT,
             order_by=("week",),
-            query="queries/bundles.sql",
+            query=query_text("bundles"),
             work=bundles.price_bundles,
             batched=True,
         ),
@@ -162,7 +163,7 @@ job = Job(
             "voice",
             unit=voice.UNIT,
             order_by=("week",),
-            query="queries/voice.sql",
+            query=query_text("voice"),
             work=voice.price_voices,
             batched=True,
         ),
@@ -182,7 +183,7 @@ per_unit = Job(
             "bundles",
             unit=bundles.UNIT,
             order_by=("week",),
-            query="queries/bundles.sql",
+            query=query_text("bundles"),
             work=bundles.price_bundle,
         ),
         LADDER,
@@ -191,7 +192,7 @@ per_unit = Job(
             "voice",
             unit=voice.UNIT,
             order_by=("week",),
-            query="queries/voice.sql",
+            query=query_text("voice"),
             work=voice.price_voice,
         ),
         VOICE_DAY,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,10 +16,9 @@ from tariffs.job import SOURCES
 from tariffs.pricing import bundles, locations, voice
 from tariffs.pricing import hourly as days
 from tariffs.pricing import portfolio_limits as table
+from tariffs.query_files import query_text
 from tariffs.synthetic import AS_OF
 from tariffs.synthetic.write import Paths
-
-QUERIES = Path(bundles.__file__).parents[1] / "queries"
 
 
 @dataclass
@@ -96,7 +94,7 @@ class ManualRun:
                 )
 
     def ask(self, query: str, key: Sequence[str], order_by: Sequence[str]) -> UnitRows:
-        text = (QUERIES / query).read_text()
+        text = query_text(query)
         columns = self.columns(
             f"SELECT * FROM ({text}) AS q ORDER BY {', '.join([*key, *order_by])}"
         )
@@ -142,31 +140,29 @@ def each(
 
 
 def price_all(manual: ManualRun) -> PricedRun:
-    prior = bundles.fit_prior(manual.ask("prior.sql", bundles.UNIT, ("week",)).columns)
-    slab = manual.ask("bundles.sql", bundles.UNIT, ("week",))
+    prior = bundles.fit_prior(manual.ask("prior", bundles.UNIT, ("week",)).columns)
+    slab = manual.ask("bundles", bundles.UNIT, ("week",))
     prices = bundles.price_bundles(slab, prior)
     manual.keep("bundles", {**slab.keys, **prices})
     manual.keep(
         "ladder",
         each(
-            manual.ask("ladder.sql", ("location",), ("segment", "ladder", "rung")),
+            manual.ask("ladder", ("location",), ("segment", "ladder", "rung")),
             locations.optimise_location,
         ),
     )
-    voice_prior = voice.fit_voice_prior(
-        manual.ask("voice_prior.sql", voice.UNIT, ("week",)).columns
-    )
-    calls = manual.ask("voice.sql", voice.UNIT, ("week",))
+    voice_prior = voice.fit_voice_prior(manual.ask("voice_prior", voice.UNIT, ("week",)).columns)
+    calls = manual.ask("voice", voice.UNIT, ("week",))
     discounts = voice.price_voices(calls, voice_prior)
     manual.keep("voice", {**calls.keys, **discounts})
     manual.keep(
         "voice_day",
-        each(manual.ask("voice_day.sql", ("cell", "day_type"), ("hour",)), days.smooth_day),
+        each(manual.ask("voice_day", ("cell", "day_type"), ("hour",)), days.smooth_day),
     )
     manual.keep(
         "portfolio",
         each(
-            manual.ask("portfolio.sql", ("kind",), ("chain", "position")),
+            manual.ask("portfolio", ("kind",), ("chain", "position")),
             table.apply_portfolio_limits,
         ),
     )

@@ -157,7 +157,7 @@ def markets(made: Callable[..., Any]) -> dict[bool, Full]:
         if not counted:
             manual.duck.execute("UPDATE voice_usage SET attempts = NULL, blocked = NULL")
         prior, units = (
-            manual.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior.sql", "voice.sql")
+            manual.ask(query, voice.UNIT, ("week",)) for query in ("voice_prior", "voice")
         )
         full = np.abs(units["quantity"] / units["capacity"] - 1) < 0.001
         markets[counted] = Full(

@@ -16,6 +16,7 @@ from hundredfold.pipeline.releases import release_folder
 from support.manual_pricing import ManualRun
 from tariffs import demo
 from tariffs.pricing import bundles, voice
+from tariffs.query_files import query_text
 from tariffs.release.sales import BUNDLES, Sales
 from tariffs.synthetic import Size
 from tariffs.synthetic.write import Paths, generate
@@ -36,10 +37,10 @@ SELECT cell, hour, day_type, CAST(week AS DATE) - d AS week, discount, posted_di
 FROM weekly, (SELECT CAST(range AS INTEGER) AS d FROM range(7))
 WHERE (day_type = 'WEEKDAY') = (d >= 2)"""
 QUERIES = {
-    "bundles.sql": bundles.UNIT,
-    "prior.sql": bundles.UNIT,
-    "voice.sql": voice.UNIT,
-    "voice_prior.sql": voice.UNIT,
+    "bundles": bundles.UNIT,
+    "prior": bundles.UNIT,
+    "voice": voice.UNIT,
+    "voice_prior": voice.UNIT,
 }
 TABLES = (("bundle_sales", SPLIT_SALES), ("voice_usage", SPLIT_USAGE))
 
@@ -116,7 +117,7 @@ def test_a_week_that_has_some_of_its_days_counts_as_part_of_one(paths: Paths) ->
             "DELETE FROM bundle_sales WHERE week > (SELECT max(week) - 4 FROM bundle_sales)"
         )
 
-    weekly, part = asked(paths, lambda _: None)["bundles.sql"], asked(paths, change)["bundles.sql"]
+    weekly, part = asked(paths, lambda _: None)["bundles"], asked(paths, change)["bundles"]
     last = np.append(
         np.flatnonzero(
             weekly["location"][1:] + weekly["product"][1:]
@@ -134,12 +135,12 @@ def test_a_week_that_has_some_of_its_days_counts_as_part_of_one(paths: Paths) ->
 
 def test_the_price_of_a_week_is_what_was_paid_for_a_unit() -> None:
     with duckdb.connect() as duck:
-        text = (Path(bundles.__file__).parents[1] / "queries/bundles.sql").read_text()
+        text = query_text("bundles")
         rows = [
             (f"2026-06-{d:02d}", p, u)
             for d, p, u in ((22, 2.0, 6), (23, 2.0, 0), (24, 1.0, 14), (25, 1.0, 0))
         ]
-        cte = text[text.index("WITH dated") : text.rindex("\nSELECT\n")]
+        cte = text[text.index("WITH\n") : text.rindex("\nSELECT\n")]
         duck.execute(
             "CREATE TABLE bundle_sales (segment TEXT, location TEXT, product TEXT, week DATE,"
             " price DOUBLE, list_price DOUBLE, units BIGINT, active_subs BIGINT,"
@@ -166,7 +167,7 @@ def test_a_week_that_came_twice_is_an_error_and_reports_it(paths: Paths, first: 
             f" WHERE week BETWEEN DATE '{first}' AND DATE '2026-05-31' AND location = 'LOC_00000'"
         )
 
-    rows = asked(paths, change)["prior.sql"]
+    rows = asked(paths, change)["prior"]
     with pytest.raises(ValueError, match=r"the week that ends on .* has several rows with diff"):
         bundles.fit_prior(rows)
 
@@ -176,7 +177,7 @@ def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths
         in_days("true")(duck)
         duck.execute("DELETE FROM voice_usage WHERE week > (SELECT max(week) - 4 FROM voice_usage)")
 
-    weekly, part = asked(paths, lambda _: None)["voice.sql"], asked(paths, change)["voice.sql"]
+    weekly, part = asked(paths, lambda _: None)["voice"], asked(paths, change)["voice"]
     last, lasting = (rows["week"] == weekly["week"].max() for rows in (weekly, part))
     assert set(part["day_type"][lasting]) == {"WEEKDAY"}  # Monday to Wednesday are left
     assert np.allclose(part["week_share"][lasting], 3 / 5)
@@ -188,7 +189,7 @@ def test_hours_of_a_week_with_some_of_its_days_count_as_part_of_one(paths: Paths
 
 def _steps(query: str) -> str:
     """Return the steps of a query that sum days to weeks, without its last SELECT."""
-    text = (Path(bundles.__file__).parents[1] / f"queries/{query}.sql").read_text()
+    text = query_text(query)
     return text[text.index("dated AS (") : text.rindex("\nSELECT\n")]
 
 
@@ -296,7 +297,7 @@ def test_a_week_of_voice_that_came_twice_is_an_error_and_reports_it(
             f" WHERE week BETWEEN DATE '{first}' AND DATE '2026-05-31' AND cell = 'CELL_00000'"
         )
 
-    rows = asked(paths, change)["voice_prior.sql"]
+    rows = asked(paths, change)["voice_prior"]
     with pytest.raises(ValueError, match=r"the week that ends on .* has several rows with diff"):
         voice.fit_voice_prior(rows)
 

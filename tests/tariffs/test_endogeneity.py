@@ -141,8 +141,8 @@ def market(
         " ORDER BY segment, location, product"
     )["beta"]
     yield (
-        manual.ask("prior.sql", bundles.UNIT, ("week",)),
-        manual.ask("bundles.sql", bundles.UNIT, ("week",)),
+        manual.ask("prior", bundles.UNIT, ("week",)),
+        manual.ask("bundles", bundles.UNIT, ("week",)),
         true,
     )
     manual.duck.close()

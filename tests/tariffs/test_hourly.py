@@ -74,7 +74,7 @@ def test_waiting_moves_minutes_from_earlier_hours_mostly_the_nearest() -> None:
 
 
 def days(demo: Any) -> Any:
-    return demo.manual.ask("voice_day.sql", ("cell", "day_type"), ("hour",))
+    return demo.manual.ask("voice_day", ("cell", "day_type"), ("hour",))
 
 
 def published(demo: Any) -> dict[str, np.ndarray]:

@@ -109,7 +109,7 @@ def test_ladders_that_are_in_order_keep_every_figure(demo: Any) -> None:
 
 
 def test_ordering_twice_changes_nothing(demo: Any) -> None:
-    groups = demo.manual.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
+    groups = demo.manual.ask("ladder", ("location",), ("segment", "ladder", "rung"))
     for n in range(len(groups)):
         rows = groups.unit(n)
         once = locations.optimise_location(rows)

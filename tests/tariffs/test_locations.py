@@ -22,7 +22,7 @@ Rows = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def locations(demo: Any) -> list[Rows]:
     """The locations that are no control."""
-    slab = demo.manual.ask("ladder.sql", ("location",), ("segment", "ladder", "rung"))
+    slab = demo.manual.ask("ladder", ("location",), ("segment", "ladder", "rung"))
     rows = [slab.unit(n) for n in range(0, len(slab), 3)]
     return [one for one in rows if not (one["reason_code"] == "HOLD_CONTROL").any()]
 

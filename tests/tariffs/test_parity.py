@@ -63,7 +63,7 @@ def test_a_spoilt_week_does_not_move_an_estimate_far(demo: Any) -> None:
 
 
 def test_the_same_rows_give_the_same_prior_twice(demo: Any) -> None:
-    rows = demo.manual.ask("prior.sql", bundles.UNIT, ("week",)).columns
+    rows = demo.manual.ask("prior", bundles.UNIT, ("week",)).columns
     again = bundles.fit_prior(rows)
     assert again.tau2 == demo.prior.tau2
     assert np.array_equal(again.gamma, demo.prior.gamma)

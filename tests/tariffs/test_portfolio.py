@@ -35,7 +35,7 @@ def rows_of(priced: Any, kind: str, **limits: float) -> Rows:
     try:
         for name, value in limits.items():
             duck.execute(f"UPDATE policy SET {name} = ? WHERE kind = ?", [value, kind])
-        slab = priced.manual.ask("portfolio.sql", ("kind",), ("chain", "position"))
+        slab = priced.manual.ask("portfolio", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     found: Rows = slab.unit(["bundle", "voice"].index(kind))
@@ -460,7 +460,7 @@ def test_a_limit_on_the_whole_table_is_not_for_a_part_of_it(demo: Any) -> None:
             "INSERT INTO policy BY NAME SELECT * REPLACE ('YOUTH' AS scope,"
             " 0.1 AS max_moved_share) FROM policy WHERE kind = 'bundle'"
         )
-        slab = demo.manual.ask("portfolio.sql", ("kind",), ("chain", "position"))
+        slab = demo.manual.ask("portfolio", ("kind",), ("chain", "position"))
     finally:
         duck.execute("ROLLBACK")
     with pytest.raises(

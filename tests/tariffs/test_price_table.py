@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from support.manual_pricing import QUERIES
 from tariffs.contracts import PriceRow
 from tariffs.optimise import reasons
 from tariffs.optimise.rule import MAX_P_GAIN
+from tariffs.query_files import query_text
 
 
 @pytest.fixture(scope="module")
 def table(demo: Any) -> pa.Table:
-    return demo.manual.duck.sql((QUERIES / "price_table.sql").read_text()).to_arrow_table()
+    return demo.manual.duck.sql(query_text("price_table")).to_arrow_table()
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_the_rows_lie_in_the_order_of_their_keys(table: pa.Table) -> None:
 
 def test_the_prior_of_a_large_operator_uses_a_sample_of_every_stratum(demo: Any) -> None:
     """With 2 units per stratum instead of 400, the query keeps at most 2 of every stratum."""
-    sql = (QUERIES / "prior.sql").read_text()
+    sql = query_text("prior")
     assert sql.count("400.0") == 1
     strata = (
         "SELECT segment, product, tier, count(DISTINCT location) AS n FROM ({}) AS q GROUP BY ALL"

@@ -1,7 +1,7 @@
 -- The weeks for the pooled prior: all units up to 400 per stratum (segment, product, tier), beyond
 -- that every k-th.
 -- A prior needs enough units of each kind, not all: 400 determine tau to 4 % per stratum, and to
--- well below 1 % in all. Daily rows as in bundles.sql.
+-- well below 1 % in all.
 WITH units AS (
   SELECT
     u.segment, u.location, u.product, l.tier,
@@ -14,77 +14,7 @@ picked AS (
   SELECT segment, location, product, tier FROM units WHERE mod(nth,
     CAST(ceil(size / 400.0) AS BIGINT)) = 0
 ),
--- units with rows other than weeks ending on a Sunday (days, or weeks named by another day):
--- usually few or all
-dated AS (
-  SELECT DISTINCT segment, location, product FROM bundle_sales WHERE isodow(week) <> 7
-),
-days AS (
-  SELECT
-    s.segment, s.location, s.product, s.price, s.list_price, s.units, s.active_subs, s.explore_eps,
-    CAST(date_trunc('week', s.week) + INTERVAL '6' DAY AS DATE) AS week,
-    row_number() OVER (PARTITION BY s.segment, s.location, s.product, date_trunc('week', s.week)
-      ORDER BY s.week DESC) AS nth
-  FROM bundle_sales AS s
-  JOIN dated AS d ON d.segment = s.segment AND d.location = s.location AND d.product = s.product
-  JOIN picked AS u ON u.segment = s.segment AND u.location = s.location AND u.product = s.product
-),
--- sums of whole numbers, which do not depend on the order: money in hundredths of a pesewa
-summed AS (
-  SELECT
-    segment, location, product, week, count(*) AS days, sum(units) AS units,
-      avg(CAST(active_subs AS DOUBLE)) AS active_subs,
-    CASE WHEN count(*) = 1 THEN max(price)
-      WHEN sum(units) > 0 THEN sum(CAST(round(price * 10000) AS BIGINT) * units) / CAST(sum(units)
-        AS DOUBLE) / 10000
-      ELSE sum(CAST(round(price * 10000) AS BIGINT) * active_subs) /
-        CAST(sum(active_subs) AS DOUBLE) / 10000 END AS price,
-    max(CASE WHEN nth = 1 THEN list_price END) AS list_price,
-    CASE WHEN count(*) = 1 THEN max(explore_eps)
-      ELSE sum(CAST(round(explore_eps * list_price * 1000000) AS BIGINT) * active_subs) /
-        CAST(sum(active_subs) AS DOUBLE) / 1000000
-        / max(CASE WHEN nth = 1 THEN list_price END) END AS explore_eps
-  FROM days
-  GROUP BY segment, location, product, week
-),
-beside AS (
-  SELECT
-    *, lag(days) OVER (PARTITION BY segment, location, product ORDER BY week) AS before,
-    lead(days) OVER (PARTITION BY segment, location, product ORDER BY week) AS after,
-    -- of the nearest weeks with other than two or three rows: the date, then the number of rows
-    max(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
-      OVER (PARTITION BY segment, location, product ORDER BY week) AS earlier,
-    min(CASE WHEN days = 1 OR days > 3 THEN CAST(week AS VARCHAR) || CAST(days AS VARCHAR) END)
-      OVER (PARTITION BY segment, location, product ORDER BY week DESC) AS later,
-    count(*) OVER (PARTITION BY segment, location, product) AS all_weeks
-  FROM summed
-),
-weeks AS (
-  SELECT
-    s.segment, s.location, s.product, s.week, CAST(s.units AS BIGINT) AS units, s.price,
-      s.list_price,
-    CAST(s.active_subs AS DOUBLE) AS active_subs, s.explore_eps, 1e0 AS week_share
-  FROM picked AS u
-  JOIN bundle_sales AS s ON s.segment = u.segment AND s.location = u.location
-    AND s.product = u.product
-  LEFT JOIN dated AS d ON d.segment = s.segment AND d.location = s.location
-    AND d.product = s.product
-  WHERE d.segment IS NULL
-  UNION ALL
-  SELECT
-    segment, location, product, week, CAST(units AS BIGINT) AS units, price, list_price,
-      active_subs, explore_eps,
-    CASE
-      -- a week
-      WHEN days = 1 AND (coalesce(before, 2) = 1 OR coalesce(after, 2) = 1
-        OR coalesce(before, after) IS NULL) THEN 1e0
-      -- a duplicate week: the nearest other weeks are single rows, or there are no others
-      WHEN days < 4 AND days > 1 AND coalesce(substr(earlier, 11), '1') = '1'
-        AND coalesce(substr(later, 11), '1') = '1'
-        AND (coalesce(earlier, later) IS NOT NULL OR all_weeks > 2) THEN -1e0
-      ELSE days / 7e0 END AS week_share
-  FROM beside
-)
+{weeks}
 SELECT
   s.segment, s.location, s.product, u.tier, s.week,
   s.units AS quantity, s.price, p.list_price AS reference_price, s.active_subs,
