@@ -96,6 +96,7 @@ def resume(
     callbacks: RunCallbacks | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    fleets: Sequence[str] = (),
     budget: str | float | None = None,
     prices: str | Path | None = None,
     wait: bool = True,
@@ -106,6 +107,7 @@ def resume(
     Completed work is kept.
 
     sources          {name: path} of sources whose files were moved (local)
+    fleets           aws: in place of the run's present ones; ["lambda"]: the functions alone
     budget           what the whole run may spend, in place of its present budget
     accept_new_code  continue although the code differs from the run's; completed units keep their
                      results
@@ -113,6 +115,7 @@ def resume(
     arguments = RunArguments(
         workers=workers,
         memory=memory,
+        fleets=fleets,
         budget=budget,
         prices=prices,
         wait=wait,
@@ -133,6 +136,8 @@ def retry(
     callbacks: RunCallbacks | None = None,
     workers: int | None = None,
     memory: str | int | None = None,
+    fleets: Sequence[str] = (),
+    prices: str | Path | None = None,
     wait: bool = True,
     accept_new_code: bool = False,
 ) -> Run:
@@ -140,11 +145,18 @@ def retry(
 
     They are computed with the current function, and so are models that depend on them.
 
+    fleets           aws: in place of the run's present ones; ["lambda"]: the functions alone
+    prices           aws: file with prices that override the table's, for a run with a budget
     accept_new_code  continue although the code differs from the run's; completed units keep their
                      results
     """
     arguments = RunArguments(
-        workers=workers, memory=memory, wait=wait, accept_new_code=accept_new_code
+        workers=workers,
+        memory=memory,
+        fleets=fleets,
+        prices=prices,
+        wait=wait,
+        accept_new_code=accept_new_code,
     )
     return backend_of(backend, home, stack).retry(
         run_id, arguments, callbacks or NullCallbacks(), job=job

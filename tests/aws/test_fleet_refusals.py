@@ -31,12 +31,12 @@ def error(code: str, message: str, operation: str = "RunTask") -> ClientError:
         (
             "AccessDeniedException",
             "User: x is not authorized to perform: ecs:RunTask",
-            "permission",
+            "policy that denies it",
         ),
-        ("UnauthorizedOperation", "You are not authorized", "permission"),
-        ("ClusterNotFoundException", "Cluster not found.", "creates what is missing"),
-        ("ClientException", "TaskDefinition is inactive", "creates what is missing"),
-        ("ClientException", "JobQueue x not found", "creates what is missing"),
+        ("UnauthorizedOperation", "You are not authorized", "policy that denies it"),
+        ("ClusterNotFoundException", "Cluster not found.", "creates its resources anew"),
+        ("ClientException", "TaskDefinition is inactive", "creates its resources anew"),
+        ("ClientException", "JobQueue x not found", "creates its resources anew"),
         ("InvalidParameterException", "The subnet ID 'subnet-1' does not exist", "--subnet"),
         ("InvalidParameterException", "Invalid security groups provided", "--security-group"),
         (

@@ -11,7 +11,7 @@ import pytest
 
 import hundredfold
 from hundredfold.aws.fleets.run_fleets import FLEETS_ENV
-from hundredfold.errors import HundredfoldError
+from hundredfold.errors import HundredfoldError, PublishRefused
 from support.emulator import wait_until
 from support.fleets import (
     fleet_run_name,
@@ -226,18 +226,17 @@ def test_a_missing_right_ends_the_run_at_once_with_its_name(
     ):
         fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=[f"{fleet}:1"])
     assert f"not authorized to perform: {action}" in str(refused.value)
-    assert (
-        f"restores the permission, unless a policy of the account denies it; then "
-        f"hundredfold resume {name} --backend aws" in str(refused.value.hint)
-    )
+    hint = str(refused.value.hint)
+    assert "remove the policy that denies it" in hint
+    assert f"; then hundredfold resume {name} --backend aws" in hint
 
 
 @pytest.mark.parametrize(
     ("fleet", "code", "message", "remedy"),
     [
         ("fargate-spot", "InvalidParameterException", NO_SUBNET, "a --subnet and a --security-gr"),
-        ("managed", "ClusterNotFoundException", "Cluster not found.", "creates what is missing"),
-        ("batch", "ClientException", NO_JOB_QUEUE, "creates what is missing"),
+        ("managed", "ClusterNotFoundException", "Cluster not found.", "creates its resources anew"),
+        ("batch", "ClientException", NO_JOB_QUEUE, "creates its resources anew"),
     ],
 )
 def test_a_wrong_setting_ends_the_run_at_once_with_its_remedy(
@@ -259,6 +258,47 @@ def test_functions_go_on_without_a_fleet_that_is_refused(
     tasks = Tasks.write(tmp_path, ["fine"] * 2)
     with fleet_stack.emulator.settings(refused_tasks=["InvalidParameterException", NO_SUBNET]):
         done = fleet_stack.run(tasks, name, "duckdb", batches=2, fleets=["lambda", "fargate:1"])
+    assert published(done) == tasks.local_release(name)
+
+
+def test_a_run_is_resumed_on_another_fleet(fleet_stack: Stack, tmp_path: Path, name: str) -> None:
+    tasks = Tasks.write(tmp_path, ["fine"] * 4)
+    with (
+        fleet_stack.emulator.settings(refused_tasks=["InvalidParameterException", NO_SUBNET]),
+        pytest.raises(HundredfoldError, match="no task of the fleet fargate can start"),
+    ):
+        fleet_stack.run(tasks, name, "duckdb", batches=2, budget=5, fleets=["fargate:1"])
+    before = fleet_stack.record(name).options
+    refused = fleet_stack.cli("resume", name, "--fleet", "slurm", code=2)
+    assert "has no fleet 'slurm'; its fleets are lambda, fargate" in refused.err
+    without_price = fleet_stack.cli("resume", name, "--fleet", "batch:2", code=2)
+    assert "ec2_spot_x86_64_vcpu_h" in without_price.err  # the run has a budget
+    assert fleet_stack.record(name).options["fleets"] == before["fleets"]
+    fleet_stack.cli("resume", name, "--fleet", "managed:2")
+    assert {task["startedBy"] for task in wait_for_no_tasks(fleet_stack, name)} == {name}
+    [fleet] = fleet_stack.record(name).options["fleets"]
+    assert (fleet["name"], fleet["tasks"], len(fleet["hourly"])) == ("managed", 2, 1)
+    assert tasks.calls() == Counter(range(4))
+    assert published(hundredfold.open_run(name, home=fleet_stack.home)) == tasks.local_release(name)
+
+
+def test_failed_units_are_retried_on_a_fleet_and_by_functions(
+    fleet_stack: Stack, tmp_path: Path, name: str
+) -> None:
+    tasks = Tasks.write(tmp_path, ["fine", "raise", "raise"])
+    with pytest.raises(PublishRefused):
+        fleet_stack.run(tasks, name, "duckdb", batches=1)
+    how: dict[str, Any] = {"backend": "aws", "stack": fleet_stack.name}
+    with pytest.raises(PublishRefused):
+        hundredfold.retry(name, fleets=["fargate:1"], **how)
+    assert len(wait_for_no_tasks(fleet_stack, name)) == 1
+    assert tasks.calls() == Counter({0: 1, 1: 2, 2: 2})
+    assert [each["name"] for each in fleet_stack.record(name).options["fleets"]] == ["fargate"]
+    tasks.fix()
+    done = hundredfold.retry(name, fleets=["lambda"], **how)
+    assert fleet_stack.record(name).options["fleets"] == []
+    assert len(wait_for_no_tasks(fleet_stack, name)) == 1  # no other was started
+    assert tasks.calls() == Counter({1: 1, 2: 1})
     assert published(done) == tasks.local_release(name)
 
 

@@ -67,6 +67,7 @@ FLEETS: dict[str, Any] = {
     "subnets": ("subnet-0123456a", "subnet-0123456b"),
     "security_groups": ("sg-0123456c",),
     "name_prefix": "acme-fleets",
+    "dashboard": True,
     "key": "arn:aws:kms:eu-west-1:123456789012:key/0c",
 }
 INSTANCES: dict[str, Any] = {
@@ -1109,6 +1110,23 @@ def test_a_dashboard_shows_this_stack_only(templates: dict[str, Template]) -> No
     shown = [metric for widget in body["widgets"] for metric in widget["properties"]["metrics"]]
     assert {metric[0] for metric in shown} == {"AWS/SQS", "AWS/Lambda", "AWS/States"}
     assert all(metric[2] in ("QueueName", "FunctionName", "StateMachineArn") for metric in shown)
+
+
+def test_a_dashboard_shows_the_tasks_of_each_fleet_and_their_queue(
+    templates: dict[str, Template],
+) -> None:
+    template = templates["fleets"]
+    text = flat(one(template, "AWS::CloudWatch::Dashboard")["DashboardBody"])
+    shown = {
+        widget["properties"]["title"]: widget["properties"]["metrics"]
+        for widget in json.loads(text)["widgets"]
+    }
+    tasks = shown["Tasks of each fleet"]
+    assert [metric[:2] for metric in tasks] == [["Hundredfold", "RunningTasks"]] * 2
+    assert [metric[2:4] for metric in tasks] == [["fleet", "fargate"], ["fleet", "fargate-spot"]]
+    [queue] = {metric[3] for metric in shown["Age of the oldest message for tasks, seconds"]}
+    assert {metric[3] for metric in shown["Messages for tasks: waiting, and with tasks"]} == {queue}
+    assert queue not in {metric[3] for metric in shown["Age of the oldest message, seconds"]}
 
 
 def test_every_resource_has_tags_of_its_job_and_stack(template: Template) -> None:

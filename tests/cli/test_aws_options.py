@@ -54,6 +54,21 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             "a run ends with its process",
         ),
         (
+            ["resume", "one", "--fleet", "fargate"],
+            "--fleet is for --backend aws",
+            "--workers sets the parallelism",
+        ),
+        (
+            ["retry", "one", "--fleet", "lambda"],
+            "--fleet is for --backend aws",
+            "--workers sets the parallelism",
+        ),
+        (
+            ["retry", "one", "--prices", "prices.toml"],
+            "--prices is for --backend aws",
+            "costs no dollars",
+        ),
+        (
             ["retry", "one", "--backend", "aws", "--accept-new-code"],
             "the stacks cannot be listed",
             "AWS_REGION",

@@ -171,8 +171,8 @@ class AwsBackend:
         home, record = self._open_to_continue(
             "resume", run_id, Event.START, arguments.accept_new_code
         )
-        if budget := _budget_option(arguments):
-            home.ledger.note(record.id, options=budget)
+        if changed := _changed_options(arguments, home, record):
+            home.ledger.note(record.id, options=changed)
         _plan_new_code(home, record)
         return _continue(home, record, Event.START, callbacks, arguments.wait)
 
@@ -191,7 +191,10 @@ class AwsBackend:
         home, record = self._open_to_continue(
             "retry", run_id, Event.RETRY, arguments.accept_new_code
         )
+        changed = _changed_options(arguments, home, record)
         plan_retry_of_run(home, record, load_job(record.ref))
+        if changed:
+            home.ledger.note(record.id, options=changed)
         _record_code(home, record, home.ledger.read(record.id).attempt)
         return _continue(home, record, Event.RETRY, callbacks, arguments.wait)
 
@@ -327,27 +330,47 @@ def _refuse_other_settings(arguments: RunArguments, job: str, home: StackHome) -
         )
 
 
-def _budget_option(arguments: RunArguments) -> RunOptions:
-    """Return the option of a budget, if one is given. Raises: UsageError, also without a price."""
+def _changed_options(arguments: RunArguments, home: StackHome, record: Record) -> RunOptions:
+    """Return the options of a run that a call which continues it changes: budget and fleets.
+
+    Raises: UsageError as for a new run.
+    """
+    budget = _budget_option(arguments, has_budget=record.options.get("budget") is not None)
+    return {**budget, **_fleets_option(arguments, home, record.options)}
+
+
+def _budget_option(arguments: RunArguments, *, has_budget: bool = False) -> RunOptions:
+    """Return the option of a budget, if one is given. Raises: UsageError, also without a price.
+
+    has_budget: of a run that has one, whose fleets need prices.
+    """
     if arguments.budget is None:
-        if arguments.prices is not None:
+        if arguments.prices is not None and not has_budget:
             raise UsageError("--prices is for --budget, which is not given")
         return {}
     region = str(client("dynamodb").meta.region_name)
     return {"budget": dollar_budget(arguments.budget, read_prices(region, arguments.prices))}
 
 
-def _fleets_option(arguments: RunArguments, home: StackHome) -> RunOptions:
+def _fleets_option(
+    arguments: RunArguments, home: StackHome, before: RunOptions | None = None
+) -> RunOptions:
     """Return the option of the fleets, if any are given.
 
-    Raises: UsageError for one that the stack has not, and for one without a price under a budget.
+    before: of a run that is continued: "lambda" alone removes its fleets, and with a new budget
+    they need prices. Raises: UsageError for one that the stack has not, and for one without a price
+    under a budget.
     """
+    before = before or {}
     resources = home.resources
     fleets = StackFleets.of(home.stack, resources.fleets, resources.task_size)
     asked = fleets.requested(arguments.fleets)
+    if not arguments.fleets and arguments.budget is not None:
+        asked = list(before.get("fleets") or [])
     if not asked:
-        return {}
-    region, has_budget = str(client("dynamodb").meta.region_name), arguments.budget is not None
+        return {"fleets": []} if arguments.fleets and before.get("fleets") else {}
+    region = str(client("dynamodb").meta.region_name)
+    has_budget = arguments.budget is not None or before.get("budget") is not None
     try:
         prices = read_prices(region, arguments.prices)
     except UsageError:

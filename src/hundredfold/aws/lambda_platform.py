@@ -13,6 +13,7 @@ PYTHONS = ("3.12", "3.13", "3.14")  # those on Amazon Linux 2023
 GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34: it runs wheels for 2.17 to 2.34
 # Lambda's name of a processor to the one in wheels
 WHEEL_ARCHITECTURES = {"arm64": "aarch64", "x86_64": "x86_64"}
+METRICS_NAMESPACE = "Hundredfold"  # of the metrics that functions emit
 DEFAULT_MEMORY_MB = 2048  # outside of Lambda
 MB_PER_VCPU = 1769  # memory that comes with one whole vCPU
 # of all sources that one function reads itself, for each MB of its memory (decision 0061), of which

@@ -28,6 +28,7 @@ from .options import (
     argument,
     as_of_option,
     budget_option,
+    fleet_option,
     home_option,
     importing,
     invoke,
@@ -106,15 +107,7 @@ max_failed_option = click.option(
     show_default="auto: by the size of the sources",
     help="On AWS: where queries run: in Athena, or at once in one function (duckdb).",
 )
-@click.option(
-    "--fleet",
-    "fleets",
-    multiple=True,
-    metavar="NAME[:TASKS]",
-    show_default="lambda",
-    help="On AWS: the workers, lambda or a fleet of the stack with its maximum of tasks (10), such "
-    "as fargate-spot:20. Repeatable: several work together.",
-)
+@fleet_option(default="lambda")
 @click.option(
     "--plan",
     metavar="FILE",
@@ -313,6 +306,8 @@ def _call_under_debugger(work: Callable[..., Any], *args: Any, **kwargs: Any) ->
 @app.command()
 @run_argument
 @new_code_option
+@fleet_option(default="those of the run")
+@prices_option
 @target_options
 @pool_options
 @report_option
@@ -335,6 +330,7 @@ def retry(run: str | None, target: Target, report: bool, as_json: bool, **option
 @run_argument
 @source_option
 @new_code_option
+@fleet_option(default="those of the run")
 @budget_option
 @prices_option
 @target_options

@@ -323,6 +323,21 @@ new_code_option = click.option(
     help="Continue although the code differs from the run's (on AWS: from the code that was "
     "deployed then). Units that are done keep their results.",
 )
+
+
+def fleet_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a run's fleets. default: as the help prints it."""
+    return click.option(
+        "--fleet",
+        "fleets",
+        multiple=True,
+        metavar="NAME[:TASKS]",
+        show_default=default,
+        help="On AWS: the workers, lambda or a fleet of the stack with its maximum of tasks (10), "
+        "such as fargate-spot:20. Repeatable: several work together.",
+    )
+
+
 budget_option = click.option(
     "--budget",
     metavar="AMOUNT",

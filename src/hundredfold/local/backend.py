@@ -43,6 +43,9 @@ from .runner import LocalRunner, fail
 DEFAULT_HOME = ".hundredfold"
 
 
+LOCALLY = "locally, --workers sets the parallelism, and a run ends with its process"
+
+
 @dataclass(frozen=True, slots=True)
 class LocalBackend:
     """Runs in local worker processes, kept in the folder `home`.
@@ -81,8 +84,7 @@ class LocalBackend:
         on_aws = (arguments.batches, arguments.warehouse, *arguments.fleets)
         if any(each is not None for each in on_aws) or not arguments.wait:
             raise UsageError(
-                "--batches, --warehouse, --fleet and --detach are for --backend aws",
-                hint="locally, --workers sets the parallelism, and a run ends with its process",
+                "--batches, --warehouse, --fleet and --detach are for --backend aws", hint=LOCALLY
             )
         check_arguments(
             job, sources, arguments.workers, arguments.max_rejected, arguments.max_failed
@@ -107,6 +109,7 @@ class LocalBackend:
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
         """Resume a run; finished work is kept."""
+        _refuse_fleets(arguments)
         budget = budget_option(arguments)
         opened = self._open_to_continue("resume", run_id, job, arguments, resume_event)
         home, record = opened.home, opened.record
@@ -127,6 +130,8 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Do failed and crashed units and their dependent models again."""
+        _refuse_fleets(arguments)
+        budget_option(arguments)  # refuses prices
         opened = self._open_to_continue("retry", run_id, job, arguments, _retry_event)
         home, record, job, code = opened.home, opened.record, opened.job, opened.code
         with opened.locked():
@@ -249,6 +254,12 @@ class _OpenedRun:
             self.code,
             open_table=self.open_table,
         )
+
+
+def _refuse_fleets(arguments: RunArguments) -> None:
+    """Raise UsageError for fleets, which are for AWS."""
+    if arguments.fleets:
+        raise UsageError("--fleet is for --backend aws", hint=LOCALLY)
 
 
 def _retry_event(_home: Home, _record: Record, _job: Job) -> Event:

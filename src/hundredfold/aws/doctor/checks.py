@@ -16,6 +16,7 @@ from ..._package import VERSION
 from ...ports.run_states import State
 from ..adapters.session import client
 from .finding import Finding, Level, aws
+from .fleets import fleets
 from .snapshot import StackSnapshot, statements
 from .timeouts import timeouts
 
@@ -562,6 +563,7 @@ STACK_CHECKS = (
     table,
     package,
     orphans,
+    fleets,
 )
 ACCOUNT_CHECKS = (account_concurrency, code_storage, queries)
 

@@ -38,11 +38,13 @@ FINAL_AT_START = re.compile(
     r"|manifest unknown|does not contain descriptor matching platform|role (has|have) the perm",
     re.IGNORECASE,
 )
-AGAIN = "hundredfold deploy, with the options of before,"
+# CloudFormation does not miss what was changed or deleted beside it
+ANEW = "a deployment without the fleet, and one with it,"
 REMEDIES = (  # the first that matches an error of AWS, and the change that removes it
     (
         re.compile(r"not authorized|AccessDenied|Unauthorized|403 Forbidden", re.IGNORECASE),
-        f"{AGAIN} restores the permission, unless a policy of the account denies it",
+        "remove the policy that denies it, such as a boundary of the account; "
+        f"{ANEW} writes those of the roles anew",
     ),
     (
         re.compile(r"service[- ]linked role", re.IGNORECASE),
@@ -64,7 +66,7 @@ REMEDIES = (  # the first that matches an error of AWS, and the change that remo
     (re.compile(r"Blocked"), "AWS has blocked the account: ask its support"),
     (
         re.compile(r"cluster|definition|queue|capacity provider|not found", re.IGNORECASE),
-        f"{AGAIN} creates what is missing again",
+        f"hundredfold doctor --backend aws names it; {ANEW} creates its resources anew",
     ),
 )
 OTHER_REMEDY = "correct the setting that AWS names, and deploy again"

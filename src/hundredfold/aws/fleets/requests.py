@@ -17,6 +17,8 @@ LAMBDA = "lambda"  # the functions, which every stack has
 FARGATE, FARGATE_SPOT, MANAGED, BATCH = "fargate", "fargate-spot", "managed", "batch"
 FLEETS = (FARGATE, FARGATE_SPOT, MANAGED, BATCH)  # that a stack may have beside them
 DEFAULT_TASKS, MAX_TASKS = 10, 5000  # of a fleet in one run: 5,000 tasks run in one cluster
+# the metric of the tasks of a run, and its dimensions
+RUNNING_TASKS, FLEET_DIMENSION, FUNCTION_DIMENSION = "RunningTasks", "fleet", "function"
 REQUEST = re.compile(r"(?P<name>[a-z-]+)(?::(?P<tasks>[1-9]\d{0,5}))?")
 # the prices of its tasks: a task that does not get Spot is billed as another fleet
 PRICES = {

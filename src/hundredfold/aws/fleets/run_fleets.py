@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor
 from typing import Any, Protocol
 
@@ -80,8 +80,9 @@ class FleetResources:
         }
         return cls(fleets, int(found["cores"]), environment[FLEET_QUEUE_ENV])
 
-    def stop(self, run: str) -> None:
-        """Stop the tasks of a run that has ended."""
+    def stop(self, run: str) -> list[str]:
+        """Stop the tasks of a run that has ended; return the fleets that had any."""
+        names = []
         for name, fleet in self.fleets.items():
             try:
                 stopped = fleet.stop(run, "the run has ended")
@@ -90,6 +91,8 @@ class FleetResources:
                 continue
             if stopped:
                 log.info("tasks were stopped", fleet=name, tasks=stopped)
+                names.append(name)
+        return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class StartedTasks:
     started: int
     active: int
     refusals: Sequence[Refusal] = ()
+    of_fleets: Mapping[str, int] = field(default_factory=dict)  # both, by fleet
 
     @property
     def is_idle(self) -> bool:
@@ -132,7 +136,8 @@ class RunFleets:
             raise StateError(
                 f"run {record.id} asked for the fleet {', '.join(gone)}, which the stack has no "
                 "longer",
-                hint=f"deploy it again with --fleet {gone[0]}, then resume the run",
+                hint=f"deploy it again with --fleet {gone[0]}, or choose another fleet: "
+                f"hundredfold resume {record.id} --fleet lambda",
             )
         functions = not requests or len(requests) < len(asked)
         return cls(record.id, record.execution, requests, functions, resources)
@@ -157,7 +162,7 @@ class RunFleets:
         first start. If no task of the run can begin, no other is started.
         """
         present, refusals = self._present()
-        active, started = sum(present.values()), 0
+        active, started, at_work = sum(present.values()), 0, dict(present)
         if before and not (active or refusals):
             refusals = self._refused_at_start(since)
             present = {} if refusals else present
@@ -173,12 +178,13 @@ class RunFleets:
                 )
             wanted -= min(count, present[name] + found)
             started += found
+            at_work[name] += found
             refusals += refused
             if found:
                 log.info("tasks were started", fleet=name, tasks=found)
         for each in refusals:
             log.error("tasks were not started", reason=each.reason)
-        return StartedTasks(started, active, refusals)
+        return StartedTasks(started, active, refusals, at_work)
 
     def _present(self) -> tuple[dict[str, int], list[Refusal]]:
         """Return the active tasks of each fleet that can be asked, and why not those of others."""

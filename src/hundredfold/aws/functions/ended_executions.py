@@ -22,6 +22,7 @@ from ..adapters.session import StackResources
 from ..fleets.run_fleets import FleetResources
 from ..pollers import ACTIVE, RunPollers
 from ..work.json_log import log
+from .invocation import emit_tasks
 
 MAX_REASON_CHARACTERS = 20_000
 
@@ -66,7 +67,7 @@ def release_workers(run: str, resources: StackResources) -> None:
         if record.state in ACTIVE:
             return
         if record.options.get("fleets"):
-            fleets.stop(run)
+            emit_tasks(dict.fromkeys(fleets.stop(run), 0))
         if pollers is not None:
             pollers.lower_after_run(record, ledger)
     except NoSuchRun:

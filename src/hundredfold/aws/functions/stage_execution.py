@@ -47,7 +47,7 @@ from ..stage_order import action_to
 from ..warehouse_choice import DUCKDB
 from ..work.json_log import log
 from ..work.messages import FIRST_ATTEMPT, event_key
-from .invocation import SCRATCH_FOLDER
+from .invocation import SCRATCH_FOLDER, emit_tasks
 from .poll_state import PollState
 from .prepare import prepare as prepare_with_athena
 from .starting_workers import DirectStart
@@ -394,6 +394,7 @@ def _start_tasks(messages: int, poll: PollState, model: Model, context: StageCon
         again=poll.checked > 0,
         since=poll.began,
     )
+    emit_tasks(found.of_fleets)
     poll = poll.after_start(found, now)
     if not fleets.uses_functions:  # they work on
         refuse_without_tasks(model.name, poll.restarts, found, fleets)

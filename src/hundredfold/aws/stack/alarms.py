@@ -35,6 +35,7 @@ class WatchedResources:
     machine: Any
     rules: tuple[Any, ...]
     fleet_queue: Any = None  # of a stack with fleets
+    fleets: tuple[str, ...] = ()
 
 
 def make_alarms(scope: Construct, watched: WatchedResources, settings: Settings) -> None:

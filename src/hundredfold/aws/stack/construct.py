@@ -232,6 +232,7 @@ class Hundredfold(Construct):
             self.machine,
             rules,
             self.fleets.queue if self.fleets else None,
+            tuple(self.settings.fleets),
         )
         make_alarms(self, watched, self.settings)
         if self.settings.dashboard:

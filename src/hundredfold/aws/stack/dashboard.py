@@ -7,6 +7,8 @@ from typing import Any
 from aws_cdk import Duration, aws_cloudwatch
 from constructs import Construct
 
+from ..fleets.requests import FLEET_DIMENSION, FUNCTION_DIMENSION, RUNNING_TASKS
+from ..lambda_platform import METRICS_NAMESPACE
 from .alarms import WatchedResources
 
 PERIOD = Duration.minutes(1)
@@ -14,7 +16,7 @@ WIDTH = 12  # of 24: two widgets in a row
 
 
 def make_dashboard(scope: Construct, watched: WatchedResources, name: str | None) -> None:
-    """Create the dashboard: messages, workers, steps, and executions."""
+    """Create the dashboard: messages, workers, steps, executions, and the tasks of fleets."""
     queue, dead, work, step = watched.queue, watched.dead, watched.work, watched.step
     rows = [
         [
@@ -59,10 +61,51 @@ def make_dashboard(scope: Construct, watched: WatchedResources, name: str | None
                 watched.machine.metric_succeeded(period=PERIOD),
                 watched.machine.metric_failed(period=PERIOD),
                 watched.machine.metric_aborted(period=PERIOD),
-            )
+            ),
+            *_tasks_of_fleets(watched),
         ],
+        _messages_for_tasks(watched),
     ]
+    rows = [row for row in rows if row]
     aws_cloudwatch.Dashboard(scope, "Dashboard", dashboard_name=name, widgets=rows)
+
+
+def _tasks_of_fleets(watched: WatchedResources) -> list[Any]:
+    """Return the graph of the tasks of each fleet, as `step` counts them; none without fleets."""
+    tasks = [
+        aws_cloudwatch.Metric(
+            namespace=METRICS_NAMESPACE,
+            metric_name=RUNNING_TASKS,
+            dimensions_map={
+                FLEET_DIMENSION: fleet,
+                FUNCTION_DIMENSION: watched.step.function_name,
+                "service": "step",
+            },
+            period=PERIOD,
+            statistic="Maximum",
+            label=fleet,
+        )
+        for fleet in watched.fleets
+    ]
+    return [_graph("Tasks of each fleet", *tasks)] if tasks else []
+
+
+def _messages_for_tasks(watched: WatchedResources) -> list[Any]:
+    """Return the graphs of the queue of runs with tasks alone; none without fleets."""
+    queue = watched.fleet_queue
+    if queue is None:
+        return []
+    return [
+        _graph(
+            "Messages for tasks: waiting, and with tasks",
+            queue.metric_approximate_number_of_messages_visible(period=PERIOD),
+            queue.metric_approximate_number_of_messages_not_visible(period=PERIOD),
+        ),
+        _graph(
+            "Age of the oldest message for tasks, seconds",
+            queue.metric_approximate_age_of_oldest_message(period=PERIOD),
+        ),
+    ]
 
 
 def _graph(title: str, *metrics: Any) -> Any:

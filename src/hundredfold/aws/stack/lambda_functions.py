@@ -26,7 +26,7 @@ from constructs import Construct
 
 from ...workers.interrupts import defer_interrupts
 from ..deploy.archive import unpacked_bytes
-from ..lambda_platform import PYTHON
+from ..lambda_platform import METRICS_NAMESPACE, PYTHON
 from .encryption import key_of
 from .nag_suppressions import accept_finding, acknowledge
 from .permissions import Grant, accept_tracing_wildcard, allow, network_permissions, role
@@ -213,7 +213,7 @@ def make_function(
         environment={
             **environment,
             "POWERTOOLS_SERVICE_NAME": spec.name,
-            "POWERTOOLS_METRICS_NAMESPACE": "Hundredfold",
+            "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
         },
         log_group=logs,
         tracing=aws_lambda.Tracing.ACTIVE if settings.tracing else aws_lambda.Tracing.DISABLED,
