@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from hundredfold.aws.adapters.session import client
+from hundredfold.aws.fleets.batch import BatchFleet
+from hundredfold.aws.fleets.ecs import EcsFleet
 from hundredfold.aws.fleets.giving_up import MAX_RESTARTS, refuse_without_tasks
 from hundredfold.aws.fleets.refusals import Refusal, refusal_at_start, refusal_of
 from hundredfold.aws.fleets.run_fleets import FleetResources, RunFleets, StartedTasks
@@ -197,6 +202,34 @@ def test_a_fleet_starts_what_the_one_before_has_no_capacity_for() -> None:
     first, second = ListedFleet(capacity=2), ListedFleet()
     polls(1, fargate=first, batch=second)
     assert (len(first.tasks), len(second.tasks)) == (2, MESSAGES - 2)
+
+
+@pytest.mark.parametrize(
+    "fleet",
+    [
+        EcsFleet("cluster", "task", ["FARGATE"], ["subnet-1"], ["sg-1"]),
+        BatchFleet("queue", "definition"),
+    ],
+    ids=["ecs", "batch"],
+)
+def test_an_error_before_a_reply_of_aws_is_no_final_refusal(
+    fleet: EcsFleet | BatchFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)  # without credentials, nothing is sent
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    client.cache_clear()
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    try:
+        started, refusals = fleet.start("run-1", 1, [{}], "token", 0)
+    finally:
+        client.cache_clear()
+    assert started == 0
+    assert [each.is_final for each in refusals] == [False]
+    assert "Unable to locate credentials" in refusals[0].reason
 
 
 def test_a_refused_fleet_does_not_end_a_run_that_waits_for_another() -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ..adapters.session import client
 from .refusals import Refusal, refusal_at_start, refusal_of
@@ -50,7 +50,7 @@ class BatchFleet:
                     jobDefinition=self.definition,
                     containerOverrides={"environment": variables},
                 )
-            except ClientError as error:
+            except (BotoCoreError, ClientError) as error:
                 return refusal_of(error)
             return None
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ..adapters.errors import error_code
 from ..adapters.session import client
@@ -127,7 +127,7 @@ class EcsFleet:
                         "containerOverrides": [{"name": CONTAINER, "environment": variables}]
                     },
                 )
-            except ClientError as error:
+            except (BotoCoreError, ClientError) as error:
                 return 0, [refusal_of(error)]
             lacking = [Refusal(str(each.get("reason"))) for each in found["failures"]]
             return len(found["tasks"]), lacking
