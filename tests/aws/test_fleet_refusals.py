@@ -39,9 +39,9 @@ def error(code: str, message: str, operation: str = "RunTask") -> ClientError:
             "policy that denies it",
         ),
         ("UnauthorizedOperation", "You are not authorized", "policy that denies it"),
-        ("ClusterNotFoundException", "Cluster not found.", "creates its resources anew"),
-        ("ClientException", "TaskDefinition is inactive", "creates its resources anew"),
-        ("ClientException", "JobQueue x not found", "creates its resources anew"),
+        ("ClusterNotFoundException", "Cluster not found.", "creates its resources again"),
+        ("ClientException", "TaskDefinition is inactive", "creates its resources again"),
+        ("ClientException", "JobQueue x not found", "creates its resources again"),
         ("InvalidParameterException", "The subnet ID 'subnet-1' does not exist", "--subnet"),
         ("InvalidParameterException", "Invalid security groups provided", "--security-group"),
         (

@@ -235,8 +235,13 @@ def test_a_missing_right_ends_the_run_at_once_with_its_name(
     ("fleet", "code", "message", "remedy"),
     [
         ("fargate-spot", "InvalidParameterException", NO_SUBNET, "a --subnet and a --security-gr"),
-        ("managed", "ClusterNotFoundException", "Cluster not found.", "creates its resources anew"),
-        ("batch", "ClientException", NO_JOB_QUEUE, "creates its resources anew"),
+        (
+            "managed",
+            "ClusterNotFoundException",
+            "Cluster not found.",
+            "creates its resources again",
+        ),
+        ("batch", "ClientException", NO_JOB_QUEUE, "creates its resources again"),
     ],
 )
 def test_a_wrong_setting_ends_the_run_at_once_with_its_remedy(

@@ -37,20 +37,20 @@ def fleets(snapshot: StackSnapshot) -> Iterator[Finding]:
         return
     of_stack = FleetResources.from_environment(variables)
     tasks = {n: each for n, each in of_stack.fleets.items() if isinstance(each, EcsFleet)}
-    anew = _anew(snapshot, list(of_stack.fleets))
+    again = _deploy_again(snapshot, list(of_stack.fleets))
     if tasks:
-        yield from _clusters(tasks, anew)
-        yield from _networks(tasks, anew)
+        yield from _clusters(tasks, again)
+        yield from _networks(tasks, again)
     for each in of_stack.fleets.values():
         if isinstance(each, BatchFleet):
-            yield from _jobs(each, anew)
+            yield from _jobs(each, again)
     for definition in dict.fromkeys(each.task for each in tasks.values()):
-        yield from _definition(definition, anew)
+        yield from _definition(definition, again)
     for name in of_stack.fleets:
         yield from _quota(snapshot, name, of_stack.cores)
 
 
-def _anew(snapshot: StackSnapshot, names: Sequence[str]) -> str:
+def _deploy_again(snapshot: StackSnapshot, names: Sequence[str]) -> str:
     """Return the commands that create the resources of the fleets again.
 
     CloudFormation does not miss a resource that was deleted beside it.
@@ -62,13 +62,13 @@ def _anew(snapshot: StackSnapshot, names: Sequence[str]) -> str:
     )
 
 
-def _clusters(tasks: Mapping[str, EcsFleet], anew: str) -> Iterator[Finding]:
+def _clusters(tasks: Mapping[str, EcsFleet], again: str) -> Iterator[Finding]:
     """Find a missing cluster, or a capacity provider that it lacks."""
     for arn in dict.fromkeys(each.cluster for each in tasks.values()):
         found = client("ecs").describe_clusters(clusters=[arn])["clusters"]
         if not found or found[0]["status"] != "ACTIVE":
             state = found[0]["status"] if found else "missing"
-            yield _wrong(f"the cluster {_name(arn)} is {state}", anew)
+            yield _wrong(f"the cluster {_name(arn)} is {state}", again)
             continue
         present = OF_AWS | set(found[0].get("capacityProviders", ()))
         for name, fleet in tasks.items():
@@ -77,18 +77,18 @@ def _clusters(tasks: Mapping[str, EcsFleet], anew: str) -> Iterator[Finding]:
                 yield _wrong(
                     f"the cluster {_name(arn)} lacks the capacity provider {lacking[0]} of the "
                     f"fleet {name}",
-                    anew,
+                    again,
                 )
 
 
-def _networks(tasks: Mapping[str, EcsFleet], anew: str) -> Iterator[Finding]:
+def _networks(tasks: Mapping[str, EcsFleet], again: str) -> Iterator[Finding]:
     """Find a missing subnet or security group."""
     for subnet in dict.fromkeys(each for fleet in tasks.values() for each in fleet.subnets):
         if _is_missing("describe_subnets", {"SubnetIds": [subnet]}, MISSING_SUBNETS):
-            yield _wrong(f"the subnet {subnet} of the fleets is missing", anew)
+            yield _wrong(f"the subnet {subnet} of the fleets is missing", again)
     for group in dict.fromkeys(each for fleet in tasks.values() for each in fleet.security_groups):
         if _is_missing("describe_security_groups", {"GroupIds": [group]}, MISSING_GROUPS):
-            yield _wrong(f"the security group {group} of the fleets is missing", anew)
+            yield _wrong(f"the security group {group} of the fleets is missing", again)
 
 
 def _is_missing(operation: str, asked: Mapping[str, Any], codes: set[str]) -> bool:
@@ -101,21 +101,21 @@ def _is_missing(operation: str, asked: Mapping[str, Any], codes: set[str]) -> bo
     return False
 
 
-def _definition(arn: str, anew: str) -> Iterator[Finding]:
+def _definition(arn: str, again: str) -> Iterator[Finding]:
     """Find a definition of a task that cannot be started, and its missing roles."""
     try:
         found = client("ecs").describe_task_definition(taskDefinition=arn)["taskDefinition"]
     except ClientError as error:
         if error_code(error) != "ClientException":
             raise
-        yield _wrong(f"the task definition {_name(arn)} is missing", anew)
+        yield _wrong(f"the task definition {_name(arn)} is missing", again)
         return
     if found["status"] != "ACTIVE":
-        yield _wrong(f"the task definition {_name(arn)} is {found['status']}", anew)
-    yield from _roles([found["taskRoleArn"], found["executionRoleArn"]], anew)
+        yield _wrong(f"the task definition {_name(arn)} is {found['status']}", again)
+    yield from _roles([found["taskRoleArn"], found["executionRoleArn"]], again)
 
 
-def _jobs(fleet: BatchFleet, anew: str) -> Iterator[Finding]:
+def _jobs(fleet: BatchFleet, again: str) -> Iterator[Finding]:
     """Find a queue of jobs that starts none, and a missing definition with its roles."""
     queues = client("batch").describe_job_queues(jobQueues=[fleet.queue])["jobQueues"]
     states = (queues[0]["state"], queues[0]["status"]) if queues else ("missing", "")
@@ -126,25 +126,25 @@ def _jobs(fleet: BatchFleet, anew: str) -> Iterator[Finding]:
             aws("batch", "update-job-queue", *enable),
         )
     elif states != ("ENABLED", "VALID"):
-        yield _wrong(f"the job queue {_name(fleet.queue)} is {' '.join(states).strip()}", anew)
+        yield _wrong(f"the job queue {_name(fleet.queue)} is {' '.join(states).strip()}", again)
     for place in queues[0]["computeEnvironmentOrder"] if queues else ():
-        yield from _instances(place["computeEnvironment"], anew)
+        yield from _instances(place["computeEnvironment"], again)
     asked = {"jobDefinitions": [fleet.definition]}
     found = client("batch").describe_job_definitions(**asked)["jobDefinitions"]
     if not found or found[0]["status"] != "ACTIVE":
         state = found[0]["status"] if found else "missing"
-        yield _wrong(f"the job definition {_name(fleet.definition)} is {state}", anew)
+        yield _wrong(f"the job definition {_name(fleet.definition)} is {state}", again)
         return
     container = found[0]["containerProperties"]
-    yield from _roles([container["jobRoleArn"], container["executionRoleArn"]], anew)
+    yield from _roles([container["jobRoleArn"], container["executionRoleArn"]], again)
 
 
-def _instances(environment: str, anew: str) -> Iterator[Finding]:
+def _instances(environment: str, again: str) -> Iterator[Finding]:
     """Find a compute environment that starts no instance."""
     asked = {"computeEnvironments": [environment]}
     all_found = client("batch").describe_compute_environments(**asked)["computeEnvironments"]
     if not all_found:
-        yield _wrong(f"the compute environment {_name(environment)} is missing", anew)
+        yield _wrong(f"the compute environment {_name(environment)} is missing", again)
         return
     found = all_found[0]
     if found["state"] == "DISABLED":
@@ -156,11 +156,11 @@ def _instances(environment: str, anew: str) -> Iterator[Finding]:
     elif found["status"] != "VALID":
         reason = found.get("statusReason", "no reason")
         yield _wrong(
-            f"the compute environment {_name(environment)} is {found['status']}: {reason}", anew
+            f"the compute environment {_name(environment)} is {found['status']}: {reason}", again
         )
 
 
-def _roles(arns: Sequence[str], anew: str) -> Iterator[Finding]:
+def _roles(arns: Sequence[str], again: str) -> Iterator[Finding]:
     """Find roles of tasks that are missing."""
     for arn in arns:
         try:
@@ -168,7 +168,7 @@ def _roles(arns: Sequence[str], anew: str) -> Iterator[Finding]:
         except ClientError as error:
             if error_code(error) != "NoSuchEntity":
                 raise
-            yield _wrong(f"the role {_name(arn)} of the fleets is missing", anew)
+            yield _wrong(f"the role {_name(arn)} of the fleets is missing", again)
 
 
 def _quota(snapshot: StackSnapshot, name: str, cores: int) -> Iterator[Finding]:

@@ -39,12 +39,12 @@ FINAL_AT_START = re.compile(
     re.IGNORECASE,
 )
 # CloudFormation does not miss what was changed or deleted beside it
-ANEW = "a deployment without the fleet, and one with it,"
+AGAIN = "a deployment without the fleet, and one with it,"
 REMEDIES = (  # the first that matches an error of AWS, and the change that removes it
     (
         re.compile(r"not authorized|AccessDenied|Unauthorized|403 Forbidden", re.IGNORECASE),
         "remove the policy that denies it, such as a boundary of the account; "
-        f"{ANEW} writes those of the roles anew",
+        f"{AGAIN} writes those of the roles again",
     ),
     (
         re.compile(r"service[- ]linked role", re.IGNORECASE),
@@ -66,7 +66,7 @@ REMEDIES = (  # the first that matches an error of AWS, and the change that remo
     (re.compile(r"Blocked"), "AWS has blocked the account: ask its support"),
     (
         re.compile(r"cluster|definition|queue|capacity provider|not found", re.IGNORECASE),
-        f"hundredfold doctor --backend aws names it; {ANEW} creates its resources anew",
+        f"hundredfold doctor --backend aws names it; {AGAIN} creates its resources again",
     ),
 )
 OTHER_REMEDY = "correct the setting that AWS names, and deploy again"

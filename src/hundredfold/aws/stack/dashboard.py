@@ -54,20 +54,21 @@ def make_dashboard(scope: Construct, watched: WatchedResources, name: str | None
                 dead.metric_number_of_messages_received(period=PERIOD, statistic="Sum"),
             ),
         ],
-        [
-            _graph(
-                "Executions: started, succeeded, failed, stopped",
-                watched.machine.metric_started(period=PERIOD),
-                watched.machine.metric_succeeded(period=PERIOD),
-                watched.machine.metric_failed(period=PERIOD),
-                watched.machine.metric_aborted(period=PERIOD),
-            ),
-            *_tasks_of_fleets(watched),
-        ],
+        [_executions(watched), *_tasks_of_fleets(watched)],
         _messages_for_tasks(watched),
     ]
     rows = [row for row in rows if row]
     aws_cloudwatch.Dashboard(scope, "Dashboard", dashboard_name=name, widgets=rows)
+
+
+def _executions(watched: WatchedResources) -> Any:
+    return _graph(
+        "Executions: started, succeeded, failed, stopped",
+        watched.machine.metric_started(period=PERIOD),
+        watched.machine.metric_succeeded(period=PERIOD),
+        watched.machine.metric_failed(period=PERIOD),
+        watched.machine.metric_aborted(period=PERIOD),
+    )
 
 
 def _tasks_of_fleets(watched: WatchedResources) -> list[Any]:
