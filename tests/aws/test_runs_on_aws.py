@@ -23,15 +23,12 @@ from hundredfold.errors import HundredfoldError, PublishRefused, StateError, Sto
 from hundredfold.pipeline.releases import releases
 from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_facts import CodeEntry
+from support.demo_operator import quarter_operator
 from support.emulator import HANG_S, wait_until
 from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 from tariffs import demo
-from tariffs.release.clock import write_demo_clock
-from tariffs.synthetic import SIZES
-from tariffs.synthetic.scenarios import Switches
-from tariffs.synthetic.write import generate
 
-__all__ = ["account", "trouble"]
+__all__ = ["account", "quarter_operator", "trouble"]
 # of a run of one model, whatever the number of its batches
 MAX_STATEMENTS_IN_SEQUENCE, MAX_CALLS_IN_SEQUENCE = 6, 12
 
@@ -42,22 +39,20 @@ def tariffs(account: Account) -> Iterator[Stack]:
         yield account.stack("hundredfold-tariffs")
 
 
-def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Path) -> None:
+def test_tariffs_have_the_same_bytes_as_a_local_run(
+    tariffs: Stack, quarter_operator: dict[str, Path], tmp_path: Path
+) -> None:
     home = tmp_path / "home"  # one, and one on AWS: a release names its parent
-    markets = {
-        "athena": ("3,960", demo.make("demo", tmp_path / "whole")),
-        "duckdb": ("990", small_market(tmp_path / "small")),
-    }
-    for warehouse, (units, locations) in markets.items():
-        sources = [
-            word for name, path in locations.items() for word in ("--source", f"{name}={path}")
-        ]
+    sources = [
+        word for name, path in quarter_operator.items() for word in ("--source", f"{name}={path}")
+    ]
+    for warehouse in ("athena", "duckdb"):
         name = f"parity-{warehouse}"
         arguments = ("--run-id", name, "--as-of", demo.AS_OF, "--warehouse", warehouse)
         completed = tariffs.cli("run", demo.JOB, *arguments, *sources)
         assert "done in" in completed.out
-        assert units in completed.out
-        here = hundredfold.run(demo.JOB, locations, home=home, run_id=name, as_of=demo.AS_OF)
+        assert "990" in completed.out
+        here = hundredfold.run(demo.JOB, quarter_operator, home=home, run_id=name, as_of=demo.AS_OF)
         there = hundredfold.open_run(name, home=tariffs.home)
         assert published(there) == published(here)
 
@@ -71,18 +66,6 @@ def test_tariffs_have_the_same_bytes_as_a_local_run(tariffs: Stack, tmp_path: Pa
         assert tariffs.cli("failures", name).out == "no unit failed\n"
         key = "CELL_00000,0,WEEKDAY"
         assert tariffs.cli("replay", "voice", key).out == cli_here(home, "replay", "voice", key)
-
-
-def small_market(folder: Path) -> dict[str, Path]:
-    """Write a quarter of the demo's market; return each source's path."""
-    made = generate(
-        replace(SIZES["demo"], locations=5, cells=15), folder, switches=Switches(cap=True)
-    )
-    write_demo_clock(folder, demo.AS_OF)
-    return {
-        name: files[0] if len(files) == 1 else files[0].parent
-        for name, files in made.sources.items()
-    }
 
 
 SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")

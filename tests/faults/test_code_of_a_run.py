@@ -199,7 +199,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(
         def work(rows: Any) -> Any:
             import time
 
-            time.sleep(0.02)
+            time.sleep(0.02)  # of these units, a first part is sent after two seconds
             return {"version": version}
 
         return Job(
@@ -209,7 +209,7 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(
             publish=Publish("out", "SELECT * FROM m", formats=("csv",)),
         )
 
-    table = pa.table({"k": list(range(300))})
+    table = pa.table({"k": list(range(130))})
     with pytest.raises(hundredfold.errors.Stopped):
         hundredfold.run(
             job(1),
