@@ -62,7 +62,8 @@ def test_tariffs_have_the_same_bytes_as_a_local_run(
         )
         assert {name: facts[name] for name in SAME} == {name: expected[name] for name in SAME}
         assert counted(facts) == counted(expected)
-        assert f"{name}  tariffs  done" in tariffs.cli("status", "--all").out
+        listed = [line.split()[:3] for line in tariffs.cli("list").out.splitlines()]
+        assert [name, "tariffs", "done"] in listed
         assert tariffs.cli("failures", name).out == "no unit failed\n"
         key = "CELL_00000,0,WEEKDAY"
         assert tariffs.cli("replay", "voice", key).out == cli_here(home, "replay", "voice", key)
@@ -163,7 +164,7 @@ def test_a_broken_contract_fails_the_run(trouble: Stack, tmp_path: Path) -> None
     printed = trouble.cli("publish", "broken", code=1).err
     assert "hint: hundredfold status broken --backend aws --stack hundredfold-trouble" in printed
     assert (
-        "hint: hundredfold status --all --backend aws --stack hundredfold-trouble"
+        "hint: hundredfold list --backend aws --stack hundredfold-trouble"
         in trouble.cli("status", "unheard-of", code=2).err
     )
 

@@ -80,7 +80,8 @@ def test_an_uploaded_file_is_the_source_of_a_run_that_publishes(
             TROUBLE, {"tasks": tasks.file}, home=tmp_path / "home", run_id=name, as_of=as_of
         )
     )
-    assert f"{name}  trouble  done" in uploads_stack.cli("status", "--all").out
+    listed = [line.split()[:3] for line in uploads_stack.cli("list").out.splitlines()]
+    assert [name, "trouble", "done"] in listed
 
 
 def test_a_duplicate_event_starts_its_run_once(uploads_stack: Stack, tmp_path: Path) -> None:

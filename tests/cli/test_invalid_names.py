@@ -195,5 +195,5 @@ def test_the_command_line_refuses_empty_names_and_touches_no_run(
         True,
     )
     assert run_cli("run", "my_job.job:job", "--max-rejected", "nosuch=5").code == 2
-    assert [run["run"] for run in json.loads(run_cli("status", "--all", "--json").out)] == ["r1"]
+    assert [run["run"] for run in json.loads(run_cli("list", "--json").out)] == ["r1"]
     assert not list(tmp_path.rglob("etc*"))

@@ -58,9 +58,33 @@ def test_with_json_stdout_has_nothing_else(run_cli: RunCli) -> None:
     }
     assert json.loads(run_cli("status", "--json").out)["run"] == facts["run"]
     assert json.loads(run_cli("failures", "--json").out) == []
-    [listed] = json.loads(run_cli("status", "--all", "--json").out)
+    [listed] = json.loads(run_cli("list", "--json").out)
     shared = ("run", "job", "state", "step", "reason", "created", "updated", "active")
-    assert listed == {name: facts[name] for name in shared}
+    assert {name: listed[name] for name in shared} == {name: facts[name] for name in shared}
+    assert (listed["units"], listed["ok"], listed["release"]) == (300, 300, 1)
+
+
+def test_runs_are_listed_by_job_and_state_the_newest_first(run_cli: RunCli) -> None:
+    for name in ("first", "second"):
+        assert run_cli("run", JOB, "--run-id", name).code == 0
+    assert run_cli("run", "variants:raises", "--run-id", "held").code == 1
+    lines = run_cli("list").out.splitlines()
+    assert lines[0].split() == ["run", "job", "state", "units", "ok", "release", "created", "(UTC)"]
+    found = [line.split() for line in lines[1:]]
+    assert [row[:6] for row in found] == [
+        ["held", "my_job", "held", "299", "of", "300"],
+        ["second", "my_job", "done", "300", "of", "300"],
+        ["first", "my_job", "done", "300", "of", "300"],
+    ]
+    assert [row[6] for row in found] == ["-", "2", "1"]
+    assert [line.split()[0] for line in run_cli("list", "--state", "held").out.splitlines()] == [
+        "run",
+        "held",
+    ]
+    shown = run_cli("list", "--state", "done", "--limit", "1").out
+    assert "first" not in shown
+    assert "1 of 2 runs; --limit N shows more" in shown
+    assert run_cli("list", "--job", "none").out == "no run of that kind\n"
 
 
 def test_a_held_run_keeps_everything_until_it_is_retried(run_cli: RunCli, project: Path) -> None:
@@ -233,6 +257,7 @@ COMMANDS = (
     "bench",
     "init",
     "demo",
+    "list",
     "clean",
     "diff",
     "plan",

@@ -295,7 +295,7 @@ run = hundredfold.open_run(home=HOME)
 tables = (run.results(), run.units(), run.failures(), run.published_rows())
 print(run.state, *map(len, tables))
 print(hundredfold.replay("m", "1", home=HOME))
-for words in (["status"], ["status", "--all"], ["failures"], ["replay", "m", "1"]):
+for words in (["status"], ["list"], ["failures"], ["replay", "m", "1"]):
     sys.argv[1:] = [*words, "--home", HOME]
     try:
         cli.main()

@@ -74,7 +74,7 @@ def test_an_empty_ledger_is_reported_as_empty(ledger: Any) -> None:
     assert ledger.runs() == []
     with pytest.raises(NoSuchRun, match="no run r1; there is no run yet") as caught:
         ledger.read("r1")
-    assert str(caught.value.hint).startswith("hundredfold status --all   lists the runs")
+    assert str(caught.value.hint).startswith("hundredfold list   lists the runs")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ from .options import (
 )
 from .plan import plan
 from .report import report, report_at_end
+from .run_list import list_command
 from .worker import worker
 
 if TYPE_CHECKING:
@@ -169,10 +170,9 @@ def run(
 @app.command()
 @run_argument
 @target_options
-@click.option("--all", "every", is_flag=True, help="List all runs.")
 @click.option("--watch", is_flag=True, help="On AWS: show progress until the run ends.")
 @json_option
-def status(run: str | None, target: Target, every: bool, watch: bool, as_json: bool) -> None:
+def status(run: str | None, target: Target, watch: bool, as_json: bool) -> None:
     """Show the state of a run, counts of its rows and units, and the next commands."""
     from ..api import open_run
     from ..runs.summary import STOPPED, summarize
@@ -181,11 +181,7 @@ def status(run: str | None, target: Target, every: bool, watch: bool, as_json: b
     if watch:
         _follow(lambda callbacks: target.backend().watch(run, callbacks), target, as_json)
         return
-    home = target.open()
-    if every:
-        _list_runs(home, as_json)
-        return
-    found = open_run(run, home=home)
+    found = open_run(run, home=target.open())
     facts = summarize(found)
     if as_json:
         display.print_json(facts)
@@ -562,7 +558,7 @@ def demo(
     )
 
 
-for _command_of_a_module in (clean, diff, plan, report, *COMMANDS, worker):
+for _command_of_a_module in (list_command, clean, diff, plan, report, *COMMANDS, worker):
     app.add_command(_command_of_a_module)
 
 
@@ -759,20 +755,6 @@ def _validation_results(found: Any) -> Any:
         return read_validation(found.layout, found.home.store)
     except KeyError:
         return []
-
-
-def _list_runs(home: RunHome, as_json: bool) -> None:
-    from ..runs.summary import list_runs
-    from . import display
-
-    runs = list_runs(home)
-    if as_json:
-        display.print_json(runs)
-        return
-    for run in runs:
-        display.stdout.print(
-            f"{run['run']}  {run['job']}  [bold]{run['state']}[/]  {run['step']}  {run['updated']}"
-        )
 
 
 def _parse_limit(option: str, text: str) -> float:

@@ -41,7 +41,7 @@ def compare_run(
         raise StateError(
             f"the times of run {record.id} are not known: it is {record.state.value}, or a driver "
             "of it was killed",
-            hint="compare a run that ended: hundredfold status --all   lists the runs",
+            hint="compare a run that ended: hundredfold list   lists the runs",
         )
     taken = record.options.get("plan")
     way: Facts = taken or _plan_now(home, record, measured, options, listener)

@@ -70,6 +70,6 @@ def no_such_run(run: str, newest: Sequence[str]) -> NoSuchRun:
     )
     return NoSuchRun(
         f"there is no run {run}; {there}",
-        hint="hundredfold status --all   lists the runs; a run that was killed before it was "
+        hint="hundredfold list   lists the runs; a run that was killed before it was "
         f"recorded left nothing: start it again with --run-id {run}",
     )

@@ -87,18 +87,22 @@ class ListedRun(TypedDict):
     created: str
     updated: str
     active: bool
+    units: int  # of all models that were prepared
+    ok: int
+    release: int | None
 
 
-def list_runs(home: RunHome) -> list[ListedRun]:
-    """Return the runs of a home, in the order of its ledger, from their records alone."""
+def list_runs(home: RunHome, job: str | None = None) -> list[ListedRun]:
+    """Return the runs of a home or of one job, the newest first, from their records alone."""
     unfinished = (State.NEW, State.RUNNING)  # other runs have no driver to ask about
     return [
         _listed(record, record.state in unfinished and home.is_active(record.id))
-        for record in home.ledger.runs()
+        for record in home.ledger.runs(job)
     ]
 
 
 def _listed(record: Record, active: bool) -> ListedRun:
+    models, release = record.models.values(), record.counts.get("release")
     return {
         "run": record.id,
         "job": record.job,
@@ -108,6 +112,9 @@ def _listed(record: Record, active: bool) -> ListedRun:
         "created": record.created,
         "updated": record.updated,
         "active": active,
+        "units": sum(model["units"] for model in models),
+        "ok": sum(model.get("ok", 0) for model in models),
+        "release": int(release["version"]) if release else None,
     }
 
 
