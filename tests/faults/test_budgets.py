@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from hundredfold import Job, Model, Publish, Source, open_run, resume, run
 from hundredfold.errors import BudgetSpent, UsageError
-from hundredfold.pipeline.budget import amount_text
+from hundredfold.pipeline.budget import amount_text, budget_spent_error
 from hundredfold.runs.budgets import core_time_budget, dollar_budget
 from hundredfold.runs.prices import NoPrice, Price, Prices, read_prices
 from hundredfold.runs.summary import summarize
@@ -45,7 +46,9 @@ def test_a_run_stops_at_its_budget_and_resumes_with_a_higher_one(tmp_path: Path)
     options: Any = {"home": tmp_path, "workers": 1}
     with pytest.raises(BudgetSpent, match=r"of 8 units of m are done, and kept") as stopped:
         run(JOB, {"sales": SALES}, run_id="r", budget="0.08s", as_of="2026-01-01", **options)
-    assert "hundredfold resume r --budget AMOUNT" in str(stopped.value.hint)
+    hint = re.fullmatch(r".* such as (\d+)s: (.*)", str(stopped.value.hint))
+    assert hint is not None
+    assert hint[2] == "hundredfold resume r --budget AMOUNT"
     first = open_run("r", home=tmp_path)
     done = summarize(first)["models"]["m"]["done"]
     assert first.state == "failed"
@@ -54,7 +57,7 @@ def test_a_run_stops_at_its_budget_and_resumes_with_a_higher_one(tmp_path: Path)
         resume("r", job=JOB, **options)
     # the first model ends within this budget, or spends more: nothing of the second is done
     spent = first.record.counts["spent"]
-    assert spent >= 0.08
+    assert 0.08 <= spent < float(hint[1])
     with pytest.raises(BudgetSpent, match=r"units of [mn] are done"):
         resume("r", job=JOB, budget=f"{spent + 0.05 * (UNITS - done) - 0.04:.3f}s", **options)
     ended = resume("r", job=JOB, budget="1h", **options)
@@ -81,3 +84,8 @@ def test_a_budget_has_the_unit_of_its_backend() -> None:
     assert amount_text(dollar_budget("2.50", prices), 0.00012) == "0.00012 dollars"
     with pytest.raises(UsageError, match="--prices is for --backend aws"):
         run(JOB, {"sales": SALES}, prices="prices.toml")
+
+
+def test_the_amount_in_the_hint_is_above_the_dollars_that_are_spent() -> None:
+    error = budget_spent_error("r", {"limit": 2.5, "unit": "dollars"}, 2.503125, "m", 5, 8)
+    assert "such as 5.01: hundredfold resume r --budget AMOUNT" in str(error.hint)

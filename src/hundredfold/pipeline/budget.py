@@ -6,6 +6,7 @@ by the calls of the workers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,7 +60,8 @@ def budget_spent_error(
     run: str, budget: BudgetFacts, spent: float, model: str, done: int, units: int
 ) -> BudgetSpent:
     """Return the error that ends a run whose budget is spent."""
-    example = "2.50" if budget["unit"] == "dollars" else "30m"
+    twice = 2 * max(budget["limit"], spent)
+    example = f"{twice:.2f}" if budget["unit"] == "dollars" else f"{math.ceil(twice)}s"
     return BudgetSpent(
         f"the budget of {amount_text(budget, budget['limit'])} is spent "
         f"({amount_text(budget, spent)}): {done:,} of {units:,} units of {model} are done, and "
