@@ -136,7 +136,8 @@ def test_the_shell_completes_commands_and_run_ids(shell: Shell) -> None:
             ("hundredfold status --backend ", 3),
         )
     ]
-    assert answers[0].split() == ["plain,replay", "plain,retry", "plain,resume"]
+    named = ["plain,replay", "plain,retry", "plain,resume", "plain,report"]
+    assert answers[0].split() == named
     assert answers[1].split() == ["plain,weekly-1"]
     assert answers[2].split() == ["plain,local", "plain,aws"]
     assert (
