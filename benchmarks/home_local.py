@@ -119,7 +119,7 @@ def main() -> None:
         run = hundredfold.run(job_of(steps), {"demand": data}, home=Path(folder) / "home")
         wall = time.perf_counter() - began
         found = efficiency_of(run.record)
-        equal = check(steps, data, run.results().arrow())
+        equal = check(steps, data, run.results().to_arrow())
     assert found is not None, "the run has no efficiency"
     print("\n".join(lines(seconds, found, wall, equal)))
     sys.exit(equal != SAMPLE)

@@ -20,7 +20,9 @@ class Agreement(NamedTuple):
 
 def compare(run: Run, folder: Path) -> list[Agreement]:
     """Each fit that R made of the same rows, against the same fit here."""
-    own, shrunk = (run.results(name).pandas().set_index("retailer") for name in ("own", "shrunk"))
+    own, shrunk = (
+        run.results(name).to_pandas().set_index("retailer") for name in ("own", "shrunk")
+    )
     ols = pd.read_csv(folder / "ref_cheese_ols_R.csv", index_col=0)
     lmer = pd.read_csv(folder / "ref_cheese_lmer_centred_R.csv", index_col="retailer")
     bayes = pd.read_csv(folder / "ref_cheese_bayesm_R.csv", index_col="retailer")

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "mean square error"
     )
     print(
-        held_out(earlier.results("elasticity").pandas(), weeks[weeks["week"] >= options.until])
+        held_out(earlier.results("elasticity").to_pandas(), weeks[weeks["week"] >= options.until])
         .round(4)
         .to_string()
     )

@@ -86,4 +86,4 @@ def _converter(rows: Any) -> Callable[[Rows], Any]:
     if rows is None:
         raise UsageError("rows is None, wanted a frame, an Arrow table, a dict or a path")
     library = type(rows).__module__.partition(".")[0]
-    return {"pandas": Rows.pandas, "polars": Rows.polars}.get(library, Rows.arrow)
+    return {"pandas": Rows.to_pandas, "polars": Rows.to_polars}.get(library, Rows.to_arrow)

@@ -51,7 +51,7 @@ class ProgressRecorder(NullCallbacks):
 
 
 def failures(stack: Stack, run: str) -> dict[str, tuple[str, str, str]]:
-    found = hundredfold.open_run(run, home=stack.home).failures().arrow().to_pylist()
+    found = hundredfold.open_run(run, home=stack.home).failures().to_arrow().to_pylist()
     return {
         row["unit"]: (
             row["status"],

@@ -134,7 +134,7 @@ def test_functions_and_a_fleet_work_on_one_queue(
     tasks.release()
     done = fleet_stack.wait_for_end(name)
     wait_for_no_tasks(fleet_stack, name)
-    assert done.state == "done", done.failures().arrow().to_pylist()
+    assert done.state == "done", done.failures().to_arrow().to_pylist()
     assert published(done) == tasks.local_release(name)
 
 

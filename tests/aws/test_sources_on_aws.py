@@ -358,7 +358,7 @@ def test_rejected_rows_are_read_as_for_a_local_run(
     run.validate()
     home = StackHome.__new__(StackHome)
     home.store = aws_runner.store
-    (row,) = Run(home, run.layout.run).rejects("shops").arrow().to_pylist()
+    (row,) = Run(home, run.layout.run).rejects("shops").to_arrow().to_pylist()
     assert (row["__reason"], row["shop"]) == ("shop must not be null", None)
     assert row["__file"].startswith(f"s3://{aws_runner.resources.bucket}/sources/")
 

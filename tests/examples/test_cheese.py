@@ -34,7 +34,7 @@ def test_every_retailer_is_published_once(done: Run) -> None:
 
 
 def test_a_retailers_own_fit_is_least_squares(done: Run, cheese: pd.DataFrame) -> None:
-    own = done.results("own").pandas().set_index("retailer")
+    own = done.results("own").to_pandas().set_index("retailer")
     for retailer in "ABCDEF":
         y, x = demand(cheese[cheese["retailer"] == retailer])
         assert list(own.loc[retailer, ["intercept", "display", "elasticity"]]) == pytest.approx(
@@ -43,8 +43,10 @@ def test_a_retailers_own_fit_is_least_squares(done: Run, cheese: pd.DataFrame) -
 
 
 def test_a_parameter_that_a_retailer_lacks_is_null_or_from_the_others(done: Run) -> None:
-    own, shrunk = (done.results(name).pandas().set_index("retailer") for name in ("own", "shrunk"))
-    slopes = done.results("slopes").pandas().iloc[0]
+    own, shrunk = (
+        done.results(name).to_pandas().set_index("retailer") for name in ("own", "shrunk")
+    )
+    slopes = done.results("slopes").to_pandas().iloc[0]
     assert list(own.index[own["display"].isna()]) == ["G"]
     assert list(own.index[own["elasticity"].isna()]) == ["H"]
     assert shrunk.loc["H", "slope"] == pytest.approx(slopes["mean"], abs=1e-12)
@@ -61,8 +63,8 @@ def test_shrunken_elasticities_are_nearer_to_the_truth(done: Run, cheese: pd.Dat
 
 
 def test_the_run_gives_what_the_functions_give_by_hand(done: Run, cheese: pd.DataFrame) -> None:
-    results = done.results("shrunk").pandas().set_index("retailer")
-    slopes = next(done.results("slopes").pandas().itertuples())
+    results = done.results("shrunk").to_pandas().set_index("retailer")
+    slopes = next(done.results("slopes").to_pandas().itertuples())
     prior = fit_prior(cheese)
     for retailer, rows in cheese.groupby("retailer"):
         by_hand = shrink(rows, fit_alone(rows), slopes, prior)

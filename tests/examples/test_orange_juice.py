@@ -64,7 +64,7 @@ def test_shrunken_elasticities_are_nearer_to_the_truth(
 
 
 def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.DataFrame) -> None:
-    results = done.results("elasticity").pandas().set_index(UNIT)
+    results = done.results("elasticity").to_pandas().set_index(UNIT)
     rows = columns(juice[juice["brand"] == 2])
     prior = fit_prior(rows)
     for store in range(1, 21):
@@ -76,7 +76,7 @@ def test_the_run_gives_what_the_functions_give_by_hand(done: Run, juice: pd.Data
 
 
 def test_held_out_weeks_are_forecast_by_each_fit(done: Run, juice: pd.DataFrame) -> None:
-    found = held_out(done.results("elasticity").pandas(), juice)
+    found = held_out(done.results("elasticity").to_pandas(), juice)
     assert list(found["forecasts"]) == [1600, 800, 800]
     assert (found[["pooled", "own", "shrunk"]] > 0.2).all(axis=None)
     noise = found.loc[2]  # its units were fitted to these very weeks
@@ -139,7 +139,9 @@ def test_real_stores_of_brand_1_are_those_of_r(reference_data: Path, tmp_path: P
     assert found.loc["the same, its prior", "mean apart"] < 0.05
 
     earlier = (
-        run(job, {"yx": brand[brand["week"] < 118]}, home=tmp_path).results("elasticity").pandas()
+        run(job, {"yx": brand[brand["week"] < 118]}, home=tmp_path)
+        .results("elasticity")
+        .to_pandas()
     )
     scores = held_out(earlier, brand[brand["week"] >= 118]).loc["all"]
     assert scores["shrunk"] < scores["pooled"] < scores["own"]

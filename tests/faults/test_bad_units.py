@@ -135,7 +135,7 @@ def by_key(table: pa.Table) -> dict[int, dict[str, Any]]:
 
 def neighbours(run: Any, how: str) -> tuple[int, list[dict[str, Any]]]:
     """The number of the unit that is `how`, and the accounts of it and of those beside it."""
-    accounts = by_key(run.units().arrow())
+    accounts = by_key(run.units().to_arrow())
     (k,) = [k for k, row in accounts.items() if row["how"] == how]
     return k, [accounts[k + beside] for beside in (-1, 0, 1)]
 
@@ -150,7 +150,7 @@ def test_a_bad_unit_is_reported_with_its_reason_and_the_others_are_done(
     assert bad["error"] == (error or bad["error"])
     assert message in f"{bad['error']}: {bad['message']}"
     assert (before["status"], after["status"]) == ("ok", "ok")
-    results = by_key(done.results().arrow())
+    results = by_key(done.results().to_arrow())
     assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)
     assert k not in results
 
@@ -159,7 +159,7 @@ def test_a_bad_unit_is_reported_with_its_reason_and_the_others_are_done(
 def test_a_unit_that_is_only_strange_is_done_like_any_other(done: Any, how: str) -> None:
     k, accounts = neighbours(done, how)
     assert [account["status"] for account in accounts] == ["ok", "ok", "ok"]
-    assert [by_key(done.results().arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [
+    assert [by_key(done.results().to_arrow())[k + beside]["twice"] for beside in (-1, 0, 1)] == [
         2 * k - 2,
         2 * k,
         2 * k + 2,
@@ -170,9 +170,10 @@ def test_every_unit_is_in_the_results_or_in_the_failures_and_in_none_twice(
     untimed: Any, timed: Any
 ) -> None:
     for done, ways, bad in ((untimed, len([*FINE, *BAD]) - 1, len(BAD) - 1), (timed, 1, 1)):
-        keys = done.results().arrow().column("k").to_pylist()
+        keys = done.results().to_arrow().column("k").to_pylist()
         failed = [
-            int(unit.split(",")[0]) for unit in done.failures().arrow().column("unit").to_pylist()
+            int(unit.split(",")[0])
+            for unit in done.failures().to_arrow().column("unit").to_pylist()
         ]
         assert sorted(keys + failed) == list(range(3 * ways))
         assert len(failed) == bad
@@ -205,6 +206,6 @@ def test_a_bad_unit_among_many_is_found_by_halves(done_together: Any, how: str) 
         in f"{bad['error']}: {bad['message']}"
     )
     assert (before["status"], after["status"]) == ("ok", "ok")
-    results = by_key(done_together.results().arrow())
+    results = by_key(done_together.results().to_arrow())
     assert (results[k - 1]["twice"], results[k + 1]["twice"]) == (2 * k - 2, 2 * k + 2)
     assert k not in results

@@ -125,7 +125,7 @@ def test_rows_of_units_that_were_removed_come_back_with_resume(home: Path) -> No
     (found, _) = hundredfold.clean(home=home, keep=0, job="j", rows_only=True)
     assert (found.run, found.files) == ("r1", "rows of units")
     assert content("r1") == before
-    assert hundredfold.open_run("r1", home=home).results().arrow().num_rows == 3
+    assert hundredfold.open_run("r1", home=home).results().to_arrow().num_rows == 3
     with pytest.raises(DamagedFile, match="missing") as caught:
         hundredfold.replay("m", "a", run_id="r1", home=home, job=job())
     assert "hundredfold resume r1" in (caught.value.hint or "")

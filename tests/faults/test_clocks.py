@@ -175,8 +175,8 @@ def ends_well(process: subprocess.Popen[bytes], folder: Path) -> None:
     (folder / "go").touch()
     assert process.wait(HANG_S) == 0
     done = hundredfold.open_run("r", home=folder / "home")
-    assert done.failures().arrow().to_pylist() == []
-    assert done.results().arrow().column("k2").to_pylist() == list(range(0, 24, 2))
+    assert done.failures().to_arrow().to_pylist() == []
+    assert done.results().to_arrow().column("k2").to_pylist() == list(range(0, 24, 2))
     assert (folder / "calls").read_text().split().count(
         "0"
     ) == 1  # it was not given to another worker

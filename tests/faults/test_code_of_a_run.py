@@ -227,13 +227,13 @@ def test_resume_with_other_code_does_the_rest_in_a_round_of_its_own(
             resume("r", home=tmp_path, job=job(2))
         assert error.value.problems == ("the function of m: edited",)
         done = resume("r", home=tmp_path, job=job(1))
-        assert set(done.results().arrow().column("version").to_pylist()) == {1}
+        assert set(done.results().to_arrow().column("version").to_pylist()) == {1}
         assert done.release is not None
         assert len(done.release.code) == 1
         return
     done = resume("r", home=tmp_path, job=job(2), accept_new_code=True)
-    versions = done.results().arrow().column("version").to_pylist()
-    rounds = done.units().arrow().column("attempt").to_pylist()
+    versions = done.results().to_arrow().column("version").to_pylist()
+    rounds = done.units().to_arrow().column("attempt").to_pylist()
     assert set(versions) == {1, 2}
     assert rounds == versions  # each unit's round says by which code it was done
     first, second = (entry["fingerprint"] for entry in done.record.options["code"])
@@ -308,7 +308,7 @@ def test_a_module_that_was_edited_and_not_reloaded_is_refused(
     again = importlib.reload(module)
     job = Job("e", [Source("s")], [Model("m", ("k",), again.f)])
     done = hundredfold.run(job, table, home=tmp_path / "h", workers=1, memory="1GB")
-    assert done.results().arrow().column("ver").to_pylist() == [again.f(None)["ver"]] * 2
+    assert done.results().to_arrow().column("ver").to_pylist() == [again.f(None)["ver"]] * 2
 
 
 def by(factor: int) -> Any:
@@ -418,7 +418,7 @@ def test_modules_of_every_kind_are_kept(tmp_path: Path, kind: str) -> None:
             job, {{"s": {{"k": list(range(4))}}}},
             home="home", workers=1, memory="1GB", callbacks=Remove(),
         )
-        print(done.results().arrow().to_pylist(), os.path.exists(PLACE))
+        print(done.results().to_arrow().to_pylist(), os.path.exists(PLACE))
         """)
     )
     done = subprocess.run(

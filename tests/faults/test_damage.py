@@ -150,27 +150,27 @@ def reads(home: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     for model in ("mean", "worth"):
         yield (
             f"results {model}",
-            partial(lambda model: run().results(model).arrow(), model),
+            partial(lambda model: run().results(model).to_arrow(), model),
         )
         yield (
             f"units {model}",
-            partial(lambda model: run().units(model).arrow().drop_columns(["seconds"]), model),
+            partial(lambda model: run().units(model).to_arrow().drop_columns(["seconds"]), model),
         )
         yield (
             f"replay {model}",
             partial(lambda model: replay(model, "1", run_id="r", home=home, job=JOB), model),
         )
-    yield "failures", lambda: run().failures().arrow().drop_columns(["seconds"])
+    yield "failures", lambda: run().failures().to_arrow().drop_columns(["seconds"])
     for source in ("sales", "costs"):
         yield (
             f"rejects {source}",
-            partial(lambda source: run().rejects(source).arrow(), source),
+            partial(lambda source: run().rejects(source).to_arrow(), source),
         )
         yield (
             f"repairs {source}",
-            partial(lambda source: run().repairs(source).arrow(), source),
+            partial(lambda source: run().repairs(source).to_arrow(), source),
         )
-    yield "table", lambda: run().published_rows().arrow()
+    yield "table", lambda: run().published_rows().to_arrow()
     for format in ("csv", "parquet", "jsonl"):
         yield (
             f"published {format}",
@@ -349,7 +349,7 @@ def test_a_ledger_that_is_damaged_is_rebuilt_from_the_runs_folders(
     ]
     run = open_run("r", home=home)
     assert "rebuilt from the run's folder" in run.record.reason
-    assert run.results().arrow() == seen["results worth"]
+    assert run.results().to_arrow() == seen["results worth"]
     assert run.release is not None
     assert run.release.version == 2
     resume(home)

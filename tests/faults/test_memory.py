@@ -129,7 +129,7 @@ def done(
 
 def processes(run: Any, model: str) -> Counter[int]:
     """How many units each process did."""
-    return Counter(run.results(model).arrow().column("process").to_pylist())
+    return Counter(run.results(model).to_arrow().column("process").to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,9 @@ def leaked(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("how", LEAKS)
 def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked: Any, how: str) -> None:
     assert leaked.counts["models"][how]["ok"] == UNITS
-    assert leaked.results(how).arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert leaked.results(how).to_arrow().column("twice").to_pylist() == [
+        2 * k for k in range(UNITS)
+    ]
     assert len(processes(leaked, how)) >= 2
     assert (
         leaked.counts["workers_replaced"].get("its memory grew", 0)
@@ -154,7 +156,7 @@ def test_a_leak_costs_no_unit_and_its_workers_are_replaced(leaked: Any, how: str
 
 def test_a_leak_in_a_function_of_many_units_costs_no_unit(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), leaky_together, batched=True))
-    assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert run.results().to_arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert len(processes(run, "m")) >= 2
 
 
@@ -166,7 +168,7 @@ def test_a_worker_does_no_more_units_than_it_may(tmp_path: Path, work: Any, many
         workers=2,
         memory="1GB",
     )
-    assert run.results().arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
+    assert run.results().to_arrow().column("twice").to_pylist() == [2 * k for k in range(UNITS)]
     assert max(processes(run, "m").values()) <= 20
     assert run.counts["workers_replaced"].keys() == {"max_units_per_worker"}
     command = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path)]
@@ -184,7 +186,7 @@ def test_a_wrong_number_of_units_per_worker_is_refused(most: Any) -> None:
 
 def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), runs_out_on_purpose), memory="1500MB")
-    failures = run.failures().arrow().to_pylist()
+    failures = run.failures().to_arrow().to_pylist()
     assert [int(row["unit"]) for row in failures] == list(range(1, UNITS, 2))
     assert {(row["status"], row["error"]) for row in failures} == {("failed", "MemoryError")}
     assert all(row["message"].startswith("this unit is not wanted (it had ") for row in failures)
@@ -193,7 +195,7 @@ def test_a_memory_error_raised_on_purpose_replaces_no_worker(tmp_path: Path) -> 
 
 def test_a_unit_that_alone_needs_too_much_is_named(tmp_path: Path) -> None:
     run = done(tmp_path, Model("m", ("k",), greedy))
-    (failure,) = run.failures().arrow().to_pylist()
+    (failure,) = run.failures().to_arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == ("7", "failed", "MemoryError")
     assert (
         "of memory to itself, in a worker's share of 352 MiB: raise --memory or lower --workers"
@@ -207,7 +209,7 @@ def test_results_that_pile_up_are_handed_over_by_their_size(tmp_path: Path) -> N
     assert run.counts["models"]["m"]["ok"] == UNITS
     assert len(processes(run, "m")) == 1
     assert len(list(tmp_path.glob("runs/r/models/m/outcomes/*.results.arrow"))) >= 3
-    assert run.results().arrow().column("d")[UNITS - 1].as_py() == GRID.tolist()
+    assert run.results().to_arrow().column("d")[UNITS - 1].as_py() == GRID.tolist()
 
 
 def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path: Path) 
         }
     )
     run = done(tmp_path, Model("m", ("k",), rows_of_all, order_by=("a",)), rows=rows)
-    (failure,) = run.failures().arrow().to_pylist()
+    (failure,) = run.failures().to_arrow().to_pylist()
     assert (failure["unit"], failure["status"], failure["error"]) == (
         "999",
         "failed",
@@ -229,7 +231,7 @@ def test_a_giant_unit_costs_one_unit_and_is_named_with_its_need(tmp_path: Path) 
     assert failure["message"].endswith(
         "as an Arrow table, and a worker's share is 352 MiB: raise --memory or lower --workers"
     )
-    assert run.results().arrow().column("rows").to_pylist() == [10] * UNITS
+    assert run.results().to_arrow().column("rows").to_pylist() == [10] * UNITS
 
 
 def first_letters(rows: Any) -> Any:
@@ -251,10 +253,10 @@ def test_a_unit_that_is_giant_by_its_texts_costs_one_unit(tmp_path: Path) -> Non
         row_group_size=4,
     )
     run = done(tmp_path / "home", Model("m", ("k",), first_letters), rows=source)
-    assert run.failures().arrow().column("unit").to_pylist() == ["7"]
-    (failure,) = run.failures().arrow().to_pylist()
+    assert run.failures().to_arrow().column("unit").to_pylist() == ["7"]
+    (failure,) = run.failures().to_arrow().to_pylist()
     assert (failure["status"], failure["error"]) == ("failed", "MemoryError")
-    assert run.results().arrow().column("letters").to_pylist() == [
+    assert run.results().to_arrow().column("letters").to_pylist() == [
         str(k % 10) * 20 for k in range(40) if k != 7
     ]
 
@@ -301,7 +303,7 @@ def test_wide_rows_are_done_in_parts_that_fit_a_worker(tmp_path: Path, shape: st
     pq.write_table(rows(), source, row_group_size=20)
     run = done(tmp_path / "home", Model("m", ("k",), work), rows=source)
     assert run.counts["models"]["m"]["ok"] == len(letters)
-    assert run.results().arrow().column("letters").to_pylist() == letters
+    assert run.results().to_arrow().column("letters").to_pylist() == letters
     assert not any(
         path.stat().st_size for path in (tmp_path / "home").glob("runs/r/logs/*")
     )  # no worker ran out when it opened the next
@@ -323,7 +325,9 @@ def test_earlier_results_larger_than_a_worker_are_given_unit_by_unit(tmp_path: P
         Model("m", ("k",), from_blob, inputs=("blob",)),
         rows=rows,
     )
-    assert run.results("m").arrow().column("begins").to_pylist() == [f"{k:03d}" for k in range(500)]
+    assert run.results("m").to_arrow().column("begins").to_pylist() == [
+        f"{k:03d}" for k in range(500)
+    ]
     assert len(processes(run, "m")) == 1
     assert not any(path.stat().st_size for path in tmp_path.glob("runs/r/logs/*"))
 

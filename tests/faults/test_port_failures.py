@@ -275,7 +275,9 @@ def accounts(home: Home) -> list[dict[str, Any]]:
         )
     finally:
         warehouse.close()
-    rows: list[dict[str, Any]] = open_run("r", home=home.folder).units("above").arrow().to_pylist()
+    rows: list[dict[str, Any]] = (
+        open_run("r", home=home.folder).units("above").to_arrow().to_pylist()
+    )
     return rows
 
 
@@ -330,7 +332,7 @@ def test_a_message_redelivered_during_its_execution_has_one_result(
     dispatcher(home, queue, clock, SlowPool, clock=clock).run()
     assert not_ok(home) == {1: "failed"}
     assert len(accounts(home)) == MANY
-    assert open_run("r", home=home.folder).results("above").arrow().num_rows == MANY - 1
+    assert open_run("r", home=home.folder).results("above").to_arrow().num_rows == MANY - 1
 
 
 @pytest.mark.parametrize(
@@ -374,10 +376,10 @@ def test_units_of_a_dead_lettered_message_are_executed_by_a_retry(
     done = retry("r", home=home.folder, job=JOB)
     assert {
         row["k"]: row["attempt"]
-        for row in done.units("above").arrow().to_pylist()
+        for row in done.units("above").to_arrow().to_pylist()
         if row["attempt"] > 1
     } == {1: 2, 5: 2, 6: 2}
-    assert done.failures().arrow().column("unit").to_pylist() == ["1"]
+    assert done.failures().to_arrow().column("unit").to_pylist() == ["1"]
     home.ledger.note("r", options={"attempt": 1})
     home.store.delete(LAYOUT.model("above") + "/retry-002.json")
 

@@ -52,7 +52,7 @@ def mark() -> Iterator[str]:
 def statuses(done: Any) -> dict[str, tuple[str, str]]:
     return {
         row["how"]: (row["status"], row["message"] or "")
-        for row in done.units().arrow().to_pylist()
+        for row in done.units().to_arrow().to_pylist()
     }
 
 
@@ -96,7 +96,7 @@ def test_nothing_that_a_function_started_outlives_the_run(
     assert "killed by SIGKILL" in found[f"{kinds} and is killed"][1]
     if method == "forkserver":
         assert "lost: its supervisor process was killed" in found[hows[-1]][1]
-    returned = {row["how"]: row["started"] for row in done.results().arrow().to_pylist()}
+    returned = {row["how"]: row["started"] for row in done.results().to_arrow().to_pylist()}
     assert returned[f"{kinds} and returns"] >= 4  # they were there while the function ran
 
 
@@ -200,7 +200,7 @@ def pools(rows: Any) -> Any:
 
 
 def test_a_function_may_use_a_pool_of_processes_of_its_own(tmp_path: Path) -> None:
-    assert start(pools, tmp_path).results().arrow().column("y").to_pylist() == [2.0, 8.0]
+    assert start(pools, tmp_path).results().to_arrow().column("y").to_pylist() == [2.0, 8.0]
 
 
 def writes_into_sockets(rows: Any) -> Any:

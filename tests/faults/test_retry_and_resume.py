@@ -103,7 +103,7 @@ def released(run: Run) -> tuple[int, int | None]:
 
 
 def rounds(run: Any, model: str) -> list[tuple[str, int]]:
-    return [(row["status"], row["attempt"]) for row in run.units(model).arrow().to_pylist()]
+    return [(row["status"], row["attempt"]) for row in run.units(model).to_arrow().to_pylist()]
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_a_folder_that_gains_a_file_is_read_as_it_was_listed(tmp_path: Path) -> 
         tmp_path, At("prepare first", lambda: pq.write_table(BAD, folder / "b.parquet")), folder
     )
     assert done.state == "done"
-    assert done.results("second").arrow().to_pylist() == [
+    assert done.results("second").to_arrow().to_pylist() == [
         {"shop": 1, "s": 3.0},
         {"shop": 2, "s": 7.0},
     ]
@@ -151,7 +151,7 @@ def test_text_files_are_read_once_and_may_change_after_that(tmp_path: Path) -> N
     path = tmp_path / "sales.csv"
     path.write_text("shop,price\n1,1\n1,2\n2,3\n2,4\n")
     done = go(tmp_path, At("prepare first", lambda: path.write_text("shop,price\n1,-100\n")), path)
-    assert (done.state, done.results("second").arrow().to_pylist()) == (
+    assert (done.state, done.results("second").to_arrow().to_pylist()) == (
         "done",
         [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}],
     )
@@ -172,7 +172,7 @@ def test_resume_goes_on_with_a_file_that_was_moved(tmp_path: Path, stage: str) -
     with pytest.raises(SourceError, match="is gone"):
         go(tmp_path, At(stage, lambda: path.rename(other)))
     again = hundredfold.resume("r", home=tmp_path / "home", job=JOB, sources={"sales": other})
-    assert (again.state, again.results("second").arrow().to_pylist()) == (
+    assert (again.state, again.results("second").to_arrow().to_pylist()) == (
         "done",
         [{"shop": 1, "s": 3.0}, {"shop": 2, "s": 7.0}],
     )

@@ -96,10 +96,10 @@ def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(
 ) -> None:
     run = go(tmp_path, (SpoilsMany if many else Spoils)(how), batched=many)
     assert run.state == "done"
-    [bad] = run.failures().arrow().to_pylist()
+    [bad] = run.failures().to_arrow().to_pylist()
     assert (bad["unit"], bad["status"]) == (str(CULPRIT), "crashed")
     assert "its worker failed outside of the function, and so did a fresh one" in bad["message"]
-    assert run.results("m").arrow().to_pydict() == {
+    assert run.results("m").to_arrow().to_pydict() == {
         "k": [k for k in range(UNITS) if k != CULPRIT],
         "y": [2.0 * k for k in range(UNITS) if k != CULPRIT],
     }
@@ -111,7 +111,7 @@ def test_a_unit_that_spoils_its_own_result_is_named_and_no_other(
 def test_a_worker_that_units_spoil_for_later_ones_is_replaced(tmp_path: Path, how: str) -> None:
     run = go(tmp_path, Spoils(how, culprit=None), time_limit=LIMIT_S)
     assert (run.state, len(run.failures())) == ("done", 0)
-    assert run.results().arrow().to_pydict() == {
+    assert run.results().to_arrow().to_pydict() == {
         "k": list(range(UNITS)),
         "z": [4.0 * k for k in range(UNITS)],
     }

@@ -305,7 +305,7 @@ def test_a_script_without_a_main_guard_runs_its_functions_and_closures(
         models = [Model(name, ("k",), work) for name, work in works.items()]
         job = Job("own", [Source("s")], models)
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=2, memory="1GB")
-        print([done.results(name).arrow().column("y").to_pylist() for name in "abc"])
+        print([done.results(name).to_arrow().column("y").to_pylist() for name in "abc"])
     """
     output = ran(
         script(tmp_path, dedent(lines), units=3), tmp_path / "home", HUNDREDFOLD_START=method
@@ -332,7 +332,7 @@ def test_functions_with_a_cache_may_stand_in_a_script(tmp_path: Path) -> None:
 
         job = Job("cached", [Source("s")], [Model("m", ("k",), cached)])
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
-        print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
+        print(done.results("m").to_arrow().drop_columns(["k"]).to_pylist())
     """
     output = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
     assert output.splitlines() == [str([{"y": 1664080, "size": 1}] * 2)]
@@ -378,7 +378,7 @@ def test_generic_functions_may_stand_in_a_script(tmp_path: Path) -> None:
 
         job = Job("generic", [Source("s")], [Model("m", ("k",), made())])
         done = hundredfold.run(job, {"s": table}, home=sys.argv[1], workers=1, memory="1GB")
-        print(done.results("m").arrow().drop_columns(["k"]).to_pylist())
+        print(done.results("m").to_arrow().drop_columns(["k"]).to_pylist())
     """
     output = ran(script(tmp_path, dedent(lines), units=2), tmp_path / "home")
     assert output.splitlines() == [
@@ -451,6 +451,6 @@ def test_a_run_stops_itself_when_its_watcher_raises(tmp_path: Path) -> None:
             callbacks=Tired(),
         )
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert hundredfold.resume("r", home=tmp_path).results().arrow().to_pylist() == [
+    assert hundredfold.resume("r", home=tmp_path).results().to_arrow().to_pylist() == [
         {"k": 0, "y": 2.0}
     ]

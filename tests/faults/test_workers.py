@@ -216,7 +216,7 @@ def test_a_batch_that_a_worker_finds_damaged_is_made_again(tmp_path: Path) -> No
     done = start(
         double, tmp_path / "home", callbacks=Spoil("work m", lambda: once.pop()() if once else None)
     )
-    assert done.results().arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
+    assert done.results().to_arrow().column("y").to_pylist() == [2.0, 4.0, 6.0, 8.0]
     assert done.counts["recomputed"] == [f"{batch} is damaged: it is missing"]
     assert done.counts["units_recomputed"] == done.counts["models"]["m"]["units"]
     words = [sys.executable, "-m", "hundredfold", "status", "--home", str(tmp_path / "home")]
@@ -265,9 +265,9 @@ def test_an_idle_worker_takes_a_part_of_another_workers_slice(tmp_path: Path) ->
         workers=2,
         memory="1GB",
     )
-    results = done.results().arrow().to_pylist()
+    results = done.results().to_arrow().to_pylist()
     assert [(row["k"], row["k2"]) for row in results] == [(k, 2 * k) for k in range(20) if k != 18]
-    assert done.failures().arrow().column("unit").to_pylist() == ["18"]
+    assert done.failures().to_arrow().column("unit").to_pylist() == ["18"]
     batches = Manifest.read(Layout("r"), "m", done.home.store).batches
     assert [(batch.first, batch.last) for batch in batches] == [(0, 9), (10, 19)]
     assert (
@@ -304,7 +304,7 @@ def test_expensive_neighbours_are_shared_and_none_of_them_is_done_twice(tmp_path
     )
     called = sorted(map(int, calls.read_text().split()))
     assert called == list(range(200))
-    processes = {row["k"]: row["process"] for row in done.results().arrow().to_pylist()}
+    processes = {row["k"]: row["process"] for row in done.results().to_arrow().to_pylist()}
     assert len({processes[k] for k in range(190, 194)}) == 2
 
 
@@ -367,7 +367,7 @@ def test_workers_have_one_thread_per_library_and_their_drivers_environment(tmp_p
             done = run(job_of(environment), {"s": ROWS}, home=tmp_path, workers=1, memory="1GB")
         finally:
             del os.environ["HUNDREDFOLD_TEST"]
-        row = done.results().arrow().to_pylist()[0]
+        row = done.results().to_arrow().to_pylist()[0]
         assert row == {
             "k": 0,
             **dict.fromkeys(map(str.lower, PINNED), "1"),
@@ -384,7 +384,7 @@ def test_a_unit_whose_worker_is_killed_from_outside_once_is_done(tmp_path: Path)
             os.kill(os.getpid(), signal.SIGKILL)
         return {"y": 2 * float(rows["x"][0])}
 
-    assert start(dies_once, tmp_path / "home").results().arrow().column("y").to_pylist() == [
+    assert start(dies_once, tmp_path / "home").results().to_arrow().column("y").to_pylist() == [
         2.0,
         4.0,
         6.0,
@@ -403,7 +403,7 @@ def test_a_unit_that_gets_its_worker_killed_each_time_is_dead(tmp_path: Path) ->
         return {"y": 2 * float(rows["x"][0])}
 
     done = start(dies, tmp_path / "home")
-    assert [row["status"] for row in done.units().arrow().to_pylist()] == [
+    assert [row["status"] for row in done.units().to_arrow().to_pylist()] == [
         "ok",
         "ok",
         "crashed",

@@ -31,7 +31,7 @@ def mean(rows: pd.DataFrame) -> dict:
     return {"price": float(rows.price.mean())}
 job = Job("means", sources=[Source("sales")], models=[Model("means", unit=("shop",), work=mean)])
 r = hundredfold.run(job, {"sales": sales}, workers=1)
-print(r.results().pandas().to_dict("list"))
+print(r.results().to_pandas().to_dict("list"))
 """
 SLOW = """
 from pathlib import Path
@@ -138,7 +138,7 @@ def test_rows_are_arrow_data_for_other_libraries(notebook: Notebook) -> None:
     cell = (
         "import duckdb, polars, pyarrow\n"
         "rows = r.results()\n"
-        "print(polars.DataFrame(rows).rows(), pyarrow.table(rows).equals(rows.arrow()),\n"
+        "print(polars.DataFrame(rows).rows(), pyarrow.table(rows).equals(rows.to_arrow()),\n"
         "      duckdb.sql('SELECT sum(price) FROM rows').fetchall())"
     )
     assert notebook.printed(cell) == "[('A', 2.0), ('B', 5.0)] True [(7.0,)]"
@@ -164,7 +164,7 @@ def test_an_interrupted_cell_leaves_no_process_and_can_be_resumed(notebook: Note
         "model = Model('slow', unit=('shop',), work=lambda rows: {'n': rows.rows})\n"
         "quick = Job('slow', sources=[Source('sales')], models=[model])\n"
         "run = hundredfold.resume('slow-1', job=quick, accept_new_code=True)\n"
-        "print(run.results().pandas().to_dict('list'))"
+        "print(run.results().to_pandas().to_dict('list'))"
     )
     assert notebook.printed(resumed) == "{'shop': ['A', 'B'], 'n': [2, 1]}"
     assert not list((notebook.folder / ".hundredfold" / "scratch").iterdir())

@@ -80,7 +80,7 @@ def test_a_difference_is_that_of_dicts_by_key(
     wanted = {key: "removed" for key in here if key not in there}
     wanted |= {key: "added" for key in there if key not in here}
     wanted |= {key: "changed" for key, names in changes.items() if names}
-    rows = found.rows.arrow().to_pylist()
+    rows = found.rows.to_arrow().to_pylist()
     assert {(row["shop"], row["n"]): row["difference"] for row in rows} == wanted
     assert len(rows) == len(wanted) == found.added + found.removed + found.changed
     for column in found.columns:

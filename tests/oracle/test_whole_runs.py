@@ -117,7 +117,7 @@ def test_any_number_of_workers_gives_the_same_bytes_and_the_right_rows(
                 run.published(format="csv").read_bytes(),
             ]
         )
-        assert run.results("price").arrow().to_pylist() == by_hand(rows())
+        assert run.results("price").to_arrow().to_pylist() == by_hand(rows())
     assert files[0] == files[1] == files[2]
 
 
@@ -134,7 +134,7 @@ def test_a_run_within_half_a_gigabyte_uses_it_and_gives_all_rows_back(tmp_path: 
     run = hundredfold.run(
         job, {"sales": tmp_path / "big.parquet"}, home=tmp_path / "home", memory="512MB"
     )
-    found = run.results().arrow()
+    found = run.results().to_arrow()
     assert found.column("sum").to_pylist() == [
         float(sum(range(400 * s, 400 * s + 400))) for s in range(3000)
     ]
@@ -163,7 +163,7 @@ def test_a_retry_does_only_failed_units_and_ends_with_the_same_bytes(
             job(True), {"sales": table}, home=tmp_path, workers=1, memory="1GB", run_id="bad"
         )
     held = hundredfold.open_run("bad", home=tmp_path)
-    assert [row["unit"] for row in held.failures().arrow().to_pylist()] == [
+    assert [row["unit"] for row in held.failures().to_arrow().to_pylist()] == [
         str(k) for k in range(0, 30, 3)
     ]
     retried = hundredfold.retry("bad", home=tmp_path, job=job(False), accept_new_code=True)
@@ -171,7 +171,7 @@ def test_a_retry_does_only_failed_units_and_ends_with_the_same_bytes(
     assert (retried.folder / "models/m/results.parquet").read_bytes() == (
         whole.folder / "models/m/results.parquet"
     ).read_bytes()
-    assert set(retried.units().arrow().column("attempt").to_pylist()) == {1, 2}
+    assert set(retried.units().to_arrow().column("attempt").to_pylist()) == {1, 2}
 
 
 OF_HASHES = """
@@ -226,7 +226,7 @@ def test_results_have_the_same_bytes_with_any_seed_of_hashes(tmp_path: Path) -> 
         run = hundredfold.open_run(home=home)
         files.append((run.folder / "models/m/results.parquet").read_bytes())
     assert len(set(files)) == 1
-    assert run.results().arrow().column("of")[0].as_py() == [
+    assert run.results().to_arrow().column("of")[0].as_py() == [
         "alpha",
         "beta",
         "delta",

@@ -167,7 +167,7 @@ def test_a_unit_with_the_key_nan_receives_its_own_result(tmp_path: Path) -> None
         models=[Model("totals", unit=("k",), work=total), Model("shares", unit=("k",), work=share)],
     )
     run = hundredfold.run(job, {"s": table}, home=tmp_path, workers=1)
-    assert run.results("shares").arrow().column("share").to_pylist() == [1.0, 0.25, 1.0]
+    assert run.results("shares").to_arrow().column("share").to_pylist() == [1.0, 0.25, 1.0]
 
 
 def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_two_runs_that_end_at_once_make_two_releases(tmp_path: Path) -> None:
     runs = [hundredfold.open_run(name, home=tmp_path / "home") for name in ("one", "two", "three")]
     assert sorted(run.release.version for run in runs if run.release) == [1, 2, 3]
     assert all(
-        run.published_rows().arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs
+        run.published_rows().to_arrow().column("run_id").to_pylist() == [run.id] * 2 for run in runs
     )

@@ -51,7 +51,7 @@ def test_each_unit_has_its_start_and_its_worker(tmp_path: Path) -> None:
     before = dt.datetime.now(dt.UTC)
     done = run(tmp_path, squares)
     after = dt.datetime.now(dt.UTC)
-    units = done.units().arrow().to_pylist()
+    units = done.units().to_arrow().to_pylist()
     assert sum(unit["status"] == "failed" for unit in units) == 1
     workers = stretches_of(units)
     assert set(workers) <= {"0", "1"}
@@ -63,7 +63,7 @@ def test_each_unit_has_its_start_and_its_worker(tmp_path: Path) -> None:
 
 
 def test_units_that_are_executed_together_start_together(tmp_path: Path) -> None:
-    units = run(tmp_path, all_squares, batched=True).units().arrow().to_pylist()
+    units = run(tmp_path, all_squares, batched=True).units().to_arrow().to_pylist()
     starts = {unit["started_at"] for unit in units}
     calls = {(unit["started_at"], unit["ran_on"]) for unit in units}
     assert None not in starts
@@ -76,7 +76,7 @@ def test_a_unit_that_no_worker_completed_has_neither(tmp_path: Path) -> None:
             os._exit(9)
         return {"y": 1.0}
 
-    units = run(tmp_path, crash).units().arrow().to_pylist()
+    units = run(tmp_path, crash).units().to_arrow().to_pylist()
     crashed = [unit for unit in units if unit["status"] == "crashed"]
     assert [(unit["k"], unit["started_at"], unit["ran_on"]) for unit in crashed] == [
         (7, None, None)

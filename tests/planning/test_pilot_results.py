@@ -170,7 +170,7 @@ def test_seconds_of_a_pilot_are_not_those_of_the_run(tmp_path: Path) -> None:
     drive(home, job_of())
     record = home.ledger.read("r")
     own_ = record.models["own"]
-    units = Run(home, "r").units("own").arrow().to_pylist()
+    units = Run(home, "r").units("own").to_arrow().to_pylist()
     executed = [unit["seconds"] for unit in units if unit["attempt"] == 1]
     assert [unit["k"] for unit in units if unit["attempt"] == 1] == [BAD]
     assert own_["longest"] == pytest.approx(max(executed), abs=1e-6)

@@ -85,7 +85,7 @@ def test_each_column_of_the_results_has_a_profile(first: Node) -> None:
 
 def test_times_of_steps_workers_and_units_are_those_of_the_run(home: Path, first: Node) -> None:
     run = open_run(home, "first")
-    workers = {row["ran_on"] for row in run.units().arrow().to_pylist()}
+    workers = {row["ran_on"] for row in run.units().to_arrow().to_pylist()}
     lanes = section(first, "timeline").all("figure")[0].all("svg", "lane")
     assert len(lanes) == 1 + len(workers)  # the first shows the steps
     assert sum(len(lane.all("rect")) for lane in lanes[1:]) >= len(workers)
@@ -95,7 +95,7 @@ def test_times_of_steps_workers_and_units_are_those_of_the_run(home: Path, first
     seconds = section(first, "seconds")
     assert seconds.table("Seconds per unit")[1][:2] == ["means", "5"]
     slowest = seconds.table("The 5 slowest units of means")
-    taken = sorted(run.units().arrow().to_pylist(), key=lambda unit: -unit["seconds"])
+    taken = sorted(run.units().to_arrow().to_pylist(), key=lambda unit: -unit["seconds"])
     assert slowest[1][0].count(taken[0]["shop"][:1])
     assert seconds.table("Time of each step")[1][0] == "validate"
 

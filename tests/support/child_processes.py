@@ -90,5 +90,5 @@ def double(rows: Any) -> Any:
 
 
 def results_in(folder: Any) -> list[float]:
-    found: list[float] = start(double, folder).results().arrow().column("y").to_pylist()
+    found: list[float] = start(double, folder).results().to_arrow().column("y").to_pylist()
     return found

@@ -432,7 +432,7 @@ def recovered(
 ) -> tuple[float, float, float]:
     """Bias, cover of the 90 % interval, and RMSE of the elasticities at the reference price."""
     with duckdb.connect() as duck:
-        duck.register("found", run.results(model).arrow())
+        duck.register("found", run.results(model).to_arrow())
         truth = paths.truth / ("bundles.parquet" if model == "bundles" else "voice.parquet")
         rows = duck.sql(
             f"""SELECT elasticity * reference_price / found.current_price AS beta,
@@ -457,7 +457,7 @@ def test_estimates_with_all_the_dirt_are_as_without(
     bias, cover, rmse = recovered(dirty[0], dirty[1], model, key)
     bias_without, cover_without, rmse_without = recovered(clean[0], clean[1], model, key)
     rho, rho_without = (
-        run.results("prior" if model == "bundles" else "voice_prior").arrow().to_pylist()[0]
+        run.results("prior" if model == "bundles" else "voice_prior").to_arrow().to_pylist()[0]
         for run, _ in (dirty, clean)
     )
     assert (

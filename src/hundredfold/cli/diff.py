@@ -115,7 +115,7 @@ def write_rows(found: Difference, path: Path) -> None:
 
     from ..ports.object_keys import TEMP_PREFIX
 
-    table, half = found.rows.arrow(), path.with_name(f"{TEMP_PREFIX}{path.name}-{os.getpid()}")
+    table, half = found.rows.to_arrow(), path.with_name(f"{TEMP_PREFIX}{path.name}-{os.getpid()}")
     write = pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv
     try:
         write(table, half)

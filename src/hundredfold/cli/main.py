@@ -220,7 +220,7 @@ def failures(
     from . import display
 
     found = open_run(run, home=target.open())
-    rows = to_python_rows(found.failures(model).arrow())
+    rows = to_python_rows(found.failures(model).to_arrow())
     if as_json:
         display.print_json(rows)
         return

@@ -37,14 +37,14 @@ class Rows:
 
     table: pa.Table
 
-    def arrow(self) -> pa.Table:
+    def to_arrow(self) -> pa.Table:
         return self.table
 
-    def pandas(self) -> Any:
+    def to_pandas(self) -> Any:
         """Return a pandas.DataFrame (needs the extra `pandas`)."""
         return self.table.to_pandas()
 
-    def polars(self) -> Any:
+    def to_polars(self) -> Any:
         """Return a polars.DataFrame (needs the extra `polars`)."""
         import polars as pl
 

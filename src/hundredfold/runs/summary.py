@@ -171,7 +171,7 @@ def failure_reasons(run: Run) -> list[FailureReason]:
         return []
     counts: dict[tuple[str, str, str], int] = {}
     firsts: dict[tuple[str, str, str], str] = {}
-    for row in to_python_rows(run.failures().arrow()):
+    for row in to_python_rows(run.failures().to_arrow()):
         lines = (row["message"] or "").strip().splitlines()
         reason = row["model"], row["error"], _cut(lines[0]) if lines else ""
         counts[reason] = counts.get(reason, 0) + 1

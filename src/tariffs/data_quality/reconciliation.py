@@ -181,7 +181,7 @@ def _reconcile_source(
 ) -> tuple[SourceBalance, pa.Table]:
     name = verdict.source
     for table, rows in (("rejects", run.rejects(name)), ("repairs", run.repairs(name))):
-        warehouse.register(table, rows.arrow())
+        warehouse.register(table, rows.to_arrow())
     gone = _dropped_rows(name, warehouse) if len(run.rejects(name)) else []
     mended = _repaired_values(name, warehouse) if len(run.repairs(name)) else []
     mended += _renamed_weeks(name, warehouse, {e["key"] for e in mended})

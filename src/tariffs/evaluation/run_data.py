@@ -50,7 +50,7 @@ class FinishedRun:
         return pq.ParquetFile(self.run.published(TABLE, "parquet")).read()
 
     def results(self, model: str) -> pa.Table:
-        return self.run.results(model).arrow()
+        return self.run.results(model).to_arrow()
 
     def prior(self, line: Line) -> Prior:
         """Return the prior that the line's units received."""
