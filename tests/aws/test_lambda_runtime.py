@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hundredfold.aws.deploy.archive import fingerprint_of
+from hundredfold.aws.deploy.package import package
 from support.emulator import Emulator
 from support.emulator.deploy import deploy
 from support.lambda_runtime_api import Function, running
@@ -55,9 +56,21 @@ def version_of(python: Path) -> str:
 @pytest.fixture(scope="module")
 def unzipped(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The package of each function on its disk."""
+    return unzip(shop / "build", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def tariffs_unzipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same for the application that is shipped: the largest package of the project."""
+    folder = tmp_path_factory.mktemp("tariffs")
+    package("tariffs.job:job", folder, architecture=ARCHITECTURE, python=version_of(LAMBDA))
+    return unzip(folder, tmp_path_factory)
+
+
+def unzip(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("step", "work")}
-    for name, package in (("step", "package"), ("work", "worker")):
-        with zipfile.ZipFile(shop / "build" / f"{package}.zip") as archive:
+    for name, found in (("step", "package"), ("work", "worker")):
+        with zipfile.ZipFile(folder / f"{found}.zip") as archive:
             archive.extractall(folders[name])
     return folders | {"dead_letter": folders["work"]}
 
@@ -65,7 +78,7 @@ def unzipped(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.fixture
 def function(
     unzipped: dict[str, Path], emulator: Emulator, tmp_path: Path, name_of: Callable[[str], str]
-) -> Iterator[Callable[[str], Function]]:
+) -> Iterator[Callable[..., Function]]:
     """`function("work")`: that handler, started and waiting; its stack is a queue with a
     dead-letter queue, a bucket, and a table.
     """
@@ -94,13 +107,13 @@ def function(
     }
     opened = []
 
-    def make(kind: str) -> Function:
+    def make(kind: str, folder: Path | None = None, job: str = "shop.job:job") -> Function:
         manager = running(
             LAMBDA,
-            unzipped[kind],
+            folder or unzipped[kind],
             f"hundredfold.aws.functions.{MODULES.get(kind, 'handlers')}.{kind}",
             memory=MEMORY[kind],
-            environment=environment,
+            environment=environment | {"HUNDREDFOLD_JOB": job},
             scratch=tmp_path,
         )
         found = manager.__enter__()
@@ -114,9 +127,19 @@ def function(
 
 @pytest.mark.parametrize("kind", MEMORY)
 def test_each_function_starts_with_only_its_package_within_its_memory(
-    kind: str, function: Callable[[str], Function]
+    kind: str, function: Callable[..., Function]
 ) -> None:
-    found = function(kind)
+    check_start(kind, function(kind))
+
+
+@pytest.mark.parametrize("kind", MEMORY)
+def test_each_function_of_tariffs_starts_within_its_memory(
+    kind: str, function: Callable[..., Function], tariffs_unzipped: dict[str, Path]
+) -> None:
+    check_start(kind, function(kind, tariffs_unzipped[kind], "tariffs.job:job"))
+
+
+def check_start(kind: str, found: Function) -> None:
     log.info(
         "%s: init %.2f s, %.0f MB of %d",
         kind,
@@ -164,7 +187,7 @@ def test_the_packages_agree_and_workers_have_no_query_engine(
 
 
 def test_a_foreign_message_is_dead_lettered_with_its_reason(
-    function: Callable[[str], Function], emulator: Emulator
+    function: Callable[..., Function], emulator: Emulator
 ) -> None:
     found = function("work")
     records = [

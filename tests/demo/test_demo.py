@@ -27,8 +27,10 @@ def test_the_price_table_has_the_same_bytes_for_any_workers_and_form(
     found = {}
     for name, declared, workers in (
         ("many-1", job, 1),
+        ("many-2", job, 2),
         ("many-8", job, 8),
         ("each-1", per_unit, 1),
+        ("each-2", per_unit, 2),
         ("each-8", per_unit, 8),
     ):
         home = tmp_path / name
