@@ -190,6 +190,22 @@ def test_no_file_is_part_of_a_cycle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def folder(module: str) -> str:
+    """Return the package that has a module: `aws.stack` for aws.stack.construct."""
+    path = {**modules(ENGINE), **modules(SOURCE / "tariffs")}[module]
+    return ".".join(path.relative_to(SOURCE).parts[:-1])
+
+
+def test_packages_do_not_import_each_other() -> None:
+    """Only a package and one inside it may: an adapter uses its backend's constants, say."""
+    arrows = {(folder(a), folder(b)) for a, others in graph().items() for b in others}
+    assert [
+        (one, other)
+        for one, other in sorted(arrows)
+        if one < other and (other, one) in arrows and not other.startswith(f"{one}.")
+    ] == []
+
+
 @pytest.mark.parametrize("library", HEAVY)
 def test_a_heavy_library_stays_in_its_package(library: str) -> None:
     home = ENGINE / HEAVY[library]

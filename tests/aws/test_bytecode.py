@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.deploy.archive import fingerprint_of, remove_from_zip, write_zip
+from hundredfold.aws.archive import fingerprint_of, remove_from_zip, write_zip
 from hundredfold.aws.deploy.bytecode import bytecode_owners, compile_modules, find_interpreter
 from hundredfold.aws.lambda_platform import BYTECODE_FOLDER
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources, client, image_digest
-from hundredfold.aws.deploy.archive import fingerprint_of
+from hundredfold.aws.archive import fingerprint_of
 from hundredfold.aws.deploy.deploy import (
     DeployError,
     DeployOptions,

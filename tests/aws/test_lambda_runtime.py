@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hundredfold.aws.deploy.archive import fingerprint_of
+from hundredfold.aws.archive import fingerprint_of
 from hundredfold.aws.deploy.package import package
 from support.emulator import Emulator
 from support.emulator.deploy import deploy

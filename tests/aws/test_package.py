@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources
-from hundredfold.aws.deploy.archive import (
+from hundredfold.aws.archive import (
     fingerprint_of,
     seal,
     sha256_of,

@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 
 from hundredfold.aws.adapters.session import StackResources
-from hundredfold.aws.deploy.archive import seal, write_files, write_zip
+from hundredfold.aws.archive import seal, write_files, write_zip
 from hundredfold.aws.fleets.run_fleets import FLEET_QUEUE_ENV, FLEETS_ENV
 from hundredfold.aws.functions.starting_workers import (
-    DIRECT_WORKERS_ENV,
     DISPATCHER_ENV,
     TIMEOUT_ENV,
     WORK_FUNCTION_ENV,
 )
 from hundredfold.aws.home import refuse_other_format
-from hundredfold.aws.lambda_platform import FINGERPRINT_FILE, PACKED_FOLDER
+from hundredfold.aws.lambda_platform import DIRECT_WORKERS_ENV, FINGERPRINT_FILE, PACKED_FOLDER
 from hundredfold.aws.stack.settings import BOUNDS, Settings, SettingsKeywords
 from hundredfold.aws.stage_order import ENDED_EXECUTION
 from hundredfold.aws.tags import BATCH_TAG_NAME, BATCH_TAG_VALUE

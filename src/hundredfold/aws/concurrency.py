@@ -8,8 +8,7 @@ from botocore.exceptions import ClientError
 
 from ..errors import UsageError
 from .adapters.session import StackResources, client
-from .functions.starting_workers import DIRECT_WORKERS_ENV
-from .lambda_platform import WORKERS_PER_POLLER, worker_shares
+from .lambda_platform import DIRECT_WORKERS_ENV, WORKERS_PER_POLLER, worker_shares
 
 MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000  # of an event source mapping without pollers
 MIN_POLLERS = 2

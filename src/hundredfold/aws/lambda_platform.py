@@ -23,6 +23,7 @@ FINGERPRINT_FILE = "hundredfold.fingerprint"  # in a package: the fingerprint of
 BYTECODE_FOLDER = "__pycache__"  # beside modules
 PACKED_FOLDER = "hundredfold-packed"  # in a package: distributions as zips
 WORKERS_PER_POLLER = 10  # workers that one provisioned poller can keep busy
+DIRECT_WORKERS_ENV = "HUNDREDFOLD_DIRECT_WORKERS"  # of `step`: the workers that a run starts
 MAPPED_FRACTION = 10  # one worker in this many belongs to the mapping, where runs start workers
 FINGERPRINT_DIGITS = 16  # of a SHA-256 of code
 DEFAULT_QUIET_S = 60  # without another upload, before a run starts

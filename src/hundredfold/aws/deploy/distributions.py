@@ -11,8 +11,8 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from ..archive import write_files
 from ..lambda_platform import PACKED_FOLDER
-from .archive import write_files
 
 # imported by the steps of a run only
 STEP_DISTRIBUTIONS = ("duckdb", "sqlglot")

@@ -26,6 +26,7 @@ from packaging.utils import canonicalize_name
 
 from ..._package import FOLDER
 from ...errors import HundredfoldError, UsageError
+from ..archive import remove_from_zip, seal, sha256_of, write_contents, write_seal, write_zips
 from ..lambda_platform import (
     BYTECODE_FOLDER,
     MAX_UNZIPPED_BYTES,
@@ -35,7 +36,6 @@ from ..lambda_platform import (
     WHEEL_ARCHITECTURES,
     platforms,
 )
-from .archive import remove_from_zip, seal, sha256_of, write_contents, write_seal, write_zips
 from .bytecode import bytecode_owners, compile_modules, find_interpreter, remove_bytecode
 from .dependencies import OUR_DISTRIBUTION, JobImports, find_imports
 from .distributions import (

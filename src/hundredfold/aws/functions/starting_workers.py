@@ -6,7 +6,7 @@ was started this way takes messages from the queue until it is empty, so that th
 than the slow ones. The mapping of the queue stays, with few workers: it delivers what was lost,
 which a queue alone returns.
 
-The module imports nothing but the AWS SDK, since its cold start precedes that of the workers.
+The module imports little but the AWS SDK, since its cold start precedes that of the workers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters.session import client
+from ..lambda_platform import DIRECT_WORKERS_ENV
 
 WORKERS_PER_DISPATCHER = 32
 INVOKING_THREADS = 16  # of one function
@@ -26,7 +27,6 @@ MAX_ENTRIES = 10  # messages that one call of SQS delivers
 # the environment of a dispatcher, and of the function step
 WORK_FUNCTION_ENV = "HUNDREDFOLD_WORK_FUNCTION"
 DISPATCHER_ENV = "HUNDREDFOLD_DISPATCHER"
-DIRECT_WORKERS_ENV = "HUNDREDFOLD_DIRECT_WORKERS"
 TIMEOUT_ENV = "HUNDREDFOLD_TIMEOUT"
 
 

@@ -22,14 +22,13 @@ from ..._package import VERSION
 from ...errors import UsageError
 from ...ports.run_facts import HOME_FORMAT
 from ...runs.job_loader import load_job
-from ..deploy.archive import fingerprint_of
+from ..archive import fingerprint_of
 from ..functions.starting_workers import (
-    DIRECT_WORKERS_ENV,
     DISPATCHER_ENV,
     TIMEOUT_ENV,
     WORK_FUNCTION_ENV,
 )
-from ..lambda_platform import cores_of
+from ..lambda_platform import DIRECT_WORKERS_ENV, cores_of
 from .alarms import WatchedResources, make_alarms
 from .costs import STACK_TAG, make_cost_alarm
 from .dashboard import make_dashboard

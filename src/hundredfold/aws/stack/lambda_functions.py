@@ -25,7 +25,7 @@ from aws_cdk import (
 from constructs import Construct
 
 from ...workers.interrupts import defer_interrupts
-from ..deploy.archive import unpacked_bytes
+from ..archive import unpacked_bytes
 from ..lambda_platform import METRICS_NAMESPACE, PYTHON
 from .encryption import key_of
 from .nag_suppressions import accept_finding, acknowledge

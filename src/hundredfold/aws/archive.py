@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from ...workers.interrupts import defer_interrupts
-from ..lambda_platform import (
+from ..workers.interrupts import defer_interrupts
+from .lambda_platform import (
     BYTECODE_FOLDER,
     FINGERPRINT_DIGITS,
     FINGERPRINT_FILE,
