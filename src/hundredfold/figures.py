@@ -25,6 +25,15 @@ def duration(seconds: float | None) -> str:
     return f"{digits(seconds / size)} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def digits(number: float) -> str:
     """Return a number with two significant digits, and all digits before the point."""
     return (

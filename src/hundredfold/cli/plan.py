@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from ..figures import duration, money
+from ..figures import counted, duration, money
 from ..workers.start_method import prestart_forkserver
 from .comparison import show_comparison
 from .options import (
@@ -208,10 +208,6 @@ def _describe_model(model: Facts) -> str:
         f"{duration(model['seconds'])} of work on one core, the longest unit "
         f"{duration(model['longest'])}{first if model['first_call'] else ''}"
     )
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _columns(facts: Facts) -> list[Any]:

@@ -16,6 +16,7 @@ from pyarrow import types as t
 
 from ..contract import quote
 from ..data.numpy_columns import to_numpy
+from ..figures import counted
 from .charts import histogram
 from .html import Content, Markup, element
 from .run_files import RunFiles
@@ -37,7 +38,7 @@ def columns_section(files: RunFiles) -> Markup | None:
     """Return the profile of the published tables, and that of the results of each model."""
     parts: list[Markup] = []
     for name, select, rows in _tables(files):
-        title = f"{name}: {rows:,} rows"
+        title = f"{name}: {counted(rows, 'row')}"
         parts.append(details(title, profile(files, name, select, rows), open_=not parts))
     return Markup("".join(parts)) if parts else None
 
@@ -64,6 +65,9 @@ def profile(files: RunFiles, name: str, select: str, rows: int) -> Markup:
     lines = []
     for i, field in enumerate(fields):
         nulls, seen = found[f"nulls{i}"], numbers.get(i)
+        distinct = found.get(f"distinct{i}")
+        if distinct is not None:  # the estimate can exceed what is possible
+            distinct = min(distinct, rows - nulls)
         place: Sequence[object] = [
             found.get(f"low{i}"),
             None,
@@ -77,7 +81,7 @@ def profile(files: RunFiles, name: str, select: str, rows: int) -> Markup:
                 field.name,
                 str(field.type),
                 percent(nulls / rows) if nulls and rows else None,
-                found.get(f"distinct{i}"),
+                distinct,
                 *(seen.cells if seen is not None else place),
                 seen.shape if seen is not None else _values(found.get(f"top{i}")),
             )

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import HundredfoldError, UsageError
+from ..figures import counted
 from ..pipeline.releases import Release, read_release
 from ..runs.difference import ColumnDifference, Difference, Side, Tolerance, compare_rows
 from .charts import Segment, bar, legend
@@ -95,7 +96,7 @@ def _compare(files: RunFiles, before: Release, now: Release, name: str) -> Diffe
 
 def _shown(name: str, found: Difference) -> Markup:
     if found.is_empty:
-        return element("p", f"{name}: no difference in {found.rows_b:,} rows.")
+        return element("p", f"{name}: no difference in {counted(found.rows_b, 'row')}.")
     equal = found.rows_b - found.added - found.changed
     values = zip((found.added, found.removed, found.changed, equal), KINDS, strict=True)
     segments = [Segment(value, kind, f"{value:,} {text}") for value, (kind, text) in values]

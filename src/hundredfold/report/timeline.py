@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..figures import duration
+from ..figures import counted, duration
 from .charts import Segment, Span, area, axis, bar, colour, figure, lane, legend
 from .html import Content, Markup, element, join
 from .run_files import RunFiles
@@ -97,7 +97,7 @@ def timeline_section(files: RunFiles) -> Markup | None:
                 _step_lane(steps, clock),
                 _lanes(files, workers, clock),
                 axis([f"+{duration(tick)}" if tick else "0" for tick in ticks]),
-                label=f"{len(pieces):,} batches on {len(workers):,} workers "
+                label=f"Batches: {len(pieces):,}, on {counted(len(workers), 'worker')}, "
                 f"in {duration(clock.length)}.",
             ),
             _concurrency(pieces, clock),
@@ -176,7 +176,7 @@ def _span(files: RunFiles, piece: Piece, clock: Clock) -> Span:
         clock.place(piece.start),
         clock.place(piece.stop),
         colour(piece.position),
-        f"{files.collected[piece.position]}: {batches}{piece.units:,} units{bad}, "
+        f"{files.collected[piece.position]}: {batches}{counted(piece.units, 'unit')}{bad}, "
         f"{duration(piece.stop - piece.start)}",
         marked=bool(piece.bad),
     )
@@ -239,6 +239,6 @@ def _workers(workers: Mapping[str, list[Piece]], clock: Clock) -> Markup:
     if len(workers) > MAX_LANES:
         notes.append(f"The timeline shows {MAX_LANES} of {len(workers):,} workers.")
     if len(workers) > MAX_WORKERS:
-        notes.append(f"{len(workers) - MAX_WORKERS:,} workers with less work are left out.")
-    title = f"The {len(workers):,} workers as a table"
+        notes.append(f"Left out: {counted(len(workers) - MAX_WORKERS, 'worker')} with less work.")
+    title = f"{counted(len(workers), 'worker')} as a table"
     return details(title, table("Workers", heads, rows, " ".join(notes)))

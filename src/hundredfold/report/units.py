@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.manifest import key_text
+from ..figures import counted
 from ..ports.run_facts import ModelCounts
 from .charts import Segment, bar, legend
 from .html import Content, Markup, element
@@ -63,7 +64,7 @@ def _model(name: str, counts: ModelCounts) -> Sequence[object]:
 def _note(models: Mapping[str, ModelCounts]) -> str:
     """Return where units of the models come from, if not from this run's own work."""
     notes = [
-        f"{counts['pilot_units']:,} units of {name} were taken from the pilot of the plan."
+        f"From the pilot of the plan: {counted(counts['pilot_units'], 'unit')} of {name}."
         for name, counts in models.items()
         if counts.get("pilot_units")
     ]
@@ -81,10 +82,10 @@ def _failures(files: RunFiles, failed: int) -> Markup:
     )
     shown = groups[:MAX_GROUPS]
     seen = sum(group["units"] for group in shown)
-    left = f"{failed - seen:,} units of further errors are left out." if seen < failed else ""
+    left = f"Left out: {counted(failed - seen, 'unit')} of further errors." if seen < failed else ""
     return element(
         "section",
-        element("h3", f"Failures: {failed:,} units"),
+        element("h3", f"Failures: {counted(failed, 'unit')}"),
         element(
             "p",
             "Units are grouped by model, error and message, in which numbers may differ. All of "
@@ -123,7 +124,7 @@ def _group(files: RunFiles, group: Mapping[str, Any]) -> Markup:
     if group["traceback"]:
         trace = group["traceback"][-MAX_TRACEBACK_CHARACTERS:]
         texts.append(details(f"Traceback of {named[0]}", element("pre", trace)))
-    count = f"{group['units']:,} {'unit' if group['units'] == 1 else 'units'} of {group['model']}"
+    count = f"{counted(group['units'], 'unit')} of {group['model']}"
     return element("article", element("h4", f"{count} {group['status']}"), texts, class_="failure")
 
 

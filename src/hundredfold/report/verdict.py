@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import DamagedFile
-from ..figures import duration
+from ..figures import counted, duration
 from ..runs.job_code import facts_of
 from .html import Content, Markup, element
 from .run_files import RunFiles
@@ -52,7 +52,9 @@ def sentence(files: RunFiles) -> str:
     summary, release = files.summary, files.summary["release"]
     text = STATES.get(summary["state"], summary["state"])
     if release is not None:
-        rows = ", ".join(f"{count:,} rows of {name}" for name, count in release["rows"].items())
+        rows = ", ".join(
+            f"{counted(count, 'row')} of {name}" for name, count in release["rows"].items()
+        )
         current = (
             "which is current"
             if release["current"]
@@ -61,8 +63,8 @@ def sentence(files: RunFiles) -> str:
         text += f": it published {rows} as release {release['version']}, {current}"
     bad = sum(m.get("failed", 0) + m.get("crashed", 0) for m in summary["models"].values())
     lost = sum(source["rejected"] for source in summary["sources"].values())
-    notes = [f"{bad:,} units failed"] if bad else []
-    notes += [f"{lost:,} rows were rejected"] if lost else []
+    notes = [f"{counted(bad, 'unit')} failed"] if bad else []
+    notes += [f"{counted(lost, 'row')} {'was' if lost == 1 else 'were'} rejected"] if lost else []
     return f"{text}. {' and '.join(notes)}." if notes else f"{text}."
 
 
@@ -133,7 +135,7 @@ def _recomputed(files: RunFiles) -> str:
     damaged = files.summary["recomputed"]
     if not damaged:
         return ""
-    units = f"{files.summary['units_recomputed']:,} units"
+    units = counted(files.summary["units_recomputed"], "unit")
     return f"{units}, for {len(damaged):,} damaged files; the first: {damaged[0]}"
 
 
