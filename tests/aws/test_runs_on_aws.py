@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hundredfold.pipeline.runner import NullCallbacks
 from hundredfold.ports.run_facts import CodeEntry
 from support.demo_operator import quarter_operator
 from support.emulator import HANG_S, wait_until
+from support.html_page import parse_page
 from support.stacks import AS_OF, TROUBLE, Account, Stack, Tasks, account, published, trouble
 from tariffs import demo
 
@@ -67,6 +68,18 @@ def test_tariffs_have_the_same_bytes_as_a_local_run(
         assert tariffs.cli("failures", name).out == "no unit failed\n"
         key = "CELL_00000,0,WEEKDAY"
         assert tariffs.cli("replay", "voice", key).out == cli_here(home, "replay", "voice", key)
+    assert reported(tariffs.cli, tmp_path / "there.html") == reported(
+        lambda *words: cli_here(home, *words), tmp_path / "here.html"
+    )
+
+
+def reported(cli: Callable[..., object], path: Path) -> dict[str, list[list[str]]]:
+    """Return the tables of a report that do not depend on time, by their titles."""
+    cli("report", "--out", str(path))
+    page = parse_page(path.read_text("utf-8"))
+    assert "could not be made" not in page.text
+    titles = ("Rows of each source", "Columns of the published table price_table")
+    return {title: page.table(title) for title in titles}
 
 
 SAME = ("run", "job", "state", "step", "reason", "as_of", "sources", "sample")
