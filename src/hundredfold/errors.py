@@ -37,6 +37,7 @@ BACKEND_COMMANDS = (
     "cancel",
     "diff",
     "failures",
+    "list",
     "plan",
     "publish",
     "replay",

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import hundredfold
 from hundredfold.cli.main import app
-from hundredfold.errors import add_options
+from hundredfold.errors import UsageError, add_options
 from support.cli import RunCli
 from support.waits import HANG_S
 
@@ -40,7 +42,17 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (
             ["run", "my_job.job:job", "--backend", "aws", "--workers", "2"],
-            "--workers are for --backend local",
+            "--workers is for --backend local",
+            "hundredfold deploy --help",
+        ),
+        (
+            ["resume", "one", "--backend", "aws", "--workers", "2", "--memory", "2GB"],
+            "--workers and --memory are for --backend local",
+            "hundredfold deploy --help",
+        ),
+        (
+            ["retry", "one", "--backend", "aws", "--memory", "2GB"],
+            "--memory is for --backend local",
             "hundredfold deploy --help",
         ),
         (
@@ -237,3 +249,11 @@ def test_synth_only_writes_the_assembly(run_cli: RunCli, project: Path) -> None:
         "AWS::Athena::WorkGroup",
     } <= kinds
     assert "MB of 250" in result.out
+
+
+@pytest.mark.parametrize("call", [hundredfold.resume, hundredfold.retry, hundredfold.publish])
+def test_a_local_run_is_not_continued_without_waiting(
+    call: Callable[..., object], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="wait=False is for the backend aws"):
+        call("one", home=tmp_path, wait=False)

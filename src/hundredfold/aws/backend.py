@@ -163,6 +163,7 @@ class AwsBackend:
     ) -> Run:
         """Resume a run whose execution ended before the run did."""
         _refuse_job(job)
+        _refuse_local(arguments)
         if sources:
             raise UsageError(
                 "--source is not for --backend aws",
@@ -188,6 +189,7 @@ class AwsBackend:
         depends on them.
         """
         _refuse_job(job)
+        _refuse_local(arguments)
         home, record = self._open_to_continue(
             "retry", run_id, Event.RETRY, arguments.accept_new_code
         )
@@ -310,7 +312,7 @@ def _refuse_local(arguments: RunArguments) -> None:
     given = [f"--{name}" for name in ("workers", "memory") if getattr(arguments, name) is not None]
     if given:
         raise UsageError(
-            f"{' and '.join(given)} are for --backend local",
+            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --backend local",
             hint="on AWS they are set when deploying: hundredfold deploy --help",
         )
 

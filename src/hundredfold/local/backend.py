@@ -109,7 +109,7 @@ class LocalBackend:
         sources: Mapping[str, str | Path] | None = None,
     ) -> Run:
         """Resume a run; finished work is kept."""
-        _refuse_fleets(arguments)
+        _refuse_aws(arguments)
         budget = budget_option(arguments)
         opened = self._open_to_continue("resume", run_id, job, arguments, resume_event)
         home, record = opened.home, opened.record
@@ -130,7 +130,7 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Do failed and crashed units and their dependent models again."""
-        _refuse_fleets(arguments)
+        _refuse_aws(arguments)
         budget_option(arguments)  # refuses prices
         opened = self._open_to_continue("retry", run_id, job, arguments, _retry_event)
         home, record, job, code = opened.home, opened.record, opened.job, opened.code
@@ -149,6 +149,7 @@ class LocalBackend:
         job: Job | None = None,
     ) -> Run:
         """Continue a run that was held back by its limits."""
+        _refuse_aws(arguments)
         opened = self._open_to_continue("publish", run_id, job, arguments, _publish_event)
         opened.home.ledger.note(
             opened.record.id,
@@ -256,10 +257,12 @@ class _OpenedRun:
         )
 
 
-def _refuse_fleets(arguments: RunArguments) -> None:
-    """Raise UsageError for fleets, which are for AWS."""
+def _refuse_aws(arguments: RunArguments) -> None:
+    """Raise UsageError for arguments of the AWS backend in a call that continues a run."""
     if arguments.fleets:
         raise UsageError("--fleet is for --backend aws", hint=LOCALLY)
+    if not arguments.wait:
+        raise UsageError("wait=False is for the backend aws", hint=LOCALLY)
 
 
 def _retry_event(_home: Home, _record: Record, _job: Job) -> Event:

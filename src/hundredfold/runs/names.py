@@ -47,6 +47,6 @@ def check_job_name(job: object) -> str:
         raise UsageError(
             f"{job!r} cannot be a job's name",
             hint="wanted the name that Job(...) declares, in lower-case letters, digits and _; "
-            "hundredfold list lists them",
+            "hundredfold list   lists them",
         )
     return job
