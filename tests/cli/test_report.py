@@ -65,3 +65,27 @@ def test_a_report_of_an_unknown_run_is_one_clear_error(run_cli: RunCli) -> None:
     nowhere = run_cli("report", "one", "--out", "no/such/folder.html")
     assert nowhere.code == 2
     assert "cannot be written" in nowhere.err
+
+
+def test_a_run_with_a_plan_shows_the_prediction_beside_the_times(
+    run_cli: RunCli, tmp_path: Path
+) -> None:
+    assert run_cli("plan", "my_job.job:job", "--out", "plan.json").code == 0
+    done = run_cli("run", "my_job.job:job", "--run-id", "one", "--plan", "plan.json")
+    assert done.code == 0, done.err
+    (path,) = tmp_path.rglob("report.html")
+    section = parse_page(path.read_text("utf-8")).one("section", id="plan")
+    assert "Predicted by the plan that the run took" in section.text
+    heads, *steps = section.table("Plan and run, step by step")
+    assert heads == ["step", "time", "predicted", "measured", "measured / predicted"]
+    assert [step[0] for step in steps] == [
+        "validate",
+        "prepare prices",
+        "work prices",
+        "collect prices",
+        "publish",
+    ]
+    # the results of all units may be those of the pilot, so that no work is predicted
+    others = [step for step in steps if step[0] != "work prices"]
+    assert all("-" not in step[2:] for step in others)
+    assert all(float(step[4]) > 0 for step in others)
