@@ -119,7 +119,7 @@ def test_a_run_without_a_driver_is_shown_as_stopped(
     with home.lock("r"):
         assert summarize(open_run("r", home=tmp_path))["state"] == "running"
         invoke("list", "--home", str(tmp_path), "--json")
-        assert {run["id"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
+        assert {run["run"]: run["state"] for run in json.loads(capsys.readouterr().out)} == {
             "r": "running",
             "whole": "done",
         }

@@ -261,6 +261,7 @@ COMMANDS = (
     "clean",
     "diff",
     "plan",
+    "report",
     "deploy",
     "destroy",
     "package",
