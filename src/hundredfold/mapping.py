@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -67,9 +66,9 @@ def map(
     job = Job("map", [Source(SOURCE)], [model], max_failed=1.0)
     convert = _converter(rows)
     with TemporaryDirectory(prefix="hundredfold-map-") as home:
-        execute = partial(run, home=home, run_id=RUN_ID, workers=workers, memory=memory)
+        given = {SOURCE: rows}
         try:
-            done = execute(job, {SOURCE: rows})
+            done = run(job, given, home=home, run_id=RUN_ID, workers=workers, memory=memory)
         except PublishRefused:  # every unit failed
             done = open_run(RUN_ID, home=home)
         return Mapped(convert(done.results()), convert(_failed_units(done, model.unit)))

@@ -619,7 +619,7 @@ def _report_failed(run: str, target: Target, *, wanted: bool) -> None:
 
     if not (run and wanted):
         return
-    with suppress(HundredfoldError):  # the error that failed the run is the one to print
+    with suppress(Exception):  # whatever it is: the error that failed the run is the one to print
         found = open_run(run, home=target.open())
         if (place := report_at_end(found, summarize(found), target)) is not None:
             display.stderr.print(f"report: {display.relative_path(place)}", markup=False)

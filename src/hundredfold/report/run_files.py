@@ -6,7 +6,6 @@ it is read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -22,7 +21,7 @@ from ..data.outcomes import STATUS_SCHEMA
 from ..pipeline.releases import Release
 from ..pipeline.validation_results import ValidationResult, read_validation
 from ..ports.interfaces import Record
-from ..runs.run import Run
+from ..runs.run import Run, fetch_published
 from ..runs.summary import RunSummary
 from ..sql.duckdb import DuckWarehouse
 from ..sql.sources.engine import escape_path, sql_string
@@ -83,16 +82,7 @@ class RunFiles:
         """
         found = [key for key in release.files if PurePosixPath(key).stem == name]
         key = min(found, key=lambda key: (not key.endswith(".parquet"), key))
-        home = self.run.home
-        try:
-            path = home.fetch(key)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (KeyError, FileNotFoundError):
-            raise missing_error(home.store, key) from None
-        if digest != release.files[key]:
-            problem = "does not have the SHA-256 with which it was published"
-            raise damage_error(home.store, key, problem)
+        path = fetch_published(self.run.home, release, key)
         return f"SELECT * FROM {READERS[path.suffix]}('{escape_path(path)}')"
 
     @cached_property

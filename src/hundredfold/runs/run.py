@@ -228,17 +228,7 @@ class Run:
                 f"run {self.id} published {', '.join(p.name for p in files.values())}, not "
                 f"{name or ''}.{format or ''}"
             )
-        try:
-            path = Path(self.home.fetch(found[0]))
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (KeyError, FileNotFoundError):
-            raise checksums.missing_error(self.home.store, found[0]) from None
-        if digest != release.files[found[0]]:
-            raise checksums.damage_error(
-                self.home.store, found[0], "does not have the SHA-256 with which it was published"
-            )
-        return path
+        return fetch_published(self.home, release, found[0])
 
     def __repr__(self) -> str:
         record = self.record
@@ -294,6 +284,23 @@ class Run:
             raise StateError(
                 f"{missing}; run {self.id} is {self.state}", hint=f"hundredfold status {self.id}"
             ) from None
+
+
+def fetch_published(home: RunHome, release: Release, key: str) -> Path:
+    """Return a file of a release, which is verified.
+
+    Raises: DamagedFile if it is missing or not as it was published.
+    """
+    try:
+        path = Path(home.fetch(key))
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (KeyError, FileNotFoundError):
+        raise checksums.missing_error(home.store, key) from None
+    if digest != release.files[key]:
+        problem = "does not have the SHA-256 with which it was published"
+        raise checksums.damage_error(home.store, key, problem)
+    return path
 
 
 def _seconds(counts: Mapping[str, Any]) -> str:

@@ -46,8 +46,8 @@ class ReleaseSummary(TypedDict):
     tables: NotRequired[dict[str, dict[str, Any]]]
 
 
-class RunSummary(TypedDict):
-    """A run, from its record and its files; from the record alone if the files were deleted."""
+class RunState(TypedDict):
+    """Where a run is, from its record."""
 
     run: str
     job: str
@@ -56,6 +56,12 @@ class RunSummary(TypedDict):
     reason: str
     created: str
     updated: str
+    active: bool
+
+
+class RunSummary(RunState):
+    """A run, from its record and its files; from the record alone if the files were deleted."""
+
     history: list[Transition]
     as_of: str | None
     sources: dict[str, SourceCounts]
@@ -73,20 +79,11 @@ class RunSummary(TypedDict):
     replaced_uploads: list[str]  # addresses: of a source, the newest upload counts
     newer_release: int | None  # which prevents that this held run is published
     folder: str | None
-    active: bool
 
 
-class ListedRun(TypedDict):
-    """A run in the list of a home's runs; the keys are those of its summary."""
+class ListedRun(RunState):
+    """A run in the list of a home's runs."""
 
-    run: str
-    job: str
-    state: str
-    step: str
-    reason: str
-    created: str
-    updated: str
-    active: bool
     units: int  # of all models that were prepared
     ok: int
     release: int | None
@@ -104,24 +101,14 @@ def list_runs(home: RunHome, job: str | None = None) -> list[ListedRun]:
 def _listed(record: Record, active: bool) -> ListedRun:
     models, release = record.models.values(), record.counts.get("release")
     return {
-        "run": record.id,
-        "job": record.job,
-        "state": state_shown(record, active),
-        "step": record.step,
-        "reason": record.reason,
-        "created": record.created,
-        "updated": record.updated,
-        "active": active,
+        **_state(record, active),
         "units": sum(model["units"] for model in models),
         "ok": sum(model.get("ok", 0) for model in models),
         "release": int(release["version"]) if release else None,
     }
 
 
-def summarize(run: Run) -> RunSummary:
-    """Return the summary of a run."""
-    record, there = run.record, run.home.holds(run.id)
-    active = run.home.is_active(record.id)
+def _state(record: Record, active: bool) -> RunState:
     return {
         "run": record.id,
         "job": record.job,
@@ -130,6 +117,15 @@ def summarize(run: Run) -> RunSummary:
         "reason": record.reason,
         "created": record.created,
         "updated": record.updated,
+        "active": active,
+    }
+
+
+def summarize(run: Run) -> RunSummary:
+    """Return the summary of a run."""
+    record, there = run.record, run.home.holds(run.id)
+    return {
+        **_state(record, run.home.is_active(record.id)),
         "history": record.history,
         "as_of": record.options.get("as_of"),
         "sources": record.counts.get("sources", {}),
@@ -147,7 +143,6 @@ def summarize(run: Run) -> RunSummary:
         "replaced_uploads": record.options.get("replaced_uploads", []),
         "newer_release": newer_release(run) if record.state is State.HELD else None,
         "folder": run.location if there else None,
-        "active": active,
     }
 
 
